@@ -3,6 +3,7 @@
 ``load_backbone`` → ``fit`` on good images → ``score`` new ones; ``save`` and ``load`` the model.
 """
 
+from padim_jax.artifact import ArtifactError, load, save
 from padim_jax.backbones import BACKBONES, Backbone, extract, load_backbone
 from padim_jax.config import PadimConfig
 from padim_jax.padim import (
@@ -20,6 +21,7 @@ from padim_jax.padim import (
 
 __all__ = [
     "BACKBONES",
+    "ArtifactError",
     "Backbone",
     "Padim",
     "PadimConfig",
@@ -29,8 +31,10 @@ __all__ = [
     "finalize",
     "fit",
     "init",
+    "load",
     "load_backbone",
     "merge",
+    "save",
     "score",
     "update",
     "with_solver",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from padim_jax.backbones import Backbone, extract
+from padim_jax.backbones import Backbone, Tap, backbone_spec, extract
 from padim_jax.config import PadimConfig
 
 
@@ -53,15 +53,26 @@ def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
             f"{', '.join(f'{tap.name} ({tap.channels})' for tap in taps)}; lower it"
         )
     drawn = jax.random.permutation(jax.random.key(config.seed), total)[:wanted]
-    stride = min(tap.stride for tap in taps)
-    height, width = (-(-length // stride) for length in config.crop)
     return Embedding(
         backbone=backbone.spec.name,
         weights_digest=backbone.weights_digest,
         taps=tuple(tap.name for tap in taps),
         channels=tuple(sorted(int(channel) for channel in drawn)),
-        grid=(height, width),
+        grid=_grid(taps, config),
     )
+
+
+def check_embedding(embedding: Embedding, config: PadimConfig) -> None:
+    """Raise ``ValueError`` unless ``embedding`` is one that ``config`` could have drawn."""
+    taps = backbone_spec(embedding.backbone).select(config.taps)
+    total = sum(tap.channels for tap in taps)
+    channels = embedding.channels
+    if embedding.taps != tuple(tap.name for tap in taps):
+        raise ValueError(f"taps {embedding.taps} are not those of the settings")
+    if embedding.grid != _grid(taps, config):
+        raise ValueError(f"grid {embedding.grid} does not belong to crop_size={config.crop}")
+    if not channels or list(channels) != sorted({c for c in channels if isinstance(c, int) and 0 <= c < total}):
+        raise ValueError(f"channels must be increasing integers from 0 to {total - 1}")
 
 
 def embed(backbone: Backbone, embedding: Embedding, images: UInt8[Array, "n height width 3"]) -> Float[Array, "p n d"]:
@@ -84,6 +95,12 @@ def embed(backbone: Backbone, embedding: Embedding, images: UInt8[Array, "n heig
             parts.append(_upsample(activations[name][..., np.asarray(chosen)], embedding.grid))
     joined = jnp.concatenate(parts, axis=-1)  # (n, h, w, d)
     return joined.reshape(len(images), embedding.n_positions, -1).transpose(1, 0, 2)
+
+
+def _grid(taps: Sequence[Tap], config: PadimConfig) -> tuple[int, int]:
+    stride = min(tap.stride for tap in taps)
+    height, width = (-(-length // stride) for length in config.crop)
+    return height, width
 
 
 def _upsample(x: Float[Array, "n h w c"], grid: Sequence[int]) -> Float[Array, "n H W c"]:

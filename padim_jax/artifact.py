@@ -1,0 +1,218 @@
+"""Save and load a fitted model: one self-contained folder, nothing pickled, never half written.
+
+A model folder holds ``model.json`` and one ``arrays-…`` folder, an Orbax checkpoint. The JSON file
+names the arrays that belong to it and replaces its predecessor in one rename: whatever happens during a
+save, the folder is the old model or the new one. A folder takes one writer at a time.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import re
+import shutil
+import uuid
+import zlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from padim_jax.backbones import backbone_parameters, build_backbone
+from padim_jax.config import PadimConfig
+from padim_jax.embedding import Embedding, check_embedding
+from padim_jax.gaussian import Gaussian, WhitenedGaussian
+from padim_jax.padim import Padim
+from weights_conversion import unflatten
+
+SCHEMA = 1
+FORMAT = "padim_jax model"
+MANIFEST = "model.json"
+_CHUNK_BYTES = 64 * 2**20  # of one piece on disk, so that writing needs no second copy of the state
+
+
+class ArtifactError(ValueError):
+    """The folder is no model that can be loaded; the message names it and says why."""
+
+
+def save(model: Padim, path: str | os.PathLike[str]) -> None:
+    """Save ``model`` as folder ``path``, with everything that scoring needs.
+
+    Stored: truncated backbone weights, means, factors, channels, settings, versions, and a checksum
+    of every array. A model already there is replaced in one step.
+
+    Raises:
+      ArtifactError: ``path`` is a file, or a folder with something else in it.
+      OSError: it can't be written; a model already there is left as it was.
+    """
+    folder = Path(path)
+    _check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = _arrays_of(model)
+    directory = f"arrays-{uuid.uuid4().hex[:16]}"
+    manifest = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "versions": {name: version(name) for name in ("padim-jax", "jax", "flax", "orbax-checkpoint", "numpy")}
+        | {"python": platform.python_version()},
+        "config": dataclasses.asdict(model.config),
+        "embedding": dataclasses.asdict(model.embedding),
+        "directory": directory,
+        "arrays": {
+            name: {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": _checksum(array)}
+            for name, array in arrays.items()
+        },
+    }
+    try:
+        save_args = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES) for name in arrays}
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(folder.resolve() / directory, args=ocp.args.PyTreeSave(arrays, save_args))
+        _replace(folder / MANIFEST, json.dumps(manifest, indent=1))
+    except BaseException:
+        shutil.rmtree(folder / directory, ignore_errors=True)
+        raise
+    for leftover in folder.glob("arrays-*"):
+        if leftover.name != directory:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load(path: str | os.PathLike[str]) -> Padim:
+    """Load a model saved by :func:`save`; it scores without the original weights file.
+
+    Every array is checked against the shape its settings imply and against its checksum; nothing in
+    the folder is executed.
+
+    Raises:
+      ArtifactError: no model, one written by a newer version, incomplete, or damaged.
+    """
+    folder = Path(path)
+    manifest = _manifest(folder)
+    try:
+        config = PadimConfig(**_tuples(manifest["config"]))
+        embedding = Embedding(**_tuples(manifest["embedding"]))
+        check_embedding(embedding, config)
+        recorded, directory = dict(manifest["arrays"]), str(manifest["directory"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"load: {folder / MANIFEST} is damaged ({type(error).__name__}: {error})") from error
+    if not re.fullmatch(r"arrays-[0-9a-f]{16}", directory):
+        raise ArtifactError(f"load: {folder / MANIFEST} is damaged (directory {directory!r})")
+    if not (folder / directory).is_dir():
+        raise ArtifactError(f"load: {folder / directory} is missing; the model was copied in part: copy it again")
+    kind, square = (WhitenedGaussian, "whitening") if "gaussian.whitening" in recorded else (Gaussian, "factor")
+    _check_shapes(folder, embedding, recorded, square)
+    arrays = _restore(folder / directory, recorded)
+    prefix = "backbone."
+    weights = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    try:
+        backbone = build_backbone(embedding.backbone, unflatten(weights))
+    except ValueError as error:
+        raise ArtifactError(f"load: {folder} holds other weights than its settings say: {error}") from error
+    if backbone.weights_digest != embedding.weights_digest:
+        raise ArtifactError(f"load: {folder} holds other backbone weights than it was fitted with")
+    fitted = kind(jnp.asarray(arrays["gaussian.mean"]), jnp.asarray(arrays[f"gaussian.{square}"]))
+    return Padim(backbone, fitted, jnp.asarray(arrays["count"]), config, embedding)
+
+
+def _arrays_of(model: Padim) -> dict[str, Any]:
+    fitted = {f"gaussian.{f.name}": getattr(model.gaussian, f.name) for f in dataclasses.fields(model.gaussian)}
+    weights = {f"backbone.{path}": array for path, array in backbone_parameters(model.backbone).items()}
+    return {"count": model.count} | fitted | weights
+
+
+def _check_writable(folder: Path) -> None:
+    if folder.is_dir():
+        strangers = [p.name for p in folder.iterdir() if not re.match(r"arrays-|model\.json|\.model\.json", p.name)]
+        if strangers:
+            raise ArtifactError(
+                f"save: {folder} holds other things ({strangers[0]}); choose a new folder for the model"
+            )
+    elif folder.exists():
+        raise ArtifactError(f"save: {folder} is a file; a model is a folder, choose another name")
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    if not folder.exists():
+        raise ArtifactError(f"load: there is no model at {folder}")
+    if not (folder / MANIFEST).is_file():
+        raise ArtifactError(f"load: {folder} is no model: it has no {MANIFEST} (a model is the folder `save` wrote)")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"load: {folder / MANIFEST} is damaged ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ArtifactError(f"load: {folder / MANIFEST} does not describe a {FORMAT}")
+    schema = manifest.get("schema")
+    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+        by = (manifest.get("versions") or {}).get("padim-jax", "unknown")
+        raise ArtifactError(
+            f"load: {folder} has schema {schema!r}, this version reads up to {SCHEMA}; "
+            f"it was written by padim-jax {by}: upgrade with pip install -U padim-jax"
+        )
+    return manifest
+
+
+def _check_shapes(folder: Path, embedding: Embedding, recorded: Mapping[str, Any], square: str) -> None:
+    p, d = embedding.n_positions, len(embedding.channels)
+    wanted = {"count": [], "gaussian.mean": [p, d], f"gaussian.{square}": [p, d, d]}
+    for name, shape in wanted.items():
+        found = recorded.get(name, {}).get("shape")
+        if found != shape:
+            raise ArtifactError(f"load: {folder} is damaged: {name} has shape {found}, its settings imply {shape}")
+    strangers = [name for name in recorded if name not in wanted and not name.startswith("backbone.")]
+    if strangers:
+        raise ArtifactError(f"load: {folder} is damaged: it holds unknown arrays {', '.join(strangers)}")
+
+
+def _restore(directory: Path, recorded: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            stored = checkpointer.metadata(directory.resolve()).item_metadata.tree
+            for name, entry in recorded.items():
+                if name not in stored or list(stored[name].shape) != entry["shape"]:
+                    raise ValueError(f"array {name} is missing or has another shape than recorded")
+            arguments = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in recorded}
+            restored = checkpointer.restore(
+                directory.resolve(),
+                args=ocp.args.PyTreeRestore(item=dict.fromkeys(recorded, 0), restore_args=arguments),
+            )
+    except Exception as error:  # a damaged checkpoint can fail anywhere in Orbax and TensorStore
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(f"load: {directory} is damaged ({reason}); restore the model from a copy") from error
+    for name, entry in recorded.items():
+        array = restored[name]
+        if str(array.dtype) != "float32" or _checksum(array) != entry.get("crc32"):
+            raise ArtifactError(f"load: {directory} is damaged: {name} does not match its checksum")
+        if not np.isfinite(array).all():
+            raise ArtifactError(f"load: {directory} is damaged: {name} holds numbers that are not finite")
+    return restored
+
+
+def _checksum(array: jax.Array | np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data.cast("B")) if array.size else 0
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)  # the rename itself must reach the disk before the old arrays go
+    finally:
+        os.close(handle)
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON gives lists where the records hold tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}

@@ -1,0 +1,5 @@
+"""Images from disk: finding, reading, batching."""
+
+from padim_jax.data.folder import FoundImages, UnreadableImage, find_images, load_batches, read_image
+
+__all__ = ["FoundImages", "UnreadableImage", "find_images", "load_batches", "read_image"]

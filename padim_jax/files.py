@@ -1,0 +1,152 @@
+"""Fit and score on files: the host loops between ``data`` and the jitted functions, with memory that stays flat."""
+
+import csv
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from padim_jax.backbones import Backbone
+from padim_jax.config import PadimConfig
+from padim_jax.data import UnreadableImage, load_batches
+from padim_jax.overlay import picture
+from padim_jax.padim import Padim, fit, score
+
+Advance = Callable[[int], None]  # told how many more files are done
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """One file's result."""
+
+    path: Path
+    score: float
+    image: UInt8[np.ndarray, "height width 3"]
+    anomaly_map: Float[np.ndarray, "height width"]
+
+
+def fit_files(
+    backbone: Backbone,
+    paths: Sequence[Path],
+    config: PadimConfig,
+    *,
+    batch_size: int,
+    skip_unreadable: bool = False,
+    advance: Advance = lambda count: None,
+) -> tuple[Padim, list[UnreadableImage]]:
+    """Fit a model on image files; gives it with the files that were skipped.
+
+    Raises:
+      UnreadableImage: the first file that can't be read, unless ``skip_unreadable``.
+      ValueError: fewer than two readable images.
+    """
+    skipped: list[UnreadableImage] = []
+
+    def unreadable(error: UnreadableImage) -> None:
+        if not skip_unreadable:
+            raise error
+        skipped.append(error)
+        advance(1)
+
+    def batches() -> Iterator[np.ndarray]:
+        for names, images in load_batches(paths, config, batch_size, unreadable):
+            yield images
+            advance(len(names))
+
+    return fit(backbone, batches(), config), skipped
+
+
+def score_files(
+    model: Padim,
+    paths: Sequence[Path],
+    *,
+    batch_size: int,
+    unreadable: Callable[[UnreadableImage], None],
+    advance: Advance = lambda count: None,
+) -> Iterator[ScoredImage]:
+    """Score image files in order; files that can't be read go to ``unreadable`` and get no score.
+
+    Raises:
+      FloatingPointError: a score that is not finite, naming the file.
+    """
+
+    def report(error: UnreadableImage) -> None:
+        unreadable(error)
+        advance(1)
+
+    for names, images in load_batches(paths, model.config, batch_size, report):
+        # the last batch is filled up with black images, so that one compiled program serves all
+        padding = [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)]
+        scores = score(model, np.pad(images, padding) if len(paths) > batch_size else images)
+        values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
+        for path, image, value, anomaly_map in zip(names, images, values, maps, strict=False):
+            if not np.isfinite(value):
+                raise FloatingPointError(f"score: {path} got {value}; the model or the image is broken")
+            yield ScoredImage(path, float(value), image, anomaly_map)
+        advance(len(names))
+
+
+def write_scores(path: Path, rows: Sequence[tuple[Path, float]]) -> None:
+    """Write ``path,score`` rows as CSV, beside and then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(["path", "score"])
+            writer.writerows((name, f"{value:.7g}") for name, value in rows)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_heatmap(target: Path, item: ScoredImage, scale: tuple[float, float]) -> None:
+    """Write the picture of one result as PNG, making folders as needed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    picture(item.image, item.anomaly_map, scale, f"{item.path.name}   score {item.score:.4g}").save(
+        target, format="PNG", compress_level=3
+    )
+
+
+class ResultSpool:
+    """Holds results on disk until the colour scale of the whole run is known; iterating gives them back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this object
+        self._rows: list[tuple[Path, float, float, tuple[int, ...]]] = []  # path, score, median, shape
+
+    def add(self, item: ScoredImage) -> None:
+        """Keep one result."""
+        self._file.write(item.image.tobytes())
+        self._file.write(item.anomaly_map.astype("<f4").tobytes())
+        self._rows.append((item.path, item.score, float(np.median(item.anomaly_map)), item.anomaly_map.shape))
+
+    def scale(self) -> tuple[float, float]:
+        """Distances at the ends of the colour scale: the median of the images' medians, and the highest score.
+
+        Below what half of the cells of a typical image show, nothing is worth colour.
+        """
+        return float(np.median([median for _, _, median, _ in self._rows])), max(score for _, score, _, _ in self._rows)
+
+    def __iter__(self) -> Iterator[ScoredImage]:
+        self._file.seek(0)
+        for path, value, _, (height, width) in self._rows:
+            pixels = height * width
+            image = np.frombuffer(self._file.read(3 * pixels), np.uint8).reshape(height, width, 3)
+            anomaly_map = np.frombuffer(self._file.read(4 * pixels), "<f4").reshape(height, width)
+            yield ScoredImage(path, value, image, anomaly_map)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._file.close()
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """Deepest folder that holds all ``paths``; results are laid out below it as their images are."""
+    return Path(os.path.commonpath([path.absolute().parent for path in paths]))

@@ -1,0 +1,58 @@
+"""Strict climate, and small models shared by the tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import padim_jax as padim
+
+SMALL = padim.PadimConfig(n_channels=12, image_size=(40, 56), crop_size=(32, 48), sigma=1.5)
+
+
+@pytest.fixture(autouse=True)
+def _strict() -> Iterator[None]:
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def lite0() -> padim.Backbone:
+    """Lite0 with its real weights."""
+    return padim.load_backbone("efficientnet_lite0")
+
+
+@pytest.fixture
+def small() -> padim.PadimConfig:
+    """Settings of a model with an 8×12 grid."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def small_model(lite0: padim.Backbone) -> padim.Padim:
+    return padim.fit(lite0, [images(20, SMALL)], SMALL)
+
+
+def images(n: int, config: padim.PadimConfig, seed: int = 0) -> np.ndarray:
+    """Smooth random images: every one differs, none is noise alone."""
+    rng = np.random.default_rng(seed)
+    height, width = config.crop
+    coarse = rng.integers(0, 256, (n, height // 4, width // 4, 3))
+    fine = coarse.repeat(4, axis=1).repeat(4, axis=2)
+    return np.clip(fine + rng.integers(-20, 21, fine.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def good_dir(tmp_path: Path) -> Path:
+    """Folder of 6 good PNG files of 56×40 pixels, some in a subfolder."""
+    folder = tmp_path / "good"
+    (folder / "later").mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    for index in range(6):
+        pixels = rng.integers(0, 256, (40, 56, 3), np.uint8)
+        place = folder / "later" if index > 3 else folder
+        Image.fromarray(pixels).save(place / f"part{index}.png")
+    return folder
