@@ -40,6 +40,9 @@ class PadimConfig:
     def __post_init__(self) -> None:
         for field in ("image_size", "crop_size"):
             object.__setattr__(self, field, _pair(field, getattr(self, field)))
+        for field in ("ridge", "sigma"):
+            if _is_number(getattr(self, field)):
+                object.__setattr__(self, field, float(getattr(self, field)))
         if self.taps is not None:
             object.__setattr__(self, "taps", tuple(self.taps))
         if self.n_channels is not None and (not _is_int(self.n_channels) or self.n_channels < 1):

@@ -82,9 +82,8 @@ def embed(backbone: Backbone, embedding: Embedding, images: UInt8[Array, "n heig
     cell i of a grid of N takes cell ``floor(i · M / N)`` of a tap's M.
     """
     spec = backbone.spec
-    scale = 1 / (255 * np.asarray(spec.std))
-    shift = -np.asarray(spec.mean) / np.asarray(spec.std)
-    pixels = images.astype(jnp.float32) * jnp.asarray(scale, jnp.float32) + jnp.asarray(shift, jnp.float32)
+    mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3) for values in (spec.mean, spec.std))
+    pixels = (images.astype(jnp.float32) / 255 - mean) / std
     activations = extract(backbone, pixels, embedding.taps)
     channels_of = {tap.name: tap.channels for tap in spec.taps}
     parts, first = [], 0

@@ -3,6 +3,7 @@
 Everything here works on positions-first arrays (p positions, n images, d channels) and is
 pure. The grid is processed in chunks, because at d = 550 one temporary as large as the
 state would double 3.8 GB; each chunk is written back in place where the caller donates.
+The records state their shapes in words: JAX builds them with placeholders and batched arrays too.
 """
 
 import functools
@@ -31,9 +32,9 @@ class Moments:
       scatter: float32 (p, d, d), Σ_k (x_k - μ)(x_k - μ)ᵀ, not divided.
     """
 
-    count: Float[Array, ""]
-    mean: Float[Array, "p d"]
-    scatter: Float[Array, "p d d"]
+    count: Array
+    mean: Array
+    scatter: Array
 
 
 @jax.tree_util.register_dataclass
@@ -46,8 +47,8 @@ class Gaussian:
       factor: float32 (p, d, d), lower triangular L with L Lᵀ = Σ.
     """
 
-    mean: Float[Array, "p d"]
-    factor: Float[Array, "p d d"]
+    mean: Array
+    factor: Array
 
 
 @jax.tree_util.register_dataclass
@@ -61,8 +62,8 @@ class WhitenedGaussian:
         white. Transposed, because XLA's batched product on CPU is up to four times as fast this way round.
     """
 
-    mean: Float[Array, "p d"]
-    whitening: Float[Array, "p d d"]
+    mean: Array
+    whitening: Array
 
 
 def init(n_positions: int, n_channels: int) -> Moments:
@@ -120,7 +121,7 @@ def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | White
 
     def factorise(scatter: Array) -> Array:
         d = scatter.shape[-1]
-        covariance = scatter / (moments.count - 1) + ridge * jnp.eye(d, dtype=scatter.dtype)
+        covariance = scatter / (moments.count - 1) + ridge * jnp.eye(d, dtype=scatter.dtype)[None]
         factor = lax.linalg.cholesky(covariance, symmetrize_input=False)
         return _inverse_transpose(factor, lower=True) if solver == "inverse-factor" else factor
 

@@ -1,6 +1,7 @@
 """Reading checkpoints: right values, and hostile files refused with nothing run."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -22,7 +23,7 @@ from weights_conversion.names import table
 
 STATE = OrderedDict(
     a=np.arange(6, dtype=np.float32).reshape(2, 3),
-    b=np.float64(2.5).reshape(()),
+    b=np.array(2.5),
     c=np.array([1, 2, 3], np.float16),
     d=np.array(7, np.int64),
 )
@@ -107,13 +108,11 @@ def test_hostile_pickles_are_refused(tmp_path: Path, pickled: bytes, words: str)
     [((4,), (1,), "beyond"), ((10**6, 10**6), (0, 0), "beyond"), ((2,), (-1,), "malformed"), ((2, 2), (1,), "strides")],
 )
 def test_views_outside_their_storage_are_refused(tmp_path: Path, shape, strides, words: str) -> None:
-    pickled, storages = torch_files._pickle({"a": np.zeros(3, np.float32)}, legacy=False)
+    _, storages = torch_files._pickle({"a": np.zeros(3, np.float32)}, legacy=False)
     with torch_files._fake_modules():
         tensor = torch_files._Tensor(torch_files._Storage("0", storages["0"]), storages["0"])
         record = (torch_files._rebuild_tensor_v2, (tensor.storage, 0, shape, strides, False, OrderedDict()))
         tensor_type = type("T", (), {"__reduce__": lambda self: record})
-        import io
-
         stream = io.BytesIO()
         torch_files._Pickler(stream, protocol=2).dump({"a": tensor_type()})
     (tmp_path / "x.pth").write_bytes(torch_files.zip_of(stream.getvalue(), storages))
@@ -191,7 +190,7 @@ def test_shell_converts(tmp_path: Path) -> None:
     again = convert("resnet18", read_checkpoint(tmp_path / "out.safetensors"))
     wanted = flatten(convert("resnet18", state))
     assert all(np.array_equal(array, wanted[path]) for path, array in flatten(again).items())
-    assert sorted(os.listdir(tmp_path)) == ["out.safetensors", "r18.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.safetensors", "r18.pth"]
 
 
 def test_shell_refuses_and_writes_nothing(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Backbone(nnx.Module):
 
 
 def extract(
-    backbone: Backbone, images: Float[Array, "n h w 3"], taps: tuple[str, ...] | None = None
+    backbone: Backbone, images: Float[Array | np.ndarray, "n h w 3"], taps: tuple[str, ...] | None = None
 ) -> dict[str, Float[Array, "n _h _w _c"]]:
     """Activations of the tapped layers.
 
@@ -55,11 +55,14 @@ def extract(
       dictionaries by name when one crosses a ``jit`` boundary: look taps up by name there.)
 
     Raises:
+      TypeError: images that are not floating point.
       ValueError: unknown tap, or images of another shape.
     """
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"extract: images must be (n, height, width, 3), got {tuple(images.shape)}")
-    return backbone(images, taps)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(f"extract: images must be normalised float32, got {images.dtype}")
+    return backbone(jnp.asarray(images), taps)
 
 
 def build_backbone(name: str, parameters: Mapping[Any, Any]) -> Backbone:

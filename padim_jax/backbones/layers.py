@@ -5,7 +5,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-Images = Float[Array, "n h w c"]
+Images = Float[Array, "n _h _w _c"]
 
 
 class Conv(nnx.Module):
@@ -37,7 +37,7 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Images) -> Images:
         """Convolve and add the bias."""
-        kernel, bias = self.kernel[...], self.bias[...]
+        kernel, bias = self.kernel[...], self.bias[...][None, None, None]
         size = kernel.shape[0]
         padding = [pad(length, size, self.stride, self.tf_same) for length in x.shape[1:3]]
         if self.groups == 1:
@@ -90,7 +90,7 @@ def _depthwise(x: Array, kernel: Array, stride: int, padding: list[tuple[int, in
             for j in range(size):
                 rows = slice(i, i + (height - 1) * stride + 1, stride)
                 columns = slice(j, j + (width - 1) * stride + 1, stride)
-                total += padded[:, rows, columns] * kernel[i, j, 0]
+                total += padded[:, rows, columns] * kernel[i, j][None, None]
         return total
 
     def library(x: Array, kernel: Array) -> Array:

@@ -1,0 +1,201 @@
+"""One contract for every backbone, and where weights come from."""
+
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import padim_jax as padim
+from padim_jax.backbones import BACKBONES, DownloadError, backbone_parameters, weights
+from padim_jax.backbones.layers import pad
+from padim_jax.backbones.spec import Download
+from tests import torch_files
+from tests.test_checkpoint import random_state_dict
+from weights_conversion import CheckpointError, ConversionError
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("size", [(64, 96), (37, 51)], ids=str)
+def test_taps_have_the_stated_shapes(name: str, size: tuple[int, int]) -> None:
+    backbone = padim.load_backbone(name, weights="random")
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    found = padim.extract(backbone, x)
+    assert tuple(found) == backbone.spec.default_taps
+    for tap in backbone.spec.select(None):
+        grid = tuple(-(-length // tap.stride) for length in size)
+        assert found[tap.name].shape == (2, *grid, tap.channels)
+        assert found[tap.name].dtype == np.float32
+        assert np.isfinite(found[tap.name]).all()
+        assert float(np.std(found[tap.name])) > 0
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbone_is_a_pytree_that_jits(name: str) -> None:
+    backbone = padim.load_backbone(name, weights="random")
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(backbone))
+    assert sum(leaf.size for leaf in jax.tree.leaves(backbone)) == sum(
+        array.size for array in backbone_parameters(backbone).values()
+    )
+    x = np.zeros((1, 32, 32, 3), np.float32)
+    first = backbone.spec.taps[0].name
+    eager = padim.extract(backbone, x, (first,))[first]
+    jitted = jax.jit(padim.extract, static_argnames="taps")(backbone, x, (first,))[first]
+    np.testing.assert_allclose(eager, jitted, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_past_the_last_tap_is_computed(lite0: padim.Backbone) -> None:
+    x = np.zeros((1, 32, 32, 3), np.float32)
+
+    def convolutions(taps: tuple[str, ...]) -> int:
+        return str(jax.make_jaxpr(lambda x: padim.extract(lite0, x, taps))(x)).count("= conv_general_dilated")
+
+    assert convolutions(("block2",)) < convolutions(("block4",)) < convolutions(("block2", "block10"))
+
+
+def test_taps_keep_network_order(lite0: padim.Backbone) -> None:
+    found = padim.extract(lite0, np.zeros((1, 32, 32, 3), np.float32), ("block10", "block2"))
+    assert list(found) == ["block2", "block10"]
+
+
+def test_weights_files_of_any_kind_give_the_same_backbone(tmp_path: Path) -> None:
+    import safetensors.numpy
+
+    state = random_state_dict("resnet18")
+    (tmp_path / "a.pth").write_bytes(torch_files.zip_format(state))
+    (tmp_path / "b.pth").write_bytes(torch_files.legacy_format(state))
+    (tmp_path / "c.safetensors").write_bytes(safetensors.numpy.save(state))
+    loaded = [padim.load_backbone("resnet18", weights=path) for path in sorted(tmp_path.iterdir())]
+    assert len({backbone.weights_digest for backbone in loaded}) == 1
+    assert padim.load_backbone("resnet18", weights="random").weights_digest != loaded[0].weights_digest
+
+
+def test_random_weights_are_asked_for_by_name_and_seeded() -> None:
+    a, b, c = (padim.load_backbone("resnet18", "random", seed=seed) for seed in (0, 0, 1))
+    assert a.weights_digest == b.weights_digest != c.weights_digest
+
+
+def test_lite0_needs_no_download(lite0: padim.Backbone) -> None:
+    assert lite0.spec.default_channels == 100
+    assert sum(tap.channels for tap in lite0.spec.select(None)) == 256
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda b, _: padim.load_backbone("resnet19"), ValueError, "unknown backbone 'resnet19'; choose one of"),
+        (
+            lambda b, _: padim.extract(b, np.zeros((1, 8, 8, 3), np.float32), ("layer9",)),
+            ValueError,
+            "unknown tap 'layer9'.*block0",
+        ),
+        (lambda b, _: padim.extract(b, np.zeros((1, 8, 8, 3), np.float32), ()), ValueError, "one or more"),
+        (lambda b, _: padim.extract(b, np.zeros((1, 3, 8, 8), np.float32)), ValueError, r"\(n, height, width, 3\)"),
+        (lambda b, _: padim.extract(b, np.zeros((1, 8, 8, 3), np.uint8)), TypeError, "normalised float32, got uint8"),
+        (lambda b, t: padim.load_backbone("resnet18", t / "no.pth"), FileNotFoundError, r"no\.pth"),
+        (lambda b, t: padim.load_backbone("resnet18", weights._embedded_file()), ConversionError, "resnet18.*missing"),
+    ],
+)
+def test_wrong_input(lite0: padim.Backbone, tmp_path: Path, call, error, words: str) -> None:
+    with pytest.raises(error, match=words):
+        call(lite0, tmp_path)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("tf_same", [False, True])
+def test_padding_gives_ceil_of_length_over_stride(stride: int, kernel: int, tf_same: bool) -> None:
+    for length in range(kernel, 40):
+        before, after = pad(length, kernel, stride, tf_same)
+        assert (length + before + after - kernel) // stride + 1 == -(-length // stride)
+
+
+class _Publisher(http.server.BaseHTTPRequestHandler):
+    """Serves one file, with ranges; drops the connection once after ``cut`` bytes."""
+
+    content = b""
+    cut: int | None = None
+    requests: list[str | None] = []  # noqa: RUF012 - shared with the test on purpose
+
+    def do_GET(self) -> None:
+        self.requests.append(self.headers.get("Range"))
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        body = self.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        cls = type(self)
+        if cls.cut is not None:
+            body, cls.cut = body[: cls.cut], None
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stay quiet."""
+
+
+@pytest.fixture
+def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Publisher]]:
+    _Publisher.content = torch_files.zip_format(random_state_dict("resnet18"))
+    _Publisher.cut, _Publisher.requests = None, []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Publisher)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    digest = hashlib.sha256(_Publisher.content).hexdigest()
+    download = Download(f"http://127.0.0.1:{server.server_port}/resnet18-{digest[:8]}.pth", digest[:8])
+    spec = replace(BACKBONES["resnet18"], download=download)
+    monkeypatch.setattr(weights, "backbone_spec", lambda name: spec)
+    monkeypatch.setenv("PADIM_JAX_CACHE", str(tmp_path / "cache"))
+    yield _Publisher
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_download_fills_the_cache_once(publisher: type[_Publisher], tmp_path: Path) -> None:
+    seen: list[int] = []
+    first = padim.load_backbone("resnet18", progress=lambda name, done, total: seen.append(done))
+    again = padim.load_backbone("resnet18")
+    assert first.weights_digest == again.weights_digest
+    assert publisher.requests == [None]
+    assert seen[-1] == len(publisher.content)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".pth"]
+
+
+def test_download_goes_on_where_it_broke_off(publisher: type[_Publisher]) -> None:
+    publisher.cut = 1000
+    with pytest.raises(DownloadError, match=r"closed after|IncompleteRead"):
+        padim.load_backbone("resnet18")
+    padim.load_backbone("resnet18")
+    assert publisher.requests == [None, "bytes=1000-"]
+
+
+def test_download_with_a_wrong_digest_is_not_kept(publisher: type[_Publisher], tmp_path: Path) -> None:
+    publisher.content = publisher.content + b"x"
+    with pytest.raises(DownloadError, match="what arrived has SHA-256"):
+        padim.load_backbone("resnet18")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_damaged_cache_is_refused(publisher: type[_Publisher], tmp_path: Path) -> None:
+    padim.load_backbone("resnet18")
+    (cached,) = (tmp_path / "cache").iterdir()
+    cached.write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="delete it and get it again"):
+        padim.load_backbone("resnet18")
+
+
+def test_offline_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADIM_JAX_CACHE", str(tmp_path))
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(weights.urllib.request, "urlopen", offline)
+    place = tmp_path / "resnet18-f37072fd.pth"
+    with pytest.raises(DownloadError, match=rf"no route to host.*begins with f37072fd, at {place}, or pass weights="):
+        padim.load_backbone("resnet18")

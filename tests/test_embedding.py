@@ -1,0 +1,80 @@
+"""Channel selection and upsampling against the oracle."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import padim_jax as padim
+from padim_jax.embedding import _upsample, check_embedding, draw_embedding, embed
+from tests import oracle
+from tests.conftest import images
+
+
+@pytest.mark.parametrize("crop", [(32, 48), (33, 50)], ids=str)
+@pytest.mark.parametrize("taps", [None, ("block4",), ("block2", "block10")], ids=str)
+def test_matches_the_oracle(lite0: padim.Backbone, crop: tuple[int, int], taps) -> None:
+    config = padim.PadimConfig(n_channels=20, image_size=crop, crop_size=crop, taps=taps)
+    embedding = draw_embedding(lite0, config)
+    x = images(3, padim.PadimConfig(image_size=(48, 64), crop_size=(36, 52)))[:, : crop[0], : crop[1]]
+    found = embed(lite0, embedding, jnp.asarray(x))
+    wanted = oracle.embeddings(lite0, embedding, x)
+    assert found.shape == (embedding.n_positions, 3, 20)
+    np.testing.assert_allclose(np.asarray(found).transpose(1, 0, 2).reshape(wanted.shape), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_channels_are_drawn_from_the_seed_alone(lite0: padim.Backbone) -> None:
+    drawn = [draw_embedding(lite0, padim.PadimConfig(seed=seed)).channels for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(drawn[0]) == 100
+    assert list(drawn[0]) == sorted(set(drawn[0]))
+    assert 0 <= drawn[0][0] <= drawn[0][-1] < 256
+
+
+def test_every_channel_is_as_likely(lite0: padim.Backbone) -> None:
+    counts = np.zeros(256)
+    for seed in range(200):
+        counts[list(draw_embedding(lite0, padim.PadimConfig(n_channels=64, seed=seed)).channels)] += 1
+    # each count is binomial (200, 1/4): five standard deviations
+    assert np.abs(counts - 50).max() < 5 * np.sqrt(200 * 0.25 * 0.75)
+
+
+def test_all_channels_and_one_channel(lite0: padim.Backbone) -> None:
+    assert draw_embedding(lite0, padim.PadimConfig(n_channels=256)).channels == tuple(range(256))
+    assert len(draw_embedding(lite0, padim.PadimConfig(n_channels=1)).channels) == 1
+
+
+def test_default_dimension_shrinks_to_the_taps_there_are(lite0: padim.Backbone) -> None:
+    assert len(draw_embedding(lite0, padim.PadimConfig(taps=("block2",))).channels) == 24
+
+
+def test_wrong_input(lite0: padim.Backbone) -> None:
+    with pytest.raises(
+        ValueError, match=r"n_channels=257 is more than the 256 channels of efficientnet_lite0 block2 \(24\)"
+    ):
+        draw_embedding(lite0, padim.PadimConfig(n_channels=257))
+    with pytest.raises(ValueError, match="unknown tap 'layer1'"):
+        draw_embedding(lite0, padim.PadimConfig(taps=("layer1",)))
+
+
+def test_check_embedding_refuses_what_could_not_be_drawn(lite0: padim.Backbone) -> None:
+    config = padim.PadimConfig(n_channels=3)
+    good = draw_embedding(lite0, config)
+    check_embedding(good, config)
+    for change in (
+        {"channels": (3, 2, 1)},
+        {"channels": (1, 256)},
+        {"channels": ()},
+        {"grid": (1, 1)},
+        {"taps": ("block2",)},
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            check_embedding(dataclasses.replace(good, **change), config)
+
+
+def test_nearest_upsampling_matches_torch_rule() -> None:
+    x = jnp.arange(3.0).reshape(1, 3, 1, 1)
+    assert np.asarray(_upsample(x, (7, 1))).ravel().tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert jax.eval_shape(lambda x: _upsample(x, (5, 4)), x).shape == (1, 5, 4, 1)

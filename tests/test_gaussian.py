@@ -1,0 +1,161 @@
+"""Streaming moments and distances against float64 NumPy, over awkward sizes."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from padim_jax import gaussian
+from padim_jax.gaussian import Gaussian, Moments, WhitenedGaussian
+
+RIDGE = 0.01
+
+
+def sample(p: int, n: int, d: int, seed: int = 0, offset: float = 0.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(p, d, d)) / np.sqrt(d)
+    return (np.einsum("pnd,pde->pne", rng.normal(size=(p, n, d)), mixing) + offset).astype(np.float32)
+
+
+def moments_of(x: np.ndarray, sizes: list[int]) -> Moments:
+    p, n, d = x.shape
+    assert sum(sizes) == n
+    moments = gaussian.init(p, d)
+    for start, size in zip(itertools.accumulate([0, *sizes]), sizes, strict=False):
+        moments = gaussian.update(moments, jnp.asarray(x[:, start : start + size]), jnp.ones(size, bool))
+    return moments
+
+
+def covariances(x: np.ndarray) -> np.ndarray:
+    d = x.shape[2]
+    return np.stack([np.cov(at.astype(np.float64), rowvar=False, ddof=1).reshape(d, d) for at in x])
+
+
+@pytest.mark.parametrize("d", [1, 3, 20])
+@pytest.mark.parametrize("n", [2, 3, 20, 50])
+@pytest.mark.parametrize("solver", ["triangular-solve", "inverse-factor"])
+def test_distances_match_float64(n: int, d: int, solver) -> None:
+    x, test = sample(7, n, d), sample(7, 5, d, seed=1)
+    model = gaussian.finalize(moments_of(x, [n]), RIDGE, solver)
+    found = gaussian.mahalanobis(model, jnp.asarray(test))
+    sigma = covariances(x) + RIDGE * np.eye(d)
+    difference = test - x.mean(axis=1, dtype=np.float64)[:, None]
+    wanted = np.sqrt(np.einsum("pni,pij,pnj->pn", difference, np.linalg.inv(sigma), difference))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+
+def test_solvers_agree_and_convert() -> None:
+    x, test = sample(9, 30, 16), jnp.asarray(sample(9, 4, 16, seed=1))
+    moments = moments_of(x, [30])
+    solve = gaussian.finalize(moments, RIDGE, "triangular-solve")
+    product = gaussian.finalize(moments, RIDGE, "inverse-factor")
+    assert isinstance(solve, Gaussian)
+    assert isinstance(product, WhitenedGaussian)
+    np.testing.assert_allclose(np.triu(solve.factor, 1), 0)
+    np.testing.assert_allclose(np.tril(product.whitening, -1), 0)
+    wanted = gaussian.mahalanobis(solve, test)
+    np.testing.assert_allclose(gaussian.mahalanobis(product, test), wanted, rtol=1e-4)
+    back = gaussian.with_solver(gaussian.with_solver(solve, "inverse-factor"), "triangular-solve")
+    assert isinstance(back, Gaussian)
+    np.testing.assert_allclose(back.factor, solve.factor, rtol=1e-3, atol=1e-4)
+    assert gaussian.with_solver(solve, "triangular-solve") is solve
+
+
+@pytest.mark.parametrize("sizes", [[24], [1] * 24, [23, 1], [8, 8, 8], [0, 24], [5, 0, 19]], ids=str)
+def test_any_batching_gives_the_same_moments(sizes: list[int]) -> None:
+    x = sample(5, 24, 6, offset=3.0)
+    found = moments_of(x, sizes)
+    assert float(found.count) == 24
+    np.testing.assert_allclose(found.mean, x.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(found.scatter) / 23, covariances(x), rtol=1e-4, atol=1e-5)
+
+
+def test_far_from_zero_does_not_cancel() -> None:
+    # the sum of squares minus the square of the mean would lose every digit here
+    x = sample(3, 64, 4, offset=3000.0)
+    found = moments_of(x, [16] * 4)
+    np.testing.assert_allclose(np.asarray(found.scatter) / 63, covariances(x), rtol=2e-2, atol=1e-2)
+
+
+def test_padding_does_not_count() -> None:
+    x = sample(4, 10, 3)
+    padded = np.concatenate([x, np.full((4, 6, 3), 1e6, np.float32)], axis=1)
+    valid = jnp.arange(16) < 10
+    found = gaussian.update(gaussian.init(4, 3), jnp.asarray(padded), valid)
+    wanted = moments_of(x, [10])
+    np.testing.assert_allclose(found.mean, wanted.mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.scatter, wanted.scatter, rtol=1e-4, atol=1e-4)
+    nothing = gaussian.update(wanted, jnp.asarray(padded), jnp.zeros(16, bool))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, nothing, wanted))
+
+
+@settings(max_examples=25, deadline=None)
+@given(cut=st.integers(0, 20), seed=st.integers(0, 2**16), offset=st.floats(-10, 10))
+def test_merge_is_one_fit(cut: int, seed: int, offset: float) -> None:
+    x = sample(3, 20, 4, seed, offset)
+    merged = gaussian.merge(moments_of(x[:, :cut], [cut]), moments_of(x[:, cut:], [20 - cut]))
+    together = moments_of(x, [20])
+    assert float(merged.count) == 20
+    np.testing.assert_allclose(merged.mean, together.mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(merged.scatter, together.scatter, rtol=1e-3, atol=1e-3)
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, test = sample(12, 9, 5), jnp.asarray(sample(12, 2, 5, seed=1))
+
+    def everything() -> list[np.ndarray]:
+        moments = gaussian.merge(moments_of(x, [4, 5]), moments_of(x, [9]))
+        solve = gaussian.finalize(moments, RIDGE, "triangular-solve")
+        product = gaussian.with_solver(solve, "inverse-factor")
+        return [np.asarray(moments.scatter), *(np.asarray(gaussian.mahalanobis(g, test)) for g in (solve, product))]
+
+    whole = everything()
+    for positions in (1, 2, 5, 6):
+        monkeypatch.setattr(gaussian, "CHUNK_BYTES", positions * 5 * 5 * 4)
+        assert gaussian._chunk(jnp.zeros((12, 5, 5))) == {1: 1, 2: 2, 5: 4, 6: 6}[positions]
+        for chunked, wanted in zip(everything(), whole, strict=True):
+            np.testing.assert_allclose(chunked, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["triangular-solve", "inverse-factor"])
+def test_no_temporary_is_as_large_as_the_state(solver, monkeypatch: pytest.MonkeyPatch) -> None:
+    p, d, n = 1024, 64, 4
+    state = p * d * d * 4
+    monkeypatch.setattr(gaussian, "CHUNK_BYTES", state // 16)
+    record = Gaussian if solver == "triangular-solve" else WhitenedGaussian
+    count, mean = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((p, d), jnp.float32)
+    square, x = jax.ShapeDtypeStruct((p, d, d), jnp.float32), jax.ShapeDtypeStruct((p, n, d), jnp.float32)
+    programs = {
+        "update": (
+            lambda s, c, m, x: gaussian.update(Moments(c, m, s), x, jnp.ones(n, bool)),
+            (square, count, mean, x),
+        ),
+        "merge": (lambda s, c, m, t: gaussian.merge(Moments(c, m, s), Moments(c, m, t)), (square, count, mean, square)),
+        "finalize": (lambda s, c, m: gaussian.finalize(Moments(c, m, s), RIDGE, solver), (square, count, mean)),
+        "mahalanobis": (lambda s, m, x: gaussian.mahalanobis(record(m, s), x), (square, mean, x)),
+    }
+    for what, (program, arguments) in programs.items():
+        donate = 0 if what != "mahalanobis" else ()
+        memory = jax.jit(program, donate_argnums=donate).lower(*arguments).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < state / 2, what
+        assert what == "mahalanobis" or memory.alias_size_in_bytes >= state, what
+
+
+def test_works_under_vmap() -> None:
+    x = jnp.asarray(np.stack([sample(3, 8, 4, seed) for seed in range(2)]))
+    start = jax.tree.map(lambda a: jnp.stack([a, a]), gaussian.init(3, 4))
+    both = jax.vmap(gaussian.update, (0, 0, None))(start, x, jnp.ones(8, bool))
+    for index in range(2):
+        one = gaussian.update(gaussian.init(3, 4), x[index], jnp.ones(8, bool))
+        np.testing.assert_allclose(both.scatter[index], one.scatter, rtol=1e-5, atol=1e-5)
+
+
+def test_failure_is_flagged_per_position() -> None:
+    moments = moments_of(sample(3, 8, 4), [8])
+    broken = Moments(moments.count, moments.mean, moments.scatter.at[1].set(-jnp.eye(4) * 100))
+    for solver in ("triangular-solve", "inverse-factor"):
+        assert np.asarray(gaussian.is_finite(gaussian.finalize(broken, RIDGE, solver))).tolist() == [True, False, True]
