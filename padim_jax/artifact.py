@@ -18,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
@@ -44,7 +43,7 @@ def save(model: Padim, path: str | os.PathLike[str]) -> None:
     """Save ``model`` as folder ``path``, with everything that scoring needs.
 
     Stored: truncated backbone weights, means, factors, channels, settings, versions, and a checksum
-    of every array. A model already there is replaced in one step.
+    of every file. A model already there is replaced in one step.
 
     Raises:
       ArtifactError: ``path`` is a file, or a folder with something else in it.
@@ -63,15 +62,13 @@ def save(model: Padim, path: str | os.PathLike[str]) -> None:
         "config": dataclasses.asdict(model.config),
         "embedding": dataclasses.asdict(model.embedding),
         "directory": directory,
-        "arrays": {
-            name: {"shape": list(array.shape), "dtype": str(array.dtype), "crc32": _checksum(array)}
-            for name, array in arrays.items()
-        },
+        "arrays": {name: list(array.shape) for name, array in arrays.items()},
     }
     try:
         save_args = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES) for name in arrays}
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(folder.resolve() / directory, args=ocp.args.PyTreeSave(arrays, save_args))
+        manifest["files"] = _checksums(folder / directory)
         _replace(folder / MANIFEST, json.dumps(manifest, indent=1))
     except BaseException:
         shutil.rmtree(folder / directory, ignore_errors=True)
@@ -84,8 +81,8 @@ def save(model: Padim, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> Padim:
     """Load a model saved by :func:`save`; it scores without the original weights file.
 
-    Every array is checked against the shape its settings imply and against its checksum; nothing in
-    the folder is executed.
+    Every file is checked against its checksum and every array against the shape its settings imply;
+    nothing in the folder is executed.
 
     Raises:
       ArtifactError: no model, one written by a newer version, incomplete, or damaged.
@@ -96,16 +93,16 @@ def load(path: str | os.PathLike[str]) -> Padim:
         config = PadimConfig(**_tuples(manifest["config"]))
         embedding = Embedding(**_tuples(manifest["embedding"]))
         check_embedding(embedding, config)
-        recorded, directory = dict(manifest["arrays"]), str(manifest["directory"])
+        shapes, files = dict(manifest["arrays"]), dict(manifest["files"])
+        directory = str(manifest["directory"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"load: {folder / MANIFEST} is damaged ({type(error).__name__}: {error})") from error
     if not re.fullmatch(r"arrays-[0-9a-f]{16}", directory):
         raise ArtifactError(f"load: {folder / MANIFEST} is damaged (directory {directory!r})")
-    if not (folder / directory).is_dir():
-        raise ArtifactError(f"load: {folder / directory} is missing; the model was copied in part: copy it again")
-    kind, square = (WhitenedGaussian, "whitening") if "gaussian.whitening" in recorded else (Gaussian, "factor")
-    _check_shapes(folder, embedding, recorded, square)
-    arrays = _restore(folder / directory, recorded)
+    _check_files(folder / directory, files)
+    kind, square = (WhitenedGaussian, "whitening") if "gaussian.whitening" in shapes else (Gaussian, "factor")
+    _check_shapes(folder, embedding, shapes, square)
+    arrays = _restore(folder / directory, shapes)
     prefix = "backbone."
     weights = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     try:
@@ -156,13 +153,37 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def _checksums(directory: Path) -> dict[str, int]:
+    """CRC-32 of every file below ``directory``, by relative path: against decay and partial copies, not malice."""
+    found: dict[str, int] = {}
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        checksum = 0
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                checksum = zlib.crc32(block, checksum)
+        found[path.relative_to(directory).as_posix()] = checksum
+    return found
+
+
+def _check_files(directory: Path, recorded: Mapping[str, Any]) -> None:
+    # before Orbax sees them: it fails on damaged files in ways that print long after the error
+    found = _checksums(directory)
+    if missing := sorted(recorded.keys() - found.keys()):
+        raise ArtifactError(
+            f"load: {directory / missing[0]} is missing; the model was copied in part: copy it again, as a whole folder"
+        )
+    if changed := sorted(name for name in found if found[name] != recorded.get(name)):
+        raise ArtifactError(f"load: {directory / changed[0]} is damaged (its checksum differs); copy the model again")
+
+
 def _check_shapes(folder: Path, embedding: Embedding, recorded: Mapping[str, Any], square: str) -> None:
     p, d = embedding.n_positions, len(embedding.channels)
     wanted = {"count": [], "gaussian.mean": [p, d], f"gaussian.{square}": [p, d, d]}
     for name, shape in wanted.items():
-        found = recorded.get(name, {}).get("shape")
-        if found != shape:
-            raise ArtifactError(f"load: {folder} is damaged: {name} has shape {found}, its settings imply {shape}")
+        if recorded.get(name) != shape:
+            raise ArtifactError(
+                f"load: {folder} is damaged: {name} has shape {recorded.get(name)}, its settings imply {shape}"
+            )
     strangers = [name for name in recorded if name not in wanted and not name.startswith("backbone.")]
     if strangers:
         raise ArtifactError(f"load: {folder} is damaged: it holds unknown arrays {', '.join(strangers)}")
@@ -172,8 +193,8 @@ def _restore(directory: Path, recorded: Mapping[str, Any]) -> dict[str, np.ndarr
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             stored = checkpointer.metadata(directory.resolve()).item_metadata.tree
-            for name, entry in recorded.items():
-                if name not in stored or list(stored[name].shape) != entry["shape"]:
+            for name, shape in recorded.items():
+                if name not in stored or list(stored[name].shape) != shape:
                     raise ValueError(f"array {name} is missing or has another shape than recorded")
             arguments = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in recorded}
             restored = checkpointer.restore(
@@ -183,17 +204,10 @@ def _restore(directory: Path, recorded: Mapping[str, Any]) -> dict[str, np.ndarr
     except Exception as error:  # a damaged checkpoint can fail anywhere in Orbax and TensorStore
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(f"load: {directory} is damaged ({reason}); restore the model from a copy") from error
-    for name, entry in recorded.items():
-        array = restored[name]
-        if str(array.dtype) != "float32" or _checksum(array) != entry.get("crc32"):
-            raise ArtifactError(f"load: {directory} is damaged: {name} does not match its checksum")
-        if not np.isfinite(array).all():
-            raise ArtifactError(f"load: {directory} is damaged: {name} holds numbers that are not finite")
+    for name, array in restored.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise ArtifactError(f"load: {directory} is damaged: {name} is {array.dtype}, wanted finite float32")
     return restored
-
-
-def _checksum(array: jax.Array | np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).data.cast("B")) if array.size else 0
 
 
 def _replace(path: Path, text: str) -> None:

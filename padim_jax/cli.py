@@ -1,5 +1,6 @@
 """The ``padim`` command. The only module that prints and exits."""
 
+import logging
 import sys
 import time
 import traceback
@@ -123,9 +124,12 @@ def fit_command(
         embedding = draw_embedding(network, config)
     start = time.perf_counter()
     with _progress("fit", len(found.paths)) as advance:
-        model, skipped = fit_files(
-            network, found.paths, config, batch_size=batch_size, skip_unreadable=skip_unreadable, advance=advance
-        )
+        try:
+            model, skipped = fit_files(
+                network, found.paths, config, batch_size=batch_size, skip_unreadable=skip_unreadable, advance=advance
+            )
+        except UnreadableImage as error:
+            raise click.ClickException(f"{error} (mend or remove it, or pass --skip-unreadable)") from error
     seconds = time.perf_counter() - start
     save(model, out)
     for error in skipped:
@@ -272,16 +276,23 @@ def _wrong_use() -> Iterator[None]:
 @contextmanager
 def _progress(what: str, total: int | None = None, unit: str = "images") -> Iterator[Advance]:
     columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-    with Progress(*columns, TimeRemainingColumn(), console=_screen, transient=total is None) as progress:
-        task = progress.add_task(what, total=total, rate="", visible=total is not None)
-        start = time.perf_counter()
+    progress = Progress(*columns, TimeRemainingColumn(), console=_screen)
+    task = progress.add_task(what, total=total, rate="")
+    start = time.perf_counter()
 
-        def advance(count: int) -> None:
-            done = progress.tasks[task].completed + count
-            rate = done / max(time.perf_counter() - start, 1e-9)
-            progress.update(task, advance=count, rate=f"{rate:.1f} {unit}/s", visible=True)
+    def advance(count: int) -> None:
+        progress.start()
+        done = progress.tasks[task].completed + count
+        rate = done / max(time.perf_counter() - start, 1e-9)
+        progress.update(task, advance=count, rate=f"{rate:.1f} {unit}/s")
 
+    if total is not None:  # what may not be needed at all shows only once it moves
+        progress.start()
+    try:
         yield advance
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 def _megabytes(advance: Advance) -> Callable[[str, int, int], None]:
@@ -307,6 +318,7 @@ def _say(text: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; errors take one line, ``--debug`` adds the traceback. Gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's warnings; what matters comes as an error
     fail = partial(_fail, "--debug" in given)
     try:
         app.main(args=given, prog_name="padim", standalone_mode=False)

@@ -52,7 +52,8 @@ def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
             f"n_channels={wanted} is more than the {total} channels of {backbone.spec.name} "
             f"{', '.join(f'{tap.name} ({tap.channels})' for tap in taps)}; lower it"
         )
-    drawn = jax.random.permutation(jax.random.key(config.seed), total)[:wanted]
+    with jax.ensure_compile_time_eval():  # the draw is static, under jit too
+        drawn = np.asarray(jax.random.permutation(jax.random.key(config.seed), total))[:wanted]
     return Embedding(
         backbone=backbone.spec.name,
         weights_digest=backbone.weights_digest,

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +141,7 @@ def finalize(backbone: Backbone, moments: PadimMoments, *, solver: Solver = DEFA
       FloatingPointError: naming positions whose covariance could not be factored. (Neither can be
         raised inside ``jit``, where such models hold non-finite numbers: finalize outside, or check.)
     """
+    _check_solver("finalize", solver)
     _check_backbone("finalize", backbone, moments.embedding)
     _check_count(moments)
     return _checked(_finalize(backbone, moments, solver))
@@ -166,6 +168,7 @@ def fit(
     Raises:
       TypeError, ValueError, FloatingPointError: as the three functions it calls; fewer than two images.
     """
+    _check_solver("fit", solver)
     moments = init(backbone, config)
     largest = 0
     for batch in batches:
@@ -205,7 +208,11 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
 
     "triangular-solve" keeps L and solves ``L z = x - μ``, vmapped over positions; "inverse-factor"
     keeps L⁻ᵀ and multiplies.
+
+    Raises:
+      ValueError: unknown solver.
     """
+    _check_solver("with_solver", solver)
     return replace(model, gaussian=_with_solver(model.gaussian, solver))
 
 
@@ -229,7 +236,7 @@ def _finalize_donating(backbone: Backbone, state: PadimMoments, solver: Solver) 
     return Padim(backbone, factored, state.count, state.config, state.embedding)
 
 
-@functools.partial(jax.jit, static_argnames="solver", donate_argnames="scatter")
+@functools.partial(jax.jit, static_argnames=("ridge", "solver"), donate_argnames="scatter")
 def _factor_donating(
     scatter: Array, mean: Array, count: Array, ridge: float, solver: Solver
 ) -> Gaussian | WhitenedGaussian:
@@ -274,6 +281,11 @@ def _check_backbone(call: str, backbone: Backbone, embedding: Embedding) -> None
             f"{call}: backbone {backbone.spec.name} (weights {backbone.weights_digest[:8]}) is not the one the moments "
             f"were begun with, {embedding.backbone} (weights {embedding.weights_digest[:8]})"
         )
+
+
+def _check_solver(call: str, solver: str) -> None:
+    if solver not in get_args(Solver):
+        raise ValueError(f"{call}: solver={solver!r}, wanted one of {', '.join(get_args(Solver))}")
 
 
 def _check_count(moments: PadimMoments) -> None:

@@ -1,6 +1,7 @@
 """Streaming moments and distances against float64 NumPy, over awkward sizes."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +141,7 @@ def test_no_temporary_is_as_large_as_the_state(solver, monkeypatch: pytest.Monke
     }
     for what, (program, arguments) in programs.items():
         donate = 0 if what != "mahalanobis" else ()
-        memory = jax.jit(program, donate_argnums=donate).lower(*arguments).compile().memory_analysis()
+        memory: Any = jax.jit(program, donate_argnums=donate).lower(*arguments).compile().memory_analysis()
         assert memory.temp_size_in_bytes < state / 2, what
         assert what == "mahalanobis" or memory.alias_size_in_bytes >= state, what
 

@@ -5,12 +5,14 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from padim_jax.backbones.efficientnet import EfficientNet
+from padim_jax.backbones.layers import Images
 from padim_jax.backbones.resnet import ResNet
 from padim_jax.backbones.spec import BackboneSpec, backbone_spec
 from weights_conversion import ARCHITECTURES, ConversionError, flatten
@@ -31,18 +33,14 @@ class Backbone(nnx.Module):
         self.spec = spec
         self.weights_digest = weights_digest
 
-    def __call__(
-        self, images: Float[Array, "n h w 3"], taps: tuple[str, ...] | None = None
-    ) -> dict[str, Float[Array, "n _h _w _c"]]:
-        """Activations of ``taps`` (the default ones for None), see :func:`extract`."""
-        names = tuple(tap.name for tap in self.spec.select(taps))
-        found = self.network(images, names)
-        return {name: found[name] for name in names}
+    def __call__(self, images: Float[Array, "n h w 3"], taps: tuple[str, ...]) -> dict[str, Images]:
+        """Activations of ``taps`` by name; :func:`extract` is the checked, compiled way."""
+        return self.network(images, taps)
 
 
 def extract(
     backbone: Backbone, images: Float[Array | np.ndarray, "n h w 3"], taps: tuple[str, ...] | None = None
-) -> dict[str, Float[Array, "n _h _w _c"]]:
+) -> dict[str, Images]:
     """Activations of the tapped layers.
 
     Args:
@@ -51,8 +49,7 @@ def extract(
       taps: names from ``backbone.spec.taps``; None takes ``backbone.spec.default_taps`` (PaDiM section IV-B).
 
     Returns:
-      ``{tap name: (n, ceil(h / stride), ceil(w / stride), channels)}``, in network order. (JAX sorts
-      dictionaries by name when one crosses a ``jit`` boundary: look taps up by name there.)
+      ``{tap name: (n, ceil(h / stride), ceil(w / stride), channels)}``, in network order.
 
     Raises:
       TypeError: images that are not floating point.
@@ -62,7 +59,14 @@ def extract(
         raise ValueError(f"extract: images must be (n, height, width, 3), got {tuple(images.shape)}")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(f"extract: images must be normalised float32, got {images.dtype}")
-    return backbone(jnp.asarray(images), taps)
+    names = tuple(tap.name for tap in backbone.spec.select(taps))
+    found = _extract(backbone, jnp.asarray(images), names)
+    return {name: found[name] for name in names}  # jit sorts dictionaries by name
+
+
+@functools.partial(jax.jit, static_argnames="taps")
+def _extract(backbone: Backbone, images: Float[Array, "n h w 3"], taps: tuple[str, ...]) -> dict[str, Images]:
+    return backbone(images, taps)
 
 
 def build_backbone(name: str, parameters: Mapping[Any, Any]) -> Backbone:

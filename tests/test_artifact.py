@@ -1,0 +1,201 @@
+"""Saving and loading: the same scores, and every damage told in words."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import padim_jax as padim
+from padim_jax import artifact
+from tests.conftest import SMALL, images
+
+
+@pytest.fixture
+def saved(small_model: padim.Padim, tmp_path: Path) -> Path:
+    padim.save(small_model, tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("solver", ["triangular-solve", "inverse-factor"])
+def test_round_trip(small_model: padim.Padim, tmp_path: Path, solver) -> None:
+    model = padim.with_solver(small_model, solver)
+    padim.save(model, tmp_path / "deep" / "model")
+    loaded = padim.load(tmp_path / "deep" / "model")
+    assert jax.tree.structure(loaded) == jax.tree.structure(model)
+    assert jax.tree.all(jax.tree.map(np.array_equal, loaded, model))
+    test = images(2, SMALL, seed=1)
+    np.testing.assert_array_equal(padim.score(loaded, test).anomaly_map, padim.score(model, test).anomaly_map)
+
+
+def test_scores_in_a_new_process_without_the_weights_file(tmp_path: Path) -> None:
+    import safetensors.numpy
+
+    from tests.test_checkpoint import random_state_dict
+
+    weights = tmp_path / "r18.safetensors"
+    weights.write_bytes(safetensors.numpy.save(random_state_dict("resnet18")))
+    model = padim.fit(padim.load_backbone("resnet18", weights), [images(3, SMALL)], SMALL)
+    padim.save(model, tmp_path / "model")
+    weights.unlink()
+    np.save(tmp_path / "x.npy", images(2, SMALL, seed=1))
+    code = (
+        "import sys, numpy as np, padim_jax as p; m = p.load(sys.argv[1]); "
+        "print(*p.score(m, np.load(sys.argv[2])).image_score)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "x.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    wanted = padim.score(model, images(2, SMALL, seed=1)).image_score
+    np.testing.assert_allclose([float(word) for word in done.stdout.split()], wanted, rtol=1e-5)
+
+
+def test_manifest_says_what_the_model_is(saved: Path) -> None:
+    manifest = json.loads((saved / "model.json").read_text())
+    assert manifest["schema"] == artifact.SCHEMA
+    assert manifest["config"]["crop_size"] == [32, 48]
+    assert manifest["embedding"]["backbone"] == "efficientnet_lite0"
+    assert {"padim-jax", "jax", "flax", "orbax-checkpoint", "numpy", "python"} == set(manifest["versions"])
+
+
+def test_nothing_is_pickled(saved: Path) -> None:
+    files = [path for path in saved.rglob("*") if path.is_file()]
+    assert files
+    assert not any(path.read_bytes()[:1] == b"\x80" for path in files)
+
+
+def test_replaces_a_model_and_leaves_nothing_behind(saved: Path, small_model: padim.Padim) -> None:
+    (saved / "arrays-0000000000000000").mkdir()  # as an interrupted save leaves it
+    padim.save(padim.with_solver(small_model, "triangular-solve"), saved)
+    assert len(list(saved.iterdir())) == 2
+    padim.load(saved)
+
+
+def _edit(saved: Path, **changes: object) -> None:
+    manifest = json.loads((saved / "model.json").read_text())
+    (saved / "model.json").write_text(json.dumps(manifest | changes))
+
+
+def _arrays(saved: Path) -> Path:
+    return next(saved.glob("arrays-*"))
+
+
+def _largest(saved: Path) -> Path:
+    return max((path for path in saved.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def _record(saved: Path, name: str, shape: list[int]) -> None:
+    manifest = json.loads((saved / "model.json").read_text())
+    manifest["arrays"][name] = shape
+    (saved / "model.json").write_text(json.dumps(manifest))
+
+
+def _swap_weights(saved: Path) -> None:
+    """A model whose files are whole, but whose settings name other weights."""
+    manifest = json.loads((saved / "model.json").read_text())
+    manifest["embedding"]["weights_digest"] = "0" * 64
+    (saved / "model.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda p: shutil.rmtree(p), "there is no model at"),
+        (lambda p: (p / "model.json").unlink(), r"is no model: it has no model\.json"),
+        (lambda p: (p / "model.json").write_text('{"format": '), "is damaged"),
+        (lambda p: (p / "model.json").write_bytes(b"\xff\xfe\x00"), "is damaged"),
+        (lambda p: (p / "model.json").write_text("[]"), "does not describe a padim_jax model"),
+        (lambda p: _edit(p, schema=99), "has schema 99, this version reads up to 1.*upgrade"),
+        (lambda p: _edit(p, schema="1"), "has schema '1'"),
+        (lambda p: _edit(p, config={"n_channels": -1}), "is damaged.*n_channels=-1"),
+        (lambda p: _edit(p, config={"stranger": 1}), "is damaged.*stranger"),
+        (lambda p: _edit(p, embedding=None), "is damaged"),
+        (lambda p: _edit(p, arrays=None), "is damaged"),
+        (lambda p: _edit(p, arrays={}), "gaussian.mean has shape None|count has shape None"),
+        (lambda p: _edit(p, directory="../../etc"), r"directory '\.\./\.\./etc'"),
+        (lambda p: _edit(p, files={}), "is damaged"),
+        (lambda p: _record(p, "gaussian.mean", [1, 1]), "gaussian.mean has shape"),
+        (lambda p: _record(p, "stranger", [1]), "unknown arrays stranger"),
+        (lambda p: _record(p, "backbone.stem.bias", [31]), "stem.bias is missing or has another shape"),
+        (lambda p: _record(p, "backbone.stem.more", [31]), "stem.more is missing or has another shape"),
+        (_swap_weights, "other backbone weights than it was fitted with"),
+        (lambda p: shutil.rmtree(_arrays(p)), "is missing; the model was copied in part"),
+        (lambda p: [f.unlink() for f in _arrays(p).rglob("d/*")], "is missing; the model was copied in part"),
+        (lambda p: _flip(_largest(p)), r"is damaged \(its checksum differs\)"),
+        (lambda p: os.truncate(_largest(p), 100), r"is damaged \(its checksum differs\)"),
+    ],
+)
+def test_damage_is_told_in_words(saved: Path, damage, words: str) -> None:
+    damage(saved)
+    with pytest.raises(padim.ArtifactError, match=words):
+        padim.load(saved)
+
+
+def test_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("hello")
+    with pytest.raises(padim.ArtifactError, match=r"has no model\.json"):
+        padim.load(tmp_path / "file.txt")
+    with pytest.raises(padim.ArtifactError, match=r"has no model\.json"):
+        padim.load(tmp_path)
+
+
+def test_never_writes_over_other_things(small_model: padim.Padim, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_text("x")
+    with pytest.raises(padim.ArtifactError, match=r"holds other things \(a\.png\)"):
+        padim.save(small_model, tmp_path / "photos")
+    with pytest.raises(padim.ArtifactError, match="is a file"):
+        padim.save(small_model, tmp_path / "photos" / "a.png")
+
+
+def test_a_failed_save_leaves_the_old_model(
+    saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(saved.rglob("*"))
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(artifact, "_replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        padim.save(padim.with_solver(small_model, "triangular-solve"), saved)
+    assert sorted(saved.rglob("*")) == before
+    padim.load(saved)
+
+
+_KILLED = """
+import sys, padim_jax as padim
+model = padim.load(sys.argv[1])
+other = padim.with_solver(model, "triangular-solve")
+print("ready", flush=True)
+while True:
+    padim.save(other, sys.argv[2])
+    padim.save(model, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_killed_saves_leave_the_old_model_or_the_new(saved: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    shutil.copytree(saved, target)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        command = [sys.executable, "-c", _KILLED, str(saved), str(target)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0.05, 1.0))
+            process.send_signal(signal.SIGKILL)
+        padim.load(target)

@@ -1,0 +1,103 @@
+"""The house rules that can be read from the source: rooms, sizes, a light and pinned root."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import padim_jax
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*ROOT.glob("padim_jax/**/*.py"), *ROOT.glob("weights_conversion/*.py")])
+# Each room imports only from rooms before it.
+ROOMS = [
+    "weights_conversion.architectures",
+    "weights_conversion.names",
+    "weights_conversion.torch_format",
+    "weights_conversion.checkpoint",
+    "weights_conversion.convert",
+    "weights_conversion",
+    "weights_conversion.__main__",
+    "padim_jax.config",
+    "padim_jax.backbones.spec",
+    "padim_jax.backbones.layers",
+    "padim_jax.backbones.resnet",
+    "padim_jax.backbones.efficientnet",
+    "padim_jax.backbones.backbone",
+    "padim_jax.backbones.weights",
+    "padim_jax.backbones",
+    "padim_jax.embedding",
+    "padim_jax.gaussian",
+    "padim_jax.anomaly_map",
+    "padim_jax.padim",
+    "padim_jax.artifact",
+    "padim_jax.data.folder",
+    "padim_jax.data",
+    "padim_jax.overlay",
+    "padim_jax.files",
+    "padim_jax.demo",
+    "padim_jax.cli",
+    "padim_jax",
+]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of ours that ``path`` imports anywhere, functions included."""
+    known, found = set(ROOMS), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            found |= inner or {node.module}
+    return {name for name in found if name.split(".")[0] in ("padim_jax", "weights_conversion")}
+
+
+def test_every_file_has_its_room() -> None:
+    assert {module_name(path) for path in SOURCES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_rooms_import_only_from_rooms_before(path: Path) -> None:
+    here = ROOMS.index(module_name(path))
+    later = {name for name in imports(path) if ROOMS.index(name) >= here}
+    assert not later
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *sorted(ROOT.glob("tests/*.py"))], ids=str)
+def test_no_file_outgrows_a_reader(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_only_the_command_prints_and_exits() -> None:
+    for path in SOURCES:
+        if path.name in ("cli.py", "__main__.py"):
+            continue
+        called = {
+            node.func.id
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not called & {"print", "exit", "quit"}, path
+
+
+def test_import_stays_light() -> None:
+    heavy = "{'torch', 'tensorflow', 'matplotlib', 'tensorflow_datasets', 'sklearn', 'click'}"
+    code = f"import sys, padim_jax; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_root_is_pinned() -> None:
+    assert padim_jax.__all__ == [
+        "BACKBONES", "ArtifactError", "Backbone", "Padim", "PadimConfig", "PadimMoments", "Scores", "extract", "finalize",
+        "fit", "init", "load", "load_backbone", "merge", "save", "score", "update", "with_solver",
+    ]  # fmt: skip
+    assert all(hasattr(padim_jax, name) for name in padim_jax.__all__)
