@@ -18,14 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from padim_jax.backbones import backbone_parameters, build_backbone
 from padim_jax.config import PadimConfig
 from padim_jax.embedding import Embedding, check_embedding
-from padim_jax.gaussian import Gaussian, WhitenedGaussian
+from padim_jax.gaussian import Gaussian, WhitenedGaussian, is_finite
 from padim_jax.padim import Padim
 from weights_conversion import unflatten
 
@@ -111,8 +111,14 @@ def load(path: str | os.PathLike[str]) -> Padim:
         raise ArtifactError(f"load: {folder} holds other weights than its settings say: {error}") from error
     if backbone.weights_digest != embedding.weights_digest:
         raise ArtifactError(f"load: {folder} holds other backbone weights than it was fitted with")
-    fitted = kind(jnp.asarray(arrays["gaussian.mean"]), jnp.asarray(arrays[f"gaussian.{square}"]))
-    return Padim(backbone, fitted, jnp.asarray(arrays["count"]), config, embedding)
+    # taken out of the dictionary as they move, so that the host's copy of 3.8 GB goes at once
+    mean, factors, count = (
+        jax.device_put(arrays.pop(name)) for name in ("gaussian.mean", f"gaussian.{square}", "count")
+    )
+    fitted = kind(mean, factors)
+    if not jax.jit(is_finite)(fitted).all():
+        raise ArtifactError(f"load: {folder} is damaged: its means or factors are not finite")
+    return Padim(backbone, fitted, count, config, embedding)
 
 
 def _arrays_of(model: Padim) -> dict[str, Any]:
@@ -204,9 +210,10 @@ def _restore(directory: Path, recorded: Mapping[str, Any]) -> dict[str, np.ndarr
     except Exception as error:  # a damaged checkpoint can fail anywhere in Orbax and TensorStore
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(f"load: {directory} is damaged ({reason}); restore the model from a copy") from error
-    for name, array in restored.items():
-        if array.dtype != np.float32 or not np.isfinite(array).all():
-            raise ArtifactError(f"load: {directory} is damaged: {name} is {array.dtype}, wanted finite float32")
+    if strange := [name for name, array in restored.items() if array.dtype != np.float32]:
+        raise ArtifactError(
+            f"load: {directory} is damaged: {strange[0]} is {restored[strange[0]].dtype}, wanted float32"
+        )
     return restored
 
 

@@ -178,6 +178,7 @@ def fit(
         largest = max(largest, len(batch))
         padding = [(0, largest - len(batch)), (0, 0), (0, 0), (0, 0)]
         images = jnp.asarray(np.pad(batch, padding) if len(batch) < largest else batch)
+        jax.block_until_ready(moments)  # one batch in flight: a fast reader must not queue up images
         moments = _update_donating(backbone, moments, images, jnp.arange(largest) < len(batch))
     _check_count(moments)
     return _checked(_finalize_donating(backbone, moments, solver))
@@ -228,6 +229,7 @@ def _finalize_pure(backbone: Backbone, state: PadimMoments, solver: Solver) -> P
 _update = jax.jit(_update_pure)
 _update_donating = jax.jit(_update_pure, donate_argnames="state")
 _finalize = jax.jit(_finalize_pure, static_argnames="solver")
+_is_finite = jax.jit(gaussian.is_finite)
 _with_solver = jax.jit(gaussian.with_solver, static_argnames="solver")
 
 
@@ -298,7 +300,7 @@ def _check_count(moments: PadimMoments) -> None:
 def _checked(model: Padim) -> Padim:
     if isinstance(model.count, Tracer):
         return model
-    good = np.asarray(gaussian.is_finite(model.gaussian))
+    good = np.asarray(_is_finite(model.gaussian))
     if not good.all():
         width = model.embedding.grid[1]
         cells = ", ".join(f"({p // width}, {p % width})" for p in np.flatnonzero(~good)[:5])

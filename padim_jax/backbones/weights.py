@@ -74,12 +74,12 @@ def cache_folder() -> Path:
 
 
 def _random_parameters(name: str, seed: int) -> dict[str, np.ndarray]:
-    """Kernels N(0, 2 / fan-in) (He et al. 2015, arXiv 1502.01852) and zero biases."""
+    """Kernels N(0, 1 / fan-in), zero biases: with no batch norm left, anything larger grows from block to block."""
     generator = np.random.default_rng(seed)
     parameters: dict[str, np.ndarray] = {}
     for row in table(name).rows:
         for path, shape in row.target_shapes().items():
-            scale = np.sqrt(2 / np.prod(shape[:3])) if path.endswith(".kernel") else 0
+            scale = np.sqrt(1 / np.prod(shape[:3])) if path.endswith(".kernel") else 0
             parameters[path] = (generator.standard_normal(shape) * scale).astype(np.float32)
     return parameters
 
