@@ -47,7 +47,7 @@ def peak_of(arguments: list[str]) -> tuple[float, float]:
 
 def main() -> int:
     """Measure, print, judge."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Peak memory of padim fit and padim score.")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--counts", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--batch-size", default="16")
