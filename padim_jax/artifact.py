@@ -28,6 +28,7 @@ from padim_jax.embedding import Embedding, check_embedding
 from padim_jax.gaussian import Gaussian, WhitenedGaussian, is_finite
 from padim_jax.padim import Padim
 from weights_conversion import unflatten
+from weights_conversion.atomic import write_atomically
 
 SCHEMA = 1
 FORMAT = "padim_jax model"
@@ -50,7 +51,7 @@ def save(model: Padim, path: str | os.PathLike[str]) -> None:
       OSError: it can't be written; a model already there is left as it was.
     """
     folder = Path(path)
-    _check_writable(folder)
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = _arrays_of(model)
     directory = f"arrays-{uuid.uuid4().hex[:16]}"
@@ -69,7 +70,7 @@ def save(model: Padim, path: str | os.PathLike[str]) -> None:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(folder.resolve() / directory, args=ocp.args.PyTreeSave(arrays, save_args))
         manifest["files"] = _checksums(folder / directory)
-        _replace(folder / MANIFEST, json.dumps(manifest, indent=1))
+        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     except BaseException:
         shutil.rmtree(folder / directory, ignore_errors=True)
         raise
@@ -127,9 +128,12 @@ def _arrays_of(model: Padim) -> dict[str, Any]:
     return {"count": model.count} | fitted | weights
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """Raise ``ArtifactError`` where :func:`save` would refuse: a file, or a folder with something else in it."""
     if folder.is_dir():
-        strangers = [p.name for p in folder.iterdir() if not re.match(r"arrays-|model\.json|\.model\.json", p.name)]
+        strangers = [
+            p.name for p in sorted(folder.iterdir()) if not re.match(r"arrays-|model\.json|\.model\.json", p.name)
+        ]
         if strangers:
             raise ArtifactError(
                 f"save: {folder} holds other things ({strangers[0]}); choose a new folder for the model"
@@ -215,23 +219,6 @@ def _restore(directory: Path, recorded: Mapping[str, Any]) -> dict[str, np.ndarr
             f"load: {directory} is damaged: {strange[0]} is {restored[strange[0]].dtype}, wanted float32"
         )
     return restored
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)  # the rename itself must reach the disk before the old arrays go
-    finally:
-        os.close(handle)
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The ``padim`` command. The only module that prints and exits."""
 
 import logging
+import shutil
 import sys
 import time
 import traceback
@@ -15,7 +16,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from padim_jax.artifact import load, save
+from padim_jax.artifact import check_writable, load, save
 from padim_jax.backbones import BACKBONES, load_backbone
 from padim_jax.config import Interpolation, PadimConfig
 from padim_jax.data import FoundImages, UnreadableImage, find_images
@@ -116,6 +117,7 @@ def fit_command(
     with _wrong_use():
         config = PadimConfig(taps=taps or None, **settings)
         BACKBONES[backbone].select(config.taps)
+    check_writable(out)  # now, not after an hour of fitting
     found = find_images([good_dir], exclude=out)
     _note_ignored(found)
     with _progress("download", unit="MB") as advance:
@@ -164,8 +166,9 @@ def score_command(
 ) -> None:
     """Score images, or folders of them, with MODEL.
 
-    Writes DIR/scores.csv (path, score; a higher score is further from normal) and DIR/heatmaps/. All heat maps
-    of a run share one colour scale. Files that can't be read are named, get no score, and make the exit code 1.
+    Writes DIR/scores.csv (path, score; a higher score is further from normal) and DIR/heatmaps/, in place of those
+    of an earlier run. All heat maps of a run share one colour scale. Files that can't be read are named, get no
+    score, and make the exit code 1.
     """
     if colour_range is not None and not colour_range[0] < colour_range[1]:
         raise click.UsageError(f"--colour-range {colour_range[0]:g} {colour_range[1]:g}: LOW must be below HIGH")
@@ -204,6 +207,7 @@ def demo_command(out: Path, batch_size: int) -> None:
     split = demo_split()
     from sklearn.metrics import roc_auc_score  # comes with the demo extra
 
+    check_writable(out / "model")
     network, config = load_backbone("efficientnet_lite0"), PadimConfig()
     with _progress("fit", len(split.fit)) as advance:
         model, _ = fit_files(network, split.fit, config, batch_size=batch_size, advance=advance)
@@ -256,6 +260,7 @@ def _score_all(
                     spool.add(item)
         if out is not None and spool is not None and rows:
             scale, root = colour_range or spool.scale(), common_folder(paths)
+            shutil.rmtree(out / "heatmaps", ignore_errors=True)  # an earlier run's, on another scale
             with _progress("heat maps", len(rows)) as advance:
                 for item in spool:
                     place = item.path.absolute().relative_to(root)

@@ -1,6 +1,7 @@
 """Fit and score on files: the host loops between ``data`` and the jitted functions, with memory that stays flat."""
 
 import csv
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches
 from padim_jax.overlay import picture
 from padim_jax.padim import Padim, fit, score
+from weights_conversion.atomic import write_atomically
 
 Advance = Callable[[int], None]  # told how many more files are done
 
@@ -91,16 +93,12 @@ def score_files(
 
 
 def write_scores(path: Path, rows: Sequence[tuple[Path, float]]) -> None:
-    """Write ``path,score`` rows as CSV, beside and then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["path", "score"])
-            writer.writerows((name, f"{value:.7g}") for name, value in rows)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write ``path,score`` rows as CSV, in one step."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["path", "score"])
+    writer.writerows((name, f"{value:.7g}") for name, value in rows)
+    write_atomically(path, stream.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def write_heatmap(target: Path, item: ScoredImage, scale: tuple[float, float]) -> None:

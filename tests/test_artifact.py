@@ -168,7 +168,7 @@ def test_a_failed_save_leaves_the_old_model(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(artifact, "_replace", full)
+    monkeypatch.setattr(artifact, "write_atomically", full)
     with pytest.raises(OSError, match="No space left"):
         padim.save(padim.with_solver(small_model, "triangular-solve"), saved)
     assert sorted(saved.rglob("*")) == before

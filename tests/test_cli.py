@@ -90,6 +90,14 @@ def test_colour_scale_is_one_for_the_run(
     assert drawn("alone", image) == drawn("among", good_dir)
 
 
+def test_heatmaps_of_an_earlier_run_are_replaced(
+    model_dir: Path, good_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "score", model_dir, good_dir, "--out", tmp_path / "out")[0] == 0
+    assert run(capsys, "score", model_dir, good_dir / "part1.png", "--out", tmp_path / "out")[0] == 0
+    assert [path.name for path in (tmp_path / "out" / "heatmaps").rglob("*.png")] == ["part1.png.png"]
+
+
 def test_results_inside_the_images_folder_are_not_scored(
     model_dir: Path, good_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +177,7 @@ def _lite0_file() -> str:
         (2, lambda t, g: ["fit", g, "--ridge", 0], "ridge=0.0, wanted a positive number"),
         (1, lambda t, g: ["fit", g, "--backbone", "resnet18", "--weights", _lite0_file()], r"convert\('resnet18'\): the state dict does not fit.*missing"),
         (1, lambda t, g: ["fit", g, "--weights", next(g.glob("*.png"))], "neither a PyTorch file"),
+        (1, lambda t, g: ["fit", g, "--out", g], r"holds other things \(later\); choose a new folder"),
         (1, lambda t, g: ["fit", g, "--weights", t / "no.pth"], r"No such file.*no\.pth"),
         (1, lambda t, g: ["score", t / "nothing", g], "there is no model at"),
         (1, lambda t, g: ["score", g, g], r"is no model: it has no model\.json"),
@@ -183,7 +192,7 @@ def test_wrong_input_takes_one_line(
 ) -> None:
     given = arguments(tmp_path, good_dir)
     sizes = [] if given[0] != "fit" else [o for o in zip(SIZES[::2], SIZES[1::2], strict=True) if o[0] not in given]
-    out = ["--out", tmp_path / "out"] if given[0] in ("fit", "score") else []
+    out = ["--out", tmp_path / "out"] if given[0] in ("fit", "score") and "--out" not in given else []
     found, _, err = run(capsys, *given, *out, *(word for option in sizes for word in option))
     errors = [line for line in err.splitlines() if not re.match(r"fit |score ", line)]
     assert found == code, err

@@ -14,6 +14,7 @@ SOURCES = sorted([*ROOT.glob("padim_jax/**/*.py"), *ROOT.glob("weights_conversio
 # Each room imports only from rooms before it.
 ROOMS = [
     "weights_conversion.architectures",
+    "weights_conversion.atomic",
     "weights_conversion.names",
     "weights_conversion.torch_format",
     "weights_conversion.checkpoint",

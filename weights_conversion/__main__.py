@@ -1,13 +1,13 @@
 """``python -m weights_conversion SRC DST``: convert a checkpoint once, from the shell."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import safetensors.numpy
 
 from weights_conversion import ARCHITECTURES, convert, flatten, identify, read_checkpoint
+from weights_conversion.atomic import write_atomically
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,26 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
         state_dict = read_checkpoint(options.source, options.sha256)
         backbone = options.backbone or identify(state_dict)
         parameters = flatten(convert(backbone, state_dict))
-        _write(options.destination, safetensors.numpy.save(parameters, metadata={"backbone": backbone}))
+        write_atomically(options.destination, safetensors.numpy.save(parameters, metadata={"backbone": backbone}))
     except (ValueError, OSError) as error:
         print(f"weights_conversion: error: {error}", file=sys.stderr)
         return 1
     count = sum(array.size for array in parameters.values())
     print(f"{options.destination}: {backbone}, {len(parameters)} arrays, {count:,} parameters")
     return 0
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write beside ``path``, then rename, so that a crash leaves no half file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
