@@ -33,6 +33,7 @@ from weights_conversion.atomic import write_atomically
 SCHEMA = 1
 FORMAT = "padim_jax model"
 MANIFEST = "model.json"
+_ARRAYS = re.compile(r"arrays-[0-9a-f]{16}(\.orbax-checkpoint-tmp.*)?")
 _CHUNK_BYTES = 64 * 2**20  # of one piece on disk, so that writing needs no second copy of the state
 
 
@@ -65,18 +66,22 @@ def save(model: Padim, path: str | os.PathLike[str]) -> None:
         "directory": directory,
         "arrays": {name: list(array.shape) for name, array in arrays.items()},
     }
+    old = {path.name for path in folder.iterdir()}
     try:
         save_args = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES) for name in arrays}
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(folder.resolve() / directory, args=ocp.args.PyTreeSave(arrays, save_args))
         manifest["files"] = _checksums(folder / directory)
         write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    except BaseException:
-        shutil.rmtree(folder / directory, ignore_errors=True)
-        raise
-    for leftover in folder.glob("arrays-*"):
-        if leftover.name != directory:
-            shutil.rmtree(leftover, ignore_errors=True)
+    except Exception as error:  # Orbax reports a full disk, say, as a ValueError of many lines
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OSError(f"save: can't write {folder} ({reason}); a model already there is as it was") from error
+    finally:
+        # what the manifest does not name is of no use: the old arrays, or the new ones if it was not reached
+        named = _read_json(folder / MANIFEST).get("directory")
+        for path in folder.iterdir():
+            if _ARRAYS.fullmatch(path.name) and path.name != named and (path.name in old or directory in path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def load(path: str | os.PathLike[str]) -> Padim:
@@ -90,6 +95,16 @@ def load(path: str | os.PathLike[str]) -> Padim:
     """
     folder = Path(path)
     manifest = _manifest(folder)
+    try:
+        return _load(folder, manifest)
+    except ArtifactError:
+        again = _manifest(folder)
+        if again.get("directory") == manifest.get("directory"):
+            raise
+    return _load(folder, again)  # it was replaced while being read
+
+
+def _load(folder: Path, manifest: Mapping[str, Any]) -> Padim:
     try:
         config = PadimConfig(**_tuples(manifest["config"]))
         embedding = Embedding(**_tuples(manifest["embedding"]))
@@ -108,7 +123,7 @@ def load(path: str | os.PathLike[str]) -> Padim:
     weights = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     try:
         backbone = build_backbone(embedding.backbone, unflatten(weights))
-    except ValueError as error:
+    except (ValueError, TypeError, LookupError) as error:  # LookupError, TypeError: paths that are no tree
         raise ArtifactError(f"load: {folder} holds other weights than its settings say: {error}") from error
     if backbone.weights_digest != embedding.weights_digest:
         raise ArtifactError(f"load: {folder} holds other backbone weights than it was fitted with")
@@ -131,9 +146,10 @@ def _arrays_of(model: Padim) -> dict[str, Any]:
 def check_writable(folder: Path) -> None:
     """Raise ``ArtifactError`` where :func:`save` would refuse: a file, or a folder with something else in it."""
     if folder.is_dir():
-        strangers = [
-            p.name for p in sorted(folder.iterdir()) if not re.match(r"arrays-|model\.json|\.model\.json", p.name)
-        ]
+        ours = re.compile(rf"{_ARRAYS.pattern}|\.?model\.json(\.\d+\.tmp)?")
+        strangers = [path.name for path in sorted(folder.iterdir()) if not ours.fullmatch(path.name)]
+        if (folder / MANIFEST).exists() and _read_json(folder / MANIFEST).get("format", FORMAT) != FORMAT:
+            strangers.append(MANIFEST)
         if strangers:
             raise ArtifactError(
                 f"save: {folder} holds other things ({strangers[0]}); choose a new folder for the model"
@@ -149,13 +165,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"load: {folder} is no model: it has no {MANIFEST} (a model is the folder `save` wrote)")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"load: {folder / MANIFEST} is damaged ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(f"load: {folder / MANIFEST} does not describe a {FORMAT}")
     schema = manifest.get("schema")
     if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
-        by = (manifest.get("versions") or {}).get("padim-jax", "unknown")
+        versions = manifest.get("versions")
+        by = versions.get("padim-jax") if isinstance(versions, dict) else "unknown"
         raise ArtifactError(
             f"load: {folder} has schema {schema!r}, this version reads up to {SCHEMA}; "
             f"it was written by padim-jax {by}: upgrade with pip install -U padim-jax"
@@ -219,6 +236,15 @@ def _restore(directory: Path, recorded: Mapping[str, Any]) -> dict[str, np.ndarr
             f"load: {directory} is damaged: {strange[0]} is {restored[strange[0]].dtype}, wanted float32"
         )
     return restored
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What ``path`` holds, or nothing where that is not a JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 Interpolation = Literal["bilinear", "bicubic"]
 Size = int | tuple[int, int]
@@ -17,8 +19,8 @@ class PadimConfig:
       n_channels: dimension d of the embedding; None takes the backbone's default.
       ridge: ε of Σ = S + ε I, in squared units of the embedding (section III-B; 0.01 there).
       seed: of the random channel selection (section III-C).
-      image_size: images are resized to this (height, width), or to a square, in pixels; the
-        aspect ratio is not kept.
+      image_size: images are resized to this (height, width), or to a square of this side, in
+        pixels; the aspect ratio is not kept. A square is stored as its side.
       crop_size: centred crop of the resized image, what the network sees, in pixels.
       sigma: standard deviation of the map's Gaussian blur, in pixels; 0 switches it off.
       taps: layers to embed; None takes the backbone's default.
@@ -38,11 +40,17 @@ class PadimConfig:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
+        for field in ("n_channels", "seed"):
+            if isinstance(getattr(self, field), np.integer):
+                object.__setattr__(self, field, int(getattr(self, field)))
         for field in ("image_size", "crop_size"):
-            object.__setattr__(self, field, _pair(field, getattr(self, field)))
+            height, width = _pair(field, getattr(self, field))
+            object.__setattr__(self, field, height if height == width else (height, width))
         for field in ("ridge", "sigma"):
             if _is_number(getattr(self, field)):
                 object.__setattr__(self, field, float(getattr(self, field)))
+        if isinstance(self.taps, str):
+            raise ValueError(f"PadimConfig: taps={self.taps!r}, wanted a tuple of names: ({self.taps!r},)")
         if self.taps is not None:
             object.__setattr__(self, "taps", tuple(self.taps))
         if self.n_channels is not None and (not _is_int(self.n_channels) or self.n_channels < 1):
@@ -54,8 +62,10 @@ class PadimConfig:
                 f"PadimConfig: ridge={self.ridge!r}, wanted a positive number: without it the covariance of "
                 "n ≤ d images has no inverse"
             )
-        if not _is_number(self.sigma) or self.sigma < 0:
-            raise ValueError(f"PadimConfig: sigma={self.sigma!r}, wanted a number of pixels, 0 or more")
+        if not _is_number(self.sigma) or not 0 <= self.sigma <= max(self.crop):
+            raise ValueError(
+                f"PadimConfig: sigma={self.sigma!r}, wanted a number of pixels from 0 to the crop's {max(self.crop)}"
+            )
         if self.interpolation not in get_args(Interpolation):
             raise ValueError(
                 f"PadimConfig: interpolation={self.interpolation!r}, wanted one of {', '.join(get_args(Interpolation))}"
@@ -88,17 +98,17 @@ def _short(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
-def _pair(field: str, size: object) -> tuple[int, int]:
-    pair = (size, size) if _is_int(size) else size
-    match pair:
-        case (int(height), int(width)) if height > 0 and width > 0:
-            return height, width
+def _pair(field: str, size: Any) -> tuple[int, int]:
+    pair = size if isinstance(size, tuple | list) else (size, size)
+    if len(pair) == 2 and all(_is_int(length) and length > 0 for length in pair):
+        return int(pair[0]), int(pair[1])
     raise ValueError(f"PadimConfig: {field}={size!r}, wanted a positive integer or a (height, width) pair")
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return number and math.isfinite(value)

@@ -46,7 +46,7 @@ def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
     """
     taps = backbone.spec.select(config.taps)
     total = sum(tap.channels for tap in taps)
-    wanted = min(backbone.spec.default_channels, total) if config.n_channels is None else config.n_channels
+    wanted = _n_channels(backbone.spec.name, total, config)
     if wanted > total:
         raise ValueError(
             f"n_channels={wanted} is more than the {total} channels of {backbone.spec.name} "
@@ -70,9 +70,11 @@ def check_embedding(embedding: Embedding, config: PadimConfig) -> None:
     channels = embedding.channels
     if embedding.taps != tuple(tap.name for tap in taps):
         raise ValueError(f"taps {embedding.taps} are not those of the settings")
-    if embedding.grid != _grid(taps, config):
+    if embedding.grid != _grid(taps, config) or not all(isinstance(length, int) for length in embedding.grid):
         raise ValueError(f"grid {embedding.grid} does not belong to crop_size={config.crop}")
-    if not channels or list(channels) != sorted({c for c in channels if isinstance(c, int) and 0 <= c < total}):
+    if len(channels) != _n_channels(embedding.backbone, total, config):
+        raise ValueError(f"{len(channels)} channels are not what n_channels={config.n_channels} asks for")
+    if list(channels) != sorted({c for c in channels if isinstance(c, int) and 0 <= c < total}):
         raise ValueError(f"channels must be increasing integers from 0 to {total - 1}")
 
 
@@ -95,6 +97,10 @@ def embed(backbone: Backbone, embedding: Embedding, images: UInt8[Array, "n heig
             parts.append(_upsample(activations[name][..., np.asarray(chosen)], embedding.grid))
     joined = jnp.concatenate(parts, axis=-1)  # (n, h, w, d)
     return joined.reshape(len(images), embedding.n_positions, -1).transpose(1, 0, 2)
+
+
+def _n_channels(backbone: str, total: int, config: PadimConfig) -> int:
+    return min(backbone_spec(backbone).default_channels, total) if config.n_channels is None else config.n_channels
 
 
 def _grid(taps: Sequence[Tap], config: PadimConfig) -> tuple[int, int]:

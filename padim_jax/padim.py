@@ -1,9 +1,10 @@
 """PaDiM as a trio of pure functions (init, update, finalize), and scoring with what they give."""
 
 import functools
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,14 @@ from padim_jax.config import PadimConfig, differences
 from padim_jax.embedding import Embedding, draw_embedding, embed
 from padim_jax.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
 
+T = TypeVar("T")
+
 # Where a choice of scoring path is not stated. On CPU at d = 100 one image takes 12 ms by the
 # product with the inverse factor and 100 ms by triangular solves.
 DEFAULT_SOLVER: Solver = "inverse-factor"
+
+# jaxlib's CPU client can hang when LAPACK calls of two programs run side by side (see gaussian._chunk)
+_lapack = threading.Lock()
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +73,9 @@ class Padim:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Scores:
-    """What the model says of n images; both in units of Mahalanobis distance, not squared, 0 or more.
+    """What the model says of n images; both in units of Mahalanobis distance, not squared.
+
+    They are 0 or more, but that bicubic interpolation undershoots beside steep edges of a map.
 
     Attributes:
       image_score: float32 (n,), the maximum of each map: whether.
@@ -128,7 +136,8 @@ def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
 def finalize(backbone: Backbone, moments: PadimMoments, *, solver: Solver = DEFAULT_SOLVER) -> Padim:
     """Turn moments into a model: ``Σ = C / (n - 1) + ε I`` and its Cholesky factor at every position.
 
-    Works for n ≤ d too, where ε alone makes Σ definite (PaDiM section III-B).
+    Works for n ≤ d too, where ε alone makes Σ definite (PaDiM section III-B). A program of your own must not
+    hold two of these, or two triangular-solve scores, side by side on CPU, where jaxlib can hang then.
 
     Args:
       backbone: the one given to :func:`init`.
@@ -144,7 +153,7 @@ def finalize(backbone: Backbone, moments: PadimMoments, *, solver: Solver = DEFA
     _check_solver("finalize", solver)
     _check_backbone("finalize", backbone, moments.embedding)
     _check_count(moments)
-    return _checked(_finalize(backbone, moments, solver))
+    return _checked(_alone(_finalize, backbone, moments, solver))
 
 
 def fit(
@@ -181,7 +190,7 @@ def fit(
         jax.block_until_ready(moments)  # one batch in flight: a fast reader must not queue up images
         moments = _update_donating(backbone, moments, images, jnp.arange(largest) < len(batch))
     _check_count(moments)
-    return _checked(_finalize_donating(backbone, moments, solver))
+    return _checked(_alone(_finalize_donating, backbone, moments, solver))
 
 
 def score(model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"]) -> Scores:
@@ -201,6 +210,8 @@ def score(model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"]) -
     _check_images("score", images, model.config)
     if len(images) == 0:
         return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)))
+    if isinstance(model.gaussian, Gaussian):
+        return _alone(_score, model, jnp.asarray(images))
     return _score(model, jnp.asarray(images))
 
 
@@ -214,7 +225,7 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
       ValueError: unknown solver.
     """
     _check_solver("with_solver", solver)
-    return replace(model, gaussian=_with_solver(model.gaussian, solver))
+    return replace(model, gaussian=_alone(_with_solver, model.gaussian, solver))
 
 
 def _update_pure(backbone: Backbone, state: PadimMoments, images: Array, valid: Array) -> PadimMoments:
@@ -258,9 +269,16 @@ def _score(model: Padim, images: Array) -> Scores:
     return Scores(image_score(maps), maps)
 
 
+def _alone(function: Callable[..., T], *arguments: object) -> T:
+    """``function(*arguments)``, waited for, while no other thread is in here."""
+    with _lapack:
+        return jax.block_until_ready(function(*arguments))
+
+
 def _check_images(call: str, images: Array | np.ndarray, config: PadimConfig) -> None:
-    if images.dtype != np.uint8:
-        raise TypeError(f"{call}: images must be uint8 RGB (0 to 255), got {images.dtype}; convert them first")
+    dtype = getattr(images, "dtype", type(images).__name__)
+    if dtype != np.uint8:
+        raise TypeError(f"{call}: images must be a uint8 array of RGB (0 to 255), got {dtype}; convert them first")
     if images.ndim != 4 or images.shape[1:] != (*config.crop, 3):
         wanted = ", ".join(map(str, ("n", *config.crop, 3)))
         smaller = images.ndim == 4 and any(a < b for a, b in zip(images.shape[1:3], config.crop, strict=True))

@@ -1,6 +1,7 @@
 """The trio init / update / finalize, and score, end to end on a small grid with real weights."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -143,6 +144,15 @@ def test_all_black_image_is_far_from_normal(small_model: padim.Padim) -> None:
     black = float(padim.score(small_model, np.zeros((1, *SMALL.crop, 3), np.uint8)).image_score[0])
     assert np.isfinite(black)
     assert black > normal
+
+
+def test_threads_may_solve_at_once(small_model: padim.Padim) -> None:
+    # jaxlib hangs on this unless the calls take turns; the pool would then never finish
+    model, test = padim.with_solver(small_model, "triangular-solve"), images(4, SMALL, seed=1)
+    wanted = padim.score(model, test).image_score
+    with ThreadPoolExecutor(2) as pool:
+        for scores in pool.map(lambda _: padim.score(model, test), range(20)):
+            np.testing.assert_allclose(scores.image_score, wanted, rtol=1e-6)
 
 
 def test_no_images_give_no_scores(small_model: padim.Padim) -> None:

@@ -30,7 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         parameters = flatten(convert(backbone, state_dict))
         write_atomically(options.destination, safetensors.numpy.save(parameters, metadata={"backbone": backbone}))
     except (ValueError, OSError) as error:
-        print(f"weights_conversion: error: {error}", file=sys.stderr)
+        first, *more = str(error).splitlines()
+        rest = f" … and {len(more)} more lines (convert() raises them all)" if more else ""
+        print(f"weights_conversion: error: {first}{rest}", file=sys.stderr)
         return 1
     count = sum(array.size for array in parameters.values())
     print(f"{options.destination}: {backbone}, {len(parameters)} arrays, {count:,} parameters")

@@ -1,5 +1,6 @@
 """Replace a file in one step."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,8 +16,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
+    with contextlib.suppress(OSError):  # the rename itself, where the file system can: it has happened either way
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

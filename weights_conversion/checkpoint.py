@@ -64,7 +64,7 @@ def read_checkpoint(path: str | os.PathLike[str], sha256: str | None = None) -> 
             return read_legacy(data)
         if data[8:9] == b"{":
             return _read_safetensors(data)
-    except MalformedFile as error:
+    except (ValueError, OverflowError, TypeError, MemoryError) as error:  # MalformedFile, and what NumPy makes of lies
         raise CheckpointError(f"read_checkpoint: {path} can't be used: {error}") from error
     raise CheckpointError(
         f"read_checkpoint: {path} ({len(data)} bytes) is neither a PyTorch file (.pth) nor a .safetensors file"

@@ -114,6 +114,11 @@ def _check(
             for name in present
             if np.shape(given[name]) != expected[name]
         ],
+        "not floating-point": [
+            f"{name} is {np.asarray(given[name]).dtype}"
+            for name in present
+            if not np.issubdtype(np.asarray(given[name]).dtype, np.floating)
+        ],
         "non-finite": [name for name in present if not np.isfinite(np.asarray(given[name], np.float64)).all()],
     }
     if any(faults.values()):

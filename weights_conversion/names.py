@@ -5,6 +5,7 @@ torchvision's ``resnet*``, ``wide_resnet50_2`` and ``efficientnet_b5``, and the
 lukemelas EfficientNet naming that the Lite0 weights carry.
 """
 
+import functools
 from dataclasses import dataclass
 
 from weights_conversion.architectures import ARCHITECTURES, EfficientNetShape, ResNetShape
@@ -43,7 +44,11 @@ class Table:
 
     def drops(self, name: str) -> bool:
         """Whether source entry ``name`` is one that a truncated, frozen network has no use for."""
-        return name.startswith(self.dropped_prefixes) or name.endswith(".num_batches_tracked")
+        return name.startswith(self.dropped_prefixes) or name in self._counters
+
+    @functools.cached_property
+    def _counters(self) -> frozenset[str]:
+        return frozenset(f"{row.norm}.num_batches_tracked" for row in self.rows)
 
 
 def table(backbone_name: str) -> Table:

@@ -15,8 +15,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +40,7 @@ _OPCODES = frozenset(
     "BINSTRING SHORT_BINSTRING EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM "
     "SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL REDUCE BUILD BINPERSID".split()
 )
+_MOST_COPIES = 8  # bytes of all tensors over bytes of the file; bfloat16 doubles, tied weights repeat
 _GLOBALS = frozenset(
     ["collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"]
     + [f"torch {name}" for name in DTYPES]
@@ -63,20 +63,20 @@ def item_size(dtype: str) -> int:
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class _StorageKind:
+# Tuples, because a pickle may set the state of anything that has any.
+
+
+class _StorageKind(NamedTuple):
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Storage:
+class _Storage(NamedTuple):
     key: str
     dtype: str
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
+class _Tensor(NamedTuple):
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
@@ -120,7 +120,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            case ("storage", _StorageKind(dtype), str(key), str(), int(size), *view) if size >= 0:
+            case ("storage", _StorageKind(dtype=dtype), str(key), str(), int(size), *view) if size >= 0:
                 if view and view[0] is not None:
                     raise MalformedFile("it stores views of storages, written before PyTorch 0.4")
                 return _Storage(key, dtype, size)
@@ -129,7 +129,8 @@ class _Unpickler(pickle.Unpickler):
 
 def _check_opcodes(stream: io.BytesIO) -> None:
     """Walk one pickle without executing it; leaves the stream after it."""
-    writes = 0
+    writes, before = 0, ""
+    tuples: set[int] = set()  # places in the memo that hold one
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name not in _OPCODES:
             raise MalformedFile(f"its pickle uses {opcode.name}, which a state dict does not need")
@@ -143,6 +144,13 @@ def _check_opcodes(stream: io.BytesIO) -> None:
         # the memo is an array: one far index would allocate gigabytes
         if opcode.name in ("BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > 2 * writes + 64:
             raise MalformedFile("its pickle addresses memory far beyond what it stores")
+        if opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            place = argument if isinstance(argument, int) else writes - 1
+            (tuples.add if before.startswith("TUPLE") else tuples.discard)(place)
+        # a tuple used twice inside another, again and again, takes exponential time to hash
+        if opcode.name in ("BINGET", "LONG_BINGET") and argument in tuples:
+            raise MalformedFile("its pickle uses a tuple twice, which a state dict never does")
+        before = opcode.name
 
 
 def _unpickle(stream: io.BytesIO) -> Any:
@@ -181,7 +189,7 @@ def read_zip(data: bytes) -> dict[str, np.ndarray]:
                 raise MalformedFile(f"storage {storage.key!r} is missing")
             return archive.read(name)  # zipfile checks the entry's CRC
 
-        return _arrays(_unpickle(io.BytesIO(archive.read(f"{root}data.pkl"))), storage_bytes)
+        return _arrays(_unpickle(io.BytesIO(archive.read(f"{root}data.pkl"))), len(data), storage_bytes)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, struct.error) as error:
         raise MalformedFile(f"its zip archive is damaged or cut short ({error})") from error
 
@@ -219,7 +227,7 @@ def read_legacy(data: bytes) -> dict[str, np.ndarray]:
         if position > len(view):
             raise MalformedFile("it is cut short")
         raw[key] = view[begin:position]
-    return _arrays(state_dict, lambda storage: raw[storage.key])
+    return _arrays(state_dict, len(data), lambda storage: raw[storage.key])
 
 
 def _storages(state_dict: Any) -> list[_Storage]:
@@ -229,23 +237,32 @@ def _storages(state_dict: Any) -> list[_Storage]:
 def _tensors(state_dict: Any) -> dict[str, _Tensor]:
     if not isinstance(state_dict, dict) or not state_dict:
         raise MalformedFile("it holds no state dict (a mapping of names to tensors)")
-    for name, tensor in state_dict.items():
+    # the method of dict itself: a pickle can put another on an OrderedDict
+    for name, tensor in dict.items(state_dict):
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
             raise MalformedFile(
-                f"it holds no state dict: entry {name!r} is no tensor (save the inner state dict alone)"
+                f"it holds no state dict: entry {str(name)[:60]!r} is no tensor (save the inner state dict alone)"
             )
-    return state_dict
+    return dict(dict.items(state_dict))
 
 
-def _arrays(state_dict: Any, storage_bytes: Callable[[_Storage], bytes | memoryview]) -> dict[str, np.ndarray]:
+def _arrays(
+    state_dict: Any, file_size: int, storage_bytes: Callable[[_Storage], bytes | memoryview]
+) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
+    total = 0
     for name, tensor in _tensors(state_dict).items():
         flat = decode(storage_bytes(tensor.storage), tensor.storage.dtype)
         if len(flat) != tensor.storage.size:
             raise MalformedFile(
                 f"storage of {name!r} holds {len(flat)} elements, its record says {tensor.storage.size}"
             )
+        if min((tensor.offset, *tensor.shape, *tensor.strides)) < 0:
+            raise MalformedFile(f"tensor {name!r} has a negative size, stride or offset")
         size = math.prod(tensor.shape)
+        total += size * flat.itemsize
+        if total > _MOST_COPIES * file_size:
+            raise MalformedFile("its tensors share storages so often that they would fill memory")
         last = tensor.offset + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
         # the first bound keeps views inside the storage, the second refuses expanded views that would fill memory
         if size and (last >= len(flat) or size > len(flat)):

@@ -60,7 +60,7 @@ def extract(
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(f"extract: images must be normalised float32, got {images.dtype}")
     names = tuple(tap.name for tap in backbone.spec.select(taps))
-    found = _extract(backbone, jnp.asarray(images), names)
+    found = _extract(backbone, jnp.asarray(images, jnp.float32), names)
     return {name: found[name] for name in names}  # jit sorts dictionaries by name
 
 
