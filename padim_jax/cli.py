@@ -1,14 +1,16 @@
 """The ``padim`` command. The only module that prints and exits."""
 
 import logging
+import os
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,13 +30,14 @@ from padim_jax.files import (
     ResultSpool,
     common_folder,
     fit_files,
+    heatmap_place,
     score_files,
     write_heatmap,
     write_scores,
 )
-from padim_jax.padim import Padim
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
+_MARKER = ".written-by-padim"  # in a folder of heat maps: it may be replaced
 _screen = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -170,15 +173,30 @@ def score_command(
     of an earlier run. All heat maps of a run share one colour scale. Files that can't be read are named, get no
     score, and make the exit code 1.
     """
-    if colour_range is not None and not colour_range[0] < colour_range[1]:
+    if colour_range is not None and not -inf < colour_range[0] < colour_range[1] < inf:
         raise click.UsageError(f"--colour-range {colour_range[0]:g} {colour_range[1]:g}: LOW must be below HIGH")
     found = find_images(paths, exclude=out)
+    if inside := [path for path in found.paths if os.path.abspath(path).startswith(os.path.abspath(out) + os.sep)]:
+        raise click.UsageError(f"--out {out} holds images to score ({inside[0]}); choose another folder")
+    pictures = out / "heatmaps"
+    if heatmaps and pictures.exists() and not (pictures / _MARKER).exists():
+        raise click.UsageError(f"{pictures} is there already and not ours to replace; choose another --out")
     _note_ignored(found)
     fitted = load(model)
     out.mkdir(parents=True, exist_ok=True)
     unreadable: list[UnreadableImage] = []
-    scored = _score_all(fitted, found.paths, out if heatmaps else None, batch_size, unreadable, colour_range)
-    write_scores(out / "scores.csv", scored)
+    with closing(ResultSpool(out)) as spool:
+        scored: list[tuple[Path, float]] = []
+        with _progress("score", len(found.paths)) as advance:
+            for item in score_files(
+                fitted, found.paths, batch_size=batch_size, unreadable=unreadable.append, advance=advance
+            ):
+                scored.append((item.path, item.score))
+                if heatmaps:
+                    spool.add(item)
+        write_scores(out / "scores.csv", scored)
+        if heatmaps and scored:
+            _draw(spool, pictures, common_folder(found.paths), colour_range or spool.scale(), len(scored))
     for error in unreadable:
         _say(f"not scored: {error.path}: {error.reason}")
     for path, value in sorted(scored, key=lambda row: -row[1])[:5]:
@@ -240,33 +258,21 @@ def demo_command(out: Path, batch_size: int) -> None:
     click.echo(f"{out}: model, and heat maps of best finds, missed defects and false alarms")
 
 
-def _score_all(
-    model: Padim,
-    paths: Sequence[Path],
-    out: Path | None,
-    batch_size: int,
-    unreadable: list[UnreadableImage],
-    colour_range: tuple[float, float] | None,
-) -> list[tuple[Path, float]]:
-    """Scores in order; with ``out``, heat maps below it too."""
-    rows: list[tuple[Path, float]] = []
-    with ExitStack() as stack:
-        spool = None if out is None else stack.enter_context(closing(ResultSpool(out)))
-        with _progress("score", len(paths)) as advance:
-            results = score_files(model, paths, batch_size=batch_size, unreadable=unreadable.append, advance=advance)
-            for item in results:
-                rows.append((item.path, item.score))
-                if spool is not None:
-                    spool.add(item)
-        if out is not None and spool is not None and rows:
-            scale, root = colour_range or spool.scale(), common_folder(paths)
-            shutil.rmtree(out / "heatmaps", ignore_errors=True)  # an earlier run's, on another scale
-            with _progress("heat maps", len(rows)) as advance:
-                for item in spool:
-                    place = item.path.absolute().relative_to(root)
-                    write_heatmap(out / "heatmaps" / place.with_name(f"{place.name}.png"), item, scale)
-                    advance(1)
-    return rows
+def _draw(spool: ResultSpool, folder: Path, root: Path, scale: tuple[float, float], count: int) -> None:
+    """Write all heat maps beside ``folder``, then put them in place of an earlier run's."""
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        fresh.mkdir()
+        (fresh / _MARKER).touch()
+        with _progress("heat maps", count) as advance:
+            for item in spool:
+                write_heatmap(fresh / heatmap_place(item.path, root), item, scale)
+                advance(1)
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 @contextmanager
@@ -317,7 +323,8 @@ def _note_ignored(found: FoundImages) -> None:
 
 
 def _say(text: str) -> None:
-    _screen.print(text, markup=False)
+    # a newline in a file name must not break the line
+    _screen.print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), markup=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -327,6 +334,9 @@ def main(arguments: list[str] | None = None) -> int:
     fail = partial(_fail, "--debug" in given)
     try:
         app.main(args=given, prog_name="padim", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        return WRONG_USE
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "padim"
         return fail(f"{command}: {error.format_message()} (see {command} --help)", WRONG_USE)
@@ -344,7 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _fail(debug: bool, message: str, code: int) -> int:
     if debug:
         traceback.print_exc()
-    first, *more = message.splitlines()
+    first, *more = message.split("\n  ")  # an error that lists entries indents them
     _say(f"padim: error: {first}" + (f" … and {len(more)} more lines (--debug shows them)" if more else ""))
     return code
 

@@ -1,6 +1,7 @@
 """Fit and score on files: the host loops between ``data`` and the jitted functions, with memory that stays flat."""
 
 import csv
+import hashlib
 import io
 import os
 import tempfile
@@ -17,6 +18,8 @@ from padim_jax.data import UnreadableImage, load_batches
 from padim_jax.overlay import picture
 from padim_jax.padim import Padim, fit, score
 from weights_conversion.atomic import write_atomically
+
+_LONGEST_NAME = 255  # bytes, of a file on the usual file systems
 
 Advance = Callable[[int], None]  # told how many more files are done
 
@@ -137,9 +140,6 @@ class ResultSpool:
             anomaly_map = np.frombuffer(self._file.read(4 * pixels), "<f4").reshape(height, width)
             yield ScoredImage(path, value, image, anomaly_map)
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def close(self) -> None:
         """Give the disk space back."""
         self._file.close()
@@ -147,4 +147,13 @@ class ResultSpool:
 
 def common_folder(paths: Sequence[Path]) -> Path:
     """Deepest folder that holds all ``paths``; results are laid out below it as their images are."""
-    return Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    return Path(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]))
+
+
+def heatmap_place(path: Path, root: Path) -> Path:
+    """Relative place of the heat map of image ``path`` below ``root``: its own, with ``.png`` added."""
+    place = Path(os.path.abspath(path)).relative_to(root)
+    name = f"{place.name}.png"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f"{hashlib.sha256(os.fsencode(place.name)).hexdigest()}.png"
+    return place.with_name(name)

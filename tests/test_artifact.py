@@ -109,9 +109,26 @@ def _swap_weights(saved: Path) -> None:
     (saved / "model.json").write_text(json.dumps(manifest))
 
 
+def _five_channels(saved: Path) -> None:
+    manifest = json.loads((saved / "model.json").read_text())
+    manifest["config"]["n_channels"] = 5
+    (saved / "model.json").write_text(json.dumps(manifest))
+
+
+def _grid_of_floats(saved: Path) -> None:
+    manifest = json.loads((saved / "model.json").read_text())
+    manifest["embedding"]["grid"] = [8.0, 12.0]
+    (saved / "model.json").write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
+        (_grid_of_floats, r"is damaged[\s\S]*grid"),
+        (lambda p: (p / "model.json").write_text("[" * 200_000), "is damaged"),
+        (lambda p: _edit(p, schema=2, versions="x"), "written by padim-jax unknown"),
+        (_five_channels, "12 channels are not what n_channels=5 asks for"),
+        (lambda p: _record(p, "backbone.stem", [1]), "is damaged|other weights"),
         (lambda p: shutil.rmtree(p), "there is no model at"),
         (lambda p: (p / "model.json").unlink(), r"is no model: it has no model\.json"),
         (lambda p: (p / "model.json").write_text('{"format": '), "is damaged"),
@@ -156,6 +173,14 @@ def test_never_writes_over_other_things(small_model: padim.Padim, tmp_path: Path
     (tmp_path / "photos" / "a.png").write_text("x")
     with pytest.raises(padim.ArtifactError, match=r"holds other things \(a\.png\)"):
         padim.save(small_model, tmp_path / "photos")
+    (tmp_path / "arrays").mkdir()
+    (tmp_path / "arrays" / "arrays-of-photos").mkdir()
+    with pytest.raises(padim.ArtifactError, match=r"holds other things \(arrays-of-photos\)"):
+        padim.save(small_model, tmp_path / "arrays")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "model.json").write_text('{"format": "layers-model"}')
+    with pytest.raises(padim.ArtifactError, match=r"holds other things \(model\.json\)"):
+        padim.save(small_model, tmp_path / "web")
     with pytest.raises(padim.ArtifactError, match="is a file"):
         padim.save(small_model, tmp_path / "photos" / "a.png")
 
@@ -173,6 +198,36 @@ def test_a_failed_save_leaves_the_old_model(
         padim.save(padim.with_solver(small_model, "triangular-solve"), saved)
     assert sorted(saved.rglob("*")) == before
     padim.load(saved)
+
+
+def test_an_interrupt_after_the_rename_leaves_the_new_model(
+    saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = artifact.write_atomically
+
+    def interrupted(path: Path, data: bytes) -> None:
+        write(path, data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifact, "write_atomically", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        padim.save(padim.with_solver(small_model, "triangular-solve"), saved)
+    assert hasattr(padim.load(saved).gaussian, "factor")
+    assert len(list(saved.iterdir())) == 2
+
+
+def test_loading_while_it_is_replaced(saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, seen = artifact._manifest, []
+
+    def replaced_after_reading(folder: Path) -> dict:
+        manifest = read(folder)
+        if not seen:
+            seen.append(True)
+            padim.save(padim.with_solver(small_model, "triangular-solve"), folder)
+        return manifest
+
+    monkeypatch.setattr(artifact, "_manifest", replaced_after_reading)
+    assert hasattr(padim.load(saved).gaussian, "factor")
 
 
 _KILLED = """

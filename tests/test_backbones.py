@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,6 +180,23 @@ def test_download_with_a_wrong_digest_is_not_kept(publisher: type[_Publisher], t
     with pytest.raises(DownloadError, match="what arrived has SHA-256"):
         padim.load_backbone("resnet18")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_stale_part_is_thrown_away(publisher: type[_Publisher], tmp_path: Path) -> None:
+    assert publisher.content
+    (tmp_path / "cache").mkdir()
+    spec = weights.backbone_spec("resnet18")
+    assert spec.download is not None
+    (tmp_path / "cache" / f"{spec.download.file_name}.part").write_bytes(b"of another file")
+    padim.load_backbone("resnet18")
+    assert publisher.requests == ["bytes=15-", None]
+
+
+def test_two_downloads_at_once(publisher: type[_Publisher], tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: padim.load_backbone("resnet18").weights_digest, range(2)))
+    assert found[0] == found[1]
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".pth"]
 
 
 def test_damaged_cache_is_refused(publisher: type[_Publisher], tmp_path: Path) -> None:

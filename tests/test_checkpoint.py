@@ -94,6 +94,7 @@ def _legacy_around(pickled: bytes) -> bytes:
         (b"\x80\x02]q\x00.", "no state dict"),
         (b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "entry 'a' is no tensor"),
         (b"\x80\x02}", "damaged"),
+        (b"\x80\x02}" + b"K\x01\x85q\x00" + b"h\x00h\x00\x86K\x01s.", "uses a tuple twice"),
         (b"", "damaged"),
     ],
 )
@@ -105,7 +106,15 @@ def test_hostile_pickles_are_refused(tmp_path: Path, pickled: bytes, words: str)
 
 @pytest.mark.parametrize(
     ("shape", "strides", "words"),
-    [((4,), (1,), "beyond"), ((10**6, 10**6), (0, 0), "beyond"), ((2,), (-1,), "malformed"), ((2, 2), (1,), "strides")],
+    [
+        ((0, 2**63), (1, 1), "can't be used"),
+        ((1,) * 70, (0,) * 70, "can't be used"),
+        ((1,), (2**63,), "can't be used"),
+        ((4,), (1,), "beyond"),
+        ((10**6, 10**6), (0, 0), "fill memory"),
+        ((2,), (-1,), "malformed"),
+        ((2, 2), (1,), "strides"),
+    ],
 )
 def test_views_outside_their_storage_are_refused(tmp_path: Path, shape, strides, words: str) -> None:
     _, storages = torch_files._pickle({"a": np.zeros(3, np.float32)}, legacy=False)
@@ -117,6 +126,36 @@ def test_views_outside_their_storage_are_refused(tmp_path: Path, shape, strides,
         torch_files._Pickler(stream, protocol=2).dump({"a": tensor_type()})
     (tmp_path / "x.pth").write_bytes(torch_files.zip_of(stream.getvalue(), storages))
     with pytest.raises(CheckpointError, match=words):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def _tensor_pickle(state: str = "") -> bytes:
+    """A tensor of 3 floats, and a BUILD opcode that would set its state."""
+    text = (
+        "80 02 7d 58 01000000 61 63" + b"torch._utils\n_rebuild_tensor_v2\n".hex() + "28 28 58 07000000" + b"storage".hex()
+        + "63" + b"torch\nFloatStorage\n".hex() + "58 01000000 30 58 03000000" + b"cpu".hex() + "4b 03 74 51"
+        + "4b 00 4b 03 85 4b 01 85 89 63" + b"collections\nOrderedDict\n".hex() + "29 52 74 52" + state + "73 2e"
+    )  # fmt: skip
+    return bytes.fromhex(text)
+
+
+def test_records_accept_no_state(tmp_path: Path) -> None:
+    storages = {"0": np.arange(3, dtype=np.float32)}
+    (tmp_path / "x.pth").write_bytes(torch_files.zip_of(_tensor_pickle(), storages))
+    np.testing.assert_array_equal(read_checkpoint(tmp_path / "x.pth")["a"], storages["0"])
+    # strides that reach backwards in memory, set behind the check's back: [storage, 2, (3,), (-1,)]
+    state = "5d 28 4b 00 4b 02 4b 03 85 4a ffffffff 85 65 62"
+    (tmp_path / "y.pth").write_bytes(torch_files.zip_of(_tensor_pickle(state), storages))
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(tmp_path / "y.pth")
+
+
+def test_aliases_do_not_fill_memory(tmp_path: Path) -> None:
+    one = np.zeros(1000, np.float32)
+    pickled, storages = torch_files._pickle(dict.fromkeys(map(str, range(40)), one), legacy=False)
+    shared = torch_files.zip_of(pickled, {"0": one, **dict.fromkeys(list(storages)[1:], one[:0])})
+    (tmp_path / "x.pth").write_bytes(shared)
+    with pytest.raises(CheckpointError, match=r"holds 0 elements|fill memory"):
         read_checkpoint(tmp_path / "x.pth")
 
 
@@ -201,6 +240,11 @@ def test_shell_refuses_and_writes_nothing(tmp_path: Path) -> None:
     assert "getpid" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
+    other = str(weights_module._embedded_file())
+    wrong = [*command[:3], other, *command[4:], "--backbone", "resnet18"]
+    done = subprocess.run(wrong, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "more lines" in done.stderr
     assert subprocess.run([*command[:-1], "out.npz"], capture_output=True, check=False).returncode == 2
 
 

@@ -49,7 +49,7 @@ def test_fit_then_score(model_dir: Path, good_dir: Path, tmp_path: Path, capsys:
     )
     assert pictures == sorted(f"{path.relative_to(good_dir)}.png" for path in files)
     assert "6 scored, 0 unreadable" in out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["heatmaps", "scores.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["heatmaps", "scores.csv"]  # no leftovers
 
 
 def test_fit_says_what_it_did(good_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +96,47 @@ def test_heatmaps_of_an_earlier_run_are_replaced(
     assert run(capsys, "score", model_dir, good_dir, "--out", tmp_path / "out")[0] == 0
     assert run(capsys, "score", model_dir, good_dir / "part1.png", "--out", tmp_path / "out")[0] == 0
     assert [path.name for path in (tmp_path / "out" / "heatmaps").rglob("*.png")] == ["part1.png.png"]
+
+
+def test_a_foreign_heatmaps_folder_is_left_alone(
+    model_dir: Path, good_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = tmp_path / "out" / "heatmaps" / "precious.png"
+    precious.parent.mkdir(parents=True)
+    precious.write_bytes((good_dir / "part0.png").read_bytes())
+    code, _, err = run(capsys, "score", model_dir, good_dir, "--out", tmp_path / "out")
+    assert (code, "not ours to replace" in err) == (2, True)
+    code, _, err = run(capsys, "score", model_dir, precious.parent, "--out", tmp_path / "out")
+    assert (code, "holds images to score" in err) == (2, True)
+    assert precious.exists()
+
+
+def test_paths_with_dots_stay_inside(
+    model_dir: Path, good_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "er")
+    code, out, _ = run(capsys, "score", model_dir, "../../good", good_dir / ".." / "good", "--out", "res")
+    assert (code, "6 scored" in out) == (0, True)
+    assert len(list(Path("res").rglob("*.png"))) == len(list(tmp_path.rglob("*.png.png"))) == 6
+
+
+def test_names_too_long_for_a_picture(
+    model_dir: Path, good_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (good_dir / "part0.png").rename(good_dir / f"{'n' * 248}.png")
+    assert run(capsys, "score", model_dir, good_dir, "--out", tmp_path / "out")[0] == 0
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 6
+
+
+def test_a_newline_in_a_name_stays_in_its_line(
+    model_dir: Path, good_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (good_dir / "two\nlines.png").write_text("no image")
+    _, _, err = run(capsys, "score", model_dir, good_dir, "--out", tmp_path / "out")
+    assert "two\\nlines.png: no image" in err
+    code, _, err = run(capsys, "fit", good_dir, "--out", tmp_path / "m", *SIZES)
+    assert (code, "two\\nlines.png: no image" in err) == (1, True)
 
 
 def test_results_inside_the_images_folder_are_not_scored(
@@ -233,6 +274,10 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--version")
     assert code == 0
     assert re.match(r"padim, version \d+\.\d+\.\d+", out)
+    code, bare, _ = run(capsys)
+    code_of_help, out, _ = run(capsys, "--help")
+    assert (code, code_of_help, bare) == (2, 0, out)
+    assert "padim score MODEL PATH..." in out
     for command in ([], ["fit"], ["score"], ["demo"]):
         code, out, _ = run(capsys, *command, "--help")
         assert code == 0

@@ -47,6 +47,16 @@ def test_all_faults_come_in_one_error() -> None:
     assert "stranger.weight" in str(caught.value)
 
 
+def test_integers_and_stray_counters_are_refused() -> None:
+    state = random_state_dict("resnet18")
+    state["conv1.weight"] = state["conv1.weight"].astype(np.int8)
+    state["stray.num_batches_tracked"] = np.array(1)
+    with pytest.raises(ConversionError) as caught:
+        convert("resnet18", state)
+    assert caught.value.faults["not floating-point"] == ["conv1.weight is int8"]
+    assert caught.value.faults["left-over"] == ["stray.num_batches_tracked"]
+
+
 def test_negative_variance_is_an_error() -> None:
     state = random_state_dict("resnet18")
     state["bn1.running_var"][0] = -1

@@ -10,6 +10,7 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax.data import UnreadableImage, find_images, load_batches, read_image
+from padim_jax.data.folder import describe
 
 CONFIG = padim.PadimConfig(image_size=(40, 56), crop_size=(32, 48))
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
@@ -34,7 +35,8 @@ def test_finds_recursively_in_sorted_order(tmp_path: Path) -> None:
     assert [str(path.relative_to(tmp_path)) for path in found.paths] == [
         "a.png", "b/1.JPG", "b/2.png", "c/deep/x.tif", "z.bmp",
     ]  # fmt: skip
-    assert dict(found.ignored) == {".txt": 1, "hidden": 1, "": 1}
+    assert dict(found.ignored) == {".txt": 1, "hidden": 1, "": 1, "linked folder": 1}
+    assert describe(found.ignored) == "1 without suffix, 1 .txt, 1 hidden, 1 linked folder"
 
 
 def test_files_count_once_and_outright_names_are_taken(tmp_path: Path) -> None:
@@ -43,6 +45,17 @@ def test_files_count_once_and_outright_names_are_taken(tmp_path: Path) -> None:
     assert find_images([a, tmp_path, odd, a]).paths == (a, odd)
     write(tmp_path, "out/heatmaps/a.png", b"")
     assert find_images([tmp_path], exclude=tmp_path / "out").paths == (a,)
+
+
+def test_paths_with_dots_count_once(tmp_path: Path) -> None:
+    write(tmp_path, "good/a.png", b"")
+    (tmp_path / "x").mkdir()
+    assert len(find_images([tmp_path / "good", tmp_path / "x" / ".." / "good"]).paths) == 1
+
+
+def test_eight_bit_ppm_is_taken(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.ppm", Image.fromarray(PIXELS))
+    np.testing.assert_array_equal(read_image(path, CONFIG), CROPPED)
 
 
 def test_nothing_found(tmp_path: Path) -> None:
@@ -131,6 +144,9 @@ def _sixteen_bit_grey(folder: Path) -> Path:
         (_truncated, "truncated"),
         (_deep_colour_png, "more than 8 bits a channel, which would be clipped"),
         (_sixteen_bit_grey, "more than 8 bits a channel"),
+        (lambda t: write(t, "a.ppm", b"P6 56 40 65535\n" + bytes(56 * 40 * 6)), "more than 8 bits a channel"),
+        (lambda t: write(t, "a.ppm", b"P6 56 40 1023\n" + bytes(56 * 40 * 6)), "more than 8 bits a channel"),
+        (lambda t: write(t, "a.png", b"\x01\xda\x00\x02" + bytes(600)), "no image"),  # SGI, whose depth can't be told
         (_float, "more than 8 bits a channel"),
         (_transparent, "transparent pixels"),
         (_animated, "several frames"),

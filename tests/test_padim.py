@@ -175,8 +175,9 @@ def test_defaults_are_the_papers(lite0: padim.Backbone) -> None:
         (lambda b, m: padim.fit(b, [images(1, SMALL)], SMALL), ValueError, r"1 images give no covariance \(its divisor is n - 1\)"),
         (lambda b, m: padim.fit(b, [], SMALL), ValueError, "0 images give no covariance"),
         (lambda b, m: padim.finalize(b, padim.init(b, SMALL)), ValueError, "fit on 2 or more"),
-        (lambda b, m: padim.score(m, images(1, SMALL).astype(np.float32)), TypeError, "score: images must be uint8.*float32"),
+        (lambda b, m: padim.score(m, images(1, SMALL).astype(np.float32)), TypeError, "score: images must be a uint8 array.*float32"),
         (lambda b, m: padim.score(m, np.full((1, 32, 48, 3), np.nan)), TypeError, "uint8"),
+        (lambda b, m: padim.score(m, [[[1]]]), TypeError, "got list"),
         (lambda b, m: padim.score(m, images(1, SMALL)[:, :20]), ValueError, r"smaller than the crop: \(1, 20, 48, 3\), wanted \(n, 32, 48, 3\)"),
         (lambda b, m: padim.score(m, np.zeros((32, 48, 3), np.uint8)), ValueError, r"wanted \(n, 32, 48, 3\)"),
         (lambda b, m: padim.fit(b, [np.zeros((2, 3, 32, 48), np.uint8)], SMALL), ValueError, "fit: images are"),
@@ -208,6 +209,9 @@ def test_positions_that_cannot_be_factored_are_named(lite0: padim.Backbone) -> N
         ({"ridge": 0}, "ridge=0.0, wanted a positive number"),
         ({"ridge": float("nan")}, "ridge=nan"),
         ({"sigma": -1}, "sigma=-1.0, wanted a number of pixels"),
+        ({"sigma": 1e6}, "sigma=1000000.0, wanted a number of pixels from 0 to the crop's 224"),
+        ({"taps": "block2"}, r"taps='block2', wanted a tuple of names: \('block2',\)"),
+        ({"image_size": (True, True)}, r"image_size=\(True, True\)"),
         ({"seed": -1}, "seed=-1"),
         ({"image_size": 128}, r"image_size=\(128, 128\) is smaller than crop_size=\(224, 224\)"),
         ({"crop_size": (0, 5)}, "crop_size=\\(0, 5\\), wanted a positive integer or a"),
@@ -217,6 +221,16 @@ def test_positions_that_cannot_be_factored_are_named(lite0: padim.Backbone) -> N
 def test_wrong_settings(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         padim.PadimConfig(**settings)
+
+
+def test_settings_are_normalised() -> None:
+    numpy: Any = {"crop_size": np.int64(224), "ridge": np.float32(0.25), "seed": np.int32(3)}
+    a = padim.PadimConfig(image_size=(256, 256), sigma=4, **numpy)
+    b = padim.PadimConfig(image_size=256, crop_size=224, sigma=4.0, ridge=0.25, seed=3)
+    assert a == b
+    assert hash(a) == hash(b)
+    assert (b.image_size, b.crop_size, b.image, b.crop) == (256, 224, (256, 256), (224, 224))
+    assert padim.PadimConfig(image_size=(300, 400)).image_size == (300, 400)
 
 
 def test_float64_moments_agree(lite0: padim.Backbone) -> None:

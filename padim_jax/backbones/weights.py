@@ -100,15 +100,21 @@ def _cached_download(spec: BackboneSpec, progress: Progress | None) -> Path:
     target = cache_folder() / spec.download.file_name
     if target.exists():
         return target
+    partial = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.part")
+        resumed = partial.exists()
         found = _fetch(spec.download.url, partial, progress)
+        if resumed and not found.startswith(spec.download.sha256):  # what lay there was no beginning of this file
+            partial.unlink()
+            found = _fetch(spec.download.url, partial, progress)
         if not found.startswith(spec.download.sha256):
             partial.unlink()
             raise DownloadError(f"what arrived has SHA-256 {found}")
         partial.replace(target)
     except (OSError, http.client.HTTPException) as error:
+        if target.exists():  # another process was faster
+            return target
         raise DownloadError(
             f"load_backbone({spec.name!r}): can't download {spec.download.url} ({error}). Without a connection, put "
             f"that file, whose SHA-256 begins with {spec.download.sha256}, at {target}, or pass weights=<file>"
@@ -117,30 +123,34 @@ def _cached_download(spec: BackboneSpec, progress: Progress | None) -> Path:
 
 
 def _fetch(url: str, partial: Path, progress: Progress | None) -> str:
-    """Download ``url`` to ``partial``, going on where an earlier try stopped; SHA-256 of the whole file."""
-    digest = hashlib.sha256()
-    start = 0
-    if partial.exists():
-        digest.update(partial.read_bytes())
-        start = partial.stat().st_size
+    """Download ``url`` to ``partial``, going on where an earlier try stopped; SHA-256 of the whole file.
+
+    Every byte is written at its own place and the digest taken from the disk, so two processes at it do no harm.
+    """
+    partial.touch()
+    start = partial.stat().st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # nothing is left to send
-            return digest.hexdigest()
+            return _digest_of(partial)
         raise
-    with response, partial.open("ab") as stream:
-        if start and response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server sends it all again
-            stream.truncate(0)
-            digest, start = hashlib.sha256(), 0
+    with response, partial.open("r+b") as stream:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server sends it all
+            start = 0
+        stream.seek(start)
         total = start + int(response.headers.get("Content-Length") or 0)
         while block := response.read(1 << 20):
             stream.write(block)
-            digest.update(block)
             start += len(block)
             if progress is not None:
                 progress(partial.name.removesuffix(".part"), start, total)
-    if total and start < total:
+    if start < total:
         raise ConnectionError(f"the connection closed after {start} of {total} bytes; try again to go on from there")
-    return digest.hexdigest()
+    return _digest_of(partial)
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from padim_jax.config import PadimConfig
 
 SUFFIXES = frozenset(".png .jpg .jpeg .bmp .tif .tiff .webp .ppm .pgm .gif".split())
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # the ones whose depth we can tell
 
 
 class UnreadableImage(ValueError):
@@ -33,7 +34,7 @@ class FoundImages:
 
     Attributes:
       paths: image files, each once, sorted within each argument.
-      ignored: how many other files were passed over, by suffix ("" for none, "hidden" for dot files).
+      ignored: how many other files were passed over, by suffix ("" for none), hidden ones, linked folders.
     """
 
     paths: tuple[Path, ...]
@@ -62,15 +63,17 @@ def find_images(arguments: Iterable[str | os.PathLike[str]], exclude: Path | Non
         if not argument.exists():
             raise FileNotFoundError(f"there is no file or folder {argument}")
         if not argument.is_dir():
-            paths.setdefault(argument.absolute(), argument)
+            paths.setdefault(Path(os.path.abspath(argument)), argument)
             continue
         for path in _walk(argument, excluded):
-            if path.name.startswith("."):
+            if path.is_dir():
+                ignored["linked folder"] += 1
+            elif path.name.startswith("."):
                 ignored["hidden"] += 1
             elif path.suffix.lower() not in SUFFIXES:
                 ignored[path.suffix.lower()] += 1
             else:
-                paths.setdefault(path.absolute(), path)
+                paths.setdefault(Path(os.path.abspath(path)), path)
     if not paths:
         where = ", ".join(map(str, arguments))
         what = f"only {describe(ignored)}" if ignored else "no files at all"
@@ -94,7 +97,7 @@ def read_image(path: Path, config: PadimConfig) -> UInt8[np.ndarray, "height wid
         transparent pixels, several frames, or smaller than the crop.
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=_FORMATS) as opened:
             _check_depth(path, opened)
             if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":  # MPO: a JPEG with a preview
                 raise UnreadableImage(path, "it holds several frames or pages; save the one to inspect by itself")
@@ -164,17 +167,21 @@ def load_batches(
 def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:
     entries = sorted(folder.iterdir(), key=lambda path: path.name)
     for path in entries:
-        if path.is_dir():
-            if not path.is_symlink() and path.resolve() != excluded:
-                yield from _walk(path, excluded)
-        else:
+        if not path.is_dir() or path.is_symlink():
             yield path
+        elif path.resolve() != excluded:
+            yield from _walk(path, excluded)
 
 
 def _check_depth(path: Path, image: Image.Image) -> None:
-    # Pillow opens 16-bit colour as mode "RGB" and drops the low byte; only the tile's raw mode tells
-    raw = " ".join(str(tile[3]) for tile in getattr(image, "tile", []))
-    if image.mode in ("I", "F") or image.mode.startswith("I;") or re.search(r";(12|16|32|64)", raw):
+    # Pillow opens 16-bit colour as mode "RGB" and drops the low byte; only the tile's arguments tell:
+    # its raw mode, and for PPM the largest value
+    tiles = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in getattr(image, "tile", [])]
+    raw = " ".join(str(argument) for arguments in tiles for argument in arguments)
+    deep = image.format == "PPM" and any(
+        isinstance(argument, int) and argument > 255 for arguments in tiles for argument in arguments
+    )
+    if deep or image.mode in ("I", "F") or image.mode.startswith("I;") or re.search(r";(12|16|32|64)", raw):
         raise UnreadableImage(path, "it has more than 8 bits a channel, which would be clipped; convert it to 8 bits")
 
 
