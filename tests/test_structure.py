@@ -35,6 +35,7 @@ ROOMS = [
     "padim_jax.padim",
     "padim_jax.artifact",
     "padim_jax.data.folder",
+    "padim_jax.data.image_folder_ad",
     "padim_jax.data",
     "padim_jax.overlay",
     "padim_jax.files",

@@ -1,5 +1,6 @@
 """Image files and folders of them: found in a fixed order, read strictly, decoded ahead of the device."""
 
+import io
 import os
 import re
 from collections import Counter, deque
@@ -8,12 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from padim_jax.config import PadimConfig
+
+Item = TypeVar("Item")
 
 SUFFIXES = frozenset(".png .jpg .jpeg .bmp .tif .tiff .webp .ppm .pgm .gif".split())
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # the ones whose depth we can tell
@@ -86,18 +90,23 @@ def describe(ignored: Counter[str]) -> str:
     return ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(ignored.items()))
 
 
-def read_image(path: Path, config: PadimConfig) -> UInt8[np.ndarray, "height width 3"]:
+def read_image(path: Path, config: PadimConfig, content: bytes | None = None) -> UInt8[np.ndarray, "height width 3"]:
     """Read an image as the network will see it: upright, RGB, resized to ``image_size``, cropped to ``crop_size``.
 
     8-bit grey, RGB, palette and CMYK are taken, and an alpha channel that is opaque throughout;
     EXIF orientation is applied; resizing averages where it shrinks (Pillow's filters).
+
+    Args:
+      path: the file.
+      config: sizes and interpolation.
+      content: the file's bytes, where they don't lie at ``path``.
 
     Raises:
       UnreadableImage: damaged or no image, more than 8 bits a channel (which would have to be clipped),
         transparent pixels, several frames, or smaller than the crop.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as opened:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as opened:
             _check_depth(path, opened)
             if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":  # MPO: a JPEG with a preview
                 raise UnreadableImage(path, "it holds several frames or pages; save the one to inspect by itself")
@@ -122,39 +131,41 @@ def read_image(path: Path, config: PadimConfig) -> UInt8[np.ndarray, "height wid
 
 
 def load_batches(
-    paths: Sequence[Path],
+    items: Sequence[Item],
     config: PadimConfig,
     batch_size: int,
     unreadable: Callable[[UnreadableImage], None],
-) -> Iterator[tuple[list[Path], UInt8[np.ndarray, "n height width 3"]]]:
+    read: Callable[[Item, PadimConfig], np.ndarray] = read_image,
+) -> Iterator[tuple[list[Item], UInt8[np.ndarray, "n height width 3"]]]:
     """Read images in order, in threads that stay two batches ahead of the caller.
 
     Args:
-      paths: files to read.
+      items: files to read, or whatever ``read`` takes.
       config: sizes and interpolation.
       batch_size: images a batch; only the last is smaller.
       unreadable: called with each file that can't be read, in order; may raise to stop.
+      read: gives the image of one item; called in several threads.
 
     Yields:
-      The paths of a batch, and its images.
+      The items of a batch, and its images.
     """
-    remaining = iter(paths)
+    remaining = iter(items)
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
     try:
-        pending: deque[tuple[Path, Future[np.ndarray]]] = deque()
+        pending: deque[tuple[Item, Future[np.ndarray]]] = deque()
 
         def submit(count: int) -> None:
-            pending.extend((path, pool.submit(read_image, path, config)) for path in islice(remaining, count))
+            pending.extend((item, pool.submit(read, item, config)) for item in islice(remaining, count))
 
         submit(3 * batch_size)
-        names: list[Path] = []
+        names: list[Item] = []
         images: list[np.ndarray] = []
         while pending:
-            path, future = pending.popleft()
+            item, future = pending.popleft()
             submit(1)
             try:
                 images.append(future.result())
-                names.append(path)
+                names.append(item)
             except UnreadableImage as error:
                 unreadable(error)
             if images and (len(images) == batch_size or not pending):
