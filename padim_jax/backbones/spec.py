@@ -82,7 +82,7 @@ def _spec(name: str, default_taps: tuple[str, ...], default_channels: int, file_
     taps = _resnet_taps(shape) if isinstance(shape, ResNetShape) else _efficientnet_taps(shape)
     download = _torchvision(file_name)
     return BackboneSpec(
-        name, taps, default_taps, default_channels, IMAGENET_MEAN, IMAGENET_STD, download, "BSD-3-Clause (torchvision)"
+        name, taps, default_taps, default_channels, IMAGENET_MEAN, IMAGENET_STD, download, "BSD-3-Clause"
     )
 
 
