@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import padim_jax
+from padim_jax.backbones import BackboneSpec
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("padim_jax/**/*.py"), *ROOT.glob("weights_conversion/*.py")])
@@ -91,7 +92,7 @@ def test_only_the_command_prints_and_exits() -> None:
 
 
 @pytest.mark.parametrize("spec", padim_jax.BACKBONES.values(), ids=lambda spec: spec.name)
-def test_readme_tells_the_truth_about_backbones(spec: padim_jax.backbones.BackboneSpec) -> None:
+def test_readme_tells_the_truth_about_backbones(spec: BackboneSpec) -> None:
     (row,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{spec.name}`")]
     channels = sum(tap.channels for tap in spec.select(None))
     numbers = ", ".join(name.removeprefix("layer").removeprefix("block") for name in spec.default_taps)
