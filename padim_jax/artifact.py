@@ -79,7 +79,8 @@ def save(model: Padim, path: str | os.PathLike[str]) -> None:
     finally:
         # what the manifest does not name is of no use: the old arrays, or the new ones if it was not reached
         named = _read_json(folder / MANIFEST).get("directory")
-        for path in folder.iterdir():
+        sure = named is not None or not (folder / MANIFEST).exists()
+        for path in folder.iterdir() if sure else ():
             if _ARRAYS.fullmatch(path.name) and path.name != named and (path.name in old or directory in path.name):
                 shutil.rmtree(path, ignore_errors=True)
 
