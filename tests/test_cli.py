@@ -225,7 +225,7 @@ def _lite0_file() -> str:
         (2, lambda t, g: ["score", t], "Missing argument 'PATHS...'"),
         (2, lambda t, g: ["score", t, g, "--colour-range", 5, 1], "LOW must be below HIGH"),
         (2, lambda t, g: ["paint"], "No such command 'paint'"),
-        (2, lambda t, g: ["fit", g, "--unknown"], "No such option '?--unknown"),
+        (2, lambda t, g: ["fit", g, "--unknown"], "No such option:? '?--unknown"),
     ],
 )  # fmt: skip
 def test_wrong_input_takes_one_line(
