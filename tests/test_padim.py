@@ -2,6 +2,7 @@
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -231,6 +232,16 @@ def test_settings_are_normalised() -> None:
     assert hash(a) == hash(b)
     assert (b.image_size, b.crop_size, b.image, b.crop) == (256, 224, (256, 256), (224, 224))
     assert padim.PadimConfig(image_size=(300, 400)).image_size == (300, 400)
+
+
+def test_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    example = readme.split("## From Python")[1].split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(example, found)
+    assert found["scores"].anomaly_map.shape == (4, 224, 224)
+    assert found["model"].config == padim.PadimConfig()
 
 
 def test_float64_moments_agree(lite0: padim.Backbone) -> None:
