@@ -1,6 +1,5 @@
 """PaDiM as a trio of pure functions (init, update, finalize), and scoring with what they give."""
 
-import functools
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -153,7 +152,7 @@ def finalize(backbone: Backbone, moments: PadimMoments, *, solver: Solver = DEFA
     _check_solver("finalize", solver)
     _check_backbone("finalize", backbone, moments.embedding)
     _check_count(moments)
-    return _checked(_alone(_finalize, backbone, moments, solver))
+    return _finalized(backbone, moments, solver, donate=False)
 
 
 def fit(
@@ -190,7 +189,7 @@ def fit(
         jax.block_until_ready(moments)  # one batch in flight: a fast reader must not queue up images
         moments = _update_donating(backbone, moments, images, jnp.arange(largest) < len(batch))
     _check_count(moments)
-    return _checked(_alone(_finalize_donating, backbone, moments, solver))
+    return _finalized(backbone, moments, solver, donate=True)
 
 
 def score(model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"]) -> Scores:
@@ -232,28 +231,25 @@ def _update_pure(backbone: Backbone, state: PadimMoments, images: Array, valid: 
     return replace(state, moments=gaussian.update(state.moments, embed(backbone, state.embedding, images), valid))
 
 
-def _finalize_pure(backbone: Backbone, state: PadimMoments, solver: Solver) -> Padim:
-    fitted = gaussian.finalize(state.moments, state.config.ridge, solver)
-    return Padim(backbone, fitted, state.count, state.config, state.embedding)
+def _factor_pure(
+    scatter: Array, mean: Array, count: Array, ridge: float, solver: Solver
+) -> Gaussian | WhitenedGaussian:
+    return gaussian.finalize(Moments(count, mean, scatter), ridge, solver)
 
 
 _update = jax.jit(_update_pure)
 _update_donating = jax.jit(_update_pure, donate_argnames="state")
-_finalize = jax.jit(_finalize_pure, static_argnames="solver")
+_factor = jax.jit(_factor_pure, static_argnames=("ridge", "solver"))
+_factor_donating = jax.jit(_factor_pure, static_argnames=("ridge", "solver"), donate_argnames="scatter")
 _is_finite = jax.jit(gaussian.is_finite)
 _with_solver = jax.jit(gaussian.with_solver, static_argnames="solver")
 
 
-def _finalize_donating(backbone: Backbone, state: PadimMoments, solver: Solver) -> Padim:
-    factored = _factor_donating(state.moments.scatter, state.moments.mean, state.count, state.config.ridge, solver)
-    return Padim(backbone, factored, state.count, state.config, state.embedding)
-
-
-@functools.partial(jax.jit, static_argnames=("ridge", "solver"), donate_argnames="scatter")
-def _factor_donating(
-    scatter: Array, mean: Array, count: Array, ridge: float, solver: Solver
-) -> Gaussian | WhitenedGaussian:
-    return gaussian.finalize(Moments(count, mean, scatter), ridge, solver)
+def _finalized(backbone: Backbone, state: PadimMoments, solver: Solver, *, donate: bool) -> Padim:
+    inner, config = state.moments, state.config
+    factor = _factor_donating if donate else _factor
+    fitted = _alone(factor, inner.scatter, inner.mean, inner.count, config.ridge, solver)
+    return _checked(Padim(backbone, fitted, state.count, config, state.embedding))
 
 
 @jax.jit
