@@ -231,15 +231,13 @@ def demo_command(out: Path, batch_size: int) -> None:
         model, _ = fit_files(network, split.fit, config, batch_size=batch_size, advance=advance)
     save(model, out / "model")
 
-    def stop(error: UnreadableImage) -> None:
-        raise error
-
     paths = [*split.good, *split.defective]
+    scores: dict[Path, float] = {}
     with closing(ResultSpool(out)) as spool:
         with _progress("score", len(paths)) as advance:
-            for item in score_files(model, paths, batch_size=batch_size, unreadable=stop, advance=advance):
+            for item in score_files(model, paths, batch_size=batch_size, advance=advance):
+                scores[item.path] = item.score
                 spool.add(item)
-        scores = {item.path: item.score for item in spool}
         auroc = roc_auc_score([path in split.defective for path in scores], list(scores.values()))
         falling = sorted(scores, key=lambda path: -scores[path])
         kinds = {

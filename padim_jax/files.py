@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
-from padim_jax.data import UnreadableImage, load_batches
+from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.overlay import picture
 from padim_jax.padim import Padim, fit, score
 from weights_conversion.atomic import write_atomically
@@ -70,7 +70,7 @@ def score_files(
     paths: Sequence[Path],
     *,
     batch_size: int,
-    unreadable: Callable[[UnreadableImage], None],
+    unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
     advance: Advance = lambda count: None,
 ) -> Iterator[ScoredImage]:
     """Score image files in order; files that can't be read go to ``unreadable`` and get no score.

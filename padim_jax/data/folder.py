@@ -130,11 +130,16 @@ def read_image(path: Path, config: PadimConfig, content: bytes | None = None) ->
     return np.asarray(resized.crop((left, top, left + width, top + height)))
 
 
+def stop_at_unreadable(error: UnreadableImage) -> None:
+    """Raise ``error``: what to do with the first file that can't be read, unless told otherwise."""
+    raise error
+
+
 def load_batches(
     items: Sequence[Item],
     config: PadimConfig,
     batch_size: int,
-    unreadable: Callable[[UnreadableImage], None],
+    unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
     read: Callable[[Item, PadimConfig], np.ndarray] = read_image,
 ) -> Iterator[tuple[list[Item], UInt8[np.ndarray, "n height width 3"]]]:
     """Read images in order, in threads that stay two batches ahead of the caller.
@@ -188,10 +193,9 @@ def _check_depth(path: Path, image: Image.Image) -> None:
     # Pillow opens 16-bit colour as mode "RGB" and drops the low byte; only the tile's arguments tell:
     # its raw mode, and for PPM the largest value
     tiles = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in getattr(image, "tile", [])]
-    raw = " ".join(str(argument) for arguments in tiles for argument in arguments)
-    deep = image.format == "PPM" and any(
-        isinstance(argument, int) and argument > 255 for arguments in tiles for argument in arguments
-    )
+    arguments = [argument for tile in tiles for argument in tile]
+    raw = " ".join(map(str, arguments))
+    deep = image.format == "PPM" and any(isinstance(argument, int) and argument > 255 for argument in arguments)
     if deep or image.mode in ("I", "F") or image.mode.startswith("I;") or re.search(r";(12|16|32|64)", raw):
         raise UnreadableImage(path, "it has more than 8 bits a channel, which would be clipped; convert it to 8 bits")
 

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from padim_jax.config import PadimConfig
-from padim_jax.data.folder import UnreadableImage, find_images, load_batches, read_image
+from padim_jax.data.folder import find_images, load_batches, read_image
 
 GOOD = "good"
 RAW = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
@@ -104,10 +104,7 @@ def load_examples(
         example = source[index]
         return read_image(Path(example["file_name"].decode()), config, example["image"])
 
-    def stop(error: UnreadableImage) -> None:
-        raise error
-
-    for _, images in load_batches(range(len(source)), config, batch_size, stop, read):
+    for _, images in load_batches(range(len(source)), config, batch_size, read=read):
         yield images
 
 
