@@ -30,7 +30,7 @@ from padim_jax.padim import Padim
 from weights_conversion import unflatten
 from weights_conversion.atomic import write_atomically
 
-SCHEMA = 1
+SCHEMA = 2  # 2: neighbourhood, covariance, projection
 FORMAT = "padim_jax model"
 MANIFEST = "model.json"
 _ARRAYS = re.compile(r"arrays-[0-9a-f]{16}(\.orbax-checkpoint-tmp.*)?")
@@ -133,15 +133,18 @@ def _load(folder: Path, manifest: Mapping[str, Any]) -> Padim:
         jax.device_put(arrays.pop(name)) for name in ("gaussian.mean", f"gaussian.{square}", "count")
     )
     fitted = kind(mean, factors)
-    if not jax.jit(is_finite)(fitted).all():
-        raise ArtifactError(f"load: {folder} is damaged: its means or factors are not finite")
-    return Padim(backbone, fitted, count, config, embedding)
+    projection = jax.device_put(arrays.pop("projection")) if embedding.projected is not None else None
+    finite = projection is None or bool(np.isfinite(projection).all())
+    if not finite or not jax.jit(is_finite)(fitted).all():
+        raise ArtifactError(f"load: {folder} is damaged: its means, factors or projection are not finite")
+    return Padim(backbone, fitted, count, config, embedding, projection)
 
 
 def _arrays_of(model: Padim) -> dict[str, Any]:
     fitted = {f"gaussian.{f.name}": getattr(model.gaussian, f.name) for f in dataclasses.fields(model.gaussian)}
     weights = {f"backbone.{path}": array for path, array in backbone_parameters(model.backbone).items()}
-    return {"count": model.count} | fitted | weights
+    projection = {} if model.projection is None else {"projection": model.projection}
+    return {"count": model.count} | fitted | projection | weights
 
 
 def check_writable(folder: Path) -> None:
@@ -205,8 +208,10 @@ def _check_files(directory: Path, recorded: Mapping[str, Any]) -> None:
 
 
 def _check_shapes(folder: Path, embedding: Embedding, recorded: Mapping[str, Any], square: str) -> None:
-    p, d = embedding.n_positions, len(embedding.channels)
+    p, d = embedding.n_positions, embedding.dimension
     wanted = {"count": [], "gaussian.mean": [p, d], f"gaussian.{square}": [p, d, d]}
+    if embedding.projected is not None:
+        wanted["projection"] = [len(embedding.channels), d]
     for name, shape in wanted.items():
         if recorded.get(name) != shape:
             raise ArtifactError(

@@ -140,7 +140,7 @@ def fit_command(
     for error in skipped:
         _say(f"skipped {error.path}: {error.reason}")
     click.echo(
-        f"{out}: {backbone}, {', '.join(embedding.taps)}, d = {len(embedding.channels)}; fitted on "
+        f"{out}: {backbone}, {', '.join(embedding.taps)}, d = {embedding.dimension}; fitted on "
         f"{int(model.count)} images in {seconds:.1f} s" + (f", {len(skipped)} skipped" if skipped else "")
     )
 

@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 Interpolation = Literal["bilinear", "bicubic"]
+Covariance = Literal["ridge", "ledoit-wolf"]
+Projection = Literal["random-channels", "semi-orthogonal", "principal-components"]
 Size = int | tuple[int, int]
 
 
@@ -25,6 +27,15 @@ class PadimConfig:
       sigma: standard deviation of the map's Gaussian blur, in pixels; 0 switches it off.
       taps: layers to embed; None takes the backbone's default.
       interpolation: of images and maps: "bilinear", or "bicubic" as the paper has it.
+      neighbourhood: odd side k of the square of cells, in each tap's own grid, over which activations are
+        averaged before anything else: ``f̄(i, j) = mean of f(i + a, j + b), |a|, |b| ≤ (k - 1) / 2``, over the
+        cells there are (as PatchCore, arXiv 2106.08265, section 3.1). 1 leaves them as they are.
+      covariance: "ridge", ``Σ = S + ε I``; or "ledoit-wolf", ``Σ = (1 - ρ) S + ρ (tr S / d) I + ε I`` with ρ
+        estimated at each position (see :mod:`padim_jax.shrinkage`).
+      projection: how the taps' C channels become d: "random-channels" keeps d of them (section III-C);
+        "semi-orthogonal", x ↦ Wᵀx with W (C, d) uniform among those with ``WᵀW = I`` (arXiv 2105.14737);
+        "principal-components", W the leading eigenvectors of the covariance over all patches (the paper's
+        Table II), which takes a pass over the images of its own.
 
     Raises:
       ValueError: naming the field, what was wanted and what came.
@@ -38,9 +49,12 @@ class PadimConfig:
     sigma: float = 4.0
     taps: tuple[str, ...] | None = None
     interpolation: Interpolation = "bilinear"
+    neighbourhood: int = 1
+    covariance: Covariance = "ridge"
+    projection: Projection = "random-channels"
 
     def __post_init__(self) -> None:
-        for field in ("n_channels", "seed"):
+        for field in ("n_channels", "seed", "neighbourhood"):
             if isinstance(getattr(self, field), np.integer):
                 object.__setattr__(self, field, int(getattr(self, field)))
         for field in ("image_size", "crop_size"):
@@ -66,10 +80,17 @@ class PadimConfig:
             raise ValueError(
                 f"PadimConfig: sigma={self.sigma!r}, wanted a number of pixels from 0 to the crop's {max(self.crop)}"
             )
-        if self.interpolation not in get_args(Interpolation):
+        if not _is_int(self.neighbourhood) or self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ValueError(
-                f"PadimConfig: interpolation={self.interpolation!r}, wanted one of {', '.join(get_args(Interpolation))}"
+                f"PadimConfig: neighbourhood={self.neighbourhood!r}, wanted an odd number of cells: 1, 3, 5"
             )
+        for field, choices in (
+            ("interpolation", get_args(Interpolation)),
+            ("covariance", get_args(Covariance)),
+            ("projection", get_args(Projection)),
+        ):
+            if getattr(self, field) not in choices:
+                raise ValueError(f"PadimConfig: {field}={getattr(self, field)!r}, wanted one of {', '.join(choices)}")
         if any(crop > image for crop, image in zip(self.crop, self.image, strict=True)):
             raise ValueError(
                 f"PadimConfig: image_size={self.image} is smaller than crop_size={self.crop}; "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from padim_jax.backbones import Backbone, Tap, backbone_spec, extract
@@ -20,8 +21,10 @@ class Embedding:
       backbone: name of the network.
       weights_digest: of its parameters.
       taps: tapped layers in network order.
-      channels: d increasing indices into the concatenated channels of ``taps``.
+      channels: increasing indices into the concatenated channels of ``taps``: those that are used.
       grid: (height, width) in cells, that of the finest tap.
+      neighbourhood: odd side of the square of cells that activations are averaged over, in each tap's grid.
+      projected: dimension d that a matrix takes the channels to; None where the channels are the embedding.
     """
 
     backbone: str
@@ -29,6 +32,13 @@ class Embedding:
     taps: tuple[str, ...]
     channels: tuple[int, ...]
     grid: tuple[int, int]
+    neighbourhood: int = 1
+    projected: int | None = None
+
+    @property
+    def dimension(self) -> int:
+        """Numbers per patch, d."""
+        return len(self.channels) if self.projected is None else self.projected
 
     @property
     def n_positions(self) -> int:
@@ -37,9 +47,10 @@ class Embedding:
 
 
 def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
-    """Choose the embedding ``config`` asks for: d of the taps' channels, uniformly without replacement.
+    """Choose the embedding ``config`` asks for.
 
-    PaDiM section III-C: random channels serve as well as PCA, at no cost.
+    "random-channels" draws d of the taps' channels, uniformly without replacement (PaDiM section III-C: they
+    serve better than PCA, at no cost); the other projections use all.
 
     Raises:
       ValueError: unknown tap, or ``n_channels`` above the channels there are.
@@ -52,14 +63,18 @@ def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
             f"n_channels={wanted} is more than the {total} channels of {backbone.spec.name} "
             f"{', '.join(f'{tap.name} ({tap.channels})' for tap in taps)}; lower it"
         )
-    with jax.ensure_compile_time_eval():  # the draw is static, under jit too
-        drawn = np.asarray(jax.random.permutation(jax.random.key(config.seed), total))[:wanted]
+    drawn = np.arange(total)
+    if config.projection == "random-channels":
+        with jax.ensure_compile_time_eval():  # the draw is static, under jit too
+            drawn = np.asarray(jax.random.permutation(jax.random.key(config.seed), total))[:wanted]
     return Embedding(
         backbone=backbone.spec.name,
         weights_digest=backbone.weights_digest,
         taps=tuple(tap.name for tap in taps),
         channels=tuple(sorted(int(channel) for channel in drawn)),
         grid=_grid(taps, config),
+        neighbourhood=config.neighbourhood,
+        projected=None if config.projection == "random-channels" else wanted,
     )
 
 
@@ -72,17 +87,28 @@ def check_embedding(embedding: Embedding, config: PadimConfig) -> None:
         raise ValueError(f"taps {embedding.taps} are not those of the settings")
     if embedding.grid != _grid(taps, config) or not all(isinstance(length, int) for length in embedding.grid):
         raise ValueError(f"grid {embedding.grid} does not belong to crop_size={config.crop}")
-    if len(channels) != _n_channels(embedding.backbone, total, config):
-        raise ValueError(f"{len(channels)} channels are not what n_channels={config.n_channels} asks for")
+    if embedding.dimension != _n_channels(embedding.backbone, total, config):
+        raise ValueError(f"{embedding.dimension} dimensions are not what n_channels={config.n_channels} asks for")
+    if embedding.neighbourhood != config.neighbourhood:
+        raise ValueError(f"neighbourhood {embedding.neighbourhood} is not the settings' {config.neighbourhood}")
+    if (embedding.projected is None) != (config.projection == "random-channels"):
+        raise ValueError(f"projected={embedding.projected} does not belong to projection={config.projection!r}")
+    if embedding.projected is not None and len(channels) != total:
+        raise ValueError(f"{len(channels)} channels, where projection={config.projection!r} takes all {total}")
     if list(channels) != sorted({c for c in channels if isinstance(c, int) and 0 <= c < total}):
         raise ValueError(f"channels must be increasing integers from 0 to {total - 1}")
 
 
-def embed(backbone: Backbone, embedding: Embedding, images: UInt8[Array, "n height width 3"]) -> Float[Array, "p n d"]:
+def embed(
+    backbone: Backbone,
+    embedding: Embedding,
+    images: UInt8[Array, "n height width 3"],
+    projection: Float[Array, "c d"] | None = None,
+) -> Float[Array, "p n d"]:
     """Embeddings of every patch, positions first (row by row), as the products that follow want them.
 
-    Channels are selected before the upsampling, which copies them (nearest neighbour, PaDiM section III-A):
-    cell i of a grid of N takes cell ``floor(i · M / N)`` of a tap's M.
+    Channels are selected or projected, and averaged over neighbourhoods, before the upsampling, which copies
+    them (nearest neighbour, PaDiM section III-A): cell i of a grid of N takes cell ``floor(i · M / N)`` of a tap's M.
     """
     spec = backbone.spec
     mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3) for values in (spec.mean, spec.std))
@@ -92,10 +118,16 @@ def embed(backbone: Backbone, embedding: Embedding, images: UInt8[Array, "n heig
     parts, first = [], 0
     for name in embedding.taps:
         chosen = [c - first for c in embedding.channels if first <= c < first + channels_of[name]]
+        part = activations[name]
+        if projection is not None:  # Wᵀx is the sum of its taps' shares
+            rows = projection[first : first + channels_of[name]]
+            part = jnp.einsum("nhwc,cd->nhwd", part, rows, precision=lax.Precision.HIGHEST)
+        elif len(chosen) < channels_of[name]:
+            part = part[..., np.asarray(chosen, int)]
         first += channels_of[name]
         if chosen:
-            parts.append(_upsample(activations[name][..., np.asarray(chosen)], embedding.grid))
-    joined = jnp.concatenate(parts, axis=-1)  # (n, h, w, d)
+            parts.append(_upsample(_pooled(part, embedding.neighbourhood), embedding.grid))
+    joined = jnp.concatenate(parts, axis=-1) if projection is None else sum(parts[1:], parts[0])  # (n, h, w, d)
     return joined.reshape(len(images), embedding.n_positions, -1).transpose(1, 0, 2)
 
 
@@ -107,6 +139,21 @@ def _grid(taps: Sequence[Tap], config: PadimConfig) -> tuple[int, int]:
     stride = min(tap.stride for tap in taps)
     height, width = (-(-length // stride) for length in config.crop)
     return height, width
+
+
+def _pooled(x: Float[Array, "n h w c"], neighbourhood: int) -> Float[Array, "n h w c"]:
+    """Mean over the square of cells around each, as far as there are cells."""
+    if neighbourhood == 1:
+        return x
+    reach = neighbourhood // 2
+    for axis in (1, 2):  # separable; shifted sums, because XLA's windowed reduction is slow on CPU
+        length = x.shape[axis]
+        padded = jnp.pad(x, [(reach, reach) if a == axis else (0, 0) for a in range(4)])
+        total = sum(lax.slice_in_dim(padded, shift, shift + length, axis=axis) for shift in range(neighbourhood))
+        here = np.arange(length)
+        cells = np.minimum(here + reach, length - 1) - np.maximum(here - reach, 0) + 1
+        x = total / jnp.asarray(cells, x.dtype).reshape([-1 if a == axis else 1 for a in range(4)])
+    return x
 
 
 def _upsample(x: Float[Array, "n h w c"], grid: Sequence[int]) -> Float[Array, "n H W c"]:

@@ -16,6 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from padim_jax import shrinkage
+from padim_jax.shrinkage import HigherMoments
+
 Solver = Literal["inverse-factor", "triangular-solve"]
 
 CHUNK_BYTES = 64 * 2**20  # of one (positions, d, d) temporary
@@ -31,11 +34,13 @@ class Moments:
       count: float32 (), images seen; exact up to 2²⁴.
       mean: float32 (p, d), μ.
       scatter: float32 (p, d, d), Σ_k (x_k - μ)(x_k - μ)ᵀ, not divided.
+      higher: what Ledoit-Wolf shrinkage needs besides; None where the covariance is not shrunk.
     """
 
     count: Float[Array, ""]
     mean: Float[Array, "p d"]
     scatter: Float[Array, "p d d"]
+    higher: HigherMoments | None = None
 
 
 @no_type_check
@@ -69,12 +74,14 @@ class WhitenedGaussian:
     whitening: Float[Array, "p d d"]
 
 
-def init(n_positions: int, n_channels: int) -> Moments:
-    """Moments of no image at all."""
+def init(n_positions: int, n_channels: int, *, higher: bool = False) -> Moments:
+    """Moments of no image at all; with the ``higher`` ones for Ledoit-Wolf shrinkage."""
+    zeros = jnp.zeros((n_positions, n_channels), jnp.float32)
     return Moments(
         count=jnp.zeros((), jnp.float32),
-        mean=jnp.zeros((n_positions, n_channels), jnp.float32),
+        mean=zeros,
         scatter=jnp.zeros((n_positions, n_channels, n_channels), jnp.float32),
+        higher=HigherMoments(jnp.copy(zeros), jnp.zeros(n_positions, jnp.float32)) if higher else None,
     )
 
 
@@ -99,7 +106,11 @@ def update(moments: Moments, x: Float[Array, "p n d"], valid: Bool[Array, " n"])
     def fold(scatter: Array, rows: Array) -> Array:
         return scatter + jnp.einsum("pni,pnj->pij", rows, rows, precision=lax.Precision.HIGHEST)
 
-    return Moments(count, moments.mean + shift * share, map_in_place(fold, moments.scatter, rows))
+    mean, higher = moments.mean + shift * share, moments.higher
+    if higher is not None:
+        higher = shrinkage.moved(higher, moments.count, moments.scatter, shift * share)
+        higher = shrinkage.added(higher, shrinkage.of_rows((x - mean[:, None]) * weight))
+    return Moments(count, mean, map_in_place(fold, moments.scatter, rows), higher)
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -112,22 +123,33 @@ def merge(a: Moments, b: Moments) -> Moments:
     def fold(scatter: Array, other: Array, scaled: Array) -> Array:
         return scatter + other + scaled[:, :, None] * scaled[:, None, :]
 
-    return Moments(count, a.mean + shift * share, map_in_place(fold, a.scatter, b.scatter, scaled))
+    higher = None
+    if a.higher is not None and b.higher is not None:
+        higher = shrinkage.added(
+            shrinkage.moved(a.higher, a.count, a.scatter, shift * share),
+            shrinkage.moved(b.higher, b.count, b.scatter, -shift * (1 - share)),
+        )
+    return Moments(count, a.mean + shift * share, map_in_place(fold, a.scatter, b.scatter, scaled), higher)
 
 
 def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
-    """Factor ``Σ = C / (n - 1) + ridge · I`` (PaDiM equation 1) at every position.
+    """Factor ``Σ = S + ridge · I``, ``S = C / (n - 1)`` (PaDiM equation 1) at every position.
 
+    Where the higher moments were kept, ``(1 - ρ) S + ρ (tr S / d) I`` takes the place of S, with ρ by
+    :func:`padim_jax.shrinkage.coefficient`; the ridge stays, for positions that never change.
     Non-finite factors mean failure (fewer than two images, a scatter that is no such thing);
     inside ``jit`` that can't be raised, so callers on the host look.
     """
 
-    def factorise(scatter: Array) -> Array:
-        d = scatter.shape[-1]
-        covariance = scatter / (moments.count - 1) + ridge * jnp.eye(d, dtype=scatter.dtype)[None]
+    def factorise(scatter: Array, *fourth: Array) -> Array:
+        covariance = scatter / (moments.count - 1)
+        if fourth:
+            covariance = shrinkage.shrunk(covariance, shrinkage.coefficient(scatter, *fourth, moments.count))
+        covariance = covariance + ridge * jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]
         return lax.linalg.cholesky(covariance, symmetrize_input=False)
 
-    return with_solver(Gaussian(moments.mean, map_in_place(factorise, moments.scatter)), solver)
+    fourth = () if moments.higher is None else (moments.higher.fourth,)
+    return with_solver(Gaussian(moments.mean, map_in_place(factorise, moments.scatter, *fourth)), solver)
 
 
 def with_solver(gaussian: Gaussian | WhitenedGaussian, solver: Solver) -> Gaussian | WhitenedGaussian:

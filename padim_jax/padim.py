@@ -1,7 +1,7 @@
 """PaDiM as a trio of pure functions (init, update, finalize), and scoring with what they give."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, get_args
 
@@ -17,12 +17,15 @@ from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig, differences
 from padim_jax.embedding import Embedding, draw_embedding, embed
 from padim_jax.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
+from padim_jax.projection import principal_components, semi_orthogonal
 
 T = TypeVar("T")
 
 # Where a choice of scoring path is not stated. On CPU at d = 100 one image takes 12 ms by the
 # product with the inverse factor and 100 ms by triangular solves.
 DEFAULT_SOLVER: Solver = "inverse-factor"
+
+PROJECTION_TOLERANCE = 1e-4  # between matrices drawn from one seed by two LAPACKs, entry by entry
 
 # jaxlib's CPU client can hang when LAPACK calls of two programs run side by side (see gaussian._chunk)
 _lapack = threading.Lock()
@@ -37,11 +40,13 @@ class PadimMoments:
       moments: arrays, the leaves of this pytree.
       config: the settings; static.
       embedding: the channels drawn, the grid, the weights' digest; static.
+      projection: float32 (c, d), what all channels are multiplied with; None for random channels.
     """
 
     moments: Moments
     config: PadimConfig = field(metadata={"static": True})
     embedding: Embedding = field(metadata={"static": True})
+    projection: Float[Array, "c d"] | None = None
 
     @property
     def count(self) -> Float[Array, ""]:
@@ -60,6 +65,7 @@ class Padim:
       count: float32 (), images it was fitted on.
       config: the settings; static.
       embedding: channels, grid, weights' digest; static.
+      projection: float32 (c, d), what all channels are multiplied with; None for random channels.
     """
 
     backbone: Backbone
@@ -67,6 +73,7 @@ class Padim:
     count: Float[Array, ""]
     config: PadimConfig = field(metadata={"static": True})
     embedding: Embedding = field(metadata={"static": True})
+    projection: Float[Array, "c d"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -85,15 +92,40 @@ class Scores:
     anomaly_map: Float[Array, "n height width"]
 
 
-def init(backbone: Backbone, config: PadimConfig | None = None) -> PadimMoments:
-    """Start a fit: draw the channels from ``config.seed`` and allocate the moments, p·d² floats.
+def init(
+    backbone: Backbone,
+    config: PadimConfig | None = None,
+    *,
+    projection: Float[Array | np.ndarray, "c d"] | None = None,
+) -> PadimMoments:
+    """Start a fit: draw the channels or the projection from ``config.seed`` and allocate the moments, p·d² floats.
+
+    Args:
+      backbone: the frozen network.
+      config: the settings; None for the defaults.
+      projection: the matrix W of ``config.projection="principal-components"``, which :func:`fit` finds in a
+        pass of its own (:func:`padim_jax.projection.principal_components`); not to be given otherwise.
 
     Raises:
-      ValueError: unknown tap, or more channels than the taps have.
+      ValueError: unknown tap, more channels than the taps have, or a projection that is missing, not
+        called for, or of another shape.
     """
     config = PadimConfig() if config is None else config
     embedding = draw_embedding(backbone, config)
-    return PadimMoments(gaussian.init(embedding.n_positions, len(embedding.channels)), config, embedding)
+    shape = (len(embedding.channels), embedding.dimension)
+    if (projection is not None) != (config.projection == "principal-components"):
+        there = "missing" if projection is None else "given"
+        raise ValueError(f"init: projection is {there}, with config.projection={config.projection!r}; see fit")
+    if projection is not None and projection.shape != shape:
+        raise ValueError(f"init: projection is {tuple(projection.shape)}, wanted {shape}: (channels, dimension)")
+    if config.projection == "semi-orthogonal":
+        projection = semi_orthogonal(config.seed, *shape)
+    return PadimMoments(
+        gaussian.init(embedding.n_positions, embedding.dimension, higher=config.covariance == "ledoit-wolf"),
+        config,
+        embedding,
+        None if projection is None else jnp.array(projection, jnp.float32),
+    )
 
 
 def update(
@@ -124,11 +156,16 @@ def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
     """Moments of both samples together, as if they had been fitted as one (Chan et al. 1983).
 
     Raises:
-      ValueError: naming every setting in which the two differ.
+      ValueError: naming every setting in which the two differ, or saying that their projections do. (Inside
+        ``jit`` projections are not compared.)
     """
     found = "; ".join(filter(None, (differences(a.config, b.config), differences(a.embedding, b.embedding))))
     if found:
         raise ValueError(f"merge: the two were not fitted alike ({found}); only like moments can be merged")
+    if a.projection is not None and b.projection is not None and not _is_traced(a.projection, b.projection):
+        apart = float(np.abs(np.asarray(a.projection) - np.asarray(b.projection)).max())
+        if not apart < PROJECTION_TOLERANCE:
+            raise ValueError(f"merge: the projections differ by up to {apart:.2g}; begin both fits with the same one")
     return _merge(a, b)
 
 
@@ -169,25 +206,26 @@ def fit(
 
     Args:
       backbone: from :func:`load_backbone`.
-      batches: uint8 RGB arrays (n, height, width, 3) of ``config.crop_size``; n may vary.
+      batches: uint8 RGB arrays (n, height, width, 3) of ``config.crop_size``; n may vary. Read once, but twice
+        for principal components.
       config: the settings; None for the defaults.
       solver: see :func:`finalize`.
 
     Raises:
-      TypeError, ValueError, FloatingPointError: as the three functions it calls; fewer than two images.
+      TypeError, ValueError, FloatingPointError: as the three functions it calls; fewer than two images;
+        principal components asked for on batches that can be read only once.
     """
     _check_solver("fit", solver)
-    moments = init(backbone, config)
-    largest = 0
-    for batch in batches:
-        _check_images("fit", batch, moments.config)
-        if len(batch) == 0:
-            continue
-        largest = max(largest, len(batch))
-        padding = [(0, largest - len(batch)), (0, 0), (0, 0), (0, 0)]
-        images = jnp.asarray(np.pad(batch, padding) if len(batch) < largest else batch)
+    config = PadimConfig() if config is None else config
+    projection = None
+    if config.projection == "principal-components":
+        if iter(batches) is batches:
+            raise ValueError("fit: principal components take two passes; give a list, or an iterable that starts anew")
+        projection = principal_components(backbone, draw_embedding(backbone, config), _padded(batches, config))
+    moments = init(backbone, config, projection=projection)
+    for images, valid in _padded(batches, config):
         jax.block_until_ready(moments)  # one batch in flight: a fast reader must not queue up images
-        moments = _update_donating(backbone, moments, images, jnp.arange(largest) < len(batch))
+        moments = _update_donating(backbone, moments, images, valid)
     _check_count(moments)
     return _finalized(backbone, moments, solver, donate=True)
 
@@ -228,13 +266,26 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
 
 
 def _update_pure(backbone: Backbone, state: PadimMoments, images: Array, valid: Array) -> PadimMoments:
-    return replace(state, moments=gaussian.update(state.moments, embed(backbone, state.embedding, images), valid))
+    x = embed(backbone, state.embedding, images, state.projection)
+    return replace(state, moments=gaussian.update(state.moments, x, valid))
 
 
-def _factor_pure(
-    scatter: Array, mean: Array, count: Array, ridge: float, solver: Solver
-) -> Gaussian | WhitenedGaussian:
-    return gaussian.finalize(Moments(count, mean, scatter), ridge, solver)
+def _factor_pure(scatter: Array, rest: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
+    return gaussian.finalize(replace(rest, scatter=scatter), ridge, solver)
+
+
+def _padded(
+    batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]], config: PadimConfig
+) -> Iterator[tuple[Array, Array]]:
+    """Checked batches, each filled up to the largest so far, and which of their images count."""
+    largest = 0
+    for batch in batches:
+        _check_images("fit", batch, config)
+        if len(batch) == 0:
+            continue
+        largest = max(largest, len(batch))
+        padding = [(0, largest - len(batch)), (0, 0), (0, 0), (0, 0)]
+        yield jnp.asarray(np.pad(batch, padding) if len(batch) < largest else batch), jnp.arange(largest) < len(batch)
 
 
 _update = jax.jit(_update_pure)
@@ -246,10 +297,10 @@ _with_solver = jax.jit(gaussian.with_solver, static_argnames="solver")
 
 
 def _finalized(backbone: Backbone, state: PadimMoments, solver: Solver, *, donate: bool) -> Padim:
-    inner, config = state.moments, state.config
     factor = _factor_donating if donate else _factor
-    fitted = _alone(factor, inner.scatter, inner.mean, inner.count, config.ridge, solver)
-    return _checked(Padim(backbone, fitted, state.count, config, state.embedding))
+    rest = replace(state.moments, scatter=jnp.zeros(0))  # apart from what may be given away
+    fitted = _alone(factor, state.moments.scatter, rest, state.config.ridge, solver)
+    return _checked(Padim(backbone, fitted, state.count, state.config, state.embedding, state.projection))
 
 
 @jax.jit
@@ -259,7 +310,7 @@ def _merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
 
 @jax.jit
 def _score(model: Padim, images: Array) -> Scores:
-    x = embed(model.backbone, model.embedding, images)
+    x = embed(model.backbone, model.embedding, images, model.projection)
     distances = gaussian.mahalanobis(model.gaussian, x).T.reshape(len(images), *model.embedding.grid)
     maps = anomaly_map(distances, model.config.crop, model.config.sigma, model.config.interpolation)
     return Scores(image_score(maps), maps)
@@ -304,15 +355,19 @@ def _check_solver(call: str, solver: str) -> None:
         raise ValueError(f"{call}: solver={solver!r}, wanted one of {', '.join(get_args(Solver))}")
 
 
+def _is_traced(*arrays: Array) -> bool:
+    return any(isinstance(array, Tracer) for array in arrays)
+
+
 def _check_count(moments: PadimMoments) -> None:
-    if not isinstance(moments.count, Tracer) and moments.count < 2:
+    if not _is_traced(moments.count) and moments.count < 2:
         raise ValueError(
             f"finalize: {int(moments.count)} images give no covariance (its divisor is n - 1); fit on 2 or more"
         )
 
 
 def _checked(model: Padim) -> Padim:
-    if isinstance(model.count, Tracer):
+    if _is_traced(model.count):
         return model
     good = np.asarray(_is_finite(model.gaussian))
     if not good.all():

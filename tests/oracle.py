@@ -7,21 +7,34 @@ import padim_jax as padim
 from padim_jax.embedding import Embedding
 
 
-def embeddings(backbone: padim.Backbone, embedding: Embedding, images: np.ndarray) -> np.ndarray:
-    """(n, h, w, d): normalise, run the network, upsample every channel of every tap, concatenate, select."""
+def embeddings(
+    backbone: padim.Backbone, embedding: Embedding, images: np.ndarray, projection: np.ndarray | None = None
+) -> np.ndarray:
+    """(n, h, w, d): normalise, run the network, average, upsample every channel, concatenate, select or project."""
     mean, std = np.array(backbone.spec.mean), np.array(backbone.spec.std)
     normalised = ((images / 255 - mean) / std).astype(np.float32)
     taps = padim.extract(backbone, normalised, embedding.taps)
     height, width = embedding.grid
     parts = []
     for name in embedding.taps:
-        tap = np.asarray(taps[name], np.float64)
+        tap = neighbourhood_means(np.asarray(taps[name], np.float64), embedding.neighbourhood)
         grown = np.empty((len(images), height, width, tap.shape[3]))
         for i in range(height):
             for j in range(width):
                 grown[:, i, j] = tap[:, i * tap.shape[1] // height, j * tap.shape[2] // width]
         parts.append(grown)
-    return np.concatenate(parts, axis=-1)[..., list(embedding.channels)]
+    chosen = np.concatenate(parts, axis=-1)[..., list(embedding.channels)]
+    return chosen if projection is None else chosen @ np.asarray(projection, np.float64)
+
+
+def neighbourhood_means(tap: np.ndarray, side: int) -> np.ndarray:
+    """Mean of the cells within a square of ``side`` around each, as far as there are cells."""
+    reach, out = side // 2, np.empty_like(tap)
+    for i in range(tap.shape[1]):
+        for j in range(tap.shape[2]):
+            square = tap[:, max(i - reach, 0) : i + reach + 1, max(j - reach, 0) : j + reach + 1]
+            out[:, i, j] = square.mean(axis=(1, 2))
+    return out
 
 
 def distance_grid(train: np.ndarray, test: np.ndarray, ridge: float) -> np.ndarray:

@@ -25,6 +25,21 @@ def test_matches_the_oracle(lite0: padim.Backbone, crop: tuple[int, int], taps) 
     np.testing.assert_allclose(np.asarray(found).transpose(1, 0, 2).reshape(wanted.shape), wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("neighbourhood", [3, 5, 9])
+@pytest.mark.parametrize("projection", ["random-channels", "semi-orthogonal"])
+def test_neighbourhoods_and_projections_match_the_oracle(lite0: padim.Backbone, neighbourhood: int, projection) -> None:
+    config = padim.PadimConfig(
+        n_channels=20, image_size=(33, 50), crop_size=(33, 50), neighbourhood=neighbourhood, projection=projection
+    )
+    started = padim.init(lite0, config)
+    x = images(3, padim.PadimConfig(image_size=(36, 52), crop_size=(36, 52)))[:, :33, :50]
+    found = embed(lite0, started.embedding, jnp.asarray(x), started.projection)
+    w = None if started.projection is None else np.asarray(started.projection)
+    wanted = oracle.embeddings(lite0, started.embedding, x, w)
+    assert wanted.shape == (3, *started.embedding.grid, started.embedding.dimension) == (3, 9, 13, 20)
+    np.testing.assert_allclose(np.asarray(found).transpose(1, 0, 2).reshape(wanted.shape), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_channels_are_drawn_from_the_seed_alone(lite0: padim.Backbone) -> None:
     drawn = [draw_embedding(lite0, padim.PadimConfig(seed=seed)).channels for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -69,6 +84,8 @@ def test_check_embedding_refuses_what_could_not_be_drawn(lite0: padim.Backbone) 
         {"channels": ()},
         {"grid": (1, 1)},
         {"taps": ("block2",)},
+        {"neighbourhood": 3},
+        {"projected": 3},
     ):
         with pytest.raises(ValueError, match=r"."):
             check_embedding(dataclasses.replace(good, **change), config)

@@ -217,6 +217,9 @@ def test_positions_that_cannot_be_factored_are_named(lite0: padim.Backbone) -> N
         ({"image_size": 128}, r"image_size=\(128, 128\) is smaller than crop_size=\(224, 224\)"),
         ({"crop_size": (0, 5)}, "crop_size=\\(0, 5\\), wanted a positive integer or a"),
         ({"interpolation": "nearest"}, "interpolation='nearest', wanted one of bilinear, bicubic"),
+        ({"neighbourhood": 2}, "neighbourhood=2, wanted an odd number of cells"),
+        ({"covariance": "oas"}, "covariance='oas', wanted one of ridge, ledoit-wolf"),
+        ({"projection": "pca"}, "projection='pca', wanted one of random-channels, semi-orthogonal, principal-"),
     ],
 )
 def test_wrong_settings(settings: dict, words: str) -> None:

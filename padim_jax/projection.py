@@ -1,0 +1,59 @@
+"""Matrices that take all channels of the taps to d dimensions: x ↦ Wᵀx with WᵀW = I."""
+
+import functools
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from padim_jax import gaussian
+from padim_jax.backbones import Backbone
+from padim_jax.embedding import Embedding, embed
+from padim_jax.gaussian import Moments
+
+
+def semi_orthogonal(seed: int, n_channels: int, dimension: int) -> Float[np.ndarray, "c d"]:
+    """W drawn uniformly among the matrices with orthonormal columns (Kim et al., arXiv 2105.14737).
+
+    The Q of a Gaussian matrix's QR factors, its columns' signs fixed by R's diagonal (Mezzadri 2007,
+    arXiv math-ph/0609050). Equal seeds give equal matrices up to the rounding of LAPACK.
+    """
+    with jax.ensure_compile_time_eval():  # the draw is static, under jit too
+        drawn = np.asarray(jax.random.normal(jax.random.key(seed), (n_channels, dimension)), np.float64)
+    q, r = np.linalg.qr(drawn)
+    return (q * np.sign(np.diagonal(r))).astype(np.float32)
+
+
+def principal_components(
+    backbone: Backbone, embedding: Embedding, batches: Iterable[tuple[Array, Array]]
+) -> Float[np.ndarray, "c d"]:
+    """W, the leading eigenvectors of the covariance of all channels over all patches of all images.
+
+    Args:
+      backbone: the frozen network.
+      embedding: of all channels, ``projected`` to d.
+      batches: images (n, height, width, 3), uint8, and which of them count, bool (n,).
+
+    Raises:
+      ValueError: no images, or channels that are not finite.
+    """
+    moments = gaussian.init(1, len(embedding.channels))
+    for images, valid in batches:
+        moments = _update(backbone, embedding, moments, images, valid)
+    scatter = np.asarray(moments.scatter[0], np.float64)
+    if moments.count == 0 or not np.isfinite(scatter).all():
+        raise ValueError("principal components: no images, or embeddings that are not finite")
+    _, vectors = np.linalg.eigh(scatter)
+    leading = vectors[:, ::-1][:, : embedding.dimension]
+    # an eigenvector's sign is arbitrary: the largest entry is made positive, so that equal data give equal W
+    largest = np.take_along_axis(leading, np.abs(leading).argmax(axis=0)[None], axis=0)
+    return (leading * np.sign(largest)).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames="embedding")
+def _update(backbone: Backbone, embedding: Embedding, moments: Moments, images: Array, valid: Array) -> Moments:
+    x = embed(backbone, embedding, images)  # (p, n, c)
+    counts = jnp.broadcast_to(valid[None], x.shape[:2]).reshape(-1)
+    return gaussian.update(moments, x.reshape(1, -1, x.shape[-1]), counts)

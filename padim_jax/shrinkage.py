@@ -1,0 +1,81 @@
+"""Ledoit-Wolf shrinkage per position, from moments that stream and merge exactly.
+
+O. Ledoit and M. Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
+Multivariate Analysis 88 (2004). Beside the scatter it needs the fourth moment Σ‖x - μ‖⁴, and to move that to another
+mean the third, Σ‖x - μ‖²(x - μ).
+"""
+
+from dataclasses import dataclass
+from typing import no_type_check
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class HigherMoments:
+    """Sums about the mean of every position, x written for x_k - μ.
+
+    Attributes:
+      third: float32 (p, d), Σ_k ‖x‖² x.
+      fourth: float32 (p,), Σ_k ‖x‖⁴.
+    """
+
+    third: Float[Array, "p d"]
+    fourth: Float[Array, " p"]
+
+
+def of_rows(rows: Float[Array, "p n d"]) -> HigherMoments:
+    """Higher moments of rows that are already centred; rows of zeros do not count."""
+    squared = jnp.sum(rows**2, axis=-1)
+    return HigherMoments(jnp.sum(squared[..., None] * rows, axis=1), jnp.sum(squared**2, axis=-1))
+
+
+def moved(
+    higher: HigherMoments, count: Float[Array, ""], scatter: Float[Array, "p d d"], s: Float[Array, "p d"]
+) -> HigherMoments:
+    """Higher moments about ``μ + s``, from those about the mean μ of ``count`` images with ``scatter`` C.
+
+    With v, q the third and fourth moments, expanded and with Σ x = 0:
+    ``v' = v - 2 C s - (tr C + n ‖s‖²) s`` and ``q' = q - 4 sᵀv + 4 sᵀC s + 2 ‖s‖² tr C + n ‖s‖⁴``.
+    """
+    cs = jnp.einsum("pij,pj->pi", scatter, s, precision=lax.Precision.HIGHEST)
+    length, trace = jnp.sum(s**2, axis=-1), jnp.trace(scatter, axis1=1, axis2=2)
+    third = higher.third - 2 * cs - (trace + count * length)[:, None] * s
+    fourth = higher.fourth + jnp.sum(s * (4 * cs - 4 * higher.third), axis=-1) + length * (2 * trace + count * length)
+    return HigherMoments(third, fourth)
+
+
+def added(a: HigherMoments, b: HigherMoments) -> HigherMoments:
+    """Sum of two about the same mean."""
+    return HigherMoments(a.third + b.third, a.fourth + b.fourth)
+
+
+def coefficient(
+    scatter: Float[Array, "p d d"], fourth: Float[Array, " p"], count: Float[Array, ""]
+) -> Float[Array, " p"]:
+    """Shrinkage ρ in [0, 1] that the sample itself asks for (Ledoit & Wolf 2004, section 3.2).
+
+    ``ρ = min(b, a) / a`` with ``S = C / n``, ``m = tr S / d``, ``a = ‖S - m I‖² / d`` and
+    ``b = (Σ‖x‖⁴ / n - ‖S‖²) / (n d)``; squared Frobenius norms; 0 where a is.
+    """
+    sample = scatter / count
+    diagonal = jnp.diagonal(sample, axis1=1, axis2=2)
+    squares, mean = jnp.sum(sample**2, axis=(1, 2)), jnp.mean(diagonal, axis=-1)
+    # not ‖S‖² - d m², which cancels near a multiple of the identity
+    distance = squares - jnp.sum(diagonal**2, axis=-1) + jnp.sum((diagonal - mean[:, None]) ** 2, axis=-1)
+    error = (fourth / count - squares) / count
+    positive = jnp.where(distance > 0, distance, 1)
+    return jnp.where(distance > 0, jnp.clip(error / positive, 0, 1), 0)
+
+
+def shrunk(covariance: Float[Array, "p d d"], strength: Float[Array, " p"]) -> Float[Array, "p d d"]:
+    """``(1 - ρ) S + ρ (tr S / d) I``."""
+    d = covariance.shape[-1]
+    mean = jnp.trace(covariance, axis1=1, axis2=2) / d
+    diagonal = (strength * mean)[:, None, None] * jnp.eye(d, dtype=covariance.dtype)[None]
+    return (1 - strength)[:, None, None] * covariance + diagonal
