@@ -107,6 +107,11 @@ class PadimConfig:
         """``crop_size`` as (height, width)."""
         return _pair("crop_size", self.crop_size)
 
+    @property
+    def passes(self) -> int:
+        """How many times a fit reads its images."""
+        return 2 if self.projection == "principal-components" else 1
+
 
 def differences(a: object, b: object) -> str:
     """Fields in which two dataclass instances of one type differ, as ``name: a against b``."""

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -19,9 +20,20 @@ from padim_jax.overlay import picture
 from padim_jax.padim import Padim, fit, score
 from weights_conversion.atomic import write_atomically
 
+T = TypeVar("T")
 _LONGEST_NAME = 255  # bytes, of a file on the usual file systems
 
 Advance = Callable[[int], None]  # told how many more files are done
+
+
+@dataclass(frozen=True)
+class Rereadable(Generic[T]):
+    """An iterable that starts anew each time, as principal components need it."""
+
+    read: Callable[[], Iterator[T]]
+
+    def __iter__(self) -> Iterator[T]:
+        return self.read()
 
 
 @dataclass(frozen=True)
@@ -45,16 +57,18 @@ def fit_files(
 ) -> tuple[Padim, list[UnreadableImage]]:
     """Fit a model on image files; gives it with the files that were skipped.
 
+    ``advance`` is told of every file ``config.passes`` times.
+
     Raises:
       UnreadableImage: the first file that can't be read, unless ``skip_unreadable``.
       ValueError: fewer than two readable images.
     """
-    skipped: list[UnreadableImage] = []
+    skipped: dict[Path, UnreadableImage] = {}
 
     def unreadable(error: UnreadableImage) -> None:
         if not skip_unreadable:
             raise error
-        skipped.append(error)
+        skipped[error.path] = error
         advance(1)
 
     def batches() -> Iterator[np.ndarray]:
@@ -62,7 +76,7 @@ def fit_files(
             yield images
             advance(len(names))
 
-    return fit(backbone, batches(), config), skipped
+    return fit(backbone, Rereadable(batches), config), list(skipped.values())
 
 
 def score_files(

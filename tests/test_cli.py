@@ -11,6 +11,7 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax import cli
+from padim_jax.commands import score as commands_score
 from padim_jax.data import read_image
 
 SIZES = ("--image-size", "40x56", "--crop-size", "32x48", "--n-channels", "6", "--batch-size", "4")
@@ -253,7 +254,7 @@ def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_defect_of_ours_takes_one_line_too(
     tmp_path: Path, good_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "load", lambda path: [][0])
+    monkeypatch.setattr(commands_score, "load", lambda path: [][0])
     code, _, err = run(capsys, "score", tmp_path, good_dir, "--out", tmp_path / "o")
     assert (code, len(err.splitlines())) == (1, 1)
     assert "internal error, IndexError: list index out of range" in err
@@ -265,7 +266,7 @@ def test_ctrl_c(
     def interrupt(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load", interrupt)
+    monkeypatch.setattr(commands_score, "load", interrupt)
     code, _, err = run(capsys, "score", tmp_path, good_dir, "--out", tmp_path / "o")
     assert (code, err.strip()) == (1, "padim: error: interrupted")
 

@@ -1,0 +1,63 @@
+"""``padim demo``."""
+
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from padim_jax.artifact import check_writable, save
+from padim_jax.backbones import load_backbone
+from padim_jax.commands.terminal import batch_option, debug_option, progress_bar
+from padim_jax.config import PadimConfig
+from padim_jax.demo import demo_split
+from padim_jax.files import ResultSpool, fit_files, score_files, write_heatmap
+
+
+@click.command("demo")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("padim-demo"),
+    show_default=True,
+    help="Folder for the model and the pictures.",
+)
+@batch_option
+@debug_option
+def demo_command(out: Path, batch_size: int) -> None:
+    """Fit and score real solar cells (the ELPV data set), no download beyond pip.
+
+    Learns from good monocrystalline cells, scores held-out good ones against defective ones, prints the
+    image AUROC, and writes heat maps of the best and worst finds.
+    """
+    split = demo_split()
+    from sklearn.metrics import roc_auc_score  # comes with the demo extra
+
+    check_writable(out / "model")
+    network, config = load_backbone("efficientnet_lite0"), PadimConfig()
+    with progress_bar("fit", len(split.fit)) as advance:
+        model, _ = fit_files(network, split.fit, config, batch_size=batch_size, advance=advance)
+    save(model, out / "model")
+
+    paths = [*split.good, *split.defective]
+    scores: dict[Path, float] = {}
+    with closing(ResultSpool(out)) as spool:
+        with progress_bar("score", len(paths)) as advance:
+            for item in score_files(model, paths, batch_size=batch_size, advance=advance):
+                scores[item.path] = item.score
+                spool.add(item)
+        auroc = roc_auc_score([path in split.defective for path in scores], list(scores.values()))
+        falling = sorted(scores, key=lambda path: -scores[path])
+        kinds = {
+            "best-finds": [path for path in falling if path in split.defective][:6],
+            "missed": [path for path in reversed(falling) if path in split.defective][:6],
+            "false-alarms": [path for path in falling if path in split.good][:6],
+        }
+        scale = spool.scale()
+        for item in spool:
+            for kind, chosen in kinds.items():
+                if item.path in chosen:
+                    write_heatmap(out / kind / f"{chosen.index(item.path) + 1}-{item.path.name}", item, scale)
+    counts = len(split.fit), len(split.good), len(split.defective)
+    click.echo("fitted on {} good cells; scored {} good and {} defective ones".format(*counts))
+    click.echo(f"image AUROC {auroc:.3f}")
+    click.echo(f"{out}: model, and heat maps of best finds, missed defects and false alarms")

@@ -1,0 +1,94 @@
+"""``padim score``."""
+
+import os
+import shutil
+from contextlib import closing
+from math import inf
+from pathlib import Path
+
+import click
+
+from padim_jax.artifact import load
+from padim_jax.commands.terminal import batch_option, debug_option, note_ignored, progress_bar, say
+from padim_jax.data import UnreadableImage, find_images
+from padim_jax.files import ResultSpool, common_folder, heatmap_place, score_files, write_heatmap, write_scores
+
+_MARKER = ".written-by-padim"  # in a folder of heat maps: it may be replaced
+
+
+@click.command("score")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
+@click.option("--heatmaps/--no-heatmaps", default=True, show_default=True, help="Write a picture for each image.")
+@click.option(
+    "--colour-range",
+    type=float,
+    nargs=2,
+    metavar="LOW HIGH",
+    help="Distances at the ends of the colour scale. Default: the run's median to its highest score.",
+)
+@batch_option
+@debug_option
+def score_command(
+    model: Path,
+    paths: tuple[Path, ...],
+    out: Path,
+    heatmaps: bool,
+    colour_range: tuple[float, float] | None,
+    batch_size: int,
+) -> None:
+    """Score images, or folders of them, with MODEL.
+
+    Writes DIR/scores.csv (path, score; a higher score is further from normal) and DIR/heatmaps/, in place of those
+    of an earlier run. All heat maps of a run share one colour scale. Files that can't be read are named, get no
+    score, and make the exit code 1.
+    """
+    if colour_range is not None and not -inf < colour_range[0] < colour_range[1] < inf:
+        raise click.UsageError(f"--colour-range {colour_range[0]:g} {colour_range[1]:g}: LOW must be below HIGH")
+    found = find_images(paths, exclude=out)
+    if inside := [path for path in found.paths if os.path.abspath(path).startswith(os.path.abspath(out) + os.sep)]:
+        raise click.UsageError(f"--out {out} holds images to score ({inside[0]}); choose another folder")
+    pictures = out / "heatmaps"
+    if heatmaps and pictures.exists() and not (pictures / _MARKER).exists():
+        raise click.UsageError(f"{pictures} is there already and not ours to replace; choose another --out")
+    note_ignored(found)
+    fitted = load(model)
+    out.mkdir(parents=True, exist_ok=True)
+    unreadable: list[UnreadableImage] = []
+    with closing(ResultSpool(out)) as spool:
+        scored: list[tuple[Path, float]] = []
+        with progress_bar("score", len(found.paths)) as advance:
+            for item in score_files(
+                fitted, found.paths, batch_size=batch_size, unreadable=unreadable.append, advance=advance
+            ):
+                scored.append((item.path, item.score))
+                if heatmaps:
+                    spool.add(item)
+        write_scores(out / "scores.csv", scored)
+        if heatmaps and scored:
+            _draw(spool, pictures, common_folder(found.paths), colour_range or spool.scale(), len(scored))
+    for error in unreadable:
+        say(f"not scored: {error.path}: {error.reason}")
+    for path, value in sorted(scored, key=lambda row: -row[1])[:5]:
+        click.echo(f"{value:10.3f}  {path}")
+    click.echo(f"{out / 'scores.csv'}: {len(scored)} scored, {len(unreadable)} unreadable; highest scores above")
+    if unreadable:
+        raise click.ClickException(f"{len(unreadable)} of {len(found.paths)} files could not be read and have no score")
+
+
+def _draw(spool: ResultSpool, folder: Path, root: Path, scale: tuple[float, float], count: int) -> None:
+    """Write all heat maps beside ``folder``, then put them in place of an earlier run's."""
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        fresh.mkdir()
+        (fresh / _MARKER).touch()
+        with progress_bar("heat maps", count) as advance:
+            for item in spool:
+                write_heatmap(fresh / heatmap_place(item.path, root), item, scale)
+                advance(1)
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""What the commands share: options, progress on the terminal, messages."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from padim_jax.data import FoundImages
+from padim_jax.data.folder import describe
+from padim_jax.files import Advance
+
+screen = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Size(click.ParamType):
+    """``224``, or ``224x320`` for height x width."""
+
+    name = "N|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse; anything else is wrong use."""
+        try:
+            numbers = [int(part) for part in str(value).lower().split("x")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 2) or min(numbers) < 1:
+            self.fail(f"{value!r} is neither N nor HEIGHTxWIDTH in pixels", param, ctx)
+        return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+batch_option = click.option(
+    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images computed at once."
+)
+
+
+@contextmanager
+def wrong_use() -> Iterator[None]:
+    """Turn a ``ValueError`` about what the user typed into wrong use, exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None = None, unit: str = "images") -> Iterator[Advance]:
+    """Show a bar; the function it gives moves it on."""
+    columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    progress = Progress(*columns, TimeRemainingColumn(), console=screen)
+    task = progress.add_task(what, total=total, rate="")
+    start = time.perf_counter()
+
+    def advance(count: int) -> None:
+        progress.start()
+        done = progress.tasks[task].completed + count
+        rate = done / max(time.perf_counter() - start, 1e-9)
+        progress.update(task, advance=count, rate=f"{rate:.1f} {unit}/s")
+
+    if total is not None:  # what may not be needed at all shows only once it moves
+        progress.start()
+    try:
+        yield advance
+    finally:
+        if progress.live.is_started:
+            progress.stop()
+
+
+def megabytes(advance: Advance) -> Callable[[str, int, int], None]:
+    """What a download reports its bytes to, so that ``advance`` counts megabytes."""
+    shown = 0
+
+    def progress(_: str, received: int, __: int) -> None:
+        nonlocal shown
+        advance((received >> 20) - shown)
+        shown = received >> 20
+
+    return progress
+
+
+def note_ignored(found: FoundImages) -> None:
+    """Say which files a search passed over."""
+    if found.ignored:
+        say(f"ignored files that are not images: {describe(found.ignored)}")
+
+
+def say(text: str) -> None:
+    """Print a line of text beside the results, on standard error."""
+    # a newline in a file name must not break the line
+    screen.print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), markup=False)

@@ -1,0 +1,113 @@
+"""Named settings: the paper's models, its ablations, and ours; and what has been published of them."""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import Any
+
+from padim_jax.backbones import BACKBONES
+from padim_jax.config import PadimConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A backbone with settings.
+
+    Attributes:
+      name: as ``padim evaluate --preset`` takes it.
+      about: one line.
+      backbone: one of ``BACKBONES``.
+      members: settings of each model; the maps of several are summed (the paper's Table I).
+    """
+
+    name: str
+    about: str
+    backbone: str
+    members: tuple[PadimConfig, ...]
+
+    def seeded(self, seed: int) -> tuple[PadimConfig, ...]:
+        """``members`` with another seed of their channels."""
+        return tuple(replace(member, seed=seed) for member in self.members)
+
+
+def preset(name: str) -> Preset:
+    """The preset called ``name``; ``ValueError`` lists the valid names."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure, in [0, 1], and where it stands."""
+
+    value: float
+    source: str
+
+
+def published(name: str, data: str, protocol: str, category: str) -> dict[str, Published]:
+    """What has been published for a preset on a category, by metric (``pixel_auroc``, …); empty where nothing is."""
+    key = {"preset": name, "data": data, "protocol": protocol}
+    return {
+        row["metric"]: Published(row["values"][category], row["source"])
+        for row in _published_rows()
+        if key.items() <= row.items() and category in row["values"]
+    }
+
+
+@functools.cache
+def _published_rows() -> list[dict[str, Any]]:
+    return json.loads(files("padim_jax").joinpath("published.json").read_text(encoding="utf-8"))
+
+
+_PAPER = PadimConfig(interpolation="bicubic")  # arXiv 2011.08785, section IV-B
+_OURS = PadimConfig()
+
+
+def _ablations(
+    prefix: str, backbone: str, base: PadimConfig, drawn: tuple[int, ...], projected: tuple[int, ...]
+) -> list[Preset]:
+    """The paper's Tables I and II on one backbone: taps apart and together, channels drawn or projected."""
+    taps = BACKBONES[backbone].select(None)
+    every = sum(tap.channels for tap in taps)
+    apart = tuple(replace(base, taps=(tap.name,), n_channels=tap.channels) for tap in taps)
+    jointly = replace(base, n_channels=every)
+    components = replace(base, projection="principal-components")
+    return [
+        *(
+            Preset(
+                f"{prefix}-{tap.name}", f"Table I: {tap.name} alone, its {tap.channels} channels", backbone, (member,)
+            )
+            for tap, member in zip(taps, apart, strict=True)
+        ),
+        Preset(f"{prefix}-sum", "Table I: sum of the single taps' maps", backbone, apart),
+        Preset(f"{prefix}-all", f"Tables I and II: the taps jointly, all {every} channels", backbone, (jointly,)),
+        *(
+            Preset(f"{prefix}-rd{d}", f"Table II: {d} random channels", backbone, (replace(base, n_channels=d),))
+            for d in drawn
+        ),
+        *(
+            Preset(
+                f"{prefix}-pca{d}",
+                f"Table II: {d} principal components",
+                backbone,
+                (replace(components, n_channels=d),),
+            )
+            for d in projected
+        ),
+    ]
+
+
+PRESETS: Mapping[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset("lite0", "EfficientNet-Lite0, 100 channels: small, fast, no download", "efficientnet_lite0", (_OURS,)),
+        Preset("r18-rd100", "the paper's PaDiM-R18-Rd100", "resnet18", (replace(_PAPER, n_channels=100),)),
+        Preset("wr50-rd550", "the paper's PaDiM-WR50-Rd550", "wide_resnet50_2", (replace(_PAPER, n_channels=550),)),
+        Preset("efficientnet-b5", "the paper's PaDiM-EfficientNet-B5, all channels", "efficientnet_b5", (_PAPER,)),
+        *_ablations("r18", "resnet18", _PAPER, drawn=(200,), projected=(100, 200)),
+        *_ablations("lite0", "efficientnet_lite0", _OURS, drawn=(), projected=(100,)),
+    )
+}
