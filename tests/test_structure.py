@@ -41,6 +41,7 @@ ROOMS = [
     "padim_jax.data.folder",
     "padim_jax.data.image_folder_ad",
     "padim_jax.data",
+    "padim_jax.metrics",
     "padim_jax.overlay",
     "padim_jax.files",
     "padim_jax.demo",
