@@ -6,20 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import padim_jax as padim
 from padim_jax.data import UnreadableImage, read_image
-from padim_jax.data.image_folder_ad import ImageFolderAD, load_examples
+from padim_jax.data.examples import load_examples
+from padim_jax.data.image_folder_ad import ImageFolderAD
 from tests.conftest import SMALL
+from tests.datasets import write_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
-
-
-def write(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 @pytest.fixture
@@ -29,12 +24,12 @@ def mvtec(tmp_path: Path) -> Path:
     mask = np.zeros((40, 56), np.uint8)
     mask[10:20, 10:30] = 255
     for index in range(5):
-        write(folder / "train" / "good" / f"{index:03}.png", np.roll(PIXELS, index))
+        write_image(folder / "train" / "good" / f"{index:03}.png", np.roll(PIXELS, index))
     for defect, count in (("good", 2), ("broken_large", 2), ("contamination", 1)):
         for index in range(count):
-            write(folder / "test" / defect / f"{index:03}.png", np.roll(PIXELS, -index))
+            write_image(folder / "test" / defect / f"{index:03}.png", np.roll(PIXELS, -index))
             if defect != "good":
-                write(folder / "ground_truth" / defect / f"{index:03}_mask.png", mask)
+                write_image(folder / "ground_truth" / defect / f"{index:03}_mask.png", mask)
     return folder
 
 
@@ -48,7 +43,7 @@ def test_mvtec_layout(mvtec: Path, tmp_path: Path) -> None:
     builder = prepared(mvtec, tmp_path)
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 5, "test": 5}
     examples = {example["file_name"].decode(): example for example in builder.as_data_source("test")}
-    assert sorted(examples) == sorted(path.relative_to(mvtec).as_posix() for path in (mvtec / "test").rglob("*.png"))
+    assert list(examples) == sorted(path.relative_to(mvtec).as_posix() for path in (mvtec / "test").rglob("*.png"))
     broken, good = examples["test/broken_large/001.png"], examples["test/good/000.png"]
     np.testing.assert_array_equal(broken["image"], np.roll(PIXELS, -1))
     assert (broken["label"], broken["defect_type"], broken["has_mask"]) == (1, b"broken_large", True)
@@ -59,7 +54,7 @@ def test_mvtec_layout(mvtec: Path, tmp_path: Path) -> None:
 
 def test_fit_from_a_data_source_is_fit_from_files(mvtec: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     builder = prepared(mvtec, tmp_path)
-    model = padim.fit(lite0, load_examples(builder, "train", SMALL, batch_size=2), SMALL)
+    model = padim.fit(lite0, (batch.images for batch in load_examples(builder, "train", SMALL, batch_size=2)), SMALL)
     files = np.stack([read_image(path, SMALL) for path in sorted((mvtec / "train" / "good").iterdir())])
     wanted = padim.fit(lite0, [files], SMALL)
     np.testing.assert_allclose(padim.score(model, files).image_score, padim.score(wanted, files).image_score, rtol=2e-3)
@@ -68,7 +63,7 @@ def test_fit_from_a_data_source_is_fit_from_files(mvtec: Path, tmp_path: Path, l
 def test_plain_pair_has_no_masks(tmp_path: Path) -> None:
     for name, count in (("good", 3), ("bad", 2)):
         for index in range(count):
-            write(tmp_path / "parts" / name / f"{index}.png", PIXELS)
+            write_image(tmp_path / "parts" / name / f"{index}.png", PIXELS)
     builder = prepared(tmp_path / "parts", tmp_path)
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"good": 3, "bad": 2}
     (first, *_) = builder.as_data_source("bad")
@@ -77,7 +72,7 @@ def test_plain_pair_has_no_masks(tmp_path: Path) -> None:
 
 def test_a_changed_folder_is_prepared_anew(mvtec: Path, tmp_path: Path) -> None:
     assert prepared(mvtec, tmp_path).info.splits["train"].num_examples == 5
-    write(mvtec / "train" / "good" / "005.png", PIXELS)
+    write_image(mvtec / "train" / "good" / "005.png", PIXELS)
     assert prepared(mvtec, tmp_path).info.splits["train"].num_examples == 6
 
 

@@ -1,0 +1,77 @@
+"""What every TFDS builder here stores of an image, and the order in which it is stored."""
+
+import functools
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+Item = TypeVar("Item")
+
+GOOD = "good"
+RAW = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
+
+
+def dataset_info(builder: tfds.core.DatasetBuilder, description: str, **options: Any) -> tfds.core.DatasetInfo:
+    """Features of an example, in the order of the files.
+
+    ``image`` and ``mask`` (uint8; 0 normal, else defective; all 0 where there is none), ``has_mask`` (false for a
+    defective image of unknown extent), ``label`` (0 good, 1 defective), ``defect_type`` and ``file_name`` (relative
+    to the builder's folder).
+    """
+    features = {
+        "image": tfds.features.Image(shape=(None, None, None)),
+        "mask": tfds.features.Image(shape=(None, None, 1)),
+        "has_mask": tfds.features.Scalar(np.bool_),
+        "label": tfds.features.ClassLabel(names=[GOOD, "defective"]),
+        "defect_type": tfds.features.Text(),
+        "file_name": tfds.features.Text(),
+    }
+    return tfds.core.DatasetInfo(
+        builder=builder,
+        description=description,
+        features=tfds.features.FeaturesDict(features),
+        disable_shuffling=True,
+        **options,
+    )
+
+
+def keyed(items: Sequence[Item]) -> Iterator[tuple[int, Item]]:
+    """Items with rising keys spread over all of TFDS's 128 bits.
+
+    TFDS sorts by key in 1,000 buckets of equal key ranges; keys 0, 1, 2, ... would put a whole split in the first,
+    and that in memory.
+    """
+    step = 2**128 // max(len(items), 1)
+    return ((index * step, item) for index, item in enumerate(items))
+
+
+@functools.lru_cache(maxsize=32)
+def empty_mask(size: tuple[int, int]) -> bytes:
+    """PNG of zeros of this (width, height)."""
+    return png(Image.new("L", size))
+
+
+def png(image: Image.Image) -> bytes:
+    """Image as the bytes of a PNG, compressed for speed."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def fingerprint(folder: Path, paths: Iterable[Path], *settings: object) -> str:
+    """16 hexadecimal digits that change with the files' names, sizes and times, and with ``settings``."""
+    digest = hashlib.sha256(os.path.abspath(folder).encode("utf-8", "surrogateescape"))
+    for path in sorted(paths):
+        facts = path.stat()
+        digest.update(
+            f"{path.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
+        )
+    digest.update("\0".join(map(repr, settings)).encode())
+    return digest.hexdigest()[:16]
