@@ -40,7 +40,7 @@ def write_mvtec(root: Path, category: str, counts: tuple[int, int, int], size: i
       The category's folder.
     """
     folder = root / category
-    defects = DEFECTS[category].split()
+    defects = DEFECTS[category].split()[: counts[2]]  # no empty folder
     train, good, defective = counts
     write_parts(folder / "train" / "good", None, train, size, category in GREY, seed=0)
     write_parts(folder / "test" / "good", None, good, size, category in GREY, seed=1)

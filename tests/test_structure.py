@@ -44,6 +44,7 @@ ROOMS = [
     "padim_jax.data.record",
     "padim_jax.data.layout",
     "padim_jax.data.image_folder_ad",
+    "padim_jax.data.mvtec_ad",
     "padim_jax.data.examples",
     "padim_jax.data",
     "padim_jax.metrics",

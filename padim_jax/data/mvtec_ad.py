@@ -1,0 +1,133 @@
+"""TFDS builder ``mvtec_ad``: MVTec AD (Bergmann et al., CVPR 2019), from a copy that the user fetched.
+
+TensorFlow is not needed: examples are stored as array_record files, images and masks as the bytes of their files.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from padim_jax.data.folder import find_images
+from padim_jax.data.layout import find_splits, generate
+from padim_jax.data.record import GOOD, dataset_info, fingerprint
+
+HOMEPAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
+LICENCE = "CC BY-NC-SA 4.0"
+
+
+class Counts(NamedTuple):
+    """Images of a category; every defective one has a mask."""
+
+    train_good: int
+    test_good: int
+    test_defective: int
+
+
+COUNTS = {  # as published: Bergmann et al. 2019, table 1
+    "bottle": Counts(209, 20, 63),
+    "cable": Counts(224, 58, 92),
+    "capsule": Counts(219, 23, 109),
+    "carpet": Counts(280, 28, 89),
+    "grid": Counts(264, 21, 57),
+    "hazelnut": Counts(391, 40, 70),
+    "leather": Counts(245, 32, 92),
+    "metal_nut": Counts(220, 22, 93),
+    "pill": Counts(267, 26, 141),
+    "screw": Counts(320, 41, 119),
+    "tile": Counts(230, 33, 84),
+    "toothbrush": Counts(60, 12, 30),
+    "transistor": Counts(213, 60, 40),
+    "wood": Counts(247, 19, 60),
+    "zipper": Counts(240, 32, 119),
+}
+
+
+class MVTecAD(tfds.core.GeneratorBasedBuilder):
+    """A category of MVTec AD, one TFDS configuration each; splits ``train`` and ``test``.
+
+    Examples are described at :func:`padim_jax.data.record.dataset_info`; ``file_name`` begins with the category.
+    A category whose files changed is prepared anew: in ``data_dir``, the data lie in a folder named by a digest of
+    their names, sizes and times.
+
+    Attributes:
+      folder: of the categories, each as published: ``train/good/``, ``test/<defect type>/`` and
+        ``ground_truth/<defect type>/<name>_mask.png``.
+
+    Raises:
+      ValueError: a category that there is not, or that is not in ``folder``; on preparation, images or masks other in
+        number than published.
+    """
+
+    name = "mvtec_ad"
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First."}  # noqa: RUF012 (TFDS wants a plain dict)
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name=category, description=f"Category {category} of MVTec AD.") for category in COUNTS
+    ]
+    pkg_dir_path = epath.Path(__file__).parent
+
+    def __init__(self, *, folder: Path, data_dir: Path, category: str, **options: Any) -> None:
+        if category not in COUNTS:
+            raise ValueError(f"mvtec_ad: category={category!r}, wanted one of {', '.join(COUNTS)}")
+        self.folder = Path(folder)
+        self._category = self.folder / category
+        self._folders = find_splits(self._category)
+        if not self._folders:
+            raise ValueError(_advice(self.folder, category))
+        digest = fingerprint(self.folder, (path for path in self._category.rglob("*") if path.is_file()))
+        super().__init__(data_dir=Path(data_dir) / digest, config=category, file_format="array_record", **options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return dataset_info(
+            self,
+            f"MVTec AD (Bergmann et al., CVPR 2019), category {self._category.name}.",
+            homepage=HOMEPAGE,
+            license=LICENCE,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        _check_counts(self._category)
+        return {split: self._generate_examples(folders) for split, folders in self._folders.items()}
+
+    def _generate_examples(self, folders: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
+        return generate(self.name, self.folder, folders, self._category / "ground_truth")
+
+
+def _advice(folder: Path, category: str) -> str:
+    if find_splits(folder):
+        return f"mvtec_ad: {folder} looks like one category; folder= wants what holds the categories: {folder.parent}"
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    there = f"there are only the folders {', '.join(found)}" if found else "there are no folders"
+    return (
+        f"mvtec_ad: wanted {folder / category}/ with train/good/, test/ and ground_truth/; in {folder} {there}. "
+        f"MVTec AD is not downloaded for you: fetch it from {HOMEPAGE} (licence {LICENCE}, non-commercial) and unpack "
+        f"it so that {folder / category}/train/good/000.png is there"
+    )
+
+
+def _check_counts(category: Path) -> None:
+    """Raise ``ValueError`` unless the category holds as many images and masks as published."""
+    published = COUNTS[category.name]
+    defects = [path for path in sorted((category / "test").iterdir()) if path.is_dir() and path.name != GOOD]
+    rows = [
+        ("train/good", published.train_good, _count(category / "train" / GOOD)),
+        ("test/good", published.test_good, _count(category / "test" / GOOD)),
+        ("test, defective", published.test_defective, sum(map(_count, defects))),
+        ("ground_truth", published.test_defective, _count(category / "ground_truth")),
+    ]
+    if any(wanted != found for _, wanted, found in rows):
+        table = "; ".join(f"{name}: {wanted} published, {found} found" for name, wanted, found in rows)
+        raise ValueError(
+            f"mvtec_ad: {category} is not {category.name} as published: {table}. Unpack it anew ({HOMEPAGE}), "
+            "or read your own images with ImageFolderAD"
+        )
+
+
+def _count(folder: Path) -> int:
+    try:
+        return len(find_images([folder]).paths)
+    except (FileNotFoundError, ValueError):  # no folder, or no image in it
+        return 0
