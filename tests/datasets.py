@@ -1,8 +1,11 @@
 """Data sets drawn on the spot, in the layouts in which the real ones are published."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -92,4 +95,55 @@ def write_image(path: Path, pixels: np.ndarray) -> Path:
     """Pixels as a file of the kind that the name's suffix says, its folders with it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+    return path
+
+
+def write_shanghaitech(
+    root: Path, training: Mapping[str, int], testing: Mapping[str, int], size: tuple[int, int] = (64, 48)
+) -> Path:
+    """ShanghaiTech Campus: a grey square walks; in the middle third of a test video a bright one stands, abnormal.
+
+    Args:
+      root: of the data set.
+      training: frames of each training video, by name: ``{"01_001": 12}``.
+      testing: the same of test videos: ``{"01_0014": 9}``.
+      size: of the frames, (width, height) in pixels.
+
+    Returns:
+      The data set's folder, ``root``.
+    """
+    for name, count in training.items():
+        write_video(root / "training" / "videos" / f"{name}.avi", [campus_frame(i, size) for i in range(count)])
+    for name, count in testing.items():
+        abnormal = np.array([count // 3 <= index < 2 * count // 3 for index in range(count)])
+        masks = np.zeros((count, size[1], size[0]), np.uint8)
+        masks[abnormal, 4:16, 8:24] = 1
+        for index in range(count):
+            pixels = campus_frame(index, size)
+            pixels[masks[index] > 0] = (250, 230, 20)
+            write_image(root / "testing" / "frames" / name / f"{index:03}.jpg", pixels)
+        for kind, array in (("test_frame_mask", abnormal.astype(np.int8)), ("test_pixel_mask", masks)):
+            (root / "testing" / kind).mkdir(parents=True, exist_ok=True)
+            np.save(root / "testing" / kind / f"{name}.npy", array)
+    return root
+
+
+def campus_frame(index: int, size: tuple[int, int]) -> np.ndarray:
+    """Frame (height, width, 3) with its number as the brightness of a square, 20 + 5 ``index``, to be read back."""
+    pixels = np.full((size[1], size[0], 3), 128, np.uint8)
+    left = 24 + index % 16
+    pixels[24:40, left : left + 16] = 20 + 5 * index
+    return pixels
+
+
+def write_video(path: Path, frames: Sequence[np.ndarray], codec: str = "mpeg4", **options: str) -> Path:
+    """Frames as an AVI file of high quality."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = cast(Any, container.add_stream(codec, rate=24, options={"qmin": "1", "qmax": "2", **options}))
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
     return path

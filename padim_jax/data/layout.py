@@ -6,7 +6,7 @@ from typing import Any
 
 from padim_jax.data.folder import find_images
 from padim_jax.data.image import measure
-from padim_jax.data.record import GOOD, empty_mask, keyed
+from padim_jax.data.record import GOOD, empty_mask, rising_keys
 
 
 def find_splits(category: Path) -> dict[str, list[Path]]:
@@ -34,7 +34,7 @@ def generate(builder: str, root: Path, folders: Sequence[Path], masks: Path) -> 
       ValueError: a mask of another size than its image.
     """
     found = [(folder.name, path) for folder in folders for path in find_images([folder]).paths]
-    for key, (defect, path) in keyed(found):
+    for key, (defect, path) in zip(rising_keys(len(found)), found, strict=True):
         mask = masks / defect / f"{path.stem}_mask.png"
         has_mask = defect != GOOD and mask.is_file()
         size = measure(path)

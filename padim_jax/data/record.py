@@ -4,15 +4,13 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-
-Item = TypeVar("Item")
 
 GOOD = "good"
 RAW = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
@@ -42,14 +40,13 @@ def dataset_info(builder: tfds.core.DatasetBuilder, description: str, **options:
     )
 
 
-def keyed(items: Sequence[Item]) -> Iterator[tuple[int, Item]]:
-    """Items with rising keys spread over all of TFDS's 128 bits.
+def rising_keys(count: int) -> Iterator[int]:
+    """``count`` rising keys, spread over all of TFDS's 128 bits.
 
     TFDS sorts by key in 1,000 buckets of equal key ranges; keys 0, 1, 2, ... would put a whole split in the first,
     and that in memory.
     """
-    step = 2**128 // max(len(items), 1)
-    return ((index * step, item) for index, item in enumerate(items))
+    return (index * (2**128 // count) for index in range(count))
 
 
 @functools.lru_cache(maxsize=32)

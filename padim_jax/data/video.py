@@ -1,0 +1,75 @@
+"""Frames of video files, by PyAV (``pip install 'padim-jax[video]'``)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from PIL import Image
+
+
+class UnreadableVideo(ValueError):
+    """A file that can't be decoded as a video; holds its ``path``."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        super().__init__(f"can't read {path}: {reason}")
+
+
+def count_frames(path: Path) -> int:
+    """How many frames the video decodes to.
+
+    The header's count is taken where the packets confirm it; otherwise, and where a codec has B-frames (of which a
+    packet may hold two, or none), all are decoded.
+
+    Raises:
+      ModuleNotFoundError: PyAV is not installed.
+      UnreadableVideo: no video, or a damaged one.
+    """
+    av = _import_av()
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            packets = sum(1 for packet in container.demux(stream) if packet.size)
+            if packets == stream.frames and not stream.codec_context.has_b_frames:
+                return packets
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            return sum(1 for _ in container.decode(stream))
+    except (av.FFmpegError, IndexError) as error:  # IndexError: no video stream
+        raise UnreadableVideo(path, str(error)) from error
+
+
+def read_frames(path: Path, indices: Sequence[int]) -> Iterator[Image.Image]:
+    """RGB frames by number from 0; ``indices`` rise. Decoding stops after the last.
+
+    Raises:
+      ModuleNotFoundError: PyAV is not installed.
+      UnreadableVideo: no video, a damaged one, or one of fewer frames.
+    """
+    av = _import_av()
+    wanted = iter(indices)
+    following = next(wanted, None)
+    decoded = 0
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            frames = iter(container.decode(stream))
+            while following is not None and (frame := next(frames, None)) is not None:
+                if decoded == following:
+                    yield frame.to_image()
+                    following = next(wanted, None)
+                decoded += 1
+    except (av.FFmpegError, IndexError) as error:
+        raise UnreadableVideo(path, str(error)) from error
+    if following is not None:
+        raise UnreadableVideo(path, f"it has {decoded} frames, wanted frame {following}, counted from 0")
+
+
+def _import_av() -> ModuleType:
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("videos are decoded by PyAV: pip install 'padim-jax[video]'", name="av") from error
+    return av
