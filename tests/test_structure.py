@@ -52,6 +52,7 @@ ROOMS = [
     "padim_jax.data",
     "padim_jax.metrics",
     "padim_jax.overlay",
+    "padim_jax.report",
     "padim_jax.files",
     "padim_jax.demo",
     "padim_jax.commands",

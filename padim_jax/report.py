@@ -1,0 +1,305 @@
+"""A scored run as one HTML page: it opens from disk, asks no network for anything, and trusts no name in the run."""
+
+import base64
+import heapq
+import importlib.resources
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from padim_jax.overlay import colours
+from weights_conversion.atomic import write_atomically
+
+_FORMAT, _SCHEMA = "padim_jax run", 1
+_LIMIT = 14_000_000  # bytes of the page; mail and chat often stop at 15 MB or above
+_POINTS = 400  # of a curve: on a plot 400 pixels wide more can't be seen
+_VIEWS = ("image", "overlay", "map", "mask")
+_IMAGE_METRICS = ("auroc", "average_precision", "best_f1", "best_f1_threshold")
+_PIXEL_METRICS = ("auroc", "average_precision", "pro")
+_PUBLISHED = ("image_auroc", "pixel_auroc", "pro")
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+_HEAD = 12  # bytes that tell the kind of a picture
+_ADVICE = "score the run again"
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A checked picture of a run, not read yet."""
+
+    path: Path
+    mime: str
+    size: int  # bytes of its data URI
+
+
+def write_report(run: Path, target: Path) -> None:
+    """Write the page of a scored run, in one step; equal runs give equal bytes.
+
+    Pictures are inlined while the page stays within 14 MB: mistakes first, then the rest from both ends of the
+    ranking inwards. The page says how many were left out.
+
+    Args:
+      run: folder with ``run.json`` and the pictures it names; its strings are shown as text, whatever they hold.
+      target: the HTML file.
+
+    Raises:
+      FileNotFoundError: ``run.json`` or a picture it names is missing.
+      ValueError: ``run.json`` is damaged or of another kind, or names what is no picture inside ``run``.
+    """
+    record = _read(run)
+    pictures = _find_pictures(run, record["pictures"], len(record["files"]["test"]))
+    page = {key: value for key, value in record.items() if key != "pictures"}
+    page |= _measure(record["files"]["test"])
+    page["ramp"] = ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in np.rint(colours(np.linspace(0, 1, 9))).astype(int)]
+    template = importlib.resources.files("padim_jax").joinpath("report.html").read_text(encoding="utf-8")
+    head, tail = template.split("@DATA@")
+    room = _LIMIT - len(template.encode()) - len(_embed(page))
+    kept = _choose(record, {index: sum(p.size for p in views.values()) for index, views in pictures.items()}, room)
+    page["left_out"] = len(pictures) - len(kept)
+    page["pictures"] = {
+        str(index): {view: _data_uri(picture) for view, picture in pictures[index].items()} for index in sorted(kept)
+    }
+    write_atomically(target, f"{head}{_embed(page)}{tail}".encode())
+
+
+def _read(run: Path) -> dict[str, Any]:
+    """What ``run.json`` holds, reduced to the keys of the schema, each checked."""
+    path = run / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"write_report: no run.json in {run}; wanted the folder of a scored run")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"write_report: {path} is not JSON ({error}); {_ADVICE}") from error
+    kind = record.get("format") if isinstance(record, dict) else None
+    if kind != _FORMAT:
+        raise ValueError(f"write_report: {path} has format {kind!r}, wanted {_FORMAT!r}; name the folder of a run")
+    if record.get("schema") != _SCHEMA:
+        raise ValueError(
+            f"write_report: {path} has schema {record.get('schema')!r}, this version reads {_SCHEMA}; "
+            f"{_ADVICE}, or update padim-jax"
+        )
+    try:
+        return _checked(record)
+    except _Unfit as error:
+        raise ValueError(f"write_report: {path}: {error}; {_ADVICE}") from error
+
+
+class _Unfit(ValueError):
+    """A value of run.json is not what the schema says."""
+
+    def __init__(self, where: str, wanted: str, value: object) -> None:
+        came = repr(value)
+        super().__init__(f"{where} is {came if len(came) <= 80 else f'{came[:80]}…'}, wanted {wanted}")
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    page = {key: _text(record.get(key), key) for key in ("preset", "category", "data")}
+    page |= {key: record.get(key) for key in ("seed", "protocol", "settings", "versions", "seconds")}
+    metrics = _mapping(record.get("metrics"), "metrics")
+    page["metrics"] = {
+        "image": _numbers(metrics.get("image"), "metrics.image", _IMAGE_METRICS),
+        "pixel": None if metrics.get("pixel") is None else _numbers(metrics["pixel"], "metrics.pixel", _PIXEL_METRICS),
+    }
+    page["published"] = None
+    if record.get("published") is not None:
+        page["published"] = _numbers(record["published"], "published", _PUBLISHED)
+        _text(page["published"].get("source"), "published.source")
+    try:
+        json.dumps(page, allow_nan=False)
+    except ValueError as error:
+        raise _Unfit("a value of settings, versions, seconds or metrics", "finite numbers", str(error)) from error
+
+    scale = record.get("colour_scale")
+    if not isinstance(scale, list) or len(scale) != 2:
+        raise _Unfit("colour_scale", "the distances [low, high]", scale)
+    page["colour_scale"] = [_number(value, f"colour_scale[{i}]") for i, value in enumerate(scale)]
+
+    files = _mapping(record.get("files"), "files")
+    fitted = [_text(name, f"files.fit[{i}]") for i, name in enumerate(_list(files.get("fit"), "files.fit"))]
+    tested = [_test(item, f"files.test[{i}]") for i, item in enumerate(_list(files.get("test"), "files.test"))]
+    if not tested:
+        raise _Unfit("files.test", "at least one scored image", tested)
+    page["files"] = {"fit": fitted, "test": tested}
+    page["pictures"] = _list(record.get("pictures"), "pictures")
+    return page
+
+
+def _test(item: object, where: str) -> dict[str, Any]:
+    entry = _mapping(item, where)
+    label = entry.get("label")
+    if isinstance(label, bool) or label not in (0, 1):
+        raise _Unfit(f"{where}.label", "0 (good) or 1 (defective)", label)
+    return {
+        "file": _text(entry.get("file"), f"{where}.file"),
+        "label": label,
+        "defect_type": _text(entry.get("defect_type"), f"{where}.defect_type"),
+        "has_mask": bool(entry.get("has_mask")),
+        "score": _number(entry.get("score"), f"{where}.score"),
+    }
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise _Unfit(where, "a text", value)
+    return value
+
+
+def _list(value: object, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _Unfit(where, "a list", value)
+    return value
+
+
+def _mapping(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Unfit(where, "an object", value)
+    return value
+
+
+def _numbers(value: object, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """A mapping whose ``keys`` hold numbers or null; other keys are only shown."""
+    values = _mapping(value, where)
+    for key in keys:
+        if values.get(key) is not None:
+            _number(values[key], f"{where}.{key}")
+    return values
+
+
+def _number(value: object, where: str) -> float:
+    largest = sys.float_info.max  # a comparison, as isfinite() fails on integers too long for a float
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
+        raise _Unfit(where, "a finite number", value)
+    return float(value)
+
+
+def _find_pictures(run: Path, entries: list[Any], n_tests: int) -> dict[int, dict[str, _Picture]]:
+    """Checked pictures by view, by index of the test image."""
+    found: dict[int, dict[str, _Picture]] = {}
+    try:
+        for i, item in enumerate(entries):
+            entry = _mapping(item, f"pictures[{i}]")
+            index = entry.get("test")
+            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n_tests or index in found:
+                raise _Unfit(f"pictures[{i}].test", f"another index from 0 to {n_tests - 1}", index)
+            found[index] = {
+                view: _picture(run, entry.get(view), f"pictures[{i}].{view}")
+                for view in _VIEWS
+                if view != "mask" or entry.get(view) is not None
+            }
+    except _Unfit as error:
+        raise ValueError(f"write_report: {run / 'run.json'}: {error}; {_ADVICE}") from error
+    return found
+
+
+def _picture(run: Path, value: object, where: str) -> _Picture:
+    name = _text(value, where)
+    pure = PureWindowsPath(name)  # its rules are the wider ones: "\" parts names too, "C:" is a root
+    path = run / name
+    try:
+        inside = bool(name) and not pure.anchor and ".." not in pure.parts
+        inside = inside and path.resolve().is_relative_to(run.resolve())
+        there = inside and path.is_file()
+    except (OSError, ValueError, RuntimeError):  # a name too long, with a null byte, or a loop of links
+        inside, there = True, False
+    if not inside:
+        raise _Unfit(where, "a path inside the run's folder", name)
+    if not there:
+        raise FileNotFoundError(f"write_report: {run / 'run.json'}: {where} names {name!r}, not there; {_ADVICE}")
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD)
+    mime = next((mime for start, mime in _SIGNATURES.items() if head.startswith(start)), None)
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        mime = "image/webp"
+    if mime is None:
+        raise _Unfit(where, "a PNG, JPEG or WebP picture", name)
+    return _Picture(path, mime, len(f'"{where}":"data:{mime};base64,",') + 4 * math.ceil(path.stat().st_size / 3))
+
+
+def _data_uri(picture: _Picture) -> str:
+    return f"data:{picture.mime};base64,{base64.b64encode(picture.path.read_bytes()).decode('ascii')}"
+
+
+def _choose(record: dict[str, Any], sizes: dict[int, int], room: int) -> list[int]:
+    """Test images whose pictures fit into ``room`` bytes, the most telling ones first.
+
+    Mistakes at the best-F1 threshold come first, the grossest ahead; then the highest and the lowest scores, and
+    inwards from there: a correctly judged image in the middle of the ranking tells least.
+    """
+    tests, threshold = record["files"]["test"], record["metrics"]["image"].get("best_f1_threshold")
+    rank = {index: place for place, index in enumerate(sorted(sizes, key=lambda i: (tests[i]["score"], i)))}
+
+    def dullness(index: int) -> tuple[bool, float, int]:
+        score, label = tests[index]["score"], tests[index]["label"]
+        if threshold is not None and (score >= threshold) != bool(label):
+            return False, -abs(score - threshold), index
+        return True, -abs(rank[index] - (len(rank) - 1) / 2), index
+
+    kept = []
+    for index in sorted(sizes, key=dullness):
+        if sizes[index] <= room:
+            kept.append(index)
+            room -= sizes[index]
+    return kept
+
+
+def _measure(tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Curves over all test images, and what each defect type makes against the good ones; None where undefined."""
+    from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve  # slow to import
+
+    labels = np.array([test["label"] for test in tests])
+    scores = np.array([test["score"] for test in tests])
+    types = np.array([test["defect_type"] for test in tests], object)
+    roc = precision_recall = None
+    if 0 < labels.sum() < len(labels):
+        alarms, found, _ = roc_curve(labels, scores)
+        roc = _thin(np.stack([alarms, found], axis=1)).round(5).tolist()
+        precision, recall, _ = precision_recall_curve(labels, scores)
+        # average precision is the area below steps, not below slanted lines
+        corners = np.stack([np.repeat(recall, 2)[1:], np.repeat(precision, 2)[:-1]], axis=1)
+        precision_recall = _thin(corners).round(5).tolist()
+
+    good = scores[labels == 0]
+    by_type = []
+    for name in sorted(set(types[labels == 1])):
+        bad = scores[(labels == 1) & (types == name)]
+        both = np.concatenate([good, bad])
+        auroc = float(roc_auc_score(np.arange(len(both)) >= len(good), both)) if len(good) else None
+        by_type.append({"type": name, "images": len(bad), "auroc": auroc, "median": float(np.median(bad))})
+    return {"curves": {"roc": roc, "precision_recall": precision_recall}, "types": by_type}
+
+
+def _thin(points: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "kept 2"]:
+    """Polyline of at most 400 of its points: ends first, then ever the one farthest from the line so far."""
+    heap: list[tuple[float, int, int, int]] = []
+
+    def split(start: int, end: int) -> None:
+        if end - start < 2:
+            return
+        chord, offsets = points[end] - points[start], points[start + 1 : end] - points[start]
+        along = np.clip(offsets @ chord / max(chord @ chord, np.finfo(float).tiny), 0, 1)
+        away = np.linalg.norm(offsets - along[:, None] * chord, axis=1)
+        farthest = int(away.argmax())
+        if away[farthest] > 1e-9:
+            heapq.heappush(heap, (-away[farthest], start, start + 1 + farthest, end))
+
+    kept = [0, len(points) - 1]
+    split(*kept)
+    while heap and len(kept) < _POINTS:
+        _, start, middle, end = heapq.heappop(heap)
+        kept.append(middle)
+        split(start, middle)
+        split(middle, end)
+    return points[sorted(kept)]
+
+
+def _embed(value: object) -> str:
+    """JSON in ASCII that can't end the script element around it, nor open a comment or an entity."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
