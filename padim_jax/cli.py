@@ -9,6 +9,7 @@ from importlib.metadata import version
 import click
 
 from padim_jax.commands.demo import demo_command
+from padim_jax.commands.evaluate import evaluate_command, report_command
 from padim_jax.commands.fit import fit_command
 from padim_jax.commands.score import score_command
 from padim_jax.commands.terminal import debug_option, say
@@ -25,13 +26,15 @@ def app() -> None:
     \b
       padim fit GOOD_DIR --out MODEL        learn from a folder of good images
       padim score MODEL PATH... --out DIR   score new images, with a heat map each
-      padim demo                            both, on real solar cells
+      padim evaluate FOLDER --out DIR       measure it on good and defective images, with a report
+      padim report DIR                      write the reports of an evaluation anew
+      padim demo                            fit and score real solar cells
 
     Exit codes: 0 done, 1 failed, 2 wrong use.
     """
 
 
-for command in (fit_command, score_command, demo_command):
+for command in (fit_command, score_command, evaluate_command, report_command, demo_command):
     app.add_command(command)
 
 

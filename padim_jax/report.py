@@ -23,7 +23,6 @@ _POINTS = 400  # of a curve: on a plot 400 pixels wide more can't be seen
 _VIEWS = ("image", "overlay", "map", "mask")
 _IMAGE_METRICS = ("auroc", "average_precision", "best_f1", "best_f1_threshold")
 _PIXEL_METRICS = ("auroc", "average_precision", "pro")
-_PUBLISHED = ("image_auroc", "pixel_auroc", "pro")
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 _HEAD = 12  # bytes that tell the kind of a picture
 _ADVICE = "score the run again"
@@ -107,10 +106,14 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         "image": _numbers(metrics.get("image"), "metrics.image", _IMAGE_METRICS),
         "pixel": None if metrics.get("pixel") is None else _numbers(metrics["pixel"], "metrics.pixel", _PIXEL_METRICS),
     }
-    page["published"] = None
-    if record.get("published") is not None:
-        page["published"] = _numbers(record["published"], "published", _PUBLISHED)
-        _text(page["published"].get("source"), "published.source")
+    page["published"] = {}
+    for name, reference in _mapping(record.get("published"), "published").items():
+        where = f"published.{name}"
+        found = _mapping(reference, where)
+        page["published"][name] = {
+            "value": _number(found.get("value"), f"{where}.value"),
+            "source": _text(found.get("source"), f"{where}.source"),
+        }
     try:
         json.dumps(page, allow_nan=False)
     except ValueError as error:

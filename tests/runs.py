@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from padim_jax.overlay import colours, overlay
 
 DEFECTS = ("broken_large", "broken_small", "contamination")
-PUBLISHED = {"source": "PaDiM, arXiv 2011.08785, Table 5", "image_auroc": None, "pixel_auroc": 0.983, "pro": 0.948}
+_SOURCE = "PaDiM, arXiv 2011.08785"
+PUBLISHED = {"pixel_auroc": {"value": 0.983, "source": _SOURCE}, "pro": {"value": 0.948, "source": _SOURCE}}
 PIXEL = {"auroc": 0.9812, "average_precision": 0.7734, "pro": 0.9466, "n_regions": 68, "exact": True}
 
 

@@ -36,7 +36,7 @@ def test_principal_components_are_scikit_learns(lite0: padim.Backbone) -> None:
     model = padim.fit(lite0, [x[:3], x[3:]], PRINCIPAL)
     w = np.asarray(model.projection)
     everything = oracle.embeddings(lite0, replace(model.embedding, projected=None), x).reshape(-1, 256)
-    wanted = np.transpose(PCA(12, svd_solver="full").fit(everything).components_)
+    wanted = np.asarray(PCA(12, svd_solver="full").fit(everything).components_).T
     np.testing.assert_allclose(np.abs(np.sum(w * wanted, axis=0)), 1, atol=1e-3)
 
 

@@ -155,7 +155,9 @@ def test_damaged_files_are_refused(tmp_path: Path, text: str, said: str) -> None
         (("files", "test", 1), "a.png", r"files.test\[1\] is 'a.png', wanted an object"),
         (("metrics", "image"), None, "metrics.image is None, wanted an object"),
         (("metrics", "pixel", "pro"), "0.9", "metrics.pixel.pro is '0.9', wanted a finite number"),
-        (("published", "source"), None, "published.source is None, wanted a text"),
+        (("published", "pro", "source"), None, "published.pro.source is None, wanted a text"),
+        (("published", "pro", "value"), None, "published.pro.value is None, wanted a finite number"),
+        (("published", "pro"), 0.9, "published.pro is 0.9, wanted an object"),
         (("seconds", "fit"), float("inf"), "a value of settings, versions, seconds or metrics is .*, wanted finite"),
         (("pictures", 1, "test"), 4, r"pictures\[1\].test is 4, wanted another index from 0 to 3"),
         (("pictures", 1, "test"), 0, r"pictures\[1\].test is 0, wanted another index"),
@@ -213,10 +215,10 @@ def test_one_class(tmp_path: Path, good: int, defective: int) -> None:
 
 def test_without_masks_or_reference(tmp_path: Path) -> None:
     record = write_run(tmp_path)
-    record["metrics"]["pixel"] = record["published"] = None
+    record["metrics"]["pixel"], record["published"] = None, {}
     rewrite(tmp_path, record)
     data = written(tmp_path)
-    assert data["metrics"]["pixel"] is data["published"] is None
+    assert (data["metrics"]["pixel"], data["published"]) == (None, {})
 
 
 def test_curves_are_scikit_learns(tmp_path: Path) -> None:

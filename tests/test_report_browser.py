@@ -286,7 +286,7 @@ def test_names_run_nothing(visit: Open, tmp_path: Path) -> None:
         test["defect_type"] = HOSTILE
     hostile = {HOSTILE: HOSTILE, "__proto__": {"polluted": 1}}
     changes = {"category": HOSTILE, "preset": HOSTILE, "data": HOSTILE, "settings": hostile, "versions": hostile}
-    rewrite(tmp_path, record | changes | {"published": {"source": HOSTILE}})
+    rewrite(tmp_path, record | changes | {"published": {"pro": {"value": 0.5, "source": HOSTILE}}})
     write_report(tmp_path, tmp_path / "report.html")
     page = visit(tmp_path / "report.html")
     page.click("#settings summary")
@@ -301,7 +301,7 @@ def test_names_run_nothing(visit: Open, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("good", "defective"), [(4, 0), (0, 4), (1, 0), (2, 2)])
 def test_few_images(visit: Open, tmp_path: Path, good: int, defective: int) -> None:
     record = write_run(tmp_path, good=good, defective=defective)
-    rewrite(tmp_path, record | {"published": None})
+    rewrite(tmp_path, record | {"published": {}})
     write_report(tmp_path, tmp_path / "report.html")
     page = visit(tmp_path / "report.html")
     assert page.locator(".card").count() == good + defective

@@ -1,0 +1,209 @@
+"""``padim evaluate`` and ``padim report``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from padim_jax.backbones import Backbone, load_backbone
+from padim_jax.commands.terminal import (
+    Size,
+    batch_option,
+    debug_option,
+    megabytes,
+    progress_bar,
+    say,
+    screen,
+    wrong_use,
+)
+from padim_jax.data.catalogue import find_categories
+from padim_jax.data.protocol import Protocol, ProtocolName
+from padim_jax.evaluation import RUN_FILE, Run, evaluate, finished
+from padim_jax.files import Advance
+from padim_jax.presets import PRESETS, preset
+from padim_jax.report import write_report
+from padim_jax.results import MEANS, Summary, write_results
+
+REPORT = "report.html"
+_ROTATED_DRAWS = 5  # arXiv 2011.08785 states means over random draws
+_COLUMNS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pro": "PRO",
+}
+
+
+def _list_presets(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        width = max(map(len, PRESETS))
+        for found in PRESETS.values():
+            click.echo(f"{found.name:{width}}  {found.about}")
+        context.exit()
+
+
+@click.command("evaluate")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
+@click.option(
+    "--preset", "presets", multiple=True, metavar="NAME", help="Settings; repeat for several. Default: lite0."
+)
+@click.option(
+    "--list-presets",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_presets,
+    help="List presets; exit.",
+)
+@click.option(
+    "--category", "categories", multiple=True, metavar="NAME", help="Which of FOLDER's; repeat. Default: all."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(get_args(ProtocolName)),
+    default="standard",
+    show_default=True,
+    help="rotated: the paper's Rd-MVTec AD, rotations within 10° and random crops, of all images.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    help=f"Draws of channels (and rotations), from seed 0. Default: 1; rotated, {_ROTATED_DRAWS}.",
+)
+@click.option("--weights", type=str, help="Weights file, or 'random', of all presets' one backbone.")
+@click.option("--image-size", type=Size(), help="Resize images to this. Default: the preset's.")
+@click.option("--crop-size", type=Size(), help="Then cut out the centre. Default: the preset's.")
+@click.option(
+    "--prepared",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for TFDS's copies of the images. Default: prepared in --out.",
+)
+@click.option("--report/--no-report", default=True, show_default=True, help="Write a web page for each run.")
+@batch_option
+@debug_option
+def evaluate_command(
+    folder: Path,
+    out: Path,
+    presets: tuple[str, ...],
+    categories: tuple[str, ...],
+    protocol: ProtocolName,
+    seeds: int | None,
+    weights: str | None,
+    prepared: Path | None,
+    report: bool,
+    batch_size: int,
+    **sizes: Any,
+) -> None:
+    """Measure presets on FOLDER: a data set with good and defective images.
+
+    FOLDER is a category in MVTec AD's layout or with good/ and bad/ folders, a folder of several, or ShanghaiTech
+    Campus. Writes DIR/results.json and DIR/results.csv, and for each run its scores, lists of files, pictures and a
+    report. Runs already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
+    """
+    with wrong_use():
+        chosen = [preset(name) for name in dict.fromkeys(presets or ("lite0",))]
+        found = find_categories(folder, prepared or out / "prepared", categories)
+        if weights is not None and len({one.backbone for one in chosen}) > 1:
+            raise ValueError("--weights is one backbone's, but the presets have several; evaluate them apart")
+        draws = seeds or (_ROTATED_DRAWS if protocol == "rotated" else 1)
+        plan = [
+            [
+                Run(category, one, seed, Protocol(protocol, seed if protocol == "rotated" else 0), **sizes)
+                for one in chosen
+                for seed in range(draws)
+            ]
+            for category in found
+        ]
+    networks: dict[str, Backbone] = {}
+    done, total = 0, sum(map(len, plan))
+    for category, runs in zip(found, plan, strict=True):
+        with screen.status(f"preparing {category.name}"):
+            builder = category.build()
+        for run in runs:
+            done += 1
+            name = run.preset.backbone
+            if name not in networks:
+                with progress_bar("download", unit="MB") as advance:
+                    networks[name] = load_backbone(name, weights, progress=megabytes(advance))
+            label = f"{done}/{total} {category.name} {run.preset.name} seed {run.seed}"
+            if finished(run, networks[name], builder, out) is None:
+                _evaluate(run, networks[name], builder, out, batch_size, label)
+            else:
+                say(f"{label}: there already")
+            if report and not (out / run.place / REPORT).exists():
+                write_report(out / run.place, out / run.place / REPORT)
+            lines = write_results(out)
+            if total > 1 and done < total:
+                screen.print(_table(lines))
+    places = {run.place for runs in plan for run in runs}
+    Console(highlight=False).print(_table(write_results(out)))
+    click.echo(
+        f"{out / 'results.json'}, results.csv; per run scores, files, pictures" + (", report:" if report else "")
+    )
+    for place in sorted(places) if report else ():
+        click.echo(f"  {out / place / REPORT}")
+
+
+@click.command("report")
+@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@debug_option
+def report_command(results: Path) -> None:
+    """Write the web page of every run below RESULTS, a folder that evaluate wrote, anew."""
+    runs = sorted(path.parent for path in results.rglob(RUN_FILE))
+    if not runs:
+        raise click.UsageError(f"{results} holds no run ({RUN_FILE}); padim evaluate writes them")
+    for run in runs:
+        write_report(run, run / REPORT)
+        click.echo(run / REPORT)
+
+
+def _evaluate(run: Run, network: Backbone, builder: Any, out: Path, batch_size: int, label: str) -> None:
+    bars: list[Any] = []
+
+    def close() -> None:
+        while bars:
+            bars.pop().__exit__(None, None, None)
+
+    def progress(stage: str, total: int) -> Advance:
+        close()
+        bars.append(progress_bar(f"{label}: {stage}", total))
+        return bars[-1].__enter__()
+
+    try:
+        evaluate(run, network, builder, out, batch_size=batch_size, progress=progress)
+    finally:
+        close()
+
+
+def _table(lines: Sequence[Summary]) -> Table:
+    """Metrics in percent; beside them what has been published, if anything has."""
+    several = len({(line.data, line.protocol) for line in lines}) > 1
+    title = "percent" if several else f"{_data(lines[0])}, percent"
+    if any(line.published for line in lines):
+        title += "; in brackets, what has been published"
+    table = Table(title=title, title_justify="left", title_style="dim")
+    for name in ("data", "preset", "category") if several else ("preset", "category"):
+        table.add_column(name, overflow="fold")
+    for name in _COLUMNS.values():
+        table.add_column(name, justify="right")
+    for line in lines:
+        names = (_data(line), line.preset, line.category) if several else (line.preset, line.category)
+        style = "bold" if line.category in ("mean", *MEANS) else None
+        table.add_row(*names, *(_cell(line, name) for name in _COLUMNS), style=style)
+    return table
+
+
+def _data(line: Summary) -> str:
+    return line.data if line.protocol == "standard" else f"{line.data}, {line.protocol}"
+
+
+def _cell(line: Summary, name: str) -> str:
+    value, spread, reference = line.mean[name], line.spread[name], line.published.get(name)
+    text = "–" if value is None else f"{100 * value:.1f}"
+    text += "" if spread is None else f" ±{100 * spread:.1f}"
+    return text if reference is None else f"{text} ({100 * reference.value:.1f})"

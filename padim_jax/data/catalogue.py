@@ -1,0 +1,127 @@
+"""Which categories a folder holds, and which of their images a model is fitted on and judged by."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from padim_jax.data.image_folder_ad import ImageFolderAD
+from padim_jax.data.mvtec_ad import COUNTS, MVTecAD
+from padim_jax.data.record import GOOD
+from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
+from padim_jax.data.shanghaitech_layout import SCENES
+
+FIT_SHARE = 0.6  # of the good images of a plain good/ and bad/ pair; the others are judged
+SPLIT_SEED = 0  # of that draw
+
+
+@dataclass(frozen=True)
+class Category:
+    """One thing to evaluate.
+
+    Attributes:
+      data: name of the TFDS builder.
+      name: of the category, scene or folder.
+      folder: what the builder reads.
+      prepared: where TFDS keeps its copies.
+    """
+
+    data: str
+    name: str
+    folder: Path
+    prepared: Path
+
+    def build(self) -> tfds.core.DatasetBuilder:
+        """The builder, prepared; errors of its own if the files are not as they should be."""
+        common: dict[str, Any] = {"folder": self.folder, "data_dir": self.prepared}
+        if self.data == MVTecAD.name:
+            builder = MVTecAD(**common, category=self.name)
+        elif self.data == ShanghaiTechCampus.name:
+            builder = ShanghaiTechCampus(**common, scene=self.name)
+        else:
+            builder = ImageFolderAD(**common)
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):  # where TFDS announces downloads that there are not
+            builder.download_and_prepare()
+        return builder
+
+
+@dataclass(frozen=True)
+class Part:
+    """Examples of a prepared split: all, or those at ``indices``."""
+
+    split: str
+    indices: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which examples a model is fitted on, and which it is judged by; no example has both."""
+
+    fit: Part
+    test: tuple[Part, ...]
+
+
+def find_categories(folder: Path, prepared: Path, names: Sequence[str] = ()) -> list[Category]:
+    """Categories in ``folder``, those called ``names`` or all.
+
+    ``folder`` is one category (MVTec AD's layout, or ``good/`` and ``bad/``), holds several, or is ShanghaiTech Campus,
+    whose scenes are its categories (by default the one called "all"). A folder that holds several and is named as a
+    category of MVTec AD is checked against what was published of it.
+
+    Raises:
+      ValueError: nothing of the kind, or a name that is not there; lists those that are.
+    """
+    if (folder / "training").is_dir() or (folder / "testing").is_dir():
+        found = [Category(ShanghaiTechCampus.name, scene, folder, prepared) for scene in ("all", *SCENES)]
+        found = found if names else found[:1]
+    elif _is_category(folder):
+        found = [Category(ImageFolderAD.name, folder.resolve().name, folder, prepared)]
+    else:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and _is_category(path))
+        found = [
+            Category(MVTecAD.name, path.name, folder, prepared)
+            if path.name in COUNTS
+            else Category(ImageFolderAD.name, path.name, path, prepared)
+            for path in inside
+        ]
+    if not found:
+        raise ValueError(
+            f"{folder} holds no data set: wanted train/good/ and test/ (MVTec AD's layout) or good/ and bad/, in it or "
+            "in its folders, or training/ and testing/ (ShanghaiTech Campus)"
+        )
+    there = [category.name for category in found]
+    if unknown := [name for name in names if name not in there]:
+        raise ValueError(f"{folder} has no category {unknown[0]!r}; it has {', '.join(there)}")
+    return [category for category in found if not names or category.name in names]
+
+
+def assign_roles(builder: tfds.core.DatasetBuilder) -> Roles:
+    """``train`` and ``test`` where there are such splits; else a fixed draw of the good images, and the rest.
+
+    Raises:
+      ValueError: nothing to judge by, or fewer than two images to fit on.
+    """
+    counts = {name: split.num_examples for name, split in builder.info.splits.items()}
+    if GOOD in counts:
+        order = np.random.default_rng(SPLIT_SEED).permutation(counts[GOOD])
+        fitted = int(FIT_SHARE * counts[GOOD])
+        first, rest = (tuple(sorted(part.tolist())) for part in (order[:fitted], order[fitted:]))
+        roles, n_fit = Roles(Part(GOOD, first), (Part(GOOD, rest), Part("bad"))), fitted
+    elif "test" in counts:
+        roles, n_fit = Roles(Part("train"), (Part("test"),)), counts["train"]
+    else:
+        raise ValueError(f"{builder.info.full_name} has no test images; choose another category")
+    if n_fit < 2:
+        raise ValueError(f"{builder.info.full_name}: {n_fit} good images to fit on, wanted 2 or more")
+    return roles
+
+
+def _is_category(folder: Path) -> bool:
+    layouts = (("train/good", "test"), (GOOD, "bad"))
+    return any(all((folder / part).is_dir() for part in layout) for layout in layouts)

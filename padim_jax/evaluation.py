@@ -1,0 +1,255 @@
+"""Evaluate a preset on a category: fit, score, metrics, pictures; one folder a run, written whole or not at all."""
+
+import dataclasses
+import functools
+import json
+import operator
+import os
+import platform
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Array, Float
+
+from padim_jax.backbones import Backbone, backbone_spec
+from padim_jax.config import PadimConfig, Size
+from padim_jax.data.catalogue import Category, Part, Roles, assign_roles
+from padim_jax.data.examples import Examples, load_examples
+from padim_jax.data.protocol import Protocol
+from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
+from padim_jax.files import Advance, Rereadable
+from padim_jax.gallery import Entry, Gallery, encode
+from padim_jax.metrics import PixelScores, image_metrics
+from padim_jax.padim import Padim, fit, score
+from padim_jax.presets import Preset, published
+
+FORMAT, SCHEMA = "padim_jax run", 1
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be evaluated; equal plans on equal files give equal results, to rounding.
+
+    Attributes:
+      category: the data.
+      preset: backbone and settings.
+      seed: of the channels and, under the rotated protocol, of rotations and crops.
+      protocol: how images are placed.
+      image_size: in place of the preset's.
+      crop_size: in place of the preset's.
+    """
+
+    category: Category
+    preset: Preset
+    seed: int
+    protocol: Protocol
+    image_size: Size | None = None
+    crop_size: Size | None = None
+
+    def __post_init__(self) -> None:
+        for member in self.members:  # sizes and taps are checked when the plan is made
+            backbone_spec(self.preset.backbone).select(member.taps)
+
+    @property
+    def members(self) -> tuple[PadimConfig, ...]:
+        """Settings of each model, sizes as asked for; ShanghaiTech Campus is not cropped (section IV-B)."""
+        sizes: dict[str, Any] = {"crop_size": 256} if self.category.data == ShanghaiTechCampus.name else {}
+        if self.image_size is not None:
+            sizes["image_size"] = self.image_size
+        if self.crop_size is not None:
+            sizes["crop_size"] = self.crop_size
+        return tuple(dataclasses.replace(member, **sizes) for member in self.preset.seeded(self.seed))
+
+    @property
+    def place(self) -> Path:
+        """Folder of the results, relative to that of the evaluation."""
+        return Path("runs", self.protocol.name, self.preset.name, self.category.name, f"seed-{self.seed}")
+
+
+@dataclass
+class _Scored:
+    """Results of the test images so far."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    medians: list[float] = field(default_factory=list)
+    pixels: PixelScores = field(default_factory=PixelScores)
+    gallery: Gallery = field(default_factory=Gallery)
+
+    def add(self, batch: Examples, maps: Float[np.ndarray, "n height width"]) -> None:
+        # the largest distance anywhere, as Scores.image_score has it, also of a sum of maps
+        for index, (name, anomaly_map) in enumerate(zip(batch.file_names, maps, strict=True)):
+            value = float(anomaly_map.max())
+            if not np.isfinite(value):
+                raise FloatingPointError(f"evaluate: {name} got {value}; the model or the image is broken")
+            label, has_mask, placement = bool(batch.labels[index]), bool(batch.has_mask[index]), batch.placements[index]
+            mask = batch.masks[index]
+            if has_mask:
+                self.pixels.add(anomaly_map, mask)
+            shown = mask if has_mask and label else None
+            self.gallery.add(Entry(len(self.rows), label, value, batch.images[index], anomaly_map, shown))
+            self.medians.append(float(np.median(anomaly_map)))
+            row = {"file": name, "label": int(label), "defect_type": batch.defect_types[index], "has_mask": has_mask}
+            row |= {"score": value} | ({} if placement is None else {"placement": dataclasses.asdict(placement)})
+            self.rows.append(row)
+
+
+def evaluate(
+    run: Run,
+    backbone: Backbone,
+    builder: tfds.core.DatasetBuilder,
+    out: Path,
+    *,
+    batch_size: int = 16,
+    progress: Callable[[str, int], Advance] = lambda stage, total: lambda count: None,
+) -> dict[str, Any]:
+    """Fit on the good training images, score the test images, and write the run's folder below ``out``.
+
+    Args:
+      run: what to evaluate.
+      backbone: the preset's.
+      builder: of ``run.category``, prepared.
+      out: folder of the evaluation.
+      batch_size: images computed at once; changes nothing but the speed.
+      progress: told of each stage ("fit", "score") and its number of images; gives what is told of those done.
+
+    Returns:
+      What ``run.json`` holds.
+
+    Raises:
+      ValueError: too few images, unreadable ones, settings that don't fit the backbone.
+      FloatingPointError: a covariance that can't be factored, a score that is not finite.
+    """
+    roles, start = assign_roles(builder), time.perf_counter()
+    reads = sum(member.passes for member in run.members)
+    advance = progress("fit", reads * _count(builder, roles.fit))
+    fitted: dict[str, None] = {}  # names in order, each once however often it is read
+
+    def good(config: PadimConfig) -> Iterator[np.ndarray]:
+        part = roles.fit
+        for batch in load_examples(
+            builder, part.split, config, batch_size, run.protocol, part.indices, with_masks=False
+        ):
+            yield batch.images
+            fitted.update(dict.fromkeys(batch.file_names))
+            advance(len(batch.images))
+
+    models = [fit(backbone, Rereadable(partial(good, member)), member) for member in run.members]
+    fit_seconds, start = time.perf_counter() - start, time.perf_counter()
+    advance = progress("score", sum(_count(builder, part) for part in roles.test))
+    scored = _score(models, builder, roles, run.protocol, batch_size, advance)
+    record = _record(run, backbone, builder, list(fitted), scored)
+    record["seconds"] = {"fit": fit_seconds, "score": time.perf_counter() - start}
+    _write(out / run.place, record, scored.gallery)
+    return record
+
+
+def finished(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder, out: Path) -> dict[str, Any] | None:
+    """What ``run.json`` holds, if this very run (settings, weights, files, version) has been written below ``out``."""
+    try:
+        record = json.loads((out / run.place / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    # through JSON and back, as the stored one went
+    wanted = json.loads(json.dumps(_identity(run, backbone, builder)))
+    return record if isinstance(record, dict) and wanted.items() <= record.items() else None
+
+
+def _identity(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "preset": run.preset.name,
+        "category": run.category.name,
+        "data": run.category.data,
+        "prepared": os.path.relpath(builder.data_dir, run.category.prepared),
+        "seed": run.seed,
+        "protocol": dataclasses.asdict(run.protocol),
+        "settings": {
+            "backbone": backbone.spec.name,
+            "weights_digest": backbone.weights_digest,
+            "members": [dataclasses.asdict(member) for member in run.members],
+        },
+        "versions": {name: version(name) for name in ("padim-jax", "jax", "flax", "numpy", "pillow", "scikit-learn")}
+        | {"python": platform.python_version()},
+    }
+
+
+def _record(
+    run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder, fitted: list[str], scored: _Scored
+) -> dict[str, Any]:
+    rows = scored.rows
+    pixels = scored.pixels.metrics()
+    images = image_metrics([row["label"] for row in rows], [row["score"] for row in rows])
+    references = published(run.preset.name, run.category.data, run.protocol.name, run.category.name)
+    # without a single mask of a defect there is nothing to say of pixels
+    known = any(row["label"] and row["has_mask"] for row in rows)
+    return _identity(run, backbone, builder) | {
+        "metrics": {"image": dataclasses.asdict(images), "pixel": dataclasses.asdict(pixels) if known else None},
+        "published": {name: dataclasses.asdict(reference) for name, reference in references.items()},
+        "colour_scale": [float(np.median(scored.medians)), max(row["score"] for row in rows)],
+        "files": {"fit": fitted, "test": rows},
+    }
+
+
+def _score(
+    models: Sequence[Padim],
+    builder: tfds.core.DatasetBuilder,
+    roles: Roles,
+    protocol: Protocol,
+    batch_size: int,
+    advance: Advance,
+) -> _Scored:
+    scored = _Scored()
+    under_way: deque[tuple[Examples, Array]] = deque()
+
+    def finish() -> None:
+        batch, maps = under_way.popleft()
+        scored.add(batch, np.asarray(maps)[: len(batch.images)])
+        advance(len(batch.images))
+
+    for part in roles.test:
+        for batch in load_examples(builder, part.split, models[0].config, batch_size, protocol, part.indices):
+            under_way.append((batch, _maps(models, batch.images, batch_size)))
+            if len(under_way) > 1:  # the host's share of one batch is done while the device computes the next
+                finish()
+    while under_way:
+        finish()
+    return scored
+
+
+def _maps(models: Sequence[Padim], images: np.ndarray, batch_size: int) -> Array:
+    """Sum of the models' maps; a last batch is filled up with black images, so that one program serves all."""
+    padded = np.pad(images, [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)])
+    return functools.reduce(operator.add, (score(model, padded).anomaly_map for model in models))
+
+
+def _count(builder: tfds.core.DatasetBuilder, part: Part) -> int:
+    return builder.info.splits[part.split].num_examples if part.indices is None else len(part.indices)
+
+
+def _write(folder: Path, record: dict[str, Any], gallery: Gallery) -> None:
+    """Write a run beside its place and put it there in one step, over an earlier one."""
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    (fresh / "pictures").mkdir(parents=True)
+    record["pictures"] = []
+    for entry in gallery:
+        shown: dict[str, Any] = {"test": entry.index, "mask": None}
+        for name, content in encode(entry, tuple(record["colour_scale"])).items():
+            place = f"pictures/{entry.index:06}-{name}"
+            (fresh / place).write_bytes(content)
+            shown[name.split(".")[0]] = place
+        record["pictures"].append(shown)
+    (fresh / RUN_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)

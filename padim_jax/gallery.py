@@ -1,0 +1,111 @@
+"""Pictures of the test images worth looking at, in bounded memory."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from padim_jax.overlay import colours, overlay
+
+LIMIT = 400  # pictures kept: with four files each some 10 MB
+LONGEST_SIDE = 256  # pixels; larger images are shrunk
+_QUALITY = 82  # of JPEG
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A test image with its result; ``index`` counts the test images."""
+
+    index: int
+    label: bool
+    score: float
+    image: UInt8[np.ndarray, "height width 3"]
+    anomaly_map: Float[np.ndarray, "height width"]
+    mask: Bool[np.ndarray, "height width"] | None
+
+
+class Gallery:
+    """Keeps all results, or once there are too many the likely mistakes and the clearest cases of either kind.
+
+    Three in eight are the defective images of lowest score, three in eight the good ones of highest score, one in
+    eight each the other extremes; what is kept does not depend on the order of adding.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._entries: list[Entry] = []
+
+    def add(self, entry: Entry) -> None:
+        """Take a result in."""
+        self._entries.append(_shrunk(entry))
+        if len(self._entries) > self._limit * 5 // 4:
+            self._prune()
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Entries kept, by index."""
+        if len(self._entries) > self._limit:
+            self._prune()
+        return iter(sorted(self._entries, key=lambda entry: entry.index))
+
+    def _prune(self) -> None:
+        rising = sorted(self._entries, key=lambda entry: (entry.score, entry.index))
+        defective, good = ([entry for entry in rising if entry.label is kind] for kind in (True, False))
+        many, few = 3 * self._limit // 8, self._limit // 8
+        kept = {
+            entry.index: entry
+            for part in (defective[:many], good[-many:], defective[-few:], good[:few])
+            for entry in part
+        }
+        self._entries = list(kept.values())
+
+
+def encode(entry: Entry, scale: tuple[float, float]) -> dict[str, bytes]:
+    """Files of an entry by what they show (``image``, ``map``, ``overlay``, and ``mask`` where there is one).
+
+    Args:
+      entry: a result.
+      scale: distances shown as the coldest and the hottest colour.
+    """
+    low, high = scale
+    levels = np.clip((entry.anomaly_map - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    pictures = {
+        "image.jpg": entry.image,
+        "map.jpg": np.rint(colours(levels)).astype(np.uint8),
+        "overlay.jpg": overlay(entry.image, entry.anomaly_map, scale),
+    }
+    found = {name: _bytes(Image.fromarray(pixels), "JPEG", quality=_QUALITY) for name, pixels in pictures.items()}
+    if entry.mask is not None:
+        found["mask.png"] = _bytes(Image.fromarray(entry.mask), "PNG")
+    return found
+
+
+def _shrunk(entry: Entry) -> Entry:
+    height, width = entry.anomaly_map.shape
+    if max(height, width) <= LONGEST_SIDE:
+        return entry
+    factor = LONGEST_SIDE / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+
+    def resized(pixels: np.ndarray, method: Image.Resampling) -> np.ndarray:
+        return np.asarray(Image.fromarray(pixels).resize(size, method))
+
+    mask = None
+    if entry.mask is not None:  # any defective pixel shows, however small the picture
+        mask = resized(entry.mask.astype(np.float32), Image.Resampling.BOX) > 0
+    return Entry(
+        entry.index,
+        entry.label,
+        entry.score,
+        resized(entry.image, Image.Resampling.BOX),
+        resized(entry.anomaly_map, Image.Resampling.BOX),
+        mask,
+    )
+
+
+def _bytes(image: Image.Image, kind: str, **options: int) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()

@@ -1,0 +1,159 @@
+"""Tables of what has been evaluated: means over seeds and categories, ``results.json`` and ``results.csv``."""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from padim_jax.evaluation import FORMAT, RUN_FILE
+from padim_jax.presets import Published, published
+from weights_conversion.atomic import write_atomically
+
+METRICS: Mapping[str, tuple[str, str]] = {  # where each stands in run.json
+    "image_auroc": ("image", "auroc"),
+    "image_ap": ("image", "average_precision"),
+    "image_f1_oracle": ("image", "best_f1"),
+    "pixel_auroc": ("pixel", "auroc"),
+    "pixel_ap": ("pixel", "average_precision"),
+    "pro": ("pixel", "pro"),
+}
+TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # of MVTec AD, as the paper groups them
+OBJECTS = (
+    *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
+    *("pill", "screw", "toothbrush", "transistor", "zipper"),
+)
+MEANS = {"textures": TEXTURES, "objects": OBJECTS}  # "mean" is of all categories there are
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A line of the table.
+
+    Attributes:
+      data: name of the data set's builder.
+      protocol: "standard" or "rotated".
+      preset: its name.
+      category: one, or "textures", "objects", "mean": of categories, each weighing the same.
+      seeds: runs behind each value.
+      mean: of each metric over seeds, where all runs define it; None else.
+      spread: standard deviation over seeds (divisor n - 1); None with one seed.
+      published: by metric, what others found.
+    """
+
+    data: str
+    protocol: str
+    preset: str
+    category: str
+    seeds: tuple[int, ...]
+    mean: dict[str, float | None]
+    spread: dict[str, float | None]
+    published: dict[str, Published]
+
+
+def read_runs(out: Path) -> list[dict[str, Any]]:
+    """Every run written below ``out``, in the order of their folders.
+
+    Raises:
+      ValueError: a ``run.json`` that is damaged.
+    """
+    runs = []
+    for path in sorted(out.glob(f"runs/*/*/*/*/{RUN_FILE}")):
+        if path.parent.name.startswith("."):
+            continue  # being written
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); remove its folder and evaluate again") from error
+        if not isinstance(run, dict) or run.get("format") != FORMAT:
+            raise ValueError(f"{path} is no {FORMAT}; remove it")
+        runs.append(run)
+    return runs
+
+
+def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:
+    """The metrics of a run by their names in tables; None where undefined."""
+    found = run["metrics"]
+    return {name: (found[level] or {}).get(key) for name, (level, key) in METRICS.items()}
+
+
+def summarise(runs: Iterable[Mapping[str, Any]]) -> list[Summary]:
+    """A line for every preset on every category, and after several categories their means.
+
+    A group's mean is there when all its categories are; a seed counts only if every category has it.
+    """
+    groups: dict[tuple[str, str, str], dict[str, dict[int, dict[str, float | None]]]] = {}
+    for run in runs:
+        key = run["data"], run["protocol"]["name"], run["preset"]
+        groups.setdefault(key, {}).setdefault(run["category"], {})[run["seed"]] = metrics_of(run)
+    lines = []
+    for (data, protocol, preset), categories in groups.items():
+        lines += [_line(data, protocol, preset, name, [seeds]) for name, seeds in categories.items()]
+        if len(categories) > 1:
+            members = {name: group for name, group in MEANS.items() if set(group) <= set(categories)}
+            for name, group in [*members.items(), ("mean", tuple(categories))]:
+                lines.append(_line(data, protocol, preset, name, [categories[part] for part in group]))
+    return lines
+
+
+def write_results(out: Path) -> list[Summary]:
+    """Write ``results.json`` and ``results.csv`` of all runs below ``out``; gives the lines of the table."""
+    runs = read_runs(out)
+    lines = summarise(runs)
+    content = {
+        "format": "padim_jax results",
+        "schema": 1,
+        "summary": [asdict(line) for line in lines],
+        "runs": [{key: value for key, value in run.items() if key != "pictures"} for run in runs],
+    }
+    write_atomically(out / "results.json", json.dumps(content, indent=1).encode())
+    write_atomically(out / "results.csv", _csv(runs).encode("utf-8", "surrogateescape"))
+    return lines
+
+
+def _line(
+    data: str, protocol: str, preset: str, category: str, parts: Sequence[Mapping[int, Mapping[str, float | None]]]
+) -> Summary:
+    seeds = tuple(sorted(set.intersection(*(set(part) for part in parts))))
+    mean: dict[str, float | None] = {}
+    spread: dict[str, float | None] = {}
+    for name in METRICS:
+        values = [_mean([part[seed][name] for part in parts]) for seed in seeds]
+        mean[name] = _mean(values)
+        defined = [value for value in values if value is not None]
+        spread[name] = statistics.stdev(defined) if len(values) > 1 and len(defined) == len(values) else None
+    return Summary(data, protocol, preset, category, seeds, mean, spread, published(preset, data, protocol, category))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return statistics.fmean(defined) if values and len(defined) == len(values) else None
+
+
+def _csv(runs: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each run: what it is, its metrics, its settings, its versions, and where its files are listed."""
+    rows = []
+    for run in runs:
+        row = {key: run[key] for key in ("data", "category", "preset", "seed")}
+        row |= {f"protocol.{key}": value for key, value in run["protocol"].items()}
+        row |= metrics_of(run)
+        row |= {f"published.{name}": reference["value"] for name, reference in run["published"].items()}
+        row |= {"fit_images": len(run["files"]["fit"]), "test_images": len(run["files"]["test"])}
+        row |= {f"seconds.{key}": round(value, 2) for key, value in run["seconds"].items()}
+        settings = run["settings"]
+        row |= {"backbone": settings["backbone"], "weights_digest": settings["weights_digest"]}
+        members = settings["members"]
+        for key in members[0]:  # members of one preset differ in their taps
+            values = [json.dumps(member[key]) for member in members]
+            row[f"config.{key}"] = values[0] if len(set(values)) == 1 else " | ".join(values)
+        row |= {f"version.{key}": value for key, value in run["versions"].items()}
+        rows.append(row)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
