@@ -106,7 +106,9 @@ def measure(data: DataSet, backbone: padim.Backbone, config: padim.PadimConfig) 
         found = padim.score(model, images)
         scores.append(np.asarray(found.image_score))
         if data.masks is not None:
-            for anomaly_map, mask in zip(np.asarray(found.anomaly_map), data.masks[done : done + len(images)], strict=True):
+            for anomaly_map, mask in zip(
+                np.asarray(found.anomaly_map), data.masks[done : done + len(images)], strict=True
+            ):
                 pixels.add(anomaly_map, mask)
         done += len(images)
     return {

@@ -52,7 +52,7 @@ class Gallery:
 
     def _prune(self) -> None:
         rising = sorted(self._entries, key=lambda entry: (entry.score, entry.index))
-        defective, good = ([entry for entry in rising if entry.label is kind] for kind in (True, False))
+        defective, good = ([entry for entry in rising if entry.label == kind] for kind in (True, False))
         many, few = 3 * self._limit // 8, self._limit // 8
         kept = {
             entry.index: entry

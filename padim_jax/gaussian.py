@@ -144,7 +144,7 @@ def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | White
     def factorise(scatter: Array, *fourth: Array) -> Array:
         covariance = scatter / (moments.count - 1)
         if fourth:
-            covariance = shrinkage.shrunk(covariance, shrinkage.coefficient(scatter, *fourth, moments.count))
+            covariance = shrinkage.shrunk(covariance, shrinkage.coefficient(scatter, fourth[0], moments.count))
         covariance = covariance + ridge * jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]
         return lax.linalg.cholesky(covariance, symmetrize_input=False)
 

@@ -1,0 +1,303 @@
+"""``padim evaluate`` on generated data sets: the numbers, the files, going on after an interruption."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import padim_jax as padim
+from padim_jax import cli
+from padim_jax.commands import evaluate as command
+from padim_jax.data import read_image
+from padim_jax.data.catalogue import assign_roles, find_categories
+from padim_jax.data.examples import list_examples
+from padim_jax.data.protocol import STANDARD, Protocol
+from padim_jax.demo import demo_split
+from padim_jax.evaluation import Run, evaluate
+from padim_jax.presets import preset
+from tests.datasets import write_image, write_mvtec, write_shanghaitech
+
+SIZES = ("--image-size", "64", "--crop-size", "56")
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def padim_command(capsys: pytest.CaptureFixture[str]) -> Command:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def bottle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category of its own: 8 good to fit, 4 good and 5 defective to score."""
+    return write_mvtec(tmp_path_factory.mktemp("data"), "bottle", (8, 4, 5), size=96)
+
+
+def only_run(out: Path, preset: str = "lite0") -> dict[str, Any]:
+    (path,) = out.glob(f"runs/*/{preset}/*/*/run.json")
+    return json.loads(path.read_text())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_one_command(bottle: Path, tmp_path: Path, padim_command: Command, lite0: padim.Backbone) -> None:
+    out = tmp_path / "out"
+    code, printed, _ = padim_command("evaluate", bottle, "--out", out, *SIZES)
+    assert code == 0, printed
+    run = only_run(out)
+
+    # the same by hand, from the files
+    config = padim.PadimConfig(image_size=64, crop_size=56)
+    tests = sorted((bottle / "test").rglob("*.png"))
+    fitted = np.stack([read_image(path, config) for path in sorted((bottle / "train" / "good").iterdir())])
+    images = np.stack([read_image(path, config) for path in tests])
+    scores = np.asarray(padim.score(padim.fit(lite0, [fitted], config), images).image_score)
+    defective = [path.parent.name != "good" for path in tests]
+    assert run["metrics"]["image"]["auroc"] == pytest.approx(roc_auc_score(defective, scores))
+    assert [row["file"] for row in run["files"]["test"]] == [path.relative_to(bottle).as_posix() for path in tests]
+    np.testing.assert_allclose([row["score"] for row in run["files"]["test"]], scores, rtol=1e-3)
+    assert run["files"]["fit"] == [f"train/good/{index:03}.png" for index in range(8)]
+    assert run["metrics"]["pixel"]["n_regions"] == 5
+    assert 0 <= run["metrics"]["pixel"]["pro"] <= 1
+    assert (run["settings"]["members"][0]["crop_size"], run["seed"]) == (56, 0)
+    assert run["settings"]["weights_digest"] == lite0.weights_digest
+
+    assert f"{100 * run['metrics']['image']['auroc']:.1f}" in printed
+    results = json.loads((out / "results.json").read_text())
+    assert [line["category"] for line in results["summary"]] == ["bottle"]
+    assert results["runs"][0]["files"] == run["files"]
+    (row,) = read_csv(out / "results.csv")
+    assert float(row["image_auroc"]) == run["metrics"]["image"]["auroc"]
+    assert (row["preset"], row["config.crop_size"], row["fit_images"], row["test_images"]) == ("lite0", "56", "8", "9")
+    page = (out / "runs/standard/lite0/bottle/seed-0/report.html").read_text()
+    assert "test/broken_large/000.png" in page
+    assert len(run["pictures"]) == 9
+
+
+def test_an_interrupted_evaluation_goes_on(
+    tmp_path: Path, padim_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        write_mvtec(tmp_path / "sets" / name, "bottle", (4, 2, 2), size=64).rename(tmp_path / "sets" / f"{name}-part")
+        (tmp_path / "sets" / name).rmdir()
+    evaluated: list[str] = []
+    real = command.evaluate
+
+    def counted(run: Run, *arguments: Any, **options: Any) -> dict[str, Any]:
+        evaluated.append(run.category.name)
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return real(run, *arguments, **options)
+
+    monkeypatch.setattr(command, "evaluate", counted)
+    arguments = ("evaluate", tmp_path / "sets", "--out", tmp_path / "out", *SIZES)
+    assert padim_command(*arguments)[0] == 1
+    assert [path.name for path in (tmp_path / "out" / "runs/standard/lite0").iterdir()] == ["first-part"]
+    code, printed, told = padim_command(*arguments)
+    assert (code, evaluated) == (0, ["first-part", "second-part", "second-part"])
+    assert "1/2 first-part lite0 seed 0: there already" in told
+    assert "mean" in printed
+    # other settings, or other files, are another run
+    padim_command(*arguments[:-1], "48", "--category", "first-part")
+    assert evaluated[3:] == ["first-part"]
+    write_image(tmp_path / "sets/first-part/train/good/100.png", np.zeros((64, 64, 3), np.uint8))
+    padim_command(*arguments[:-1], "48")
+    assert evaluated[4:] == ["first-part", "second-part"]
+
+
+def test_seeds_and_presets(bottle: Path, tmp_path: Path, padim_command: Command) -> None:
+    out = tmp_path / "out"
+    arguments = ("--preset", "lite0-sum", "--preset", "lite0-pca100", "--seeds", 2, "--no-report", *SIZES)
+    code, printed, _ = padim_command("evaluate", bottle, "--out", out, *arguments)
+    assert code == 0, printed
+    results = json.loads((out / "results.json").read_text())
+    lines = {line["preset"]: line for line in results["summary"]}
+    assert [line["seeds"] for line in lines.values()] == [[0, 1], [0, 1]]
+    assert lines["lite0-sum"]["spread"]["image_auroc"] == 0  # all channels of each tap, so no draw
+    assert "±" in printed
+    # principal components read the images twice, but name them once
+    assert all(len(run["files"]["fit"]) == 8 for run in results["runs"])
+    rows = read_csv(out / "results.csv")
+    assert rows[-1]["config.taps"] == '["block2"] | ["block4"] | ["block7"] | ["block10"]'
+    assert not list(out.rglob("report.html"))
+
+
+def test_a_sum_of_maps_is_the_sum(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
+    (category,) = find_categories(bottle, tmp_path / "prepared")
+    builder = category.build()
+
+    def scores(name: str) -> np.ndarray:
+        run = Run(category, preset(name), 0, STANDARD, 64, 56)
+        record = evaluate(run, lite0, builder, tmp_path / "out", batch_size=4)
+        return np.array([row["score"] for row in record["files"]["test"]])
+
+    members = preset("lite0-sum").members
+    assert [member.taps for member in members] == [("block2",), ("block4",), ("block7",), ("block10",)]
+    total = scores("lite0-sum")
+    parts = [scores(f"lite0-{tap}") for tap in ("block2", "block4", "block7", "block10")]
+    assert (total <= np.sum(parts, axis=0) * 1.0001).all()  # the maximum of a sum is at most the sum of the maxima
+    assert (total >= np.max(parts, axis=0)).all()
+
+
+def test_results_do_not_depend_on_the_batch_size(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
+    (category,) = find_categories(bottle, tmp_path / "prepared")
+    builder = category.build()
+    run = Run(category, preset("lite0"), 0, STANDARD, 64, 56)
+    found = [evaluate(run, lite0, builder, tmp_path / f"out{n}", batch_size=n) for n in (2, 16)]
+    scores = [[row["score"] for row in record["files"]["test"]] for record in found]
+    np.testing.assert_allclose(*scores, rtol=2e-3)
+
+
+def test_rotated_protocol(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
+    (category,) = find_categories(bottle, tmp_path / "prepared")
+    builder = category.build()
+    runs = [Run(category, preset("lite0"), seed, Protocol("rotated", seed), 64, 56) for seed in (0, 0, 1)]
+    rows = [evaluate(run, lite0, builder, tmp_path / "out")["files"]["test"] for run in runs]
+    assert rows[0] == rows[1]
+    assert all(abs(row["placement"]["angle"]) <= 10 and 0 <= row["placement"]["top"] <= 8 for row in rows[0])
+    assert len({row["placement"]["angle"] for row in rows[0]}) == len(rows[0])
+    assert rows[0][0]["placement"] != rows[2][0]["placement"]
+    assert (tmp_path / "out/runs/rotated/lite0/bottle/seed-1/run.json").exists()
+
+
+def test_rotated_takes_five_draws(bottle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[tuple[int, Protocol]] = []
+
+    def note(run: Run, *_: Any) -> dict[str, Any]:
+        planned.append((run.seed, run.protocol))
+        return {}
+
+    monkeypatch.setattr(command, "finished", note)
+    monkeypatch.setattr(command, "write_results", lambda out: [])
+    monkeypatch.setattr(command, "_table", lambda lines: "")
+    cli.main(["evaluate", str(bottle), "--out", str(tmp_path / "out"), "--protocol", "rotated", "--no-report", *SIZES])
+    assert planned == [(seed, Protocol("rotated", seed)) for seed in range(5)]
+
+
+def test_a_plain_pair_is_split_and_has_no_pixel_metrics(tmp_path: Path, padim_command: Command) -> None:
+    parts = write_mvtec(tmp_path / "made", "bottle", (10, 1, 3), size=64)
+    (parts / "train" / "good").rename(tmp_path / "made" / "good")
+    bad = tmp_path / "made" / "bad"
+    bad.mkdir()
+    for path in (parts / "test").glob("broken*/*.png"):
+        path.rename(bad / f"{path.parent.name}-{path.name}")
+    code, printed, _ = padim_command(
+        "evaluate", tmp_path / "made", "--category", "made", "--out", tmp_path / "out", *SIZES
+    )
+    assert code == 0, printed
+    run = only_run(tmp_path / "out")
+    fitted, tested = run["files"]["fit"], [row["file"] for row in run["files"]["test"]]
+    assert (len(fitted), len([name for name in tested if name.startswith("good/")])) == (6, 4)
+    assert not set(fitted) & set(tested)
+    assert {name for name in tested if name.startswith("bad/")} == {f"bad/{path.name}" for path in bad.iterdir()}
+    assert run["metrics"]["pixel"] is None
+    assert "–" in printed
+
+
+def test_a_pair_of_the_demos_images_is_split_as_the_demo_does(tmp_path: Path) -> None:
+    pytest.importorskip("elpv_dataset")
+    split = demo_split()
+    for name, paths in (("good", [*split.fit, *split.good]), ("bad", split.defective[:2])):
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        for path in paths:
+            (tmp_path / "cells" / name / path.name).symlink_to(path)
+    (category,) = find_categories(tmp_path / "cells", tmp_path / "prepared")
+    builder = category.build()
+    listed, fit = list_examples(builder, "good"), assign_roles(builder).fit.indices
+    assert fit is not None
+    assert [listed[index].file_name for index in fit] == [f"good/{path.name}" for path in split.fit]
+
+
+def test_shanghaitech_is_not_cropped(tmp_path: Path) -> None:
+    campus = write_shanghaitech(tmp_path / "campus", {"01_001": 6}, {"01_0014": 6})
+    (category,) = find_categories(campus, tmp_path / "prepared", ["01"])
+    (member,) = Run(category, preset("r18-rd100"), 0, STANDARD).members
+    assert (member.image_size, member.crop_size, member.interpolation) == (256, 256, "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--preset", "r50"), 2, "unknown preset 'r50'"),
+        (("--category", "cable"), 2, "has no category 'cable'; it has bottle"),
+        (("--image-size", "32"), 2, "image_size=(32, 32) is smaller than crop_size=(224, 224)"),
+        (("--preset", "lite0", "--preset", "r18-all", "--weights", "random"), 2, "the presets have several"),
+        ((), 1, "train/good/000.png: it has 96×96 pixels, smaller than the crop of 224×224"),
+    ],
+    ids=str,
+)
+def test_wrong_use(bottle: Path, tmp_path: Path, padim_command: Command, arguments, code: int, said: str) -> None:
+    found, _, told = padim_command("evaluate", bottle, "--out", tmp_path / "out", *arguments)
+    assert found == code
+    assert said in told.splitlines()[-1]
+
+
+def test_an_unreadable_image_stops_and_leaves_no_run(tmp_path: Path, padim_command: Command) -> None:
+    folder = write_mvtec(tmp_path, "bottle", (4, 2, 2), size=64)
+    broken = folder / "test" / "good" / "001.png"
+    content = broken.read_bytes()
+    broken.unlink()
+    broken.write_bytes(content[: len(content) // 2])
+    code, _, told = padim_command("evaluate", folder, "--out", tmp_path / "out", *SIZES)
+    assert code == 1
+    assert "test/good/001.png" in told
+    assert not list((tmp_path / "out" / "runs").rglob("run.json"))
+
+
+def test_counts_of_mvtec_ad_are_checked(bottle: Path, tmp_path: Path, padim_command: Command) -> None:
+    code, _, told = padim_command("evaluate", bottle.parent, "--out", tmp_path / "out")
+    assert code == 1
+    assert "is not bottle as published: train/good: 209 published, 8 found" in told
+
+
+def test_no_data_set(tmp_path: Path, padim_command: Command) -> None:
+    code, _, told = padim_command("evaluate", tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert "holds no data set: wanted train/good/ and test/" in told
+
+
+def test_presets_are_listed(padim_command: Command) -> None:
+    code, printed, _ = padim_command("evaluate", "--list-presets")
+    assert code == 0
+    assert "wr50-rd550       the paper's PaDiM-WR50-Rd550" in printed
+
+
+def test_reports_are_written_anew(bottle: Path, tmp_path: Path, padim_command: Command) -> None:
+    out = tmp_path / "out"
+    padim_command("evaluate", bottle, "--out", out, "--no-report", *SIZES)
+    code, printed, _ = padim_command("report", out)
+    (page,) = out.rglob("report.html")
+    assert (code, printed.strip()) == (0, str(page))
+    code, _, told = padim_command("report", tmp_path / "out" / "prepared")
+    assert code == 2
+    assert "holds no run" in told
+
+
+def test_a_score_that_is_not_finite_names_the_image(
+    bottle: Path, tmp_path: Path, lite0: padim.Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from padim_jax import evaluation
+
+    real = evaluation.fit
+    monkeypatch.setattr(evaluation, "fit", lambda *a: _broken(real(*a)))
+    (category,) = find_categories(bottle, tmp_path / "prepared")
+    run = Run(category, preset("lite0"), 0, STANDARD, 64, 56)
+    with pytest.raises(FloatingPointError, match=r"evaluate: test/broken_large/000\.png got nan"):
+        evaluate(run, lite0, category.build(), tmp_path / "out")
+
+
+def _broken(model: padim.Padim) -> padim.Padim:
+    return replace(model, gaussian=replace(model.gaussian, mean=model.gaussian.mean * np.nan))

@@ -1,0 +1,72 @@
+"""Means over seeds and categories, by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from padim_jax.results import METRICS, OBJECTS, TEXTURES, read_runs, summarise
+
+
+def run(
+    category: str, seed: int, auroc: float | None, pro: float | None = None, preset: str = "r18-rd100"
+) -> dict[str, Any]:
+    return {
+        "data": "mvtec_ad",
+        "protocol": {"name": "standard", "seed": 0},
+        "preset": preset,
+        "category": category,
+        "seed": seed,
+        "metrics": {"image": {"auroc": auroc}, "pixel": None if pro is None else {"pro": pro}},
+    }
+
+
+def test_seeds_give_mean_and_spread() -> None:
+    (line,) = summarise([run("tile", seed, auroc) for seed, auroc in enumerate((0.7, 0.8, 0.9))])
+    assert (line.category, line.seeds) == ("tile", (0, 1, 2))
+    assert line.mean["image_auroc"] == pytest.approx(0.8)
+    assert line.spread["image_auroc"] == pytest.approx(0.1)  # divisor n - 1
+    assert line.mean["pro"] is line.spread["pro"] is None
+    assert set(line.mean) == set(METRICS)
+    assert line.published["pixel_auroc"].value == 0.912
+
+
+def test_mean_of_categories_weighs_them_alike() -> None:
+    lines = summarise([run("tile", 0, 0.6, 0.4), run("cable", 0, 1.0, 0.6)])
+    assert [line.category for line in lines] == ["tile", "cable", "mean"]
+    assert (lines[2].mean["image_auroc"], lines[2].mean["pro"]) == pytest.approx((0.8, 0.5))
+    assert lines[2].spread["image_auroc"] is None
+
+
+def test_groups_of_the_paper_when_complete() -> None:
+    lines = summarise([run(name, 0, 0.9 if name in TEXTURES else 0.6) for name in (*TEXTURES, *OBJECTS)])
+    means = {line.category: line.mean["image_auroc"] for line in lines[-3:]}
+    assert means == pytest.approx({"textures": 0.9, "objects": 0.6, "mean": 0.7})
+    assert lines[-3].published["pixel_auroc"].value == 0.956
+
+
+def test_a_mean_takes_only_seeds_that_every_category_has() -> None:
+    lines = summarise([run("tile", 0, 0.6), run("tile", 1, 0.8), run("cable", 0, 1.0)])
+    assert (lines[2].seeds, lines[2].mean["image_auroc"]) == ((0,), 0.8)
+
+
+def test_undefined_stays_undefined() -> None:
+    lines = summarise([run("tile", 0, None), run("cable", 0, 1.0)])
+    assert [line.mean["image_auroc"] for line in lines] == [None, 1.0, None]
+
+
+def test_presets_are_apart() -> None:
+    lines = summarise([run("tile", 0, 0.6), run("tile", 0, 0.9, preset="lite0")])
+    assert [(line.preset, line.mean["image_auroc"]) for line in lines] == [("r18-rd100", 0.6), ("lite0", 0.9)]
+
+
+def test_damaged_runs_are_named(tmp_path: Path) -> None:
+    place = tmp_path / "runs" / "standard" / "lite0" / "tile" / "seed-0"
+    place.mkdir(parents=True)
+    (place / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"seed-0/run\.json is damaged .*remove its folder and evaluate again"):
+        read_runs(tmp_path)
+    (place / "run.json").write_text(json.dumps({"format": "other"}))
+    with pytest.raises(ValueError, match=r"run\.json is no padim_jax run"):
+        read_runs(tmp_path)
