@@ -156,6 +156,7 @@ def test_wrong_mask_size_names_both_files(squares: Path, tmp_path: Path) -> None
     write_image(squares / "ground_truth" / "square" / "5_mask.png", np.zeros((160, 144), np.uint8))
     with pytest.raises(ValueError, match=r"mask .*5_mask\.png has 144×160 pixels, its image .*square/5\.png 160×144"):
         prepare(squares, tmp_path / "prepared")
+    assert not ImageFolderAD(folder=squares, data_dir=tmp_path / "prepared").is_prepared()
 
 
 @pytest.mark.parametrize(
@@ -208,11 +209,24 @@ def test_giving_up_early_ends_the_threads(bottle: Any, monkeypatch: pytest.Monke
     ahead = max(2, os.cpu_count() or 1)
     assert len(reads) <= 1 + ahead
     batches.close()
-    deadline = time.monotonic() + 10
-    while set(threading.enumerate()) - before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not set(threading.enumerate()) - before
+    assert ended(before)
     assert len(reads) <= 1 + ahead
+
+
+def test_a_failure_ends_the_threads(bottle: Any) -> None:
+    before = set(threading.enumerate())
+    batches = load_examples(bottle, "test", padim.PadimConfig(), 1, indices=[0] * 500)
+    with pytest.raises(UnreadableImage, match="smaller than the crop") as caught:
+        next(batches)
+    assert ended(before), caught.value  # still held, and with it the frames it came through
+
+
+def ended(before: set[threading.Thread]) -> bool:
+    """Whether the threads started since end."""
+    deadline = time.monotonic() + 5
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not left
 
 
 def test_wrong_arguments(bottle: Any, tmp_path: Path) -> None:

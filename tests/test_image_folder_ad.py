@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.data import UnreadableImage, read_image
-from padim_jax.data.examples import load_examples
+from padim_jax.data import UnreadableImage, read_image, record
+from padim_jax.data.examples import list_examples, load_examples
 from padim_jax.data.image_folder_ad import ImageFolderAD
 from tests.conftest import SMALL
 from tests.datasets import write_image
@@ -74,6 +74,16 @@ def test_a_changed_folder_is_prepared_anew(mvtec: Path, tmp_path: Path) -> None:
     assert prepared(mvtec, tmp_path).info.splits["train"].num_examples == 5
     write_image(mvtec / "train" / "good" / "005.png", PIXELS)
     assert prepared(mvtec, tmp_path).info.splits["train"].num_examples == 6
+
+
+def test_order_holds_across_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, count in (("good", 20), ("bad", 5)):
+        for index in range(count):
+            write_image(tmp_path / "parts" / name / f"{index:02}.png", PIXELS)
+    monkeypatch.setattr(record, "SHARD", 5)
+    builder = prepared(tmp_path / "parts", tmp_path)
+    assert {name: split.shard_lengths for name, split in builder.info.splits.items()} == {"good": [5] * 4, "bad": [5]}
+    assert [example.file_name for example in list_examples(builder, "good")] == [f"good/{i:02}.png" for i in range(20)]
 
 
 def test_wrong_folders(mvtec: Path, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import io
 import pickle
 import struct
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -214,6 +216,22 @@ def test_frames_are_counted_whatever_the_header_says(
     assert count_frames(path) == 40
     for index, frame in zip((0, 17, 39), read_frames(path, [0, 17, 39]), strict=True):
         assert abs(np.asarray(frame)[28:36, 28 + index % 16 : 36 + index % 16].mean() - (20 + 5 * index)) < 2.5
+
+
+def test_packets_without_a_picture_are_not_counted(tmp_path: Path) -> None:
+    plain = write_video(tmp_path / "plain.avi", [campus_frame(i, (64, 48)) for i in range(30)])
+    with av.open(str(plain)) as source, av.open(str(tmp_path / "dropped.avi"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [bytes(packet) for packet in source.demux(video=0) if packet.size]
+        packets.insert(20, bytes.fromhex("000001b650cf"))  # an MPEG-4 VOP that says "not coded", as XviD drops frames
+        for index, content in enumerate(packets):
+            packet = av.Packet(content)
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, index, index, Fraction(1, 24)
+            packet.is_keyframe = index == 0
+            target.mux(packet)
+    with av.open(str(tmp_path / "dropped.avi")) as container:
+        assert container.streams.video[0].frames == 31
+    assert count_frames(tmp_path / "dropped.avi") == len(list(read_frames(tmp_path / "dropped.avi", range(30)))) == 30
 
 
 def test_unreadable_videos_are_named(tmp_path: Path) -> None:

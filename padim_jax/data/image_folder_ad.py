@@ -3,18 +3,17 @@
 TensorFlow is not needed: examples are stored as array_record files, images as the bytes of their files.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from padim_jax.data.layout import find_splits, generate
+from padim_jax.data.layout import find_shards, find_splits
 from padim_jax.data.record import GOOD, dataset_info, fingerprint
 
 
-class ImageFolderAD(tfds.core.GeneratorBasedBuilder):
+class ImageFolderAD(tfds.core.ShardBasedBuilder):
     """Images of a folder in one of two layouts.
 
     * MVTec AD's (Bergmann et al. 2019): ``train/good/``, ``test/good/``, ``test/<defect type>/`` and
@@ -43,11 +42,8 @@ class ImageFolderAD(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return dataset_info(self, f"Good and defective images of {self.folder.name}.")
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return {split: self._generate_examples(folders) for split, folders in self._folders.items()}
-
-    def _generate_examples(self, folders: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
-        return generate(self.name, self.folder, folders, self.folder / "ground_truth")
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return find_shards(self.name, self.folder, self._folders, self.folder / "ground_truth")
 
 
 def _find_folders(folder: Path) -> dict[str, list[Path]]:

@@ -3,7 +3,6 @@
 TensorFlow is not needed: examples are stored as array_record files, images and masks as the bytes of their files.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from padim_jax.data.folder import find_images
-from padim_jax.data.layout import find_splits, generate
+from padim_jax.data.layout import find_shards, find_splits
 from padim_jax.data.record import GOOD, dataset_info, fingerprint
 
 HOMEPAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
@@ -45,7 +44,7 @@ COUNTS = {  # as published: Bergmann et al. 2019, table 1
 }
 
 
-class MVTecAD(tfds.core.GeneratorBasedBuilder):
+class MVTecAD(tfds.core.ShardBasedBuilder):
     """A category of MVTec AD, one TFDS configuration each; splits ``train`` and ``test``.
 
     Examples are described at :func:`padim_jax.data.record.dataset_info`; ``file_name`` begins with the category.
@@ -88,12 +87,9 @@ class MVTecAD(tfds.core.GeneratorBasedBuilder):
             license=LICENCE,
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         _check_counts(self._category)
-        return {split: self._generate_examples(folders) for split, folders in self._folders.items()}
-
-    def _generate_examples(self, folders: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
-        return generate(self.name, self.folder, folders, self._category / "ground_truth")
+        return find_shards(self.name, self.folder, self._folders, self._category / "ground_truth")
 
 
 def _advice(folder: Path, category: str) -> str:

@@ -3,8 +3,9 @@
 import functools
 import hashlib
 import io
+import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+KeyedExample = tuple[str, dict[str, Any]]  # the key is the example's file name
+
 GOOD = "good"
+SHARD = 256  # examples a file
 RAW = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 
 
@@ -40,13 +44,13 @@ def dataset_info(builder: tfds.core.DatasetBuilder, description: str, **options:
     )
 
 
-def rising_keys(count: int) -> Iterator[int]:
-    """``count`` rising keys, spread over all of TFDS's 128 bits.
+def shards(examples: Iterator[KeyedExample], count: int) -> list[Callable[[], Iterator[KeyedExample]]]:
+    """``count`` examples cut into shards, for TFDS to write one after the other.
 
-    TFDS sorts by key in 1,000 buckets of equal key ranges; keys 0, 1, 2, ... would put a whole split in the first,
-    and that in memory.
+    That keeps their order, and in memory no more than a shard. (TFDS's other way sorts a split in memory, or with
+    TensorFlow where it has more than 1 GB.)
     """
-    return (index * (2**128 // count) for index in range(count))
+    return [functools.partial(itertools.islice, examples, SHARD) for _ in range(0, count, SHARD)]
 
 
 @functools.lru_cache(maxsize=32)

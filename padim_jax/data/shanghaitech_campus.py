@@ -14,7 +14,7 @@ from etils import epath
 from PIL import Image
 
 from padim_jax.data.image import measure
-from padim_jax.data.record import GOOD, dataset_info, empty_mask, fingerprint, png, rising_keys
+from padim_jax.data.record import GOOD, KeyedExample, dataset_info, empty_mask, fingerprint, png, shards
 from padim_jax.data.shanghaitech_layout import HOMEPAGE, SCENES, find_campus
 from padim_jax.data.video import count_frames, read_frames
 
@@ -22,7 +22,7 @@ ABNORMAL = "abnormal event"
 DISAGREEING = "test_frames_whose_label_and_mask_disagree"
 
 
-class ShanghaiTechCampus(tfds.core.GeneratorBasedBuilder):
+class ShanghaiTechCampus(tfds.core.ShardBasedBuilder):
     """All scenes of ShanghaiTech Campus, or one; a TFDS configuration each. Splits ``train`` and ``test``.
 
     ``train`` holds ``frames_per_fit`` frames drawn uniformly, without replacement, from all frames of all training
@@ -87,24 +87,23 @@ class ShanghaiTechCampus(tfds.core.GeneratorBasedBuilder):
             metadata=self._metadata,
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         self._campus.check()
-        splits = ("train", "test") if self._campus.frames else ("train",)
-        return {split: self._generate_examples(split) for split in splits}
+        splits = {"train": shards(self._generate_train(), self.frames_per_fit)}
+        if self._campus.frames:
+            splits["test"] = shards(self._generate_test(), sum(map(len, self._campus.frames.values())))
+        return splits
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        return self._generate_train() if split == "train" else self._generate_test()
-
-    def _generate_train(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_train(self) -> Iterator[KeyedExample]:
         counts = [count_frames(path) for path in self._campus.videos]
         if sum(counts) < self.frames_per_fit:
             raise ValueError(
                 f"shanghaitech_campus: frames_per_fit={self.frames_per_fit}, but the training videos of scene "
                 f"{self._campus.scene} have {sum(counts)} frames; ask for no more"
             )
-        drawn = np.sort(np.random.default_rng(self.seed).choice(sum(counts), self.frames_per_fit, replace=False))
-        for key, (name, frame) in zip(rising_keys(len(drawn)), self._decode(counts, drawn), strict=True):
-            yield key, _example(name, png(frame), empty_mask(frame.size), abnormal=False)
+        drawn = np.random.default_rng(self.seed).choice(sum(counts), self.frames_per_fit, replace=False)
+        for name, frame in self._decode(counts, np.sort(drawn)):
+            yield _example(name, png(frame), empty_mask(frame.size), abnormal=False)
 
     def _decode(self, counts: Sequence[int], drawn: np.ndarray) -> Iterator[tuple[str, Image.Image]]:
         """Names and images of frames numbered through all training videos; ``drawn`` rises."""
@@ -115,9 +114,8 @@ class ShanghaiTechCampus(tfds.core.GeneratorBasedBuilder):
                 yield f"{path.relative_to(self.folder).as_posix()}#{number}", frame
             start += count
 
-    def _generate_test(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        keys = rising_keys(sum(map(len, self._campus.frames.values())))
-        disagreeing = 0
+    def _generate_test(self) -> Iterator[KeyedExample]:
+        self._metadata[DISAGREEING] = 0  # TFDS saves it when all splits are written
         for video, frames in self._campus.frames.items():
             labels, masks = self._campus.load_masks(video)
             for path, label, published in zip(frames, labels.tolist(), masks, strict=True):
@@ -127,14 +125,13 @@ class ShanghaiTechCampus(tfds.core.GeneratorBasedBuilder):
                         f"shanghaitech_campus: the masks in {self._campus.mask_paths(video)[1]} have (width, height) "
                         f"{mask.shape[::-1]}, the frame {path} {measure(path)}"
                     )
-                disagreeing += int(mask.any() != label)
+                self._metadata[DISAGREEING] += int(mask.any() != label)
                 name = path.relative_to(self.folder).as_posix()
-                yield next(keys), _example(name, str(path), png(Image.fromarray(mask.astype(np.uint8) * 255)), label)
-        self._metadata[DISAGREEING] = disagreeing  # TFDS saves it when all splits are written
+                yield _example(name, str(path), png(Image.fromarray(mask.astype(np.uint8) * 255)), label)
 
 
-def _example(name: str, image: str | bytes, mask: bytes, abnormal: bool) -> dict[str, Any]:
-    return {
+def _example(name: str, image: str | bytes, mask: bytes, abnormal: bool) -> KeyedExample:
+    return name, {
         "image": image,
         "mask": mask,
         "has_mask": True,

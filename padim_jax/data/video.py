@@ -6,6 +6,8 @@ from types import ModuleType
 
 from PIL import Image
 
+_EMPTY = 19  # bytes of the largest packet of MPEG-4 that may hold no picture (FFmpeg's MAX_NVOP_SIZE)
+
 
 class UnreadableVideo(ValueError):
     """A file that can't be decoded as a video; holds its ``path``."""
@@ -18,8 +20,8 @@ class UnreadableVideo(ValueError):
 def count_frames(path: Path) -> int:
     """How many frames the video decodes to.
 
-    The header's count is taken where the packets confirm it; otherwise, and where a codec has B-frames (of which a
-    packet may hold two, or none), all are decoded.
+    The header's count is taken where the packets confirm it. Otherwise all frames are decoded: also with B-frames (of
+    which an AVI's packet may hold two) and with packets too small to hold a picture.
 
     Raises:
       ModuleNotFoundError: PyAV is not installed.
@@ -29,9 +31,10 @@ def count_frames(path: Path) -> int:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            packets = sum(1 for packet in container.demux(stream) if packet.size)
-            if packets == stream.frames and not stream.codec_context.has_b_frames:
-                return packets
+            sizes = [packet.size for packet in container.demux(stream) if packet.size]
+            plain = not stream.codec_context.has_b_frames and all(size > _EMPTY for size in sizes)
+            if plain and len(sizes) == stream.frames:
+                return stream.frames
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
