@@ -9,10 +9,11 @@ import platform
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from jaxtyping import Array, Float
 
 from padim_jax.backbones import Backbone, backbone_spec
 from padim_jax.config import PadimConfig, Size
-from padim_jax.data.catalogue import Category, Part, Roles, assign_roles
+from padim_jax.data.catalogue import Category, Part, assign_roles
 from padim_jax.data.examples import Examples, load_examples
 from padim_jax.data.protocol import Protocol
 from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
@@ -77,8 +78,8 @@ class Run:
 
 
 @dataclass
-class _Scored:
-    """Results of the test images so far."""
+class Scored:
+    """Results of the test images so far: rows as ``run.json`` has them, pixels, pictures."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     medians: list[float] = field(default_factory=list)
@@ -86,6 +87,7 @@ class _Scored:
     gallery: Gallery = field(default_factory=Gallery)
 
     def add(self, batch: Examples, maps: Float[np.ndarray, "n height width"]) -> None:
+        """Take a batch in."""
         # the largest distance anywhere, as Scores.image_score has it, also of a sum of maps
         for index, (name, anomaly_map) in enumerate(zip(batch.file_names, maps, strict=True)):
             value = float(anomaly_map.max())
@@ -146,7 +148,9 @@ def evaluate(
     models = [fit(backbone, Rereadable(partial(good, member)), member) for member in run.members]
     fit_seconds, start = time.perf_counter() - start, time.perf_counter()
     advance = progress("score", sum(_count(builder, part) for part in roles.test))
-    scored = _score(models, builder, roles, run.protocol, batch_size, advance)
+    member = run.members[0]  # members differ in taps, not in what becomes of images
+    tested = (load_examples(builder, part.split, member, batch_size, run.protocol, part.indices) for part in roles.test)
+    scored = score_batches(models, chain.from_iterable(tested), batch_size, advance)
     record = _record(run, backbone, builder, list(fitted), scored)
     record["seconds"] = {"fit": fit_seconds, "score": time.perf_counter() - start}
     _write(out / run.place, record, scored.gallery)
@@ -185,7 +189,7 @@ def _identity(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder) -
 
 
 def _record(
-    run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder, fitted: list[str], scored: _Scored
+    run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder, fitted: list[str], scored: Scored
 ) -> dict[str, Any]:
     rows = scored.rows
     pixels = scored.pixels.metrics()
@@ -201,15 +205,15 @@ def _record(
     }
 
 
-def _score(
-    models: Sequence[Padim],
-    builder: tfds.core.DatasetBuilder,
-    roles: Roles,
-    protocol: Protocol,
-    batch_size: int,
-    advance: Advance,
-) -> _Scored:
-    scored = _Scored()
+def score_batches(
+    models: Sequence[Padim], batches: Iterable[Examples], batch_size: int, advance: Advance = lambda count: None
+) -> Scored:
+    """Results of examples in batches of at most ``batch_size``, by the sum of the models' maps.
+
+    Raises:
+      FloatingPointError: a score that is not finite, naming the image.
+    """
+    scored = Scored()
     under_way: deque[tuple[Examples, Array]] = deque()
 
     def finish() -> None:
@@ -217,11 +221,10 @@ def _score(
         scored.add(batch, np.asarray(maps)[: len(batch.images)])
         advance(len(batch.images))
 
-    for part in roles.test:
-        for batch in load_examples(builder, part.split, models[0].config, batch_size, protocol, part.indices):
-            under_way.append((batch, _maps(models, batch.images, batch_size)))
-            if len(under_way) > 1:  # the host's share of one batch is done while the device computes the next
-                finish()
+    for batch in batches:
+        under_way.append((batch, _maps(models, batch.images, batch_size)))
+        if len(under_way) > 1:  # the host's share of one batch is done while the device computes the next
+            finish()
     while under_way:
         finish()
     return scored
