@@ -74,7 +74,8 @@ class Run:
     @property
     def place(self) -> Path:
         """Folder of the results, relative to that of the evaluation."""
-        return Path("runs", self.protocol.name, self.preset.name, self.category.name, f"seed-{self.seed}")
+        data = self.category.data, self.protocol.name
+        return Path("runs", *data, self.preset.name, self.category.name, f"seed-{self.seed}")
 
 
 @dataclass

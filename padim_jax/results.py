@@ -61,7 +61,7 @@ def read_runs(out: Path) -> list[dict[str, Any]]:
       ValueError: a ``run.json`` that is damaged.
     """
     runs = []
-    for path in sorted(out.glob(f"runs/*/*/*/*/{RUN_FILE}")):
+    for path in sorted(out.glob(f"runs/*/*/*/*/*/{RUN_FILE}")):
         if path.parent.name.startswith("."):
             continue  # being written
         try:

@@ -44,7 +44,7 @@ def bottle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def only_run(out: Path, preset: str = "lite0") -> dict[str, Any]:
-    (path,) = out.glob(f"runs/*/{preset}/*/*/run.json")
+    (path,) = out.glob(f"runs/*/*/{preset}/*/*/run.json")
     return json.loads(path.read_text())
 
 
@@ -82,7 +82,7 @@ def test_one_command(bottle: Path, tmp_path: Path, padim_command: Command, lite0
     (row,) = read_csv(out / "results.csv")
     assert float(row["image_auroc"]) == run["metrics"]["image"]["auroc"]
     assert (row["preset"], row["config.crop_size"], row["fit_images"], row["test_images"]) == ("lite0", "56", "8", "9")
-    page = (out / "runs/standard/lite0/bottle/seed-0/report.html").read_text()
+    page = (out / "runs/image_folder_ad/standard/lite0/bottle/seed-0/report.html").read_text()
     assert "test/broken_large/000.png" in page
     assert len(run["pictures"]) == 9
 
@@ -105,10 +105,13 @@ def test_an_interrupted_evaluation_goes_on(
     monkeypatch.setattr(command, "evaluate", counted)
     arguments = ("evaluate", tmp_path / "sets", "--out", tmp_path / "out", *SIZES)
     assert padim_command(*arguments)[0] == 1
-    assert [path.name for path in (tmp_path / "out" / "runs/standard/lite0").iterdir()] == ["first-part"]
+    assert [path.name for path in (tmp_path / "out" / "runs/image_folder_ad/standard/lite0").iterdir()] == [
+        "first-part"
+    ]
     code, printed, told = padim_command(*arguments)
     assert (code, evaluated) == (0, ["first-part", "second-part", "second-part"])
-    assert "1/2 first-part lite0 seed 0: there already" in told
+    assert "1/2 first-part lite0 seed 0: image AUROC" in told
+    assert "there already" in told
     assert "mean" in printed
     # other settings, or other files, are another run
     padim_command(*arguments[:-1], "48", "--category", "first-part")
@@ -170,7 +173,7 @@ def test_rotated_protocol(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -
     assert all(abs(row["placement"]["angle"]) <= 10 and 0 <= row["placement"]["top"] <= 8 for row in rows[0])
     assert len({row["placement"]["angle"] for row in rows[0]}) == len(rows[0])
     assert rows[0][0]["placement"] != rows[2][0]["placement"]
-    assert (tmp_path / "out/runs/rotated/lite0/bottle/seed-1/run.json").exists()
+    assert (tmp_path / "out/runs/image_folder_ad/rotated/lite0/bottle/seed-1/run.json").exists()
 
 
 def test_rotated_takes_five_draws(bottle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +181,7 @@ def test_rotated_takes_five_draws(bottle: Path, tmp_path: Path, monkeypatch: pyt
 
     def note(run: Run, *_: Any) -> dict[str, Any]:
         planned.append((run.seed, run.protocol))
-        return {}
+        return {"metrics": {"image": {}, "pixel": None}}
 
     monkeypatch.setattr(command, "finished", note)
     monkeypatch.setattr(command, "write_results", lambda out: [])
@@ -261,6 +264,13 @@ def test_counts_of_mvtec_ad_are_checked(bottle: Path, tmp_path: Path, padim_comm
     code, _, told = padim_command("evaluate", bottle.parent, "--out", tmp_path / "out")
     assert code == 1
     assert "is not bottle as published: train/good: 209 published, 8 found" in told
+
+
+def test_results_do_not_lie_among_the_images(bottle: Path, padim_command: Command) -> None:
+    for folder in (bottle, bottle.parent):
+        code, _, told = padim_command("evaluate", folder, "--out", bottle / "results")
+        assert code == 2
+        assert "which it would change; choose a folder outside" in told
 
 
 def test_no_data_set(tmp_path: Path, padim_command: Command) -> None:

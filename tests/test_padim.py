@@ -15,6 +15,7 @@ from padim_jax import gaussian
 from padim_jax import padim as module
 from tests import oracle
 from tests.conftest import SMALL, images
+from tests.datasets import write_mvtec
 
 
 def oracle_maps(backbone: padim.Backbone, model: padim.Padim, train: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -237,14 +238,17 @@ def test_settings_are_normalised() -> None:
     assert padim.PadimConfig(image_size=(300, 400)).image_size == (300, 400)
 
 
-def test_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    example = readme.split("## From Python")[1].split("```python\n")[1].split("```")[0]
+    first, second = (part.split("```")[0] for part in readme.split("## From Python")[1].split("```python\n")[1:3])
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
-    exec(example, found)
+    exec(first, found)
     assert found["scores"].anomaly_map.shape == (4, 224, 224)
     assert found["model"].config == padim.PadimConfig()
+    write_mvtec(tmp_path, "bottle", (3, 1, 1), size=256)
+    exec(second, found)
+    assert int(found["model"].count) == 3
 
 
 def test_float64_moments_agree(lite0: padim.Backbone) -> None:

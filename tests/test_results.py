@@ -62,7 +62,7 @@ def test_presets_are_apart() -> None:
 
 
 def test_damaged_runs_are_named(tmp_path: Path) -> None:
-    place = tmp_path / "runs" / "standard" / "lite0" / "tile" / "seed-0"
+    place = tmp_path / "runs" / "mvtec_ad" / "standard" / "lite0" / "tile" / "seed-0"
     place.mkdir(parents=True)
     (place / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"seed-0/run\.json is damaged .*remove its folder and evaluate again"):

@@ -1,31 +1,35 @@
 """``padim evaluate`` and ``padim report``."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
 
 from padim_jax.backbones import Backbone, load_backbone
 from padim_jax.commands.terminal import (
     Size,
+    add_bar,
     batch_option,
     debug_option,
     megabytes,
-    progress_bar,
+    new_progress,
     say,
     screen,
     wrong_use,
 )
-from padim_jax.data.catalogue import find_categories
+from padim_jax.data.catalogue import Category, find_categories
+from padim_jax.data.mvtec_ad import MVTecAD
 from padim_jax.data.protocol import Protocol, ProtocolName
 from padim_jax.evaluation import RUN_FILE, Run, evaluate, finished
 from padim_jax.files import Advance
 from padim_jax.presets import PRESETS, preset
 from padim_jax.report import write_report
-from padim_jax.results import MEANS, Summary, write_results
+from padim_jax.results import MEANS, Summary, metrics_of, write_results
 
 REPORT = "report.html"
 _ROTATED_DRAWS = 5  # arXiv 2011.08785 states means over random draws
@@ -119,34 +123,36 @@ def evaluate_command(
             ]
             for category in found
         ]
+    _check_apart(out, folder, found)
+    board = _Board()
     networks: dict[str, Backbone] = {}
     done, total = 0, sum(map(len, plan))
-    for category, runs in zip(found, plan, strict=True):
-        with screen.status(f"preparing {category.name}"):
+    with board.shown():
+        for category, runs in zip(found, plan, strict=True):
+            board.bar(f"preparing {category.name}")
             builder = category.build()
-        for run in runs:
-            done += 1
-            name = run.preset.backbone
-            if name not in networks:
-                with progress_bar("download", unit="MB") as advance:
-                    networks[name] = load_backbone(name, weights, progress=megabytes(advance))
-            label = f"{done}/{total} {category.name} {run.preset.name} seed {run.seed}"
-            if finished(run, networks[name], builder, out) is None:
-                _evaluate(run, networks[name], builder, out, batch_size, label)
-            else:
-                say(f"{label}: there already")
-            if report and not (out / run.place / REPORT).exists():
-                write_report(out / run.place, out / run.place / REPORT)
-            lines = write_results(out)
-            if total > 1 and done < total:
-                screen.print(_table(lines))
-    places = {run.place for runs in plan for run in runs}
+            for run in runs:
+                done += 1
+                label = f"{done}/{total} {category.name} {run.preset.name} seed {run.seed}"
+                name = run.preset.backbone
+                if name not in networks:
+                    moved = megabytes(board.bar(f"{label}: loading {name}", unit="MB"))
+                    networks[name] = load_backbone(name, weights, progress=moved)
+                record = finished(run, networks[name], builder, out)
+                if record is None:
+                    bar = partial(board.stage, label)
+                    record = evaluate(run, networks[name], builder, out, batch_size=batch_size, progress=bar)
+                    seconds = f"in {sum(record['seconds'].values()):.1f} s"
+                else:
+                    seconds = "there already"
+                if report and not (out / run.place / REPORT).exists():
+                    write_report(out / run.place, out / run.place / REPORT)
+                board.lines = write_results(out)
+                say(f"{label}: image AUROC {_percent(metrics_of(record)['image_auroc'])}, {seconds}")
     Console(highlight=False).print(_table(write_results(out)))
-    click.echo(
-        f"{out / 'results.json'}, results.csv; per run scores, files, pictures" + (", report:" if report else "")
-    )
-    for place in sorted(places) if report else ():
-        click.echo(f"  {out / place / REPORT}")
+    click.echo(f"{out / 'results.json'}, results.csv; of each run its files, scores and pictures")
+    for run in (run for runs in plan for run in runs) if report else ():
+        click.echo(f"  {out / run.place / REPORT}")
 
 
 @click.command("report")
@@ -162,22 +168,35 @@ def report_command(results: Path) -> None:
         click.echo(run / REPORT)
 
 
-def _evaluate(run: Run, network: Backbone, builder: Any, out: Path, batch_size: int, label: str) -> None:
-    bars: list[Any] = []
+class _Board:
+    """The table so far, and below it what is going on."""
 
-    def close() -> None:
-        while bars:
-            bars.pop().__exit__(None, None, None)
+    def __init__(self) -> None:
+        self.lines: list[Summary] = []
+        self._progress = new_progress()
 
-    def progress(stage: str, total: int) -> Advance:
-        close()
-        bars.append(progress_bar(f"{label}: {stage}", total))
-        return bars[-1].__enter__()
+    def shown(self) -> Live:
+        """Context in which the board shows and lines can be said above it."""
+        return Live(get_renderable=self._render, console=screen, transient=True)
 
-    try:
-        evaluate(run, network, builder, out, batch_size=batch_size, progress=progress)
-    finally:
-        close()
+    def bar(self, what: str, total: int | None = None, unit: str = "images") -> Advance:
+        return add_bar(self._progress, what, total, unit)
+
+    def stage(self, label: str, stage: str, total: int) -> Advance:
+        return self.bar(f"{label}: {stage}", total)
+
+    def _render(self) -> Group:
+        return Group(*([_table(self.lines)] if self.lines else []), self._progress)
+
+
+def _check_apart(out: Path, folder: Path, categories: Sequence[Category]) -> None:
+    """Results inside a category would be among its files, and change it with every run."""
+    for category in categories:
+        inside = (
+            folder / category.name if category.folder == folder and category.data == MVTecAD.name else category.folder
+        )
+        if out.resolve().is_relative_to(inside.resolve()):
+            raise click.UsageError(f"--out {out} lies in {inside}, which it would change; choose a folder outside")
 
 
 def _table(lines: Sequence[Summary]) -> Table:
@@ -204,6 +223,10 @@ def _data(line: Summary) -> str:
 
 def _cell(line: Summary, name: str) -> str:
     value, spread, reference = line.mean[name], line.spread[name], line.published.get(name)
-    text = "–" if value is None else f"{100 * value:.1f}"
+    text = _percent(value)
     text += "" if spread is None else f" ±{100 * spread:.1f}"
     return text if reference is None else f"{text} ({100 * reference.value:.1f})"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"

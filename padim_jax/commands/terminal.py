@@ -47,19 +47,37 @@ def wrong_use() -> Iterator[None]:
         raise click.UsageError(str(error)) from error
 
 
+def new_progress() -> Progress:
+    """Bars with counts and rates, not shown yet."""
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    return Progress(*columns, TimeRemainingColumn(), console=screen)
+
+
+def add_bar(progress: Progress, what: str, total: int | None = None, unit: str = "images") -> Advance:
+    """Add a bar in the place of those there; the function it gives moves it on."""
+    for task in progress.task_ids:
+        progress.remove_task(task)
+    task = progress.add_task(what, total=total, rate="")
+    start, done = time.perf_counter(), 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        rate = done / max(time.perf_counter() - start, 1e-9)
+        progress.update(task, advance=count, rate=f"{rate:.1f} {unit}/s")
+
+    return advance
+
+
 @contextmanager
 def progress_bar(what: str, total: int | None = None, unit: str = "images") -> Iterator[Advance]:
     """Show a bar; the function it gives moves it on."""
-    columns = [TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-    progress = Progress(*columns, TimeRemainingColumn(), console=screen)
-    task = progress.add_task(what, total=total, rate="")
-    start = time.perf_counter()
+    progress = new_progress()
+    move = add_bar(progress, what, total, unit)
 
     def advance(count: int) -> None:
         progress.start()
-        done = progress.tasks[task].completed + count
-        rate = done / max(time.perf_counter() - start, 1e-9)
-        progress.update(task, advance=count, rate=f"{rate:.1f} {unit}/s")
+        move(count)
 
     if total is not None:  # what may not be needed at all shows only once it moves
         progress.start()
