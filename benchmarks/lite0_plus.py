@@ -3,11 +3,12 @@
     python benchmarks/lite0_plus.py                                  # every variant, one seed
     python benchmarks/lite0_plus.py --variants lite0 lite0-plus --seeds 3
 
-Data sets: ELPV's mono- and polycrystalline cells (certainly good against certainly defective, 60 % of the good ones
-to fit), the same monocrystalline cells under the rotated protocol (rotations within 10°, random crops), and
-generated parts displaced by up to 8 pixels and 6°. Prints a table of image AUROC (and pixel AUROC where there are
-masks) and writes ``benchmarks/lite0_plus.json``; exits 1 if lite0-plus is below lite0 on monocrystalline cells,
-or not clearly (0.02) above it on the generated set.
+Data sets, each with all its good images to fit and with 60 of them:
+ELPV's monocrystalline cells (certainly good against certainly defective; 60 % of the good ones to fit), the same
+under the rotated protocol (rotations within 10°, random crops), and generated parts as far out of place; and ELPV's
+polycrystalline cells. Prints a table of image AUROC (and PRO where there are masks) and writes
+``benchmarks/lite0_plus.json``; exits 1 unless lite0 is within 0.01 of PyTorch's 0.944 on monocrystalline cells,
+lite0-plus not below it there, and clearly (0.02) above it on the generated set.
 """
 
 import argparse
@@ -46,6 +47,8 @@ VARIANTS = {
     ),
 }
 BATCH = 16
+FEW = 60  # images to fit, fewer than the 100 channels: as many as MVTec AD's smallest category has
+PYTORCH = 0.944  # image AUROC of the same model in PyTorch on monocrystalline cells
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,14 @@ def elpv(kind: str, protocol: Protocol) -> DataSet:
 
 
 def generated() -> DataSet:
-    """Displaced parts with flaws."""
+    """Parts out of place, some with flaws."""
     train, test = generate(200, 0, seed=1), generate(100, 150, seed=2)
-    return DataSet("generated, misaligned", train.images, test.images, test.labels, test.masks)
+    return DataSet("generated", train.images, test.images, test.labels, test.masks)
+
+
+def first(data: DataSet, count: int) -> DataSet:
+    """The same with only the first ``count`` images to fit (they are in random order)."""
+    return replace(data, name=f"{data.name}, {count} to fit", fit=data.fit[:count])
 
 
 def batches(images: np.ndarray) -> Iterator[np.ndarray]:
@@ -132,12 +140,9 @@ def main() -> int:
         Image.fromarray(np.concatenate(list(made.images), axis=1)).save(options.sample)
         return 0
     backbone = padim.load_backbone("efficientnet_lite0")
-    sets = [
-        generated(),
-        elpv("mono", Protocol("standard")),
-        elpv("mono", Protocol("rotated")),
-        elpv("poly", Protocol("standard")),
-    ]
+    made, mono, rotated = generated(), elpv("mono", Protocol("standard")), elpv("mono", Protocol("rotated"))
+    poly = elpv("poly", Protocol("standard"))
+    sets = [made, first(made, FEW), mono, first(mono, FEW), rotated, first(rotated, FEW), poly]
     facts = {name: version(name) for name in ("padim-jax", "jax", "jaxlib")} | {
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
@@ -159,12 +164,14 @@ def main() -> int:
     print("| variant | " + " | ".join(data.name for data in sets) + " |")
     for name in options.variants:
         cells = [f"{mean(name, data.name, 'image_auroc'):.3f}" for data in sets]
-        cells[0] += f" (pixel {mean(name, sets[0].name, 'pixel_auroc'):.3f}, PRO {mean(name, sets[0].name, 'pro'):.3f})"
+        for index in (0, 1):
+            cells[index] += f" (PRO {mean(name, sets[index].name, 'pro'):.3f})"
         print(f"| {name} | " + " | ".join(cells) + " |")
     if not {"lite0", "lite0-plus"} <= set(options.variants):
         return 0
     gain = {d.name: mean("lite0-plus", d.name, "image_auroc") - mean("lite0", d.name, "image_auroc") for d in sets}
-    return int(gain["ELPV mono"] < 0 or gain["generated, misaligned"] < 0.02)
+    near = abs(mean("lite0", mono.name, "image_auroc") - PYTORCH) <= 0.01
+    return int(not near or gain[mono.name] < 0 or gain[made.name] < 0.02)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 SIZE = 256  # pixels of an image's side
 _DRAWN = 512  # side at which the part is drawn
-SHIFT, ANGLE = 8.0, 6.0  # largest displacement in pixels, and rotation in degrees
+SHIFT, ANGLE = 16.0, 10.0  # largest displacement in pixels, and rotation in degrees: those of Rd-MVTec AD
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,17 @@ def _part() -> Image.Image:
 def _flaw(rng: np.random.Generator, part: Image.Image, mask: Image.Image) -> None:
     """A scratch, a dent or a stain on the plate, faint or plain."""
     x, y = rng.uniform(110, 402), rng.uniform(140, 372)
-    strength = rng.uniform(0.2, 0.6)
+    strength = rng.uniform(0.25, 0.7)
     shape = Image.new("L", part.size)
     draw, marked = ImageDraw.Draw(shape), ImageDraw.Draw(mask)
     kind = rng.integers(3)
     if kind == 0:
-        angle, length = rng.uniform(0, np.pi), rng.uniform(20, 60)
+        angle, length = rng.uniform(0, np.pi), rng.uniform(30, 90)
         ends = (x, y, x + length * np.cos(angle), y + length * np.sin(angle))
-        draw.line(ends, fill=255, width=4)
-        marked.line(ends, fill=255, width=6)
+        draw.line(ends, fill=255, width=6)
+        marked.line(ends, fill=255, width=8)
     else:
-        radius = rng.uniform(6, 14)
+        radius = rng.uniform(8, 24)
         box = (x - radius, y - radius, x + radius, y + radius)
         draw.ellipse(box, fill=255)
         marked.ellipse(box, fill=255)

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def summarise(runs: Iterable[Mapping[str, Any]]) -> list[Summary]:
 
 
 def write_results(out: Path) -> list[Summary]:
-    """Write ``results.json`` and ``results.csv`` of all runs below ``out``; gives the lines of the table."""
+    """Write ``results.json``, ``results.csv`` and ``files.csv`` of all runs below ``out``; gives the table's lines."""
     runs = read_runs(out)
     lines = summarise(runs)
     content = {
@@ -110,7 +110,8 @@ def write_results(out: Path) -> list[Summary]:
         "runs": [{key: value for key, value in run.items() if key != "pictures"} for run in runs],
     }
     write_atomically(out / "results.json", json.dumps(content, indent=1).encode())
-    write_atomically(out / "results.csv", _csv(runs).encode("utf-8", "surrogateescape"))
+    for name, rows in (("results.csv", _run_rows(runs)), ("files.csv", _file_rows(runs))):
+        write_atomically(out / name, _csv(rows).encode("utf-8", "surrogateescape"))
     return lines
 
 
@@ -133,12 +134,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(defined) if values and len(defined) == len(values) else None
 
 
-def _csv(runs: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each run: what it is, its metrics, its settings, its versions, and where its files are listed."""
-    rows = []
+def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """For each run what it is, its metrics, settings and versions."""
     for run in runs:
-        row = {key: run[key] for key in ("data", "category", "preset", "seed")}
-        row |= {f"protocol.{key}": value for key, value in run["protocol"].items()}
+        row = _names(run) | {f"protocol.{key}": value for key, value in run["protocol"].items()}
         row |= metrics_of(run)
         row |= {f"published.{name}": reference["value"] for name, reference in run["published"].items()}
         row |= {"fit_images": len(run["files"]["fit"]), "test_images": len(run["files"]["test"])}
@@ -149,8 +148,26 @@ def _csv(runs: Sequence[Mapping[str, Any]]) -> str:
         for key in members[0]:  # members of one preset differ in their taps
             values = [json.dumps(member[key]) for member in members]
             row[f"config.{key}"] = values[0] if len(set(values)) == 1 else " | ".join(values)
-        row |= {f"version.{key}": value for key, value in run["versions"].items()}
-        rows.append(row)
+        yield row | {f"version.{key}": value for key, value in run["versions"].items()}
+
+
+def _file_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """For each run every image it used, and as what."""
+    for run in runs:
+        names = _names(run) | {"protocol": run["protocol"]["name"]}
+        for name in run["files"]["fit"]:
+            yield names | {"role": "fit", "file": name, "label": 0}
+        for tested in run["files"]["test"]:
+            placement = tested.get("placement", {})
+            yield names | {"role": "test"} | {k: v for k, v in tested.items() if k != "placement"} | placement
+
+
+def _names(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: run[key] for key in ("data", "category", "preset", "seed")}
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    rows = list(rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")

@@ -300,3 +300,19 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("best-finds", "missed", "false-alarms"):
         assert len(list((tmp_path / kind).glob("*.png"))) == 6
     padim.load(tmp_path / "model")
+
+
+def test_fit_by_preset(good_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--image-size", 40, "--crop-size", 32)
+    code, _, _ = run(capsys, "fit", good_dir, "--out", tmp_path / "m", "--preset", "lite0-block4", "--seed", 3, *small)
+    assert code == 0
+    config = padim.load(tmp_path / "m").config
+    assert (config.taps, config.n_channels, config.seed, config.crop_size) == (("block4",), 40, 3, 32)
+    for arguments, said in (
+        (("--preset", "r18-rd100", "--backbone", "resnet50"), "is not that of --preset r18-rd100, resnet18"),
+        (("--preset", "lite0-sum"), "--preset lite0-sum sums the maps of 4 models"),
+        (("--preset", "nope"), "unknown preset 'nope'"),
+    ):
+        code, _, told = run(capsys, "fit", good_dir, "--out", tmp_path / "n", *arguments)
+        assert code == 2
+        assert said in told

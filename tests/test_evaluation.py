@@ -82,6 +82,11 @@ def test_one_command(bottle: Path, tmp_path: Path, padim_command: Command, lite0
     (row,) = read_csv(out / "results.csv")
     assert float(row["image_auroc"]) == run["metrics"]["image"]["auroc"]
     assert (row["preset"], row["config.crop_size"], row["fit_images"], row["test_images"]) == ("lite0", "56", "8", "9")
+    files = read_csv(out / "files.csv")
+    assert [line["file"] for line in files if line["role"] == "fit"] == run["files"]["fit"]
+    assert [float(line["score"]) for line in files if line["role"] == "test"] == [
+        r["score"] for r in run["files"]["test"]
+    ]
     page = (out / "runs/image_folder_ad/standard/lite0/bottle/seed-0/report.html").read_text()
     assert "test/broken_large/000.png" in page
     assert len(run["pictures"]) == 9

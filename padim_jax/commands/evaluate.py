@@ -106,8 +106,8 @@ def evaluate_command(
     """Measure presets on FOLDER: a data set with good and defective images.
 
     FOLDER is a category in MVTec AD's layout or with good/ and bad/ folders, a folder of several, or ShanghaiTech
-    Campus. Writes DIR/results.json and DIR/results.csv, and for each run its scores, lists of files, pictures and a
-    report. Runs already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
+    Campus. Writes DIR/results.json, DIR/results.csv, DIR/files.csv (every image, its role and score), and a report
+    of each run. Runs already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
     """
     with wrong_use():
         chosen = [preset(name) for name in dict.fromkeys(presets or ("lite0",))]
@@ -150,7 +150,7 @@ def evaluate_command(
                 board.lines = write_results(out)
                 say(f"{label}: image AUROC {_percent(metrics_of(record)['image_auroc'])}, {seconds}")
     Console(highlight=False).print(_table(write_results(out)))
-    click.echo(f"{out / 'results.json'}, results.csv; of each run its files, scores and pictures")
+    click.echo(f"{out / 'results.json'}, results.csv, files.csv")
     for run in (run for runs in plan for run in runs) if report else ():
         click.echo(f"  {out / run.place / REPORT}")
 

@@ -1,6 +1,8 @@
 """``padim fit``."""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,49 +24,42 @@ from padim_jax.config import Covariance, Interpolation, PadimConfig, Projection
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.embedding import draw_embedding
 from padim_jax.files import fit_files
+from padim_jax.presets import preset
+
+
+def _setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
+    """Option for a field of ``PadimConfig``; None where it was not given."""
+    default = getattr(PadimConfig(), name)
+    shown = "the backbone's" if default is None else str(default)
+    return click.option(f"--{name.replace('_', '-')}", type=kind, show_default=shown, help=about)
 
 
 @click.command("fit")
 @click.argument("good_dir", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
-@click.option(
-    "--backbone", type=click.Choice(list(BACKBONES)), default="efficientnet_lite0", show_default=True, help="Network."
-)
+@click.option("--preset", "preset_name", metavar="NAME", help="Settings by name; options given besides win.")
+@click.option("--backbone", type=click.Choice(list(BACKBONES)), help="Network. Default: the preset's, or Lite0.")
 @click.option(
     "--weights",
     type=str,
     help="Weights file (.pth, .safetensors), or 'random'. Default: embedded, or the publisher's file.",
 )
 @click.option("--tap", "taps", multiple=True, help="Layer to embed; repeat for several. Default: the backbone's.")
-@click.option("--n-channels", type=int, help="Dimension d of the embedding. Default: the backbone's.")
-@click.option("--ridge", type=float, default=0.01, show_default=True, help="ε added to the covariance's diagonal.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random channel selection.")
-@click.option("--image-size", type=Size(), default=256, show_default=True, help="Resize images to this.")
-@click.option("--crop-size", type=Size(), default=224, show_default=True, help="Then cut out the centre.")
-@click.option("--sigma", type=float, default=4.0, show_default=True, help="Blur of the map, in pixels.")
-@click.option(
-    "--interpolation",
-    type=click.Choice(get_args(Interpolation)),
-    default="bilinear",
-    show_default=True,
-    help="Of images and maps; the paper's is bicubic.",
+@_setting("n_channels", int, "Dimension d of the embedding.")
+@_setting("ridge", float, "ε added to the covariance's diagonal.")
+@_setting("seed", int, "Of the random channel selection.")
+@_setting("image_size", Size(), "Resize images to this.")
+@_setting("crop_size", Size(), "Then cut out the centre.")
+@_setting("sigma", float, "Blur of the map, in pixels.")
+@_setting("interpolation", click.Choice(get_args(Interpolation)), "Of images and maps; the paper's is bicubic.")
+@_setting("neighbourhood", int, "Average activations over k x k cells; odd.")
+@_setting(
+    "covariance", click.Choice(get_args(Covariance)), "Sample covariance + ε I, or shrunk at each position besides."
 )
-@click.option(
-    "--neighbourhood", type=int, default=1, show_default=True, help="Average activations over k x k cells; odd."
-)
-@click.option(
-    "--covariance",
-    type=click.Choice(get_args(Covariance)),
-    default="ridge",
-    show_default=True,
-    help="Sample covariance + ε I, or shrunk at each position besides.",
-)
-@click.option(
-    "--projection",
-    type=click.Choice(get_args(Projection)),
-    default="random-channels",
-    show_default=True,
-    help="How the taps' channels become d; principal components read the images twice.",
+@_setting(
+    "projection",
+    click.Choice(get_args(Projection)),
+    "How the taps' channels become d; principal components read the images twice.",
 )
 @click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
 @batch_option
@@ -72,7 +67,8 @@ from padim_jax.files import fit_files
 def fit_command(
     good_dir: Path,
     out: Path,
-    backbone: str,
+    preset_name: str | None,
+    backbone: str | None,
     weights: str | None,
     taps: tuple[str, ...],
     skip_unreadable: bool,
@@ -81,7 +77,9 @@ def fit_command(
 ) -> None:
     """Learn what is normal from GOOD_DIR, a folder of good images (searched recursively)."""
     with wrong_use():
-        config = PadimConfig(taps=taps or None, **settings)
+        given = {name: value for name, value in settings.items() if value is not None}
+        backbone, config = _begin(preset_name, backbone)
+        config = replace(config, **given, **({"taps": taps} if taps else {}))
         BACKBONES[backbone].select(config.taps)
     check_writable(out)  # now, not after an hour of fitting
     found = find_images([good_dir], exclude=out)
@@ -106,3 +104,13 @@ def fit_command(
         f"{out}: {backbone}, {', '.join(embedding.taps)}, d = {embedding.dimension}; fitted on "
         f"{int(model.count)} images in {seconds:.1f} s" + (f", {len(skipped)} skipped" if skipped else "")
     )
+
+
+def _begin(name: str | None, backbone: str | None) -> tuple[str, PadimConfig]:
+    """Backbone and settings to start from."""
+    found = preset(name or "lite0")
+    if name is not None and backbone not in (None, found.backbone):
+        raise ValueError(f"--backbone {backbone} is not that of --preset {name}, {found.backbone}; give one of the two")
+    if len(found.members) != 1:
+        raise ValueError(f"--preset {name} sums the maps of {len(found.members)} models; it is there for evaluate only")
+    return backbone or found.backbone, found.members[0]
