@@ -1,4 +1,4 @@
-"""The ``padim`` command. The only module that prints and exits."""
+"""The ``padim`` command; it and its commands are all that prints, and it alone exits."""
 
 import logging
 import sys

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import operator
 import os
@@ -10,13 +11,14 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Array, Float
@@ -27,14 +29,15 @@ from padim_jax.data.catalogue import Category, Part, assign_roles
 from padim_jax.data.examples import Examples, load_examples
 from padim_jax.data.protocol import Protocol
 from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
-from padim_jax.files import Advance, Rereadable
+from padim_jax.files import Advance, Rereadable, fill_up
 from padim_jax.gallery import Entry, Gallery, encode
 from padim_jax.metrics import PixelScores, image_metrics
 from padim_jax.padim import Padim, fit, score
 from padim_jax.presets import Preset, published
+from padim_jax.report import FORMAT, RUN_FILE, SCHEMA
+from weights_conversion.atomic import write_atomically
 
-FORMAT, SCHEMA = "padim_jax run", 1
-RUN_FILE = "run.json"
+_VERSIONS = ("padim-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn", "pillow", "grain")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Run:
       protocol: how images are placed.
       image_size: in place of the preset's.
       crop_size: in place of the preset's.
+      weights: in place of the backbone's own, as :func:`padim_jax.load_backbone` takes them.
     """
 
     category: Category
@@ -56,6 +60,7 @@ class Run:
     protocol: Protocol
     image_size: Size | None = None
     crop_size: Size | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         for member in self.members:  # sizes and taps are checked when the plan is made
@@ -69,13 +74,12 @@ class Run:
             sizes["image_size"] = self.image_size
         if self.crop_size is not None:
             sizes["crop_size"] = self.crop_size
-        return tuple(dataclasses.replace(member, **sizes) for member in self.preset.seeded(self.seed))
+        return tuple(replace(member, **sizes) for member in self.preset.seeded(self.seed))
 
     @property
-    def place(self) -> Path:
-        """Folder of the results, relative to that of the evaluation."""
-        data = self.category.data, self.protocol.name
-        return Path("runs", *data, self.preset.name, self.category.name, f"seed-{self.seed}")
+    def as_published(self) -> bool:
+        """Whether the preset is as it is described, so that what is published of it compares."""
+        return self.image_size is None and self.crop_size is None and self.weights is None
 
 
 @dataclass
@@ -154,14 +158,23 @@ def evaluate(
     scored = score_batches(models, chain.from_iterable(tested), batch_size, advance)
     record = _record(run, backbone, builder, list(fitted), scored)
     record["seconds"] = {"fit": fit_seconds, "score": time.perf_counter() - start}
-    _write(out / run.place, record, scored.gallery)
+    _write(out / place(run, backbone, builder), record, scored.gallery)
     return record
 
 
+def place(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder) -> Path:
+    """Folder of a run's results, relative to that of the evaluation; a digest keeps settings and files apart."""
+    identity = _identity(replace(run, seed=0), backbone, builder)
+    parts = {key: identity[key] for key in ("prepared", "settings")}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+    data = run.category.data, run.protocol.name
+    return Path("runs", *data, run.preset.name, f"{run.category.name}-{digest}", f"seed-{run.seed}")
+
+
 def finished(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder, out: Path) -> dict[str, Any] | None:
-    """What ``run.json`` holds, if this very run (settings, weights, files, version) has been written below ``out``."""
+    """What ``run.json`` holds, if this very run (settings, weights, files, versions) has been written below ``out``."""
     try:
-        record = json.loads((out / run.place / RUN_FILE).read_text(encoding="utf-8"))
+        record = json.loads((out / place(run, backbone, builder) / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     # through JSON and back, as the stored one went
@@ -184,8 +197,8 @@ def _identity(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder) -
             "weights_digest": backbone.weights_digest,
             "members": [dataclasses.asdict(member) for member in run.members],
         },
-        "versions": {name: version(name) for name in ("padim-jax", "jax", "flax", "numpy", "pillow", "scikit-learn")}
-        | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in _VERSIONS}
+        | {"python": platform.python_version(), "device": jax.devices()[0].device_kind},
     }
 
 
@@ -195,11 +208,13 @@ def _record(
     rows = scored.rows
     pixels = scored.pixels.metrics()
     images = image_metrics([row["label"] for row in rows], [row["score"] for row in rows])
-    references = published(run.preset.name, run.category.data, run.protocol.name, run.category.name)
+    names = run.preset.name, run.category.data, run.protocol.name, run.category.name
+    references = published(*names) if run.as_published else {}
     # without a single mask of a defect there is nothing to say of pixels
     known = any(row["label"] and row["has_mask"] for row in rows)
     return _identity(run, backbone, builder) | {
         "metrics": {"image": dataclasses.asdict(images), "pixel": dataclasses.asdict(pixels) if known else None},
+        "as_published": run.as_published,
         "published": {name: dataclasses.asdict(reference) for name, reference in references.items()},
         "colour_scale": [float(np.median(scored.medians)), max(row["score"] for row in rows)],
         "files": {"fit": fitted, "test": rows},
@@ -233,7 +248,7 @@ def score_batches(
 
 def _maps(models: Sequence[Padim], images: np.ndarray, batch_size: int) -> Array:
     """Sum of the models' maps; a last batch is filled up with black images, so that one program serves all."""
-    padded = np.pad(images, [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)])
+    padded = fill_up(images, batch_size)
     return functools.reduce(operator.add, (score(model, padded).anomaly_map for model in models))
 
 
@@ -242,18 +257,22 @@ def _count(builder: tfds.core.DatasetBuilder, part: Part) -> int:
 
 
 def _write(folder: Path, record: dict[str, Any], gallery: Gallery) -> None:
-    """Write a run beside its place and put it there in one step, over an earlier one."""
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
+    """Write a run beside its place, whole, and only then put it there, in place of an earlier one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
+        shutil.rmtree(leftover)
+    fresh, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
     (fresh / "pictures").mkdir(parents=True)
     record["pictures"] = []
     for entry in gallery:
         shown: dict[str, Any] = {"test": entry.index, "mask": None}
         for name, content in encode(entry, tuple(record["colour_scale"])).items():
-            place = f"pictures/{entry.index:06}-{name}"
-            (fresh / place).write_bytes(content)
-            shown[name.split(".")[0]] = place
+            path = f"pictures/{entry.index:06}-{name}"
+            (fresh / path).write_bytes(content)
+            shown[name.split(".")[0]] = path
         record["pictures"].append(shown)
-    (fresh / RUN_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    write_atomically(fresh / RUN_FILE, json.dumps(record, indent=1).encode())
+    if folder.exists():
+        folder.rename(old)
     fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -98,15 +98,18 @@ def score_files(
         advance(1)
 
     for names, images in load_batches(paths, model.config, batch_size, report):
-        # the last batch is filled up with black images, so that one compiled program serves all
-        padding = [(0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)]
-        scores = score(model, np.pad(images, padding) if len(paths) > batch_size else images)
+        scores = score(model, fill_up(images, batch_size) if len(paths) > batch_size else images)
         values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
         for path, image, value, anomaly_map in zip(names, images, values, maps, strict=False):
             if not np.isfinite(value):
                 raise FloatingPointError(f"score: {path} got {value}; the model or the image is broken")
             yield ScoredImage(path, float(value), image, anomaly_map)
         advance(len(names))
+
+
+def fill_up(images: UInt8[np.ndarray, "n height width 3"], count: int) -> UInt8[np.ndarray, "count height width 3"]:
+    """Black images added to make ``count``, so that one compiled program serves a last, smaller batch too."""
+    return np.pad(images, [(0, count - len(images)), (0, 0), (0, 0), (0, 0)])
 
 
 def write_scores(path: Path, rows: Sequence[tuple[Path, float]]) -> None:

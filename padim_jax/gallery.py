@@ -2,13 +2,13 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from padim_jax.overlay import colours, overlay
+from padim_jax.overlay import colours, levels, overlay
 
 LIMIT = 400  # pictures kept: with four files each some 10 MB
 LONGEST_SIDE = 256  # pixels; larger images are shrunk
@@ -37,6 +37,7 @@ class Gallery:
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
         self._entries: list[Entry] = []
+        self._pruned = False
 
     def add(self, entry: Entry) -> None:
         """Take a result in."""
@@ -46,7 +47,7 @@ class Gallery:
 
     def __iter__(self) -> Iterator[Entry]:
         """Entries kept, by index."""
-        if len(self._entries) > self._limit:
+        if self._pruned or len(self._entries) > self._limit:
             self._prune()
         return iter(sorted(self._entries, key=lambda entry: entry.index))
 
@@ -59,7 +60,7 @@ class Gallery:
             for part in (defective[:many], good[-many:], defective[-few:], good[:few])
             for entry in part
         }
-        self._entries = list(kept.values())
+        self._entries, self._pruned = list(kept.values()), True
 
 
 def encode(entry: Entry, scale: tuple[float, float]) -> dict[str, bytes]:
@@ -69,11 +70,9 @@ def encode(entry: Entry, scale: tuple[float, float]) -> dict[str, bytes]:
       entry: a result.
       scale: distances shown as the coldest and the hottest colour.
     """
-    low, high = scale
-    levels = np.clip((entry.anomaly_map - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
     pictures = {
         "image.jpg": entry.image,
-        "map.jpg": np.rint(colours(levels)).astype(np.uint8),
+        "map.jpg": np.rint(colours(levels(entry.anomaly_map, scale))).astype(np.uint8),
         "overlay.jpg": overlay(entry.image, entry.anomaly_map, scale),
     }
     found = {name: _bytes(Image.fromarray(pixels), "JPEG", quality=_QUALITY) for name, pixels in pictures.items()}
@@ -84,8 +83,9 @@ def encode(entry: Entry, scale: tuple[float, float]) -> dict[str, bytes]:
 
 def _shrunk(entry: Entry) -> Entry:
     height, width = entry.anomaly_map.shape
-    if max(height, width) <= LONGEST_SIDE:
-        return entry
+    if max(height, width) <= LONGEST_SIDE:  # copies, for a view would keep its whole batch in memory
+        mask = None if entry.mask is None else entry.mask.copy()
+        return replace(entry, image=entry.image.copy(), anomaly_map=entry.anomaly_map.copy(), mask=mask)
     factor = LONGEST_SIDE / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
 
@@ -95,14 +95,8 @@ def _shrunk(entry: Entry) -> Entry:
     mask = None
     if entry.mask is not None:  # any defective pixel shows, however small the picture
         mask = resized(entry.mask.astype(np.float32), Image.Resampling.BOX) > 0
-    return Entry(
-        entry.index,
-        entry.label,
-        entry.score,
-        resized(entry.image, Image.Resampling.BOX),
-        resized(entry.anomaly_map, Image.Resampling.BOX),
-        mask,
-    )
+    image, anomaly_map = (resized(pixels, Image.Resampling.BOX) for pixels in (entry.image, entry.anomaly_map))
+    return replace(entry, image=image, anomaly_map=anomaly_map, mask=mask)
 
 
 def _bytes(image: Image.Image, kind: str, **options: int) -> bytes:

@@ -76,12 +76,11 @@ class WhitenedGaussian:
 
 def init(n_positions: int, n_channels: int, *, higher: bool = False) -> Moments:
     """Moments of no image at all; with the ``higher`` ones for Ledoit-Wolf shrinkage."""
-    zeros = jnp.zeros((n_positions, n_channels), jnp.float32)
     return Moments(
         count=jnp.zeros((), jnp.float32),
-        mean=zeros,
+        mean=jnp.zeros((n_positions, n_channels), jnp.float32),
         scatter=jnp.zeros((n_positions, n_channels, n_channels), jnp.float32),
-        higher=HigherMoments(jnp.copy(zeros), jnp.zeros(n_positions, jnp.float32)) if higher else None,
+        higher=shrinkage.init(n_positions, n_channels) if higher else None,
     )
 
 
@@ -106,11 +105,17 @@ def update(moments: Moments, x: Float[Array, "p n d"], valid: Bool[Array, " n"])
     def fold(scatter: Array, rows: Array) -> Array:
         return scatter + jnp.einsum("pni,pnj->pij", rows, rows, precision=lax.Precision.HIGHEST)
 
-    mean, higher = moments.mean + shift * share, moments.higher
-    if higher is not None:
-        higher = shrinkage.moved(higher, moments.count, moments.scatter, shift * share)
-        higher = shrinkage.added(higher, shrinkage.of_rows((x - mean[:, None]) * weight))
-    return Moments(count, mean, map_in_place(fold, moments.scatter, rows), higher)
+    mean = moments.mean + shift * share
+    scatter = map_in_place(fold, moments.scatter, rows)
+    if moments.higher is None:
+        return Moments(count, mean, scatter)
+    step = jnp.where(moments.count > 0, shift * share, 0)  # no images have no mean to move from
+    # C s by way of the new scatter: read before it is written over, the old one would be copied
+    along = jnp.einsum("pnj,pj->pn", rows, step, precision=lax.Precision.HIGHEST)
+    added = jnp.einsum("pnj,pn->pj", rows, along, precision=lax.Precision.HIGHEST)
+    moved = shrinkage.moved(moments.higher, moments.count, step, shrinkage.product(scatter, step) - added)
+    own = shrinkage.of_rows((x - mean[:, None]) * weight)
+    return Moments(count, mean, scatter, shrinkage.added(moved, own))
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -123,13 +128,15 @@ def merge(a: Moments, b: Moments) -> Moments:
     def fold(scatter: Array, other: Array, scaled: Array) -> Array:
         return scatter + other + scaled[:, :, None] * scaled[:, None, :]
 
+    mean = a.mean + shift * share
     higher = None
     if a.higher is not None and b.higher is not None:
+        step_a, step_b = shift * share, -shift * (1 - share)
         higher = shrinkage.added(
-            shrinkage.moved(a.higher, a.count, a.scatter, shift * share),
-            shrinkage.moved(b.higher, b.count, b.scatter, -shift * (1 - share)),
+            shrinkage.moved(a.higher, a.count, step_a, shrinkage.product(a.scatter, step_a)),
+            shrinkage.moved(b.higher, b.count, step_b, shrinkage.product(b.scatter, step_b)),
         )
-    return Moments(count, a.mean + shift * share, map_in_place(fold, a.scatter, b.scatter, scaled), higher)
+    return Moments(count, mean, map_in_place(fold, a.scatter, b.scatter, scaled), higher)
 
 
 def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
@@ -142,7 +149,7 @@ def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | White
     """
 
     def factorise(scatter: Array, *fourth: Array) -> Array:
-        covariance = scatter / (moments.count - 1)
+        covariance = scatter / jnp.where(moments.count > 1, moments.count - 1, jnp.nan)
         if fourth:
             covariance = shrinkage.shrunk(covariance, shrinkage.coefficient(scatter, fourth[0], moments.count))
         covariance = covariance + ridge * jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]

@@ -199,13 +199,18 @@ class _Multiset:
         self.total = 0
         self._values = np.empty(0, dtype)  # with room to spare, while exact
         self._counts = np.empty(0, np.int64)  # unused while exact
+        self._waiting: list[np.ndarray] = []  # cut, not folded yet
+        self._n_waiting = 0
         self.exact = True
 
     def add(self, values: Shaped[np.ndarray, " n"]) -> None:
         """Take ``values`` in, and over: they may be overwritten."""
         before, self.total = self.total, self.total + len(values)
-        if not self.exact:
-            self._fold(values)
+        if not self.exact:  # each fold goes over all that is known, so few and large ones
+            self._waiting.append(values)
+            self._n_waiting += len(values)
+            if self._n_waiting >= _BLOCK:
+                self._flush()
             return
         if self.total > len(self._values):
             # reallocated in place, where the old and the new array together would double the peak
@@ -224,6 +229,7 @@ class _Multiset:
     def ascending(self) -> tuple[Shaped[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
         """Values in ascending order, and how often each came; an exact set repeats values instead."""
         if not self.exact:
+            self._flush()
             return self._values, self._counts
         values = self._values[: self.total]
         values.sort()
@@ -237,6 +243,11 @@ class _Multiset:
             return below, up_to
         cumulative = np.append(0, np.cumsum(counts))
         return cumulative[below], cumulative[up_to]
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._fold(np.concatenate(self._waiting))
+            self._waiting, self._n_waiting = [], 0
 
     def _fold(self, values: Shaped[np.ndarray, " n"]) -> None:
         bits = np.real(values).view(np.uint32)

@@ -23,10 +23,18 @@ _OPACITY = 0.85  # of the hottest cells; at the low end of the scale the image s
 _BAR = 14  # width of the colour bar in pixels
 
 
-def colours(levels: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
+def colours(places: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
     """RGB in [0, 255] of levels in [0, 1] on the inferno scale."""
     steps = np.linspace(0, 1, len(_INFERNO))
-    return np.stack([np.interp(levels, steps, _INFERNO[:, channel]) for channel in range(3)], axis=-1)
+    return np.stack([np.interp(places, steps, _INFERNO[:, channel]) for channel in range(3)], axis=-1)
+
+
+def levels(
+    anomaly_map: Float[np.ndarray, "height width"], scale: tuple[float, float]
+) -> Float[np.ndarray, "height width"]:
+    """Where distances lie between the two of ``scale``, in [0, 1]; clipped to it."""
+    low, high = scale
+    return np.clip((anomaly_map - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
 
 
 def overlay(
@@ -41,10 +49,9 @@ def overlay(
       anomaly_map: its distances.
       scale: distances shown as the coldest and the hottest colour; give all images of a run the same.
     """
-    low, high = scale
-    levels = np.clip((anomaly_map - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
-    opacity = _OPACITY * np.minimum(2 * levels, 1)[..., None]
-    return np.rint(image * (1 - opacity) + colours(levels) * opacity).astype(np.uint8)
+    places = levels(anomaly_map, scale)
+    opacity = _OPACITY * np.minimum(2 * places, 1)[..., None]
+    return np.rint(image * (1 - opacity) + colours(places) * opacity).astype(np.uint8)
 
 
 def picture(

@@ -41,6 +41,7 @@ def principal_components(
     """
     moments = gaussian.init(1, len(embedding.channels))
     for images, valid in batches:
+        jax.block_until_ready(moments)  # a fast reader must not queue up images
         moments = _update(backbone, embedding, moments, images, valid)
     scatter = np.asarray(moments.scatter[0], np.float64)
     if moments.count == 0 or not np.isfinite(scatter).all():

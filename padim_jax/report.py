@@ -17,7 +17,8 @@ from jaxtyping import Float
 from padim_jax.overlay import colours
 from weights_conversion.atomic import write_atomically
 
-_FORMAT, _SCHEMA = "padim_jax run", 1
+FORMAT, SCHEMA = "padim_jax run", 1  # of run.json
+RUN_FILE = "run.json"
 _LIMIT = 14_000_000  # bytes of the page; mail and chat often stop at 15 MB or above
 _POINTS = 400  # of a curve: on a plot 400 pixels wide more can't be seen
 _VIEWS = ("image", "overlay", "map", "mask")
@@ -77,11 +78,11 @@ def _read(run: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"write_report: {path} is not JSON ({error}); {_ADVICE}") from error
     kind = record.get("format") if isinstance(record, dict) else None
-    if kind != _FORMAT:
-        raise ValueError(f"write_report: {path} has format {kind!r}, wanted {_FORMAT!r}; name the folder of a run")
-    if record.get("schema") != _SCHEMA:
+    if kind != FORMAT:
+        raise ValueError(f"write_report: {path} has format {kind!r}, wanted {FORMAT!r}; name the folder of a run")
+    if record.get("schema") != SCHEMA:
         raise ValueError(
-            f"write_report: {path} has schema {record.get('schema')!r}, this version reads {_SCHEMA}; "
+            f"write_report: {path} has schema {record.get('schema')!r}, this version reads {SCHEMA}; "
             f"{_ADVICE}, or update padim-jax"
         )
     try:

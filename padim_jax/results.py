@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from padim_jax.evaluation import FORMAT, RUN_FILE
 from padim_jax.presets import Published, published
 from weights_conversion.atomic import write_atomically
 
@@ -54,26 +53,6 @@ class Summary:
     published: dict[str, Published]
 
 
-def read_runs(out: Path) -> list[dict[str, Any]]:
-    """Every run written below ``out``, in the order of their folders.
-
-    Raises:
-      ValueError: a ``run.json`` that is damaged.
-    """
-    runs = []
-    for path in sorted(out.glob(f"runs/*/*/*/*/*/{RUN_FILE}")):
-        if path.parent.name.startswith("."):
-            continue  # being written
-        try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); remove its folder and evaluate again") from error
-        if not isinstance(run, dict) or run.get("format") != FORMAT:
-            raise ValueError(f"{path} is no {FORMAT}; remove it")
-        runs.append(run)
-    return runs
-
-
 def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:
     """The metrics of a run by their names in tables; None where undefined."""
     found = run["metrics"]
@@ -83,25 +62,26 @@ def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:
 def summarise(runs: Iterable[Mapping[str, Any]]) -> list[Summary]:
     """A line for every preset on every category, and after several categories their means.
 
-    A group's mean is there when all its categories are; a seed counts only if every category has it.
+    The runs are those of one plan: alike but for data, protocol, preset, category and seed. A group's mean is there
+    when all its categories are; a seed counts only if every category has it.
     """
-    groups: dict[tuple[str, str, str], dict[str, dict[int, dict[str, float | None]]]] = {}
+    groups: dict[tuple[str, str, str], dict[str, dict[int, Mapping[str, Any]]]] = {}
     for run in runs:
         key = run["data"], run["protocol"]["name"], run["preset"]
-        groups.setdefault(key, {}).setdefault(run["category"], {})[run["seed"]] = metrics_of(run)
+        groups.setdefault(key, {}).setdefault(run["category"], {})[run["seed"]] = run
     lines = []
-    for (data, protocol, preset), categories in groups.items():
-        lines += [_line(data, protocol, preset, name, [seeds]) for name, seeds in categories.items()]
-        if len(categories) > 1:
-            members = {name: group for name, group in MEANS.items() if set(group) <= set(categories)}
-            for name, group in [*members.items(), ("mean", tuple(categories))]:
-                lines.append(_line(data, protocol, preset, name, [categories[part] for part in group]))
+    for categories in groups.values():
+        lines += [_line(name, [seeds]) for name, seeds in categories.items()]
+        apart = [name for name in categories if name != "all"]  # which holds the others
+        if len(apart) > 1:
+            groups_of_paper = [(name, group) for name, group in MEANS.items() if set(group) <= set(apart)]
+            for name, group in [*groups_of_paper, ("mean", apart)]:
+                lines.append(_line(name, [categories[part] for part in group]))
     return lines
 
 
-def write_results(out: Path) -> list[Summary]:
-    """Write ``results.json``, ``results.csv`` and ``files.csv`` of all runs below ``out``; gives the table's lines."""
-    runs = read_runs(out)
+def write_results(out: Path, runs: Sequence[Mapping[str, Any]]) -> list[Summary]:
+    """Write ``results.json``, ``results.csv`` and ``files.csv`` of ``runs`` to ``out``; gives the table's lines."""
     lines = summarise(runs)
     content = {
         "format": "padim_jax results",
@@ -111,22 +91,28 @@ def write_results(out: Path) -> list[Summary]:
     }
     write_atomically(out / "results.json", json.dumps(content, indent=1).encode())
     for name, rows in (("results.csv", _run_rows(runs)), ("files.csv", _file_rows(runs))):
-        write_atomically(out / name, _csv(rows).encode("utf-8", "surrogateescape"))
+        write_atomically(out / name, _csv(rows).encode())
     return lines
 
 
-def _line(
-    data: str, protocol: str, preset: str, category: str, parts: Sequence[Mapping[int, Mapping[str, float | None]]]
-) -> Summary:
+def _line(category: str, parts: Sequence[Mapping[int, Mapping[str, Any]]]) -> Summary:
+    """A line of one category's runs by seed, or of the mean of several."""
     seeds = tuple(sorted(set.intersection(*(set(part) for part in parts))))
     mean: dict[str, float | None] = {}
     spread: dict[str, float | None] = {}
     for name in METRICS:
-        values = [_mean([part[seed][name] for part in parts]) for seed in seeds]
+        values = [_mean([metrics_of(part[seed])[name] for part in parts]) for seed in seeds]
         mean[name] = _mean(values)
         defined = [value for value in values if value is not None]
         spread[name] = statistics.stdev(defined) if len(values) > 1 and len(defined) == len(values) else None
-    return Summary(data, protocol, preset, category, seeds, mean, spread, published(preset, data, protocol, category))
+    runs = [run for part in parts for run in part.values()]
+    data, protocol, preset = runs[0]["data"], runs[0]["protocol"]["name"], runs[0]["preset"]
+    # a published mean is of all categories
+    comparable = category != "mean" or {run["category"] for run in runs} == {*TEXTURES, *OBJECTS}
+    references = {}
+    if comparable and all(run["as_published"] for run in runs):
+        references = published(preset, data, protocol, category)
+    return Summary(data, protocol, preset, category, seeds, mean, spread, references)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

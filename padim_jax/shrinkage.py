@@ -2,7 +2,7 @@
 
 O. Ledoit and M. Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
 Multivariate Analysis 88 (2004). Beside the scatter it needs the fourth moment Σ‖x - μ‖⁴, and to move that to another
-mean the third, Σ‖x - μ‖²(x - μ).
+mean the second, Σ‖x - μ‖², and third, Σ‖x - μ‖²(x - μ).
 """
 
 from dataclasses import dataclass
@@ -21,38 +21,51 @@ class HigherMoments:
     """Sums about the mean of every position, x written for x_k - μ.
 
     Attributes:
+      second: float32 (p,), Σ_k ‖x‖², the trace of the scatter.
       third: float32 (p, d), Σ_k ‖x‖² x.
       fourth: float32 (p,), Σ_k ‖x‖⁴.
     """
 
+    second: Float[Array, " p"]
     third: Float[Array, "p d"]
     fourth: Float[Array, " p"]
+
+
+def init(n_positions: int, n_channels: int) -> HigherMoments:
+    """Higher moments of no image at all."""
+    numbers = (jnp.zeros(n_positions, jnp.float32) for _ in range(2))
+    return HigherMoments(next(numbers), jnp.zeros((n_positions, n_channels), jnp.float32), next(numbers))
 
 
 def of_rows(rows: Float[Array, "p n d"]) -> HigherMoments:
     """Higher moments of rows that are already centred; rows of zeros do not count."""
     squared = jnp.sum(rows**2, axis=-1)
-    return HigherMoments(jnp.sum(squared[..., None] * rows, axis=1), jnp.sum(squared**2, axis=-1))
+    third = jnp.sum(squared[..., None] * rows, axis=1)
+    return HigherMoments(jnp.sum(squared, axis=-1), third, jnp.sum(squared**2, axis=-1))
+
+
+def product(scatter: Float[Array, "p d d"], s: Float[Array, "p d"]) -> Float[Array, "p d"]:
+    """``C s``."""
+    return jnp.einsum("pij,pj->pi", scatter, s, precision=lax.Precision.HIGHEST)
 
 
 def moved(
-    higher: HigherMoments, count: Float[Array, ""], scatter: Float[Array, "p d d"], s: Float[Array, "p d"]
+    higher: HigherMoments, count: Float[Array, ""], s: Float[Array, "p d"], cs: Float[Array, "p d"]
 ) -> HigherMoments:
-    """Higher moments about ``μ + s``, from those about the mean μ of ``count`` images with ``scatter`` C.
+    """Higher moments about ``μ + s``, from those about the mean μ of ``count`` images, with ``cs = C s``.
 
-    With v, q the third and fourth moments, expanded and with Σ x = 0:
-    ``v' = v - 2 C s - (tr C + n ‖s‖²) s`` and ``q' = q - 4 sᵀv + 4 sᵀC s + 2 ‖s‖² tr C + n ‖s‖⁴``.
+    With t, v, q the second, third and fourth moments, expanded and with Σ x = 0: ``t' = t + n ‖s‖²``,
+    ``v' = v - 2 C s - t' s`` and ``q' = q - 4 sᵀv + 4 sᵀC s + 2 ‖s‖² t + n ‖s‖⁴``.
     """
-    cs = jnp.einsum("pij,pj->pi", scatter, s, precision=lax.Precision.HIGHEST)
-    length, trace = jnp.sum(s**2, axis=-1), jnp.trace(scatter, axis1=1, axis2=2)
-    third = higher.third - 2 * cs - (trace + count * length)[:, None] * s
-    fourth = higher.fourth + jnp.sum(s * (4 * cs - 4 * higher.third), axis=-1) + length * (2 * trace + count * length)
-    return HigherMoments(third, fourth)
+    length = jnp.sum(s**2, axis=-1)
+    second = higher.second + count * length
+    fourth = higher.fourth + jnp.sum(s * (4 * cs - 4 * higher.third), axis=-1) + length * (higher.second + second)
+    return HigherMoments(second, higher.third - 2 * cs - second[:, None] * s, fourth)
 
 
 def added(a: HigherMoments, b: HigherMoments) -> HigherMoments:
     """Sum of two about the same mean."""
-    return HigherMoments(a.third + b.third, a.fourth + b.fourth)
+    return jax.tree.map(jnp.add, a, b)
 
 
 def coefficient(

@@ -12,14 +12,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import padim_jax as padim
-from padim_jax import cli
+from padim_jax import cli, evaluation, results
 from padim_jax.commands import evaluate as command
 from padim_jax.data import read_image
-from padim_jax.data.catalogue import assign_roles, find_categories
+from padim_jax.data.catalogue import Category, assign_roles, find_categories, prepare
 from padim_jax.data.examples import list_examples
 from padim_jax.data.protocol import STANDARD, Protocol
 from padim_jax.demo import demo_split
-from padim_jax.evaluation import Run, evaluate
+from padim_jax.evaluation import Run, evaluate, finished
 from padim_jax.presets import preset
 from tests.datasets import write_image, write_mvtec, write_shanghaitech
 
@@ -46,6 +46,12 @@ def bottle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def only_run(out: Path, preset: str = "lite0") -> dict[str, Any]:
     (path,) = out.glob(f"runs/*/*/{preset}/*/*/run.json")
     return json.loads(path.read_text())
+
+
+def prepared(category: Category) -> Any:
+    builder = category.build()
+    prepare(builder)
+    return builder
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -76,9 +82,9 @@ def test_one_command(bottle: Path, tmp_path: Path, padim_command: Command, lite0
     assert run["settings"]["weights_digest"] == lite0.weights_digest
 
     assert f"{100 * run['metrics']['image']['auroc']:.1f}" in printed
-    results = json.loads((out / "results.json").read_text())
-    assert [line["category"] for line in results["summary"]] == ["bottle"]
-    assert results["runs"][0]["files"] == run["files"]
+    written = json.loads((out / "results.json").read_text())
+    assert [line["category"] for line in written["summary"]] == ["bottle"]
+    assert written["runs"][0]["files"] == run["files"]
     (row,) = read_csv(out / "results.csv")
     assert float(row["image_auroc"]) == run["metrics"]["image"]["auroc"]
     assert (row["preset"], row["config.crop_size"], row["fit_images"], row["test_images"]) == ("lite0", "56", "8", "9")
@@ -87,7 +93,8 @@ def test_one_command(bottle: Path, tmp_path: Path, padim_command: Command, lite0
     assert [float(line["score"]) for line in files if line["role"] == "test"] == [
         r["score"] for r in run["files"]["test"]
     ]
-    page = (out / "runs/image_folder_ad/standard/lite0/bottle/seed-0/report.html").read_text()
+    (path,) = out.glob("runs/image_folder_ad/standard/lite0/bottle-*/seed-0/report.html")
+    page = path.read_text()
     assert "test/broken_large/000.png" in page
     assert len(run["pictures"]) == 9
 
@@ -99,7 +106,7 @@ def test_an_interrupted_evaluation_goes_on(
         write_mvtec(tmp_path / "sets" / name, "bottle", (4, 2, 2), size=64).rename(tmp_path / "sets" / f"{name}-part")
         (tmp_path / "sets" / name).rmdir()
     evaluated: list[str] = []
-    real = command.evaluate
+    real = evaluation.evaluate
 
     def counted(run: Run, *arguments: Any, **options: Any) -> dict[str, Any]:
         evaluated.append(run.category.name)
@@ -107,37 +114,41 @@ def test_an_interrupted_evaluation_goes_on(
             raise KeyboardInterrupt
         return real(run, *arguments, **options)
 
-    monkeypatch.setattr(command, "evaluate", counted)
+    monkeypatch.setattr(evaluation, "evaluate", counted)
     arguments = ("evaluate", tmp_path / "sets", "--out", tmp_path / "out", *SIZES)
     assert padim_command(*arguments)[0] == 1
-    assert [path.name for path in (tmp_path / "out" / "runs/image_folder_ad/standard/lite0").iterdir()] == [
-        "first-part"
-    ]
+    (path,) = (tmp_path / "out" / "runs/image_folder_ad/standard/lite0").iterdir()
+    assert path.name.startswith("first-part-")
     code, printed, told = padim_command(*arguments)
     assert (code, evaluated) == (0, ["first-part", "second-part", "second-part"])
     assert "1/2 first-part lite0 seed 0: image AUROC" in told
     assert "there already" in told
     assert "mean" in printed
-    # other settings, or other files, are another run
+    # other settings, or other files, are another run, and the first ones stay
     padim_command(*arguments[:-1], "48", "--category", "first-part")
     assert evaluated[3:] == ["first-part"]
     write_image(tmp_path / "sets/first-part/train/good/100.png", np.zeros((64, 64, 3), np.uint8))
-    padim_command(*arguments[:-1], "48")
-    assert evaluated[4:] == ["first-part", "second-part"]
+    padim_command(*arguments)
+    assert evaluated[4:] == ["first-part"]
+    assert len(list((tmp_path / "out").rglob("run.json"))) == 4
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["runs"]) == 2
 
 
 def test_seeds_and_presets(bottle: Path, tmp_path: Path, padim_command: Command) -> None:
     out = tmp_path / "out"
-    arguments = ("--preset", "lite0-sum", "--preset", "lite0-pca100", "--seeds", 2, "--no-report", *SIZES)
-    code, printed, _ = padim_command("evaluate", bottle, "--out", out, *arguments)
+    names = ("--preset", "lite0", "--preset", "lite0-pca100", "--preset", "lite0-sum")
+    code, printed, told = padim_command("evaluate", bottle, "--out", out, *names, "--seeds", 2, "--no-report", *SIZES)
     assert code == 0, printed
-    results = json.loads((out / "results.json").read_text())
-    lines = {line["preset"]: line for line in results["summary"]}
-    assert [line["seeds"] for line in lines.values()] == [[0, 1], [0, 1]]
-    assert lines["lite0-sum"]["spread"]["image_auroc"] == 0  # all channels of each tap, so no draw
+    found = json.loads((out / "results.json").read_text())
+    lines = {line["preset"]: line for line in found["summary"]}
+    assert lines["lite0"]["seeds"] == [0, 1]
+    assert lines["lite0"]["spread"]["pixel_auroc"] > 0
+    # nothing is drawn at random, and a spread of 0 would look like stability
+    assert lines["lite0-sum"]["seeds"] == lines["lite0-pca100"]["seeds"] == [0]
+    assert "lite0-sum draws nothing at random" in told
     assert "±" in printed
     # principal components read the images twice, but name them once
-    assert all(len(run["files"]["fit"]) == 8 for run in results["runs"])
+    assert all(len(run["files"]["fit"]) == 8 for run in found["runs"])
     rows = read_csv(out / "results.csv")
     assert rows[-1]["config.taps"] == '["block2"] | ["block4"] | ["block7"] | ["block10"]'
     assert not list(out.rglob("report.html"))
@@ -145,7 +156,7 @@ def test_seeds_and_presets(bottle: Path, tmp_path: Path, padim_command: Command)
 
 def test_a_sum_of_maps_is_the_sum(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     (category,) = find_categories(bottle, tmp_path / "prepared")
-    builder = category.build()
+    builder = prepared(category)
 
     def scores(name: str) -> np.ndarray:
         run = Run(category, preset(name), 0, STANDARD, 64, 56)
@@ -162,7 +173,7 @@ def test_a_sum_of_maps_is_the_sum(bottle: Path, tmp_path: Path, lite0: padim.Bac
 
 def test_results_do_not_depend_on_the_batch_size(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     (category,) = find_categories(bottle, tmp_path / "prepared")
-    builder = category.build()
+    builder = prepared(category)
     run = Run(category, preset("lite0"), 0, STANDARD, 64, 56)
     found = [evaluate(run, lite0, builder, tmp_path / f"out{n}", batch_size=n) for n in (2, 16)]
     scores = [[row["score"] for row in record["files"]["test"]] for record in found]
@@ -171,14 +182,14 @@ def test_results_do_not_depend_on_the_batch_size(bottle: Path, tmp_path: Path, l
 
 def test_rotated_protocol(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     (category,) = find_categories(bottle, tmp_path / "prepared")
-    builder = category.build()
+    builder = prepared(category)
     runs = [Run(category, preset("lite0"), seed, Protocol("rotated", seed), 64, 56) for seed in (0, 0, 1)]
     rows = [evaluate(run, lite0, builder, tmp_path / "out")["files"]["test"] for run in runs]
     assert rows[0] == rows[1]
     assert all(abs(row["placement"]["angle"]) <= 10 and 0 <= row["placement"]["top"] <= 8 for row in rows[0])
     assert len({row["placement"]["angle"] for row in rows[0]}) == len(rows[0])
     assert rows[0][0]["placement"] != rows[2][0]["placement"]
-    assert (tmp_path / "out/runs/image_folder_ad/rotated/lite0/bottle/seed-1/run.json").exists()
+    assert len(list((tmp_path / "out/runs/image_folder_ad/rotated/lite0").glob("bottle-*/seed-*/run.json"))) == 2
 
 
 def test_rotated_takes_five_draws(bottle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +199,8 @@ def test_rotated_takes_five_draws(bottle: Path, tmp_path: Path, monkeypatch: pyt
         planned.append((run.seed, run.protocol))
         return {"metrics": {"image": {}, "pixel": None}}
 
-    monkeypatch.setattr(command, "finished", note)
-    monkeypatch.setattr(command, "write_results", lambda out: [])
+    monkeypatch.setattr(evaluation, "finished", note)
+    monkeypatch.setattr(results, "write_results", lambda out, runs: [])
     monkeypatch.setattr(command, "_table", lambda lines: "")
     cli.main(["evaluate", str(bottle), "--out", str(tmp_path / "out"), "--protocol", "rotated", "--no-report", *SIZES])
     assert planned == [(seed, Protocol("rotated", seed)) for seed in range(5)]
@@ -223,7 +234,7 @@ def test_a_pair_of_the_demos_images_is_split_as_the_demo_does(tmp_path: Path) ->
         for path in paths:
             (tmp_path / "cells" / name / path.name).symlink_to(path)
     (category,) = find_categories(tmp_path / "cells", tmp_path / "prepared")
-    builder = category.build()
+    builder = prepared(category)
     listed, fit = list_examples(builder, "good"), assign_roles(builder).fit.indices
     assert fit is not None
     assert [listed[index].file_name for index in fit] == [f"good/{path.name}" for path in split.fit]
@@ -269,6 +280,52 @@ def test_counts_of_mvtec_ad_are_checked(bottle: Path, tmp_path: Path, padim_comm
     code, _, told = padim_command("evaluate", bottle.parent, "--out", tmp_path / "out")
     assert code == 1
     assert "is not bottle as published: train/good: 209 published, 8 found" in told
+    assert "to evaluate images of your own, name their folder itself" in told
+
+
+def test_parts_named_as_a_category_are_the_users_own(tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        write_image(tmp_path / "parts" / "screw" / name / "0.png", np.zeros((64, 64, 3), np.uint8))
+    (category,) = find_categories(tmp_path / "parts", tmp_path / "prepared")
+    assert (category.data, category.name) == ("image_folder_ad", "screw")
+
+
+def test_results_of_another_folder_of_the_same_name_are_apart(tmp_path: Path, padim_command: Command) -> None:
+    for place, seed in (("x", 2), ("y", 3)):
+        write_mvtec(tmp_path / place, "bottle", (4, 2, seed), size=64)
+        padim_command("evaluate", tmp_path / place / "bottle", "--out", tmp_path / "out", "--no-report", *SIZES)
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [len(run["files"]["test"]) for run in written["runs"]] == [5]
+    assert len(list((tmp_path / "out").rglob("run.json"))) == 2
+
+
+def test_ignored_files_are_told(tmp_path: Path, padim_command: Command) -> None:
+    folder = write_mvtec(tmp_path, "bottle", (4, 2, 2), size=64)
+    (folder / "test" / "good" / "notes.heic").touch()
+    _, _, told = padim_command("evaluate", folder, "--out", tmp_path / "out", "--no-report", *SIZES)
+    assert "ignored files that are not images in bottle: 1 .heic" in told
+
+
+def test_a_run_killed_while_writing_leaves_the_old_one(
+    bottle: Path, tmp_path: Path, lite0: padim.Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (category,) = find_categories(bottle, tmp_path / "prepared")
+    builder, run = prepared(category), Run(category, preset("lite0"), 0, STANDARD, 64, 56)
+    first = evaluate(run, lite0, builder, tmp_path / "out")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "write_atomically", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(run, lite0, builder, tmp_path / "out")
+    stored = finished(run, lite0, builder, tmp_path / "out")
+    assert stored is not None
+    assert stored["files"] == json.loads(json.dumps(first["files"]))
+    evaluate(run, lite0, builder, tmp_path / "out")
+    (folder,) = (tmp_path / "out").rglob("seed-0")
+    assert [path.name for path in folder.parent.iterdir()] == ["seed-0"]
 
 
 def test_results_do_not_lie_among_the_images(bottle: Path, padim_command: Command) -> None:
@@ -304,14 +361,12 @@ def test_reports_are_written_anew(bottle: Path, tmp_path: Path, padim_command: C
 def test_a_score_that_is_not_finite_names_the_image(
     bottle: Path, tmp_path: Path, lite0: padim.Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from padim_jax import evaluation
-
     real = evaluation.fit
     monkeypatch.setattr(evaluation, "fit", lambda *a: _broken(real(*a)))
     (category,) = find_categories(bottle, tmp_path / "prepared")
     run = Run(category, preset("lite0"), 0, STANDARD, 64, 56)
     with pytest.raises(FloatingPointError, match=r"evaluate: test/broken_large/000\.png got nan"):
-        evaluate(run, lite0, category.build(), tmp_path / "out")
+        evaluate(run, lite0, prepared(category), tmp_path / "out")
 
 
 def _broken(model: padim.Padim) -> padim.Padim:

@@ -36,6 +36,26 @@ def test_mistakes_stay_in_any_order(seed: int) -> None:
     assert [kept.index for kept in gallery] == sorted(wanted)
 
 
+def test_entries_hold_no_more_than_themselves() -> None:
+    batch = np.zeros((16, 4, 6, 3), np.uint8), np.zeros((16, 4, 6), np.float32)
+    gallery = Gallery()
+    gallery.add(Entry(0, True, 1.0, batch[0][3], batch[1][3], batch[1][3] > 0))
+    (kept,) = gallery
+    assert kept.image.base is None
+    assert kept.anomaly_map.base is None
+
+
+@pytest.mark.parametrize("count", [8, 9, 10, 11, 12, 19, 23, 40])
+def test_a_single_class_is_kept_alike_in_either_order(count: int) -> None:
+    kept = []
+    for order in (range(count), reversed(range(count))):
+        gallery = Gallery(limit=8)
+        for index in order:
+            gallery.add(entry(index, False, float(index)))
+        kept.append([one.index for one in gallery])
+    assert kept[0] == kept[1]
+
+
 def test_one_class_does_not_fail() -> None:
     gallery = Gallery(limit=8)
     for index in range(30):

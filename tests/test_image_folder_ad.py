@@ -98,3 +98,50 @@ def test_unusable_image_is_named(mvtec: Path, tmp_path: Path) -> None:
     builder = prepared(mvtec, tmp_path)
     with pytest.raises(UnreadableImage, match=r"train/good/\d+\.png: it has 56×40 pixels, smaller than the crop"):
         list(load_examples(builder, "train", padim.PadimConfig(), batch_size=2))
+
+
+def test_links_are_followed_and_watched(mvtec: Path, tmp_path: Path) -> None:
+    (mvtec / "train" / "good").rename(tmp_path / "elsewhere")
+    (mvtec / "train" / "good").symlink_to(tmp_path / "elsewhere")
+    first = prepared(mvtec, tmp_path)
+    write_image(tmp_path / "elsewhere" / "005.png", PIXELS)
+    assert prepared(mvtec, tmp_path).info.splits["train"].num_examples == first.info.splits["train"].num_examples + 1
+
+
+def test_hidden_folders_are_left_out(mvtec: Path, tmp_path: Path) -> None:
+    for place in ("test", "test/good"):
+        write_image(mvtec / place / ".ipynb_checkpoints" / "000.png", PIXELS)
+    builder = prepared(mvtec, tmp_path)
+    assert builder.info.splits["test"].num_examples == 5
+    assert builder.found.ignored["hidden"] == 1
+
+
+def test_one_mask_belongs_to_one_image(mvtec: Path, tmp_path: Path) -> None:
+    write_image(mvtec / "test" / "contamination" / "000.jpg", PIXELS)
+    with pytest.raises(ValueError, match=r"000\.jpg and .*000\.png have one mask, .*000_mask\.png; rename one of them"):
+        prepared(mvtec, tmp_path)
+
+
+def test_masks_of_subfolders_lie_in_subfolders(mvtec: Path, tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        write_image(mvtec / "test" / "scratch" / part / "000.png", PIXELS)
+        write_image(mvtec / "ground_truth" / "scratch" / part / "000_mask.png", PIXELS[..., 0])
+    found = {example.name: example.mask for example in prepared(mvtec, tmp_path).found.splits["test"]}
+    for part in ("a", "b"):
+        assert found[f"test/scratch/{part}/000.png"] == mvtec / f"ground_truth/scratch/{part}/000_mask.png"
+
+
+def test_images_directly_in_test(tmp_path: Path) -> None:
+    for place in ("train/good", "test"):
+        write_image(tmp_path / "part" / place / "000.png", PIXELS)
+    with pytest.raises(ValueError, match=r"has no folders of test images; wanted good/ and one a defect type"):
+        prepared(tmp_path / "part", tmp_path)
+
+
+def test_names_that_are_not_utf8(mvtec: Path, tmp_path: Path) -> None:
+    try:
+        write_image(mvtec / "test" / "good" / "caf\udce9.png", PIXELS)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(ValueError, match=r"is not UTF-8; rename the file"):
+        prepared(mvtec, tmp_path)

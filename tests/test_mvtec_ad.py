@@ -132,7 +132,7 @@ def test_other_numbers_than_published_are_listed(tmp_path: Path, removed: str | 
         write_image(folder / "train/good/extra.png", np.zeros((64, 64, 3), np.uint8))
     else:
         (folder / removed).unlink()
-    with pytest.raises(ValueError, match=f"bottle is not bottle as published: .*{words}.*ImageFolderAD"):
+    with pytest.raises(ValueError, match=f"bottle is not bottle as published: .*{words}.*name their folder itself"):
         prepared(tmp_path, "bottle")
 
 

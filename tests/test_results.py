@@ -1,12 +1,10 @@
 """Means over seeds and categories, by hand."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from padim_jax.results import METRICS, OBJECTS, TEXTURES, read_runs, summarise
+from padim_jax.results import METRICS, OBJECTS, TEXTURES, summarise
 
 
 def run(
@@ -18,6 +16,7 @@ def run(
         "preset": preset,
         "category": category,
         "seed": seed,
+        "as_published": True,
         "metrics": {"image": {"auroc": auroc}, "pixel": None if pro is None else {"pro": pro}},
     }
 
@@ -61,12 +60,16 @@ def test_presets_are_apart() -> None:
     assert [(line.preset, line.mean["image_auroc"]) for line in lines] == [("r18-rd100", 0.6), ("lite0", 0.9)]
 
 
-def test_damaged_runs_are_named(tmp_path: Path) -> None:
-    place = tmp_path / "runs" / "mvtec_ad" / "standard" / "lite0" / "tile" / "seed-0"
-    place.mkdir(parents=True)
-    (place / "run.json").write_text("{")
-    with pytest.raises(ValueError, match=r"seed-0/run\.json is damaged .*remove its folder and evaluate again"):
-        read_runs(tmp_path)
-    (place / "run.json").write_text(json.dumps({"format": "other"}))
-    with pytest.raises(ValueError, match=r"run\.json is no padim_jax run"):
-        read_runs(tmp_path)
+def test_a_published_mean_stands_only_beside_the_same_mean() -> None:
+    two = summarise([run("tile", 0, 0.6), run("cable", 0, 1.0)])
+    assert (two[0].published["pixel_auroc"].value, two[2].published) == (0.912, {})
+    every = summarise([run(name, 0, 0.9) for name in (*TEXTURES, *OBJECTS)])
+    assert every[-1].published["pixel_auroc"].value == 0.967
+    changed = summarise([run("tile", 0, 0.6) | {"as_published": False}])
+    assert changed[0].published == {}
+
+
+def test_all_scenes_are_no_part_of_their_mean() -> None:
+    lines = summarise([run(name, 0, 0.5) for name in ("all", "01", "02")])
+    assert [line.category for line in lines] == ["all", "01", "02", "mean"]
+    assert lines[-1].seeds == (0,)

@@ -1,7 +1,9 @@
 """Ledoit-Wolf coefficients against scikit-learn, streamed and merged."""
 
 from dataclasses import replace
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -65,6 +67,26 @@ def test_covariance_is_scikit_learns_with_our_divisor() -> None:
     found = np.linalg.inv(whitening @ whitening.transpose(0, 2, 1))
     wanted = np.stack([ledoit_wolf(at.astype(np.float64))[0] for at in x]) * n / (n - 1) + ridge * np.eye(d)
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = sample(12, 9, 5)
+    whole = gaussian.merge(folded(x[:, :4], [4]), folded(x[:, 4:], [5]))
+    monkeypatch.setattr(gaussian, "CHUNK_BYTES", 3 * 5 * 5 * 4)
+    parts = gaussian.merge(folded(x[:, :4], [4]), folded(x[:, 4:], [5]))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), parts, whole)
+
+
+def test_an_update_holds_no_second_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, d, n = 32, 128, 4
+    monkeypatch.setattr(gaussian, "CHUNK_BYTES", 4 * d * d * 4)
+    update = jax.jit(gaussian.update, donate_argnums=0)
+    shapes = jax.ShapeDtypeStruct((p, n, d), jnp.float32), jax.ShapeDtypeStruct((n,), bool)
+    compiled = update.lower(jax.eval_shape(lambda: gaussian.init(p, d, higher=True)), *shapes).compile()
+    memory = compiled.memory_analysis()
+    if memory is None:
+        pytest.skip("this backend reports no memory")
+    assert memory.temp_size_in_bytes < p * d * d * 4 / 2
 
 
 def test_through_the_model(lite0: padim.Backbone) -> None:

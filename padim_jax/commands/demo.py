@@ -30,7 +30,7 @@ def demo_command(out: Path, batch_size: int) -> None:
     image AUROC, and writes heat maps of the best and worst finds.
     """
     split = demo_split()
-    from sklearn.metrics import roc_auc_score  # comes with the demo extra
+    from sklearn.metrics import roc_auc_score
 
     check_writable(out / "model")
     network, config = load_backbone("efficientnet_lite0"), PadimConfig()

@@ -1,13 +1,17 @@
 """``padim evaluate`` and ``padim report``."""
 
+from __future__ import annotations
+
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from padim_jax.backbones import Backbone, load_backbone
@@ -18,18 +22,18 @@ from padim_jax.commands.terminal import (
     debug_option,
     megabytes,
     new_progress,
+    note_ignored,
     say,
     screen,
     wrong_use,
 )
-from padim_jax.data.catalogue import Category, find_categories
-from padim_jax.data.mvtec_ad import MVTecAD
 from padim_jax.data.protocol import Protocol, ProtocolName
-from padim_jax.evaluation import RUN_FILE, Run, evaluate, finished
 from padim_jax.files import Advance
-from padim_jax.presets import PRESETS, preset
-from padim_jax.report import write_report
-from padim_jax.results import MEANS, Summary, metrics_of, write_results
+from padim_jax.presets import PRESETS, Preset, preset
+
+if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
+    from padim_jax.data.catalogue import Category
+    from padim_jax.results import Summary
 
 REPORT = "report.html"
 _ROTATED_DRAWS = 5  # arXiv 2011.08785 states means over random draws
@@ -109,50 +113,57 @@ def evaluate_command(
     Campus. Writes DIR/results.json, DIR/results.csv, DIR/files.csv (every image, its role and score), and a report
     of each run. Runs already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
     """
+    from padim_jax.data.catalogue import find_categories, ignored_files, prepare
+    from padim_jax.evaluation import Run, evaluate, finished, place
+    from padim_jax.report import write_report
+    from padim_jax.results import metrics_of, write_results
+
+    prepared = prepared or out / "prepared"
     with wrong_use():
         chosen = [preset(name) for name in dict.fromkeys(presets or ("lite0",))]
-        found = find_categories(folder, prepared or out / "prepared", categories)
+        found = find_categories(folder, prepared, categories)
         if weights is not None and len({one.backbone for one in chosen}) > 1:
             raise ValueError("--weights is one backbone's, but the presets have several; evaluate them apart")
-        draws = seeds or (_ROTATED_DRAWS if protocol == "rotated" else 1)
+        _check_apart(folder, found, {"--out": out, "--prepared": prepared})
+        draws = {one.name: _draws(one, protocol, seeds) for one in chosen}
         plan = [
-            [
-                Run(category, one, seed, Protocol(protocol, seed if protocol == "rotated" else 0), **sizes)
-                for one in chosen
-                for seed in range(draws)
-            ]
+            Run(category, one, seed, Protocol(protocol, seed if protocol == "rotated" else 0), **sizes, weights=weights)
             for category in found
+            for one in chosen
+            for seed in range(draws[one.name])
         ]
-    _check_apart(out, folder, found)
+    _check_writable(out)
+    builders = {category.name: category.build() for category in found}  # all files are looked at before any is scored
+    for name, builder in builders.items():
+        note_ignored(ignored_files(builder), name)
     board = _Board()
     networks: dict[str, Backbone] = {}
-    done, total = 0, sum(map(len, plan))
+    records: list[dict[str, Any]] = []
+    pages: list[Path] = []
     with board.shown():
-        for category, runs in zip(found, plan, strict=True):
-            board.bar(f"preparing {category.name}")
-            builder = category.build()
-            for run in runs:
-                done += 1
-                label = f"{done}/{total} {category.name} {run.preset.name} seed {run.seed}"
-                name = run.preset.backbone
-                if name not in networks:
-                    moved = megabytes(board.bar(f"{label}: loading {name}", unit="MB"))
-                    networks[name] = load_backbone(name, weights, progress=moved)
-                record = finished(run, networks[name], builder, out)
-                if record is None:
-                    bar = partial(board.stage, label)
-                    record = evaluate(run, networks[name], builder, out, batch_size=batch_size, progress=bar)
-                    seconds = f"in {sum(record['seconds'].values()):.1f} s"
-                else:
-                    seconds = "there already"
-                if report and not (out / run.place / REPORT).exists():
-                    write_report(out / run.place, out / run.place / REPORT)
-                board.lines = write_results(out)
-                say(f"{label}: image AUROC {_percent(metrics_of(record)['image_auroc'])}, {seconds}")
-    Console(highlight=False).print(_table(write_results(out)))
+        for run in plan:
+            builder, name = builders[run.category.name], run.preset.backbone
+            label = f"{len(records) + 1}/{len(plan)} {run.category.name} {run.preset.name} seed {run.seed}"
+            board.bar(f"{label}: preparing")
+            prepare(builder)
+            if name not in networks:
+                moved = megabytes(board.bar(f"{label}: loading {name}", unit="MB"))
+                networks[name] = load_backbone(name, weights, progress=moved)
+            record, how = finished(run, networks[name], builder, out), "there already"
+            if record is None:
+                bar = partial(board.stage, label)
+                record = evaluate(run, networks[name], builder, out, batch_size=batch_size, progress=bar)
+                how = f"in {sum(record['seconds'].values()):.1f} s"
+            records.append(record)
+            pages.append(out / place(run, networks[name], builder) / REPORT)
+            if report and not pages[-1].exists():
+                write_report(pages[-1].parent, pages[-1])
+            board.lines = write_results(out, records)
+            say(f"{label}: image AUROC {_percent(metrics_of(record)['image_auroc'])}, {how}")
+    Console(highlight=False).print(_table(board.lines))
     click.echo(f"{out / 'results.json'}, results.csv, files.csv")
-    for run in (run for runs in plan for run in runs) if report else ():
-        click.echo(f"  {out / run.place / REPORT}")
+    for page in pages if report else ():
+        click.echo(f"  {page}")
 
 
 @click.command("report")
@@ -160,7 +171,10 @@ def evaluate_command(
 @debug_option
 def report_command(results: Path) -> None:
     """Write the web page of every run below RESULTS, a folder that evaluate wrote, anew."""
-    runs = sorted(path.parent for path in results.rglob(RUN_FILE))
+    from padim_jax.report import RUN_FILE, write_report
+
+    found = sorted(path.parent for path in results.rglob(RUN_FILE))
+    runs = [run for run in found if not run.name.startswith(".")]  # those were never finished
     if not runs:
         raise click.UsageError(f"{results} holds no run ({RUN_FILE}); padim evaluate writes them")
     for run in runs:
@@ -189,14 +203,30 @@ class _Board:
         return Group(*([_table(self.lines)] if self.lines else []), self._progress)
 
 
-def _check_apart(out: Path, folder: Path, categories: Sequence[Category]) -> None:
-    """Results inside a category would be among its files, and change it with every run."""
+def _draws(one: Preset, protocol: ProtocolName, seeds: int | None) -> int:
+    """Seeds to run; one where a seed changes nothing, whose spread of 0 would look like stability."""
+    if protocol == "rotated":
+        return seeds or _ROTATED_DRAWS
+    if not one.draws and (seeds or 1) > 1:
+        say(f"{one.name} draws nothing at random, so one seed is enough")
+    return (seeds or 1) if one.draws else 1
+
+
+def _check_apart(folder: Path, categories: Sequence[Category], targets: dict[str, Path]) -> None:
+    """What is written inside a category would be among its files, and change it with every run."""
     for category in categories:
-        inside = (
-            folder / category.name if category.folder == folder and category.data == MVTecAD.name else category.folder
-        )
-        if out.resolve().is_relative_to(inside.resolve()):
-            raise click.UsageError(f"--out {out} lies in {inside}, which it would change; choose a folder outside")
+        inside = category.folder if category.folder != folder else folder / category.name
+        inside = inside if inside.is_dir() else folder
+        for option, target in targets.items():
+            if target.resolve().is_relative_to(inside.resolve()):
+                raise ValueError(f"{option} {target} lies in {inside}, which it would change; choose a folder outside")
+
+
+def _check_writable(out: Path) -> None:
+    """Fail now, not after hours of scoring."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass
 
 
 def _table(lines: Sequence[Summary]) -> Table:
@@ -212,8 +242,8 @@ def _table(lines: Sequence[Summary]) -> Table:
         table.add_column(name, justify="right")
     for line in lines:
         names = (_data(line), line.preset, line.category) if several else (line.preset, line.category)
-        style = "bold" if line.category in ("mean", *MEANS) else None
-        table.add_row(*names, *(_cell(line, name) for name in _COLUMNS), style=style)
+        style = "bold" if line.category in ("mean", "textures", "objects") else None
+        table.add_row(*map(escape, names), *(_cell(line, name) for name in _COLUMNS), style=style)
     return table
 
 

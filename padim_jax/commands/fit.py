@@ -83,7 +83,7 @@ def fit_command(
         BACKBONES[backbone].select(config.taps)
     check_writable(out)  # now, not after an hour of fitting
     found = find_images([good_dir], exclude=out)
-    note_ignored(found)
+    note_ignored(found.ignored)
     with progress_bar("download", unit="MB") as advance:
         network = load_backbone(backbone, weights, progress=megabytes(advance))
     with wrong_use():

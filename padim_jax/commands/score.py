@@ -52,7 +52,7 @@ def score_command(
     pictures = out / "heatmaps"
     if heatmaps and pictures.exists() and not (pictures / _MARKER).exists():
         raise click.UsageError(f"{pictures} is there already and not ours to replace; choose another --out")
-    note_ignored(found)
+    note_ignored(found.ignored)
     fitted = load(model)
     out.mkdir(parents=True, exist_ok=True)
     unreadable: list[UnreadableImage] = []

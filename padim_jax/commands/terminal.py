@@ -1,7 +1,7 @@
 """What the commands share: options, progress on the terminal, messages."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from padim_jax.data import FoundImages
 from padim_jax.data.folder import describe
 from padim_jax.files import Advance
 
@@ -49,7 +48,12 @@ def wrong_use() -> Iterator[None]:
 
 def new_progress() -> Progress:
     """Bars with counts and rates, not shown yet."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+    ]
     return Progress(*columns, TimeRemainingColumn(), console=screen)
 
 
@@ -100,10 +104,10 @@ def megabytes(advance: Advance) -> Callable[[str, int, int], None]:
     return progress
 
 
-def note_ignored(found: FoundImages) -> None:
+def note_ignored(ignored: Mapping[str, int], where: str = "") -> None:
     """Say which files a search passed over."""
-    if found.ignored:
-        say(f"ignored files that are not images: {describe(found.ignored)}")
+    if ignored:
+        say(f"ignored files that are not images{where and f' in {where}'}: {describe(ignored)}")
 
 
 def say(text: str) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from padim_jax.data.image_folder_ad import ImageFolderAD
+from padim_jax.data.layout import find_splits
 from padim_jax.data.mvtec_ad import COUNTS, MVTecAD
 from padim_jax.data.record import GOOD
 from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
@@ -37,18 +38,25 @@ class Category:
     prepared: Path
 
     def build(self) -> tfds.core.DatasetBuilder:
-        """The builder, prepared; errors of its own if the files are not as they should be."""
+        """The builder, not prepared; errors of its own if the files are not as they should be."""
         common: dict[str, Any] = {"folder": self.folder, "data_dir": self.prepared}
         if self.data == MVTecAD.name:
-            builder = MVTecAD(**common, category=self.name)
-        elif self.data == ShanghaiTechCampus.name:
-            builder = ShanghaiTechCampus(**common, scene=self.name)
-        else:
-            builder = ImageFolderAD(**common)
-        tfds.disable_progress_bar()
-        with contextlib.redirect_stdout(io.StringIO()):  # where TFDS announces downloads that there are not
-            builder.download_and_prepare()
-        return builder
+            return MVTecAD(**common, category=self.name)
+        if self.data == ShanghaiTechCampus.name:
+            return ShanghaiTechCampus(**common, scene=self.name)
+        return ImageFolderAD(**common)
+
+
+def ignored_files(builder: tfds.core.DatasetBuilder) -> Mapping[str, int]:
+    """Files among the images that are none, by suffix; as :func:`padim_jax.data.find_images` counts them."""
+    return builder.found.ignored if isinstance(builder, ImageFolderAD | MVTecAD) else {}
+
+
+def prepare(builder: tfds.core.DatasetBuilder) -> None:
+    """Have TFDS make its copy of the images, unless there is one; nothing is printed."""
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # where TFDS announces downloads that there are not
+        builder.download_and_prepare()
 
 
 @dataclass(frozen=True)
@@ -71,13 +79,13 @@ def find_categories(folder: Path, prepared: Path, names: Sequence[str] = ()) -> 
     """Categories in ``folder``, those called ``names`` or all.
 
     ``folder`` is one category (MVTec AD's layout, or ``good/`` and ``bad/``), holds several, or is ShanghaiTech Campus,
-    whose scenes are its categories (by default the one called "all"). A folder that holds several and is named as a
-    category of MVTec AD is checked against what was published of it.
+    whose scenes are its categories (by default the one called "all"). Among several, one named as a category of MVTec
+    AD that has its layout, with ``ground_truth/``, is checked against what was published of it.
 
     Raises:
       ValueError: nothing of the kind, or a name that is not there; lists those that are.
     """
-    if (folder / "training").is_dir() or (folder / "testing").is_dir():
+    if (folder / "training" / "videos").is_dir() or (folder / "testing" / "frames").is_dir():
         found = [Category(ShanghaiTechCampus.name, scene, folder, prepared) for scene in ("all", *SCENES)]
         found = found if names else found[:1]
     elif _is_category(folder):
@@ -86,14 +94,14 @@ def find_categories(folder: Path, prepared: Path, names: Sequence[str] = ()) -> 
         inside = sorted(path for path in folder.iterdir() if path.is_dir() and _is_category(path))
         found = [
             Category(MVTecAD.name, path.name, folder, prepared)
-            if path.name in COUNTS
+            if path.name in COUNTS and find_splits(path) and (path / "ground_truth").is_dir()
             else Category(ImageFolderAD.name, path.name, path, prepared)
             for path in inside
         ]
     if not found:
         raise ValueError(
             f"{folder} holds no data set: wanted train/good/ and test/ (MVTec AD's layout) or good/ and bad/, in it or "
-            "in its folders, or training/ and testing/ (ShanghaiTech Campus)"
+            "in its folders, or training/videos/ and testing/ (ShanghaiTech Campus)"
         )
     there = [category.name for category in found]
     if unknown := [name for name in names if name not in there]:

@@ -2,20 +2,17 @@
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
 from padim_jax.config import PadimConfig
 from padim_jax.data.image import UnreadableImage, read_image
-
-Item = TypeVar("Item")
 
 SUFFIXES = frozenset(".png .jpg .jpeg .bmp .tif .tiff .webp .ppm .pgm .gif".split())
 
@@ -58,10 +55,10 @@ def find_images(arguments: Iterable[str | os.PathLike[str]], exclude: Path | Non
             paths.setdefault(Path(os.path.abspath(argument)), argument)
             continue
         for path in _walk(argument, excluded):
-            if path.is_dir():
-                ignored["linked folder"] += 1
-            elif path.name.startswith("."):
+            if path.name.startswith("."):
                 ignored["hidden"] += 1
+            elif path.is_dir():
+                ignored["linked folder"] += 1
             elif path.suffix.lower() not in SUFFIXES:
                 ignored[path.suffix.lower()] += 1
             else:
@@ -73,7 +70,7 @@ def find_images(arguments: Iterable[str | os.PathLike[str]], exclude: Path | Non
     return FoundImages(tuple(paths.values()), ignored)
 
 
-def describe(ignored: Counter[str]) -> str:
+def describe(ignored: Mapping[str, int]) -> str:
     """Ignored files in words: "3 .txt, 1 hidden"."""
     return ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(ignored.items()))
 
@@ -84,41 +81,39 @@ def stop_at_unreadable(error: UnreadableImage) -> None:
 
 
 def load_batches(
-    items: Sequence[Item],
+    paths: Sequence[Path],
     config: PadimConfig,
     batch_size: int,
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
-    read: Callable[[Item, PadimConfig], np.ndarray] = read_image,
-) -> Iterator[tuple[list[Item], UInt8[np.ndarray, "n height width 3"]]]:
+) -> Iterator[tuple[list[Path], UInt8[np.ndarray, "n height width 3"]]]:
     """Read images in order, in threads that stay two batches ahead of the caller.
 
     Args:
-      items: files to read, or whatever ``read`` takes.
+      paths: files to read.
       config: sizes and interpolation.
       batch_size: images a batch; only the last is smaller.
       unreadable: called with each file that can't be read, in order; may raise to stop.
-      read: gives the image of one item; called in several threads.
 
     Yields:
-      The items of a batch, and its images.
+      The files of a batch, and its images.
     """
-    remaining = iter(items)
+    remaining = iter(paths)
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
     try:
-        pending: deque[tuple[Item, Future[np.ndarray]]] = deque()
+        pending: deque[tuple[Path, Future[np.ndarray]]] = deque()
 
         def submit(count: int) -> None:
-            pending.extend((item, pool.submit(read, item, config)) for item in islice(remaining, count))
+            pending.extend((path, pool.submit(read_image, path, config)) for path in islice(remaining, count))
 
         submit(3 * batch_size)
-        names: list[Item] = []
+        names: list[Path] = []
         images: list[np.ndarray] = []
         while pending:
-            item, future = pending.popleft()
+            path, future = pending.popleft()
             submit(1)
             try:
                 images.append(future.result())
-                names.append(item)
+                names.append(path)
             except UnreadableImage as error:
                 unreadable(error)
             if images and (len(images) == batch_size or not pending):
@@ -131,7 +126,7 @@ def load_batches(
 def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:
     entries = sorted(folder.iterdir(), key=lambda path: path.name)
     for path in entries:
-        if not path.is_dir() or path.is_symlink():
+        if not path.is_dir() or path.is_symlink() or path.name.startswith("."):
             yield path
         elif path.resolve() != excluded:
             yield from _walk(path, excluded)

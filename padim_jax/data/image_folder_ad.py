@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from padim_jax.data.layout import find_shards, find_splits
+from padim_jax.data.layout import find_examples, find_splits, write_shards
 from padim_jax.data.record import GOOD, dataset_info, fingerprint
 
 
@@ -25,6 +25,10 @@ class ImageFolderAD(tfds.core.ShardBasedBuilder):
 
     Attributes:
       folder: the images.
+      found: what is in it.
+
+    Raises:
+      ValueError, FileNotFoundError: neither layout, or as :func:`padim_jax.data.layout.find_examples` has them.
     """
 
     name = "image_folder_ad"
@@ -34,8 +38,8 @@ class ImageFolderAD(tfds.core.ShardBasedBuilder):
 
     def __init__(self, *, folder: Path, data_dir: Path, **options: Any) -> None:
         self.folder = Path(folder)
-        self._folders = _find_folders(self.folder)
-        digest = fingerprint(self.folder, (path for path in self.folder.rglob("*") if path.is_file()))
+        self.found = find_examples(self.name, self.folder, _find_folders(self.folder), self.folder / "ground_truth")
+        digest = fingerprint(self.folder, self.found.files)
         config = tfds.core.BuilderConfig(name=digest, version=self.VERSION)
         super().__init__(data_dir=data_dir, config=config, file_format="array_record", **options)
 
@@ -43,7 +47,7 @@ class ImageFolderAD(tfds.core.ShardBasedBuilder):
         return dataset_info(self, f"Good and defective images of {self.folder.name}.")
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return find_shards(self.name, self.folder, self._folders, self.folder / "ground_truth")
+        return write_shards(self.name, self.found)
 
 
 def _find_folders(folder: Path) -> dict[str, list[Path]]:

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from padim_jax.data.folder import find_images
-from padim_jax.data.layout import find_shards, find_splits
+from padim_jax.data.layout import find_examples, find_splits, write_shards
 from padim_jax.data.record import GOOD, dataset_info, fingerprint
 
 HOMEPAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
@@ -54,10 +54,11 @@ class MVTecAD(tfds.core.ShardBasedBuilder):
     Attributes:
       folder: of the categories, each as published: ``train/good/``, ``test/<defect type>/`` and
         ``ground_truth/<defect type>/<name>_mask.png``.
+      found: what is in the category.
 
     Raises:
-      ValueError: a category that there is not, or that is not in ``folder``; on preparation, images or masks other in
-        number than published.
+      ValueError: a category that there is not, or that is not in ``folder``, or images or masks other in number than
+        published.
     """
 
     name = "mvtec_ad"
@@ -73,10 +74,12 @@ class MVTecAD(tfds.core.ShardBasedBuilder):
             raise ValueError(f"mvtec_ad: category={category!r}, wanted one of {', '.join(COUNTS)}")
         self.folder = Path(folder)
         self._category = self.folder / category
-        self._folders = find_splits(self._category)
-        if not self._folders:
+        splits = find_splits(self._category)
+        if not splits:
             raise ValueError(_advice(self.folder, category))
-        digest = fingerprint(self.folder, (path for path in self._category.rglob("*") if path.is_file()))
+        _check_counts(self._category)
+        self.found = find_examples(self.name, self.folder, splits, self._category / "ground_truth")
+        digest = fingerprint(self.folder, self.found.files)
         super().__init__(data_dir=Path(data_dir) / digest, config=category, file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -88,8 +91,7 @@ class MVTecAD(tfds.core.ShardBasedBuilder):
         )
 
     def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        _check_counts(self._category)
-        return find_shards(self.name, self.folder, self._folders, self._category / "ground_truth")
+        return write_shards(self.name, self.found)
 
 
 def _advice(folder: Path, category: str) -> str:
@@ -117,8 +119,8 @@ def _check_counts(category: Path) -> None:
     if any(wanted != found for _, wanted, found in rows):
         table = "; ".join(f"{name}: {wanted} published, {found} found" for name, wanted, found in rows)
         raise ValueError(
-            f"mvtec_ad: {category} is not {category.name} as published: {table}. Unpack it anew ({HOMEPAGE}), "
-            "or read your own images with ImageFolderAD"
+            f"mvtec_ad: {category} is not {category.name} as published: {table}. Unpack it anew ({HOMEPAGE}); "
+            f"to evaluate images of your own, name their folder itself: {category}"
         )
 
 
