@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Bool, UInt8
 
 from padim_jax.config import PadimConfig
-from padim_jax.data.image import open_image, open_mask, resize, resize_mask
+from padim_jax.data.image import find_defective, open_image, open_mask, resize, resize_mask
 from padim_jax.data.protocol import STANDARD, Placement, Protocol, place_image, place_mask
 from padim_jax.data.record import RAW
 
@@ -136,7 +136,7 @@ def _read(example: Any, split: str, config: PadimConfig, protocol: Protocol, wit
     mask = np.zeros(config.crop, bool)
     if with_masks:
         whole = open_mask(Path(name), example["mask"], opened.size)
-        mask = np.asarray(place_mask(resize_mask(whole, config), placement, config)) > 0
+        mask = find_defective(place_mask(resize_mask(whole, config), placement, config))
     return Examples(
         file_names=[name],
         images=np.asarray(place_image(resize(Path(name), opened, config), placement, config))[None],

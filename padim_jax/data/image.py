@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
 from padim_jax.config import PadimConfig
@@ -55,8 +55,9 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
                 )
             if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":  # MPO: a JPEG with a preview
                 raise UnreadableImage(path, "it holds several frames or pages; save the one to inspect by itself")
-            image = ImageOps.exif_transpose(opened)
-        return _drop_opaque_alpha(path, image).convert("RGB")
+            ImageOps.exif_transpose(opened, in_place=True)
+        image = _drop_opaque_alpha(path, opened)
+        return image if image.mode == "RGB" else image.convert("RGB")
     except UnreadableImage:
         raise
     except Exception as error:  # Pillow's decoders raise whatever the damage makes of them
@@ -64,7 +65,7 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
 
 
 def open_mask(path: Path, content: bytes | None, size: tuple[int, int]) -> Image.Image:
-    """Mask as an image of mode L: 255 where any channel of the file is not 0.
+    """Mask at its own size; :func:`find_defective` tells what it marks.
 
     Args:
       path: the file, or the image that the mask belongs to.
@@ -79,7 +80,7 @@ def open_mask(path: Path, content: bytes | None, size: tuple[int, int]) -> Image
             if opened.mode not in ("1", "L", "RGB") or _is_deep(opened):
                 depth = "more than 8 bits a channel" if _is_deep(opened) else f"mode {opened.mode}"
                 raise UnreadableImage(path, f"its mask has {depth}; wanted 8-bit grey, black-and-white or RGB")
-            pixels = np.asarray(opened)
+            opened.load()
     except UnreadableImage:
         raise
     except Exception as error:
@@ -87,8 +88,13 @@ def open_mask(path: Path, content: bytes | None, size: tuple[int, int]) -> Image
     if opened.size != size:
         found, wanted = ("×".join(map(str, shape)) for shape in (opened.size, size))
         raise UnreadableImage(path, f"its mask has {found} pixels, the image {wanted}")
-    defective = pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0
-    return Image.fromarray(np.where(defective, np.uint8(255), np.uint8(0)))
+    return opened
+
+
+def find_defective(mask: Image.Image) -> Bool[np.ndarray, "height width"]:
+    """True where any channel of a mask is not 0."""
+    pixels = np.asarray(mask)
+    return pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0
 
 
 def measure(path: Path) -> tuple[int, int]:
