@@ -238,12 +238,13 @@ def _table(lines: Sequence[Summary]) -> Table:
     table = Table(title=title, title_justify="left", title_style="dim")
     for name in ("data", "preset", "category") if several else ("preset", "category"):
         table.add_column(name, overflow="fold")
-    for name in _COLUMNS.values():
-        table.add_column(name, justify="right")
+    shown = [name for name in _COLUMNS if name == "image_auroc" or any(line.mean[name] is not None for line in lines)]
+    for name in shown:
+        table.add_column(_COLUMNS[name], justify="right")
     for line in lines:
         names = (_data(line), line.preset, line.category) if several else (line.preset, line.category)
         style = "bold" if line.category in ("mean", "textures", "objects") else None
-        table.add_row(*map(escape, names), *(_cell(line, name) for name in _COLUMNS), style=style)
+        table.add_row(*map(escape, names), *(_cell(line, name) for name in shown), style=style)
     return table
 
 
