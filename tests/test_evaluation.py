@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 import padim_jax as padim
@@ -20,7 +21,7 @@ from padim_jax.data.examples import list_examples
 from padim_jax.data.protocol import STANDARD, Protocol
 from padim_jax.demo import demo_split
 from padim_jax.evaluation import Run, evaluate, finished
-from padim_jax.presets import preset
+from padim_jax.presets import preset, published
 from tests.datasets import write_image, write_mvtec, write_shanghaitech
 
 SIZES = ("--image-size", "64", "--crop-size", "56")
@@ -339,6 +340,25 @@ def test_no_data_set(tmp_path: Path, padim_command: Command) -> None:
     code, _, told = padim_command("evaluate", tmp_path, "--out", tmp_path / "out")
     assert code == 2
     assert "holds no data set: wanted train/good/ and test/" in told
+
+
+def test_published_figures_stand_beside_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    mean = dict.fromkeys(results.METRICS) | {"image_auroc": 0.9, "pixel_auroc": 0.98}
+    reference = published("wr50-rd550", "mvtec_ad", "standard", "bottle")
+    line = results.Summary("mvtec_ad", "standard", "wr50-rd550", "bottle", (0, 1), mean, mean, reference)
+    Console(width=120).print(command._table([line]))
+    printed = capsys.readouterr().out
+    assert "in brackets, what has been published" in printed
+    assert "98.0 ±98.0 (98.3)" in printed
+    assert "PRO" not in printed
+
+
+def test_other_sizes_and_weights_are_not_compared_with_what_is_published(tmp_path: Path) -> None:
+    category = Category("mvtec_ad", "bottle", tmp_path, tmp_path)
+    plain = Run(category, preset("r18-rd100"), 0, STANDARD)
+    assert plain.as_published
+    assert not replace(plain, image_size=300).as_published
+    assert not replace(plain, weights="random").as_published
 
 
 def test_presets_are_listed(padim_command: Command) -> None:
