@@ -93,8 +93,7 @@ def open_mask(path: Path, content: bytes | None, size: tuple[int, int]) -> Image
 
 def find_defective(mask: Image.Image) -> Bool[np.ndarray, "height width"]:
     """True where any channel of a mask is not 0."""
-    pixels = np.asarray(mask)
-    return pixels.any(axis=2) if pixels.ndim == 3 else pixels != 0
+    return np.atleast_3d(np.asarray(mask)).max(axis=2) > 0
 
 
 def measure(path: Path) -> tuple[int, int]:
