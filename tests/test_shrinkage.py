@@ -15,7 +15,6 @@ from padim_jax.gaussian import Moments, WhitenedGaussian
 from tests.conftest import SMALL, images
 from tests.test_gaussian import sample
 
-
 UPDATE = jax.jit(gaussian.update)  # one program a shape; op by op each would be compiled by itself
 
 
