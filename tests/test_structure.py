@@ -125,9 +125,14 @@ def test_readme_tells_the_truth_about_backbones(spec: BackboneSpec) -> None:
         assert fact in row
 
 
-def test_import_stays_light() -> None:
-    heavy = "{'torch', 'tensorflow', 'matplotlib', 'tensorflow_datasets', 'sklearn', 'click', 'grain', 'av'}"
-    code = f"import sys, padim_jax, padim_jax.data; print({heavy} & set(sys.modules))"
+HEAVY = ("torch", "tensorflow", "matplotlib", "tensorflow_datasets", "sklearn", "grain", "av")
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"), [("padim_jax, padim_jax.data", (*HEAVY, "click")), ("padim_jax.cli", HEAVY)]
+)
+def test_import_stays_light(modules: str, heavy: tuple[str, ...]) -> None:
+    code = f"import sys, {modules}; print({set(heavy)} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
