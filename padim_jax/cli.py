@@ -21,7 +21,7 @@ DONE, FAILED, WRONG_USE = 0, 1, 2
 @click.version_option(version("padim-jax"), prog_name="padim")
 @debug_option
 def app() -> None:
-    r"""Find defects after seeing good parts only (PaDiM, arXiv 2011.08785).
+    """Find defects after seeing good parts only (PaDiM, arXiv 2011.08785).
 
     \b
       padim fit GOOD_DIR --out MODEL        learn from a folder of good images
@@ -31,7 +31,7 @@ def app() -> None:
       padim demo                            fit and score real solar cells
 
     Exit codes: 0 done, 1 failed, 2 wrong use.
-    """
+    """  # noqa: D301 - click wants the character itself
 
 
 for command in (fit_command, score_command, evaluate_command, report_command, demo_command):

@@ -132,7 +132,7 @@ def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         row |= {"backbone": settings["backbone"], "weights_digest": settings["weights_digest"]}
         members = settings["members"]
         for key in members[0]:  # members of one preset differ in their taps
-            values = [json.dumps(member[key]) for member in members]
+            values = [_plain(member[key]) for member in members]
             row[f"config.{key}"] = values[0] if len(set(values)) == 1 else " | ".join(values)
         yield row | {f"version.{key}": value for key, value in run["versions"].items()}
 
@@ -146,6 +146,11 @@ def _file_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         for tested in run["files"]["test"]:
             placement = tested.get("placement", {})
             yield names | {"role": "test"} | {k: v for k, v in tested.items() if k != "placement"} | placement
+
+
+def _plain(value: Any) -> str:
+    """A setting as a cell: texts as they are, nothing for None, else JSON."""
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 
 def _names(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -316,3 +316,10 @@ def test_fit_by_preset(good_dir: Path, tmp_path: Path, capsys: pytest.CaptureFix
         code, _, told = run(capsys, "fit", good_dir, "--out", tmp_path / "n", *arguments)
         assert code == 2
         assert said in told
+
+
+def test_overview_has_a_line_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    _, printed, _ = run(capsys, "--help")
+    assert "\\b" not in printed
+    for line in ("padim fit GOOD_DIR --out MODEL        learn from a folder of good images", "padim demo   "):
+        assert any(found.strip().startswith(line) for found in printed.splitlines())

@@ -16,13 +16,11 @@ import padim_jax as padim
 from padim_jax import cli, evaluation, results
 from padim_jax.commands import evaluate as command
 from padim_jax.data import read_image
-from padim_jax.data.catalogue import Category, assign_roles, find_categories, prepare
-from padim_jax.data.examples import list_examples
+from padim_jax.data.catalogue import Category, find_categories, prepare
 from padim_jax.data.protocol import STANDARD, Protocol
-from padim_jax.demo import demo_split
 from padim_jax.evaluation import Run, evaluate, finished
 from padim_jax.presets import preset, published
-from tests.datasets import write_image, write_mvtec, write_shanghaitech
+from tests.datasets import write_image, write_mvtec
 
 SIZES = ("--image-size", "64", "--crop-size", "56")
 Command = Callable[..., tuple[int, str, str]]
@@ -117,7 +115,9 @@ def test_an_interrupted_evaluation_goes_on(
 
     monkeypatch.setattr(evaluation, "evaluate", counted)
     arguments = ("evaluate", tmp_path / "sets", "--out", tmp_path / "out", *SIZES)
-    assert padim_command(*arguments)[0] == 1
+    code, _, told = padim_command(*arguments)
+    assert code == 1
+    assert f"interrupted; 1 of 2 runs are in {tmp_path / 'out'}, and the same command goes on" in told
     (path,) = (tmp_path / "out" / "runs/image_folder_ad/standard/lite0").iterdir()
     assert path.name.startswith("first-part-")
     code, printed, told = padim_command(*arguments)
@@ -227,27 +227,6 @@ def test_a_plain_pair_is_split_and_has_no_pixel_metrics(tmp_path: Path, padim_co
     assert "PRO" not in printed
 
 
-def test_a_pair_of_the_demos_images_is_split_as_the_demo_does(tmp_path: Path) -> None:
-    pytest.importorskip("elpv_dataset")
-    split = demo_split()
-    for name, paths in (("good", [*split.fit, *split.good]), ("bad", split.defective[:2])):
-        (tmp_path / "cells" / name).mkdir(parents=True)
-        for path in paths:
-            (tmp_path / "cells" / name / path.name).symlink_to(path)
-    (category,) = find_categories(tmp_path / "cells", tmp_path / "prepared")
-    builder = prepared(category)
-    listed, fit = list_examples(builder, "good"), assign_roles(builder).fit.indices
-    assert fit is not None
-    assert [listed[index].file_name for index in fit] == [f"good/{path.name}" for path in split.fit]
-
-
-def test_shanghaitech_is_not_cropped(tmp_path: Path) -> None:
-    campus = write_shanghaitech(tmp_path / "campus", {"01_001": 6}, {"01_0014": 6})
-    (category,) = find_categories(campus, tmp_path / "prepared", ["01"])
-    (member,) = Run(category, preset("r18-rd100"), 0, STANDARD).members
-    assert (member.image_size, member.crop_size, member.interpolation) == (256, 256, "bicubic")
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -284,17 +263,14 @@ def test_counts_of_mvtec_ad_are_checked(bottle: Path, tmp_path: Path, padim_comm
     assert "to evaluate images of your own, name their folder itself" in told
 
 
-def test_parts_named_as_a_category_are_the_users_own(tmp_path: Path) -> None:
-    for name in ("good", "bad"):
-        write_image(tmp_path / "parts" / "screw" / name / "0.png", np.zeros((64, 64, 3), np.uint8))
-    (category,) = find_categories(tmp_path / "parts", tmp_path / "prepared")
-    assert (category.data, category.name) == ("image_folder_ad", "screw")
-
-
 def test_results_of_another_folder_of_the_same_name_are_apart(tmp_path: Path, padim_command: Command) -> None:
     for place, seed in (("x", 2), ("y", 3)):
         write_mvtec(tmp_path / place, "bottle", (4, 2, seed), size=64)
         padim_command("evaluate", tmp_path / place / "bottle", "--out", tmp_path / "out", "--no-report", *SIZES)
+        told = padim_command("evaluate", tmp_path / place / "bottle", "--out", tmp_path / "out", "--no-report", *SIZES)[
+            2
+        ]
+    assert "1 other runs in" in told
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [len(run["files"]["test"]) for run in written["runs"]] == [5]
     assert len(list((tmp_path / "out").rglob("run.json"))) == 2
@@ -336,6 +312,17 @@ def test_results_do_not_lie_among_the_images(bottle: Path, padim_command: Comman
         assert "which it would change; choose a folder outside" in told
 
 
+def test_too_few_images_are_told_before_any_is_scored(tmp_path: Path, padim_command: Command) -> None:
+    for name, count in (("enough", 5), ("few", 2)):
+        for index in range(count):
+            write_image(tmp_path / "sets" / name / "good" / f"{index}.png", np.zeros((64, 64, 3), np.uint8))
+        write_image(tmp_path / "sets" / name / "bad" / "0.png", np.zeros((64, 64, 3), np.uint8))
+    code, _, told = padim_command("evaluate", tmp_path / "sets", "--out", tmp_path / "out", *SIZES)
+    assert code == 1
+    assert f"{tmp_path / 'sets' / 'few'}: too few good images: 1 to fit on" in told
+    assert not (tmp_path / "out" / "runs").exists()
+
+
 def test_no_data_set(tmp_path: Path, padim_command: Command) -> None:
     code, _, told = padim_command("evaluate", tmp_path, "--out", tmp_path / "out")
     assert code == 2
@@ -351,14 +338,6 @@ def test_published_figures_stand_beside_ours(capsys: pytest.CaptureFixture[str])
     assert "in brackets, what has been published" in printed
     assert "98.0 ±98.0 (98.3)" in printed
     assert "PRO" not in printed
-
-
-def test_other_sizes_and_weights_are_not_compared_with_what_is_published(tmp_path: Path) -> None:
-    category = Category("mvtec_ad", "bottle", tmp_path, tmp_path)
-    plain = Run(category, preset("r18-rd100"), 0, STANDARD)
-    assert plain.as_published
-    assert not replace(plain, image_size=300).as_published
-    assert not replace(plain, weights="random").as_published
 
 
 def test_presets_are_listed(padim_command: Command) -> None:

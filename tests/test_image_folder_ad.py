@@ -145,3 +145,10 @@ def test_names_that_are_not_utf8(mvtec: Path, tmp_path: Path) -> None:
         pytest.skip("this file system takes UTF-8 names only")
     with pytest.raises(ValueError, match=r"is not UTF-8; rename the file"):
         prepared(mvtec, tmp_path)
+
+
+def test_folders_in_bad_are_defect_types(tmp_path: Path) -> None:
+    for place in ("good/0", "bad/scratch/0", "bad/scratch/deep/0", "bad/0"):
+        write_image(tmp_path / "parts" / f"{place}.png", PIXELS)
+    listed = list_examples(prepared(tmp_path / "parts", tmp_path), "bad")
+    assert [example.defect_type for example in listed] == ["bad", "scratch", "scratch"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -27,6 +28,7 @@ from padim_jax.commands.terminal import (
     screen,
     wrong_use,
 )
+from padim_jax.data import UnreadableImage
 from padim_jax.data.protocol import Protocol, ProtocolName
 from padim_jax.files import Advance
 from padim_jax.presets import PRESETS, Preset, preset
@@ -113,9 +115,9 @@ def evaluate_command(
     Campus. Writes DIR/results.json, DIR/results.csv, DIR/files.csv (every image, its role and score), and a report
     of each run. Runs already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
     """
-    from padim_jax.data.catalogue import find_categories, ignored_files, prepare
+    from padim_jax.data.catalogue import assign_roles, find_categories, ignored_files, prepare
     from padim_jax.evaluation import Run, evaluate, finished, place
-    from padim_jax.report import write_report
+    from padim_jax.report import RUN_FILE, write_report
     from padim_jax.results import metrics_of, write_results
 
     prepared = prepared or out / "prepared"
@@ -140,19 +142,24 @@ def evaluate_command(
     networks: dict[str, Backbone] = {}
     records: list[dict[str, Any]] = []
     pages: list[Path] = []
-    with board.shown():
+    with board.shown(), _going_on(out, records, len(plan)):
+        for name, builder in builders.items():  # what is wrong with any shows before the first is scored
+            board.bar(f"preparing {name}")
+            prepare(builder)
+            assign_roles(builder)
         for run in plan:
             builder, name = builders[run.category.name], run.preset.backbone
             label = f"{len(records) + 1}/{len(plan)} {run.category.name} {run.preset.name} seed {run.seed}"
-            board.bar(f"{label}: preparing")
-            prepare(builder)
             if name not in networks:
                 moved = megabytes(board.bar(f"{label}: loading {name}", unit="MB"))
                 networks[name] = load_backbone(name, weights, progress=moved)
             record, how = finished(run, networks[name], builder, out), "there already"
             if record is None:
                 bar = partial(board.stage, label)
-                record = evaluate(run, networks[name], builder, out, batch_size=batch_size, progress=bar)
+                try:
+                    record = evaluate(run, networks[name], builder, out, batch_size=batch_size, progress=bar)
+                except UnreadableImage as error:
+                    raise click.ClickException(f"{run.category.folder}: {error} (mend or remove it)") from error
                 how = f"in {sum(record['seconds'].values()):.1f} s"
             records.append(record)
             pages.append(out / place(run, networks[name], builder) / REPORT)
@@ -162,6 +169,8 @@ def evaluate_command(
             say(f"{label}: image AUROC {_percent(metrics_of(record)['image_auroc'])}, {how}")
     Console(highlight=False).print(_table(board.lines))
     click.echo(f"{out / 'results.json'}, results.csv, files.csv")
+    if others := sum(1 for path in (out / "runs").rglob(RUN_FILE) if path.parent / REPORT not in pages):
+        say(f"{others} other runs in {out}, of other settings or files, are not in these tables")
     for page in pages if report else ():
         click.echo(f"  {page}")
 
@@ -201,6 +210,15 @@ class _Board:
 
     def _render(self) -> Group:
         return Group(*([_table(self.lines)] if self.lines else []), self._progress)
+
+
+@contextmanager
+def _going_on(out: Path, records: list[dict[str, Any]], total: int) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        done = f"{len(records)} of {total} runs are in {out}"
+        raise click.ClickException(f"interrupted; {done}, and the same command goes on from there") from error
 
 
 def _draws(one: Preset, protocol: ProtocolName, seeds: int | None) -> int:

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from padim_jax.data.image_folder_ad import ImageFolderAD
 from padim_jax.data.layout import find_splits
 from padim_jax.data.mvtec_ad import COUNTS, MVTecAD
-from padim_jax.data.record import GOOD
+from padim_jax.data.record import BAD, GOOD
 from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
 from padim_jax.data.shanghaitech_layout import SCENES
 
@@ -120,16 +120,19 @@ def assign_roles(builder: tfds.core.DatasetBuilder) -> Roles:
         order = np.random.default_rng(SPLIT_SEED).permutation(counts[GOOD])
         fitted = int(FIT_SHARE * counts[GOOD])
         first, rest = (tuple(sorted(part.tolist())) for part in (order[:fitted], order[fitted:]))
-        roles, n_fit = Roles(Part(GOOD, first), (Part(GOOD, rest), Part("bad"))), fitted
+        roles, n_fit = Roles(Part(GOOD, first), (Part(GOOD, rest), Part(BAD))), fitted
     elif "test" in counts:
         roles, n_fit = Roles(Part("train"), (Part("test"),)), counts["train"]
     else:
         raise ValueError(f"{builder.info.full_name} has no test images; choose another category")
     if n_fit < 2:
-        raise ValueError(f"{builder.info.full_name}: {n_fit} good images to fit on, wanted 2 or more")
+        raise ValueError(
+            f"{getattr(builder, 'folder', builder.info.full_name)}: too few good images: {n_fit} to fit on, wanted 2 "
+            f"or more (of good/ and bad/, {FIT_SHARE:.0%} of the good ones)"
+        )
     return roles
 
 
 def _is_category(folder: Path) -> bool:
-    layouts = (("train/good", "test"), (GOOD, "bad"))
+    layouts = (("train/good", "test"), (GOOD, BAD))
     return any(all((folder / part).is_dir() for part in layout) for layout in layouts)

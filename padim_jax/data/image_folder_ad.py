@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from padim_jax.data.layout import find_examples, find_splits, write_shards
-from padim_jax.data.record import GOOD, dataset_info, fingerprint
+from padim_jax.data.record import BAD, GOOD, dataset_info, fingerprint
 
 
 class ImageFolderAD(tfds.core.ShardBasedBuilder):
@@ -18,7 +18,7 @@ class ImageFolderAD(tfds.core.ShardBasedBuilder):
 
     * MVTec AD's (Bergmann et al. 2019): ``train/good/``, ``test/good/``, ``test/<defect type>/`` and
       ``ground_truth/<defect type>/<name>_mask.png``; splits ``train`` and ``test``.
-    * A plain pair: ``good/`` and ``bad/``; splits ``good`` and ``bad``.
+    * A plain pair: ``good/`` and ``bad/``; splits ``good`` and ``bad``. Folders within ``bad`` are defect types.
 
     Examples are described at :func:`padim_jax.data.record.dataset_info`. A folder whose files changed is prepared
     anew: the name of the TFDS configuration is a digest of their names, sizes and times.
@@ -54,8 +54,8 @@ def _find_folders(folder: Path) -> dict[str, list[Path]]:
     """Folders of each split; ``ValueError`` says what was looked for."""
     if splits := find_splits(folder):
         return splits
-    if (folder / GOOD).is_dir() and (folder / "bad").is_dir():
-        return {GOOD: [folder / GOOD], "bad": [folder / "bad"]}
+    if (folder / GOOD).is_dir() and (folder / BAD).is_dir():
+        return {GOOD: [folder / GOOD], BAD: [folder / BAD]}
     raise ValueError(
         f"image_folder_ad: {folder} has neither train/good/ and test/ (as MVTec AD has) nor good/ and bad/"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from padim_jax.data.folder import find_images
 from padim_jax.data.image import measure
-from padim_jax.data.record import GOOD, KeyedExample, empty_mask, shards
+from padim_jax.data.record import BAD, GOOD, KeyedExample, empty_mask, shards
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def find_examples(builder: str, root: Path, splits: dict[str, list[Path]], masks
                     mask = _mask(builder, masks, folder, path)
                 if mask is not None and owners.setdefault(mask, path) != path:
                     raise ValueError(f"{builder}: {owners[mask]} and {path} have one mask, {mask}; rename one of them")
-                found[split].append(FoundExample(_name(builder, root, path), path, folder.name, mask))
+                found[split].append(FoundExample(_name(builder, root, path), path, _defect(folder, path), mask))
     return FoundExamples(found, ignored)
 
 
@@ -91,6 +91,12 @@ def write_shards(builder: str, found: FoundExamples) -> dict[str, list[Callable[
       ValueError: a mask of another size than its image.
     """
     return {split: shards(_generate(builder, examples), len(examples)) for split, examples in found.splits.items()}
+
+
+def _defect(folder: Path, path: Path) -> str:
+    """Type of an image's defect: its folder; of a plain pair's ``bad``, the folder within, if there is one."""
+    inside = path.relative_to(folder).parts
+    return inside[0] if folder.name == BAD and len(inside) > 1 else folder.name
 
 
 def _mask(builder: str, masks: Path, folder: Path, path: Path) -> Path | None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 KeyedExample = tuple[str, dict[str, Any]]  # the key is the example's file name
 
-GOOD = "good"
+GOOD, BAD = "good", "bad"
 SHARD = 256  # examples a file
 RAW = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 
