@@ -126,7 +126,7 @@ def evaluate_command(
         found = find_categories(folder, prepared, categories)
         if weights is not None and len({one.backbone for one in chosen}) > 1:
             raise ValueError("--weights is one backbone's, but the presets have several; evaluate them apart")
-        _check_apart(folder, found, {"--out": out, "--prepared": prepared})
+        _check_apart(found, {"--out": out, "--prepared": prepared})
         draws = {one.name: _draws(one, protocol, seeds) for one in chosen}
         plan = [
             Run(category, one, seed, Protocol(protocol, seed if protocol == "rotated" else 0), **sizes, weights=weights)
@@ -230,14 +230,14 @@ def _draws(one: Preset, protocol: ProtocolName, seeds: int | None) -> int:
     return (seeds or 1) if one.draws else 1
 
 
-def _check_apart(folder: Path, categories: Sequence[Category], targets: dict[str, Path]) -> None:
+def _check_apart(categories: Sequence[Category], targets: dict[str, Path]) -> None:
     """What is written inside a category would be among its files, and change it with every run."""
     for category in categories:
-        inside = category.folder if category.folder != folder else folder / category.name
-        inside = inside if inside.is_dir() else folder
         for option, target in targets.items():
-            if target.resolve().is_relative_to(inside.resolve()):
-                raise ValueError(f"{option} {target} lies in {inside}, which it would change; choose a folder outside")
+            if target.resolve().is_relative_to(category.place.resolve()):
+                raise ValueError(
+                    f"{option} {target} lies in {category.place}, which it would change; choose a folder outside"
+                )
 
 
 def _check_writable(out: Path) -> None:

@@ -37,6 +37,11 @@ class Category:
     folder: Path
     prepared: Path
 
+    @property
+    def place(self) -> Path:
+        """Folder that holds its files and no other category's."""
+        return self.folder / self.name if self.data == MVTecAD.name else self.folder
+
     def build(self) -> tfds.core.DatasetBuilder:
         """The builder, not prepared; errors of its own if the files are not as they should be."""
         common: dict[str, Any] = {"folder": self.folder, "data_dir": self.prepared}
