@@ -72,9 +72,9 @@ def fit_files(
         advance(1)
 
     def batches() -> Iterator[np.ndarray]:
-        for names, images in load_batches(paths, config, batch_size, unreadable):
-            yield images
-            advance(len(names))
+        for batch in load_batches(paths, config, batch_size, unreadable):
+            yield batch.images
+            advance(len(batch.paths))
 
     return fit(backbone, Rereadable(batches), config), list(skipped.values())
 
@@ -97,14 +97,14 @@ def score_files(
         unreadable(error)
         advance(1)
 
-    for names, images in load_batches(paths, model.config, batch_size, report):
-        scores = score(model, fill_up(images, batch_size) if len(paths) > batch_size else images)
+    for batch in load_batches(paths, model.config, batch_size, report):
+        scores = score(model, fill_up(batch.images, batch_size) if len(paths) > batch_size else batch.images)
         values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
-        for path, image, value, anomaly_map in zip(names, images, values, maps, strict=False):
+        for path, image, value, anomaly_map in zip(batch.paths, batch.images, values, maps, strict=False):
             if not np.isfinite(value):
                 raise FloatingPointError(f"score: {path} got {value}; the model or the image is broken")
             yield ScoredImage(path, float(value), image, anomaly_map)
-        advance(len(names))
+        advance(len(batch.paths))
 
 
 def fill_up(images: UInt8[np.ndarray, "n height width 3"], count: int) -> UInt8[np.ndarray, "count height width 3"]:

@@ -1,5 +1,6 @@
 """Finding and reading images: fixed order, nothing made up, nothing passed over in silence."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -169,10 +170,13 @@ def test_batches_keep_order_and_leave_out_what_cannot_be_read(tmp_path: Path, ba
     paths = sorted([*good, bad])
     unreadable: list[UnreadableImage] = []
     batches = list(load_batches(paths, CONFIG, batch_size, unreadable.append))
-    assert [path for names, _ in batches for path in names] == good
-    assert all(len(names) == len(images) == batch_size for names, images in batches[:-1])
+    assert [path for batch in batches for path in batch.paths] == good
+    assert all(len(batch.paths) == len(batch.images) == batch_size for batch in batches[:-1])
+    assert all(size == (56, 40) for batch in batches for size in batch.sizes)
+    found = [digest for batch in batches for digest in batch.digests]
+    assert found == [hashlib.sha256(path.read_bytes()).hexdigest()[:32] for path in good]
     assert [error.path for error in unreadable] == [bad]
-    for path, image in zip(good, np.concatenate([images for _, images in batches]), strict=True):
+    for path, image in zip(good, np.concatenate([batch.images for batch in batches]), strict=True):
         np.testing.assert_array_equal(image, read_image(path, CONFIG))
 
 

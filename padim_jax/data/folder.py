@@ -1,5 +1,6 @@
 """Folders of image files: found in a fixed order, decoded ahead of the device."""
 
+import hashlib
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from padim_jax.config import PadimConfig
-from padim_jax.data.image import UnreadableImage, read_image
+from padim_jax.data.image import UnreadableImage, centre_crop, open_image, resize
 
 SUFFIXES = frozenset(".png .jpg .jpeg .bmp .tif .tiff .webp .ppm .pgm .gif".split())
 
@@ -28,6 +29,23 @@ class FoundImages:
 
     paths: tuple[Path, ...]
     ignored: Counter[str]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images read together, in the order asked for.
+
+    Attributes:
+      paths: their files.
+      images: RGB, as the network will see them.
+      digests: of the files' contents, the first 32 hexadecimal digits of SHA-256: equal files, equal digests.
+      sizes: (width, height) of the upright images in the files, in pixels.
+    """
+
+    paths: list[Path]
+    images: UInt8[np.ndarray, "n height width 3"]
+    digests: list[str]
+    sizes: list[tuple[int, int]]
 
 
 def find_images(arguments: Iterable[str | os.PathLike[str]], exclude: Path | None = None) -> FoundImages:
@@ -85,7 +103,7 @@ def load_batches(
     config: PadimConfig,
     batch_size: int,
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
-) -> Iterator[tuple[list[Path], UInt8[np.ndarray, "n height width 3"]]]:
+) -> Iterator[Batch]:
     """Read images in order, in threads that stay two batches ahead of the caller.
 
     Args:
@@ -95,32 +113,49 @@ def load_batches(
       unreadable: called with each file that can't be read, in order; may raise to stop.
 
     Yields:
-      The files of a batch, and its images.
+      Batches without the files that can't be read.
     """
     remaining = iter(paths)
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
     try:
-        pending: deque[tuple[Path, Future[np.ndarray]]] = deque()
+        pending: deque[tuple[Path, Future[_Read]]] = deque()
 
         def submit(count: int) -> None:
-            pending.extend((path, pool.submit(read_image, path, config)) for path in islice(remaining, count))
+            pending.extend((path, pool.submit(_read, path, config)) for path in islice(remaining, count))
 
         submit(3 * batch_size)
-        names: list[Path] = []
-        images: list[np.ndarray] = []
+        batch: list[tuple[Path, _Read]] = []
         while pending:
             path, future = pending.popleft()
             submit(1)
             try:
-                images.append(future.result())
-                names.append(path)
+                batch.append((path, future.result()))
             except UnreadableImage as error:
                 unreadable(error)
-            if images and (len(images) == batch_size or not pending):
-                yield names, np.stack(images)
-                names, images = [], []
+            if batch and (len(batch) == batch_size or not pending):
+                names, read = zip(*batch, strict=True)
+                images = np.stack([one.image for one in read])
+                yield Batch(list(names), images, [one.digest for one in read], [one.size for one in read])
+                batch = []
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Read:
+    image: UInt8[np.ndarray, "height width 3"]
+    digest: str
+    size: tuple[int, int]
+
+
+def _read(path: Path, config: PadimConfig) -> _Read:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(path, error.strerror or str(error)) from error
+    opened = open_image(path, content)
+    image = np.asarray(centre_crop(resize(path, opened, config), config))
+    return _Read(image, hashlib.sha256(content).hexdigest()[:32], opened.size)
 
 
 def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:
