@@ -1,217 +1,314 @@
-"""Save and load a fitted model: one self-contained folder, nothing pickled, never half written.
-
-A model folder holds ``model.json`` and one ``arrays-…`` folder, an Orbax checkpoint. The JSON file
-names the arrays that belong to it and replaces its predecessor in one rename: whatever happens during a
-save, the folder is the old model or the new one. A folder takes one writer at a time.
-"""
+"""Save and load models: one self-contained folder each, in an updatable or a deployed form."""
 
 import dataclasses
-import json
 import os
-import platform
-import re
-import shutil
-import uuid
-import zlib
 from collections.abc import Mapping
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
-from padim_jax.backbones import backbone_parameters, build_backbone
+from padim_jax import forms
+from padim_jax.backbones import Backbone, backbone_parameters, build_backbone
+from padim_jax.calibration import BINS, Calibration, calibration
 from padim_jax.config import PadimConfig
 from padim_jax.embedding import Embedding, check_embedding
-from padim_jax.gaussian import Gaussian, WhitenedGaussian, is_finite
-from padim_jax.padim import Padim
+from padim_jax.gaussian import Gaussian, Moments, Solver, WhitenedGaussian, is_finite
+from padim_jax.model import Padim, PadimMoments
+from padim_jax.padim import DEFAULT_SOLVER, finalize
+from padim_jax.shrinkage import HigherMoments
+from padim_jax.storage import ArtifactError, damaged, read_arrays, read_manifest, write
 from weights_conversion import unflatten
-from weights_conversion.atomic import write_atomically
 
-SCHEMA = 2  # 2: neighbourhood, covariance, projection
-FORMAT = "padim_jax model"
-MANIFEST = "model.json"
-_ARRAYS = re.compile(r"arrays-[0-9a-f]{16}(\.orbax-checkpoint-tmp.*)?")
-_CHUNK_BYTES = 64 * 2**20  # of one piece on disk, so that writing needs no second copy of the state
+_RATES = ("method", "false_alarm_rate", "pixel_rate")
+Form = Literal["updatable", "triangle"]
 
 
-class ArtifactError(ValueError):
-    """The folder is no model that can be loaded; the message names it and says why."""
+@dataclass(frozen=True)
+class Updatable:
+    """An updatable model as it is stored: everything a later fit goes on from.
+
+    Attributes:
+      backbone: the frozen network.
+      moments: of all images so far.
+      images: digests of their files (see :class:`padim_jax.data.Batch`), with the weight each was folded in with;
+        empty where they were not files.
+      calibration: of the model that these moments give; None where it is not calibrated.
+      roi: region of interest, bool (height, width) at crop size; None for everywhere.
+      progress: what an unfinished fit has to remember; None for a model.
+    """
+
+    backbone: Backbone
+    moments: PadimMoments
+    images: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    calibration: Calibration | None = None
+    roi: Any = None
+    progress: Mapping[str, Any] | None = None
+
+    def model(self, *, solver: Solver = DEFAULT_SOLVER, donate: bool = False) -> Padim:
+        """The model that scores; see :func:`padim_jax.finalize`."""
+        fitted = finalize(self.backbone, self.moments, solver=solver, donate=donate)
+        return dataclasses.replace(fitted, calibration=self.calibration, roi=self.roi)
 
 
 def save(model: Padim, path: str | os.PathLike[str]) -> None:
-    """Save ``model`` as folder ``path``, with everything that scoring needs.
+    """Save ``model`` as folder ``path``, with everything that scoring needs and nothing more.
 
-    Stored: truncated backbone weights, means, factors, channels, settings, versions, and a checksum
-    of every file. A model already there is replaced in one step.
+    Stored: truncated backbone weights, means, the triangles of the factors (exact, d (d + 1) / 2 numbers per position),
+    channels, settings, calibration, versions, and a checksum of every file. A model already there is replaced in one
+    step. The moments are not in it: :func:`save_updatable` keeps those.
 
     Raises:
       ArtifactError: ``path`` is a file, or a folder with something else in it.
       OSError: it can't be written; a model already there is left as it was.
     """
-    folder = Path(path)
-    check_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = _arrays_of(model)
-    directory = f"arrays-{uuid.uuid4().hex[:16]}"
-    manifest = {
-        "format": FORMAT,
-        "schema": SCHEMA,
-        "versions": {name: version(name) for name in ("padim-jax", "jax", "flax", "orbax-checkpoint", "numpy")}
-        | {"python": platform.python_version()},
-        "config": dataclasses.asdict(model.config),
-        "embedding": dataclasses.asdict(model.embedding),
-        "directory": directory,
-        "arrays": {name: list(array.shape) for name, array in arrays.items()},
+    fitted = model.gaussian
+    whitened = isinstance(fitted, WhitenedGaussian)
+    square = fitted.whitening if whitened else fitted.factor
+    arrays = {
+        "gaussian.mean": fitted.mean,
+        "gaussian.triangle": forms.pack_triangle(np.asarray(square), lower=not whitened),
     }
-    old = {path.name for path in folder.iterdir()}
-    try:
-        save_args = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES) for name in arrays}
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(folder.resolve() / directory, args=ocp.args.PyTreeSave(arrays, save_args))
-        manifest["files"] = _checksums(folder / directory)
-        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    except Exception as error:  # Orbax reports a full disk, say, as a ValueError of many lines
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OSError(f"save: can't write {folder} ({reason}); a model already there is as it was") from error
-    finally:
-        # what the manifest does not name is of no use: the old arrays, or the new ones if it was not reached
-        named = _read_json(folder / MANIFEST).get("directory")
-        sure = named is not None or not (folder / MANIFEST).exists()
-        for path in folder.iterdir() if sure else ():
-            if _ARRAYS.fullmatch(path.name) and path.name != named and (path.name in old or directory in path.name):
-                shutil.rmtree(path, ignore_errors=True)
+    if fitted.strength is not None:
+        arrays["gaussian.strength"] = fitted.strength
+    solver = "inverse-factor" if whitened else "triangular-solve"
+    _save(path, "triangle", model, model.backbone, arrays, {"solver": solver})
+
+
+def save_updatable(updatable: Updatable, path: str | os.PathLike[str]) -> None:
+    """Save a model in the form that can be updated, merged and made to forget; :func:`load` scores with it too.
+
+    Stored as by :func:`save`, but the moments in place of the factors (the scatter's triangle, as large as a factor's).
+
+    Raises:
+      ArtifactError, OSError: as :func:`save`.
+    """
+    moments = updatable.moments.moments
+    arrays: dict[str, Any] = {
+        "moments.mean": moments.mean,
+        "moments.scatter": forms.pack_triangle(np.asarray(moments.scatter), lower=True),
+    }
+    if moments.higher is not None:
+        arrays |= {f"moments.{f.name}": getattr(moments.higher, f.name) for f in dataclasses.fields(HigherMoments)}
+    record: dict[str, Any] = {"images": dict(updatable.images)}
+    if updatable.progress is not None:
+        record["progress"] = dict(updatable.progress)
+    state, known = updatable.moments, updatable.calibration
+    fitted = _Common(state.config, state.embedding, moments.count, state.projection, known, updatable.roi)
+    _save(path, "updatable", fitted, updatable.backbone, arrays, record)
 
 
 def load(path: str | os.PathLike[str]) -> Padim:
-    """Load a model saved by :func:`save`; it scores without the original weights file.
+    """Load a model of any form; it scores without the original weights file.
 
     Every file is checked against its checksum and every array against the shape its settings imply;
-    nothing in the folder is executed.
+    nothing in the folder is executed. An updatable model is factored here.
 
     Raises:
       ArtifactError: no model, one written by a newer version, incomplete, or damaged.
     """
+    return _reading(path, _model)
+
+
+def load_updatable(path: str | os.PathLike[str]) -> Updatable:
+    """Load a model saved by :func:`save_updatable`, to go on from.
+
+    Raises:
+      ArtifactError: as :func:`load`; a model of a deployed form, which has no moments.
+    """
+    return _reading(path, _updatable)
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What all forms have; named as in ``Padim``."""
+
+    config: PadimConfig
+    embedding: Embedding
+    count: Any
+    projection: Any
+    calibration: Calibration | None
+    roi: Any
+
+
+def _save(
+    path: str | os.PathLike[str],
+    form: Form,
+    fitted: Padim | _Common,
+    backbone: Backbone,
+    arrays: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> None:
+    known = fitted.calibration
+    common: dict[str, Any] = {"count": fitted.count}
+    common |= {f"backbone.{path}": array for path, array in backbone_parameters(backbone).items()}
+    if fitted.projection is not None:
+        common["projection"] = fitted.projection
+    if fitted.roi is not None:
+        common["roi"] = np.asarray(fitted.roi, np.int16)
+    if known is not None:
+        common |= {"calibration.scores": known.scores, "calibration.pixels": known.pixels}
+    description = {
+        "form": form,
+        "config": dataclasses.asdict(fitted.config),
+        "embedding": dataclasses.asdict(fitted.embedding),
+        "calibration": None if known is None else {name: getattr(known, name) for name in _RATES},
+    }
+    write(Path(path), description | dict(record), common | dict(arrays))
+
+
+def _reading(path: str | os.PathLike[str], build: Any) -> Any:
     folder = Path(path)
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     try:
-        return _load(folder, manifest)
+        return build(folder, manifest)
     except ArtifactError:
-        again = _manifest(folder)
+        again = read_manifest(folder)
         if again.get("directory") == manifest.get("directory"):
             raise
-    return _load(folder, again)  # it was replaced while being read
+    return build(folder, again)  # it was replaced while being read
 
 
-def _load(folder: Path, manifest: Mapping[str, Any]) -> Padim:
+def _model(folder: Path, manifest: Mapping[str, Any]) -> Padim:
+    if manifest.get("form") == "updatable":
+        stored = _updatable(folder, manifest)
+        try:
+            return stored.model(donate=True)
+        except (ValueError, FloatingPointError) as error:
+            raise ArtifactError(f"load: {folder} is damaged: its moments give no model ({error})") from error
+    settings = _settings(folder, manifest)
+    shapes, p, d = settings.shapes, settings.embedding.n_positions, settings.embedding.dimension
+    if manifest["schema"] < 3:  # whole squares
+        solver = "inverse-factor" if "gaussian.whitening" in shapes else "triangular-solve"
+        square = "gaussian.whitening" if solver == "inverse-factor" else "gaussian.factor"
+        wanted = {"gaussian.mean": [p, d], square: [p, d, d]}
+    else:
+        solver, square = manifest.get("solver"), "gaussian.triangle"
+        wanted = {"gaussian.mean": [p, d], square: [p, d * (d + 1) // 2]}
+        if settings.config.covariance == "ledoit-wolf":
+            wanted["gaussian.strength"] = [p]
+    if solver not in ("inverse-factor", "triangular-solve"):
+        raise ArtifactError(f"load: {folder} is damaged (solver {solver!r})")
+    common, backbone, arrays = _common(folder, manifest, settings, wanted)
+    # taken out of the dictionary as they move, so that the host's copy of 3.8 GB goes at once
+    whitened = solver == "inverse-factor"
+    values = arrays.pop(square)
+    if square == "gaussian.triangle":
+        values = forms.unpack_triangle(values, lower=not whitened)
+    kind = WhitenedGaussian if whitened else Gaussian
+    strength = arrays.pop("gaussian.strength", None)
+    fitted = kind(
+        jax.device_put(arrays.pop("gaussian.mean")),
+        jax.device_put(values),
+        None if strength is None else jax.device_put(strength),
+    )
+    if not jax.jit(is_finite)(fitted).all():
+        raise ArtifactError(f"load: {folder} is damaged: its means or factors are not finite")
+    return Padim(backbone, fitted, **{field.name: getattr(common, field.name) for field in dataclasses.fields(_Common)})
+
+
+def _updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
+    if manifest.get("form") != "updatable":
+        raise ArtifactError(
+            f"load: {folder} is a deployed model, without the moments that updating needs; keep the one that fit wrote"
+        )
+    settings = _settings(folder, manifest)
+    p, d = settings.embedding.n_positions, settings.embedding.dimension
+    wanted = {"moments.mean": [p, d], "moments.scatter": [p, d * (d + 1) // 2]}
+    if settings.config.covariance == "ledoit-wolf":
+        wanted |= {"moments.second": [p], "moments.third": [p, d], "moments.fourth": [p]}
+    common, backbone, arrays = _common(folder, manifest, settings, wanted)
+    if strange := [name for name in wanted if not np.isfinite(arrays[name]).all()]:
+        raise ArtifactError(f"load: {folder} is damaged: {strange[0]} is not finite")
+    images, progress = manifest.get("images"), manifest.get("progress")
+    if not isinstance(images, dict) or not all(_is_weight(weight) for weight in images.values()):
+        raise ArtifactError(f"load: {folder} is damaged: its list of images is no list")
+    if not (progress is None or isinstance(progress, dict)):
+        raise ArtifactError(f"load: {folder} is damaged: its progress is {type(progress).__name__}")
+    higher = [jax.device_put(arrays.pop(name)) for name in list(wanted)[2:]]
+    scatter = forms.unpack_triangle(arrays.pop("moments.scatter"), lower=True, symmetric=True)
+    moments = Moments(
+        common.count,
+        jax.device_put(arrays.pop("moments.mean")),
+        jax.device_put(scatter),
+        HigherMoments(*higher) if higher else None,
+    )
+    state = PadimMoments(moments, common.config, common.embedding, common.projection)
+    return Updatable(backbone, state, images, common.calibration, common.roi, progress)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    config: PadimConfig
+    embedding: Embedding
+    rates: dict[str, Any] | None
+    shapes: dict[str, Any]
+
+
+def _settings(folder: Path, manifest: Mapping[str, Any]) -> _Settings:
     try:
         config = PadimConfig(**_tuples(manifest["config"]))
         embedding = Embedding(**_tuples(manifest["embedding"]))
         check_embedding(embedding, config)
-        shapes, files = dict(manifest["arrays"]), dict(manifest["files"])
-        directory = str(manifest["directory"])
+        known = manifest.get("calibration")
+        rates = None if known is None else {name: known[name] for name in _RATES}
+        return _Settings(config, embedding, rates, dict(manifest["arrays"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"load: {folder / MANIFEST} is damaged ({type(error).__name__}: {error})") from error
-    if not re.fullmatch(r"arrays-[0-9a-f]{16}", directory):
-        raise ArtifactError(f"load: {folder / MANIFEST} is damaged (directory {directory!r})")
-    _check_files(folder / directory, files)
-    kind, square = (WhitenedGaussian, "whitening") if "gaussian.whitening" in shapes else (Gaussian, "factor")
-    _check_shapes(folder, embedding, shapes, square)
-    arrays = _restore(folder / directory, shapes)
+        raise damaged(folder, error) from error
+
+
+def _common(
+    folder: Path, manifest: Mapping[str, Any], settings: _Settings, form: Mapping[str, list[int]]
+) -> tuple[_Common, Backbone, dict[str, np.ndarray]]:
+    """What all forms have, and the arrays that are left: those of ``form``, of these shapes."""
+    config, embedding, rates, shapes = settings.config, settings.embedding, settings.rates, settings.shapes
+    wanted: dict[str, list[int]] = {"count": []}
+    if embedding.projected is not None:
+        wanted["projection"] = [len(embedding.channels), embedding.dimension]
+    if "roi" in shapes:
+        wanted["roi"] = list(config.crop)
+    if rates is not None:  # any number of scores
+        wanted |= {"calibration.scores": [*shapes.get("calibration.scores", [])][:1], "calibration.pixels": [BINS]}
+    _check_shapes(folder, wanted | dict(form), shapes)
+    arrays = read_arrays(folder, manifest)
+    backbone = _backbone(folder, embedding, arrays)
+    if strange := [name for name in wanted if not np.isfinite(arrays[name]).all()]:
+        raise ArtifactError(f"load: {folder} is damaged: {strange[0]} is not finite")
+    calibrated = None
+    if rates is not None:
+        try:
+            calibrated = calibration(arrays.pop("calibration.scores"), arrays.pop("calibration.pixels"), **rates)
+        except (ValueError, TypeError) as error:
+            raise damaged(folder, error) from error
+    projection, roi = arrays.pop("projection", None), arrays.pop("roi", None)
+    common = _Common(
+        config=config,
+        embedding=embedding,
+        count=jax.device_put(arrays.pop("count")),
+        projection=None if projection is None else jax.device_put(projection),
+        calibration=calibrated,
+        roi=None if roi is None else jnp.asarray(roi != 0),
+    )
+    return common, backbone, arrays
+
+
+def _backbone(folder: Path, embedding: Embedding, arrays: dict[str, np.ndarray]) -> Backbone:
     prefix = "backbone."
-    weights = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    names = [name for name in arrays if name.startswith(prefix)]
+    weights = {name.removeprefix(prefix): arrays.pop(name) for name in names}
     try:
         backbone = build_backbone(embedding.backbone, unflatten(weights))
     except (ValueError, TypeError, LookupError) as error:  # LookupError, TypeError: paths that are no tree
         raise ArtifactError(f"load: {folder} holds other weights than its settings say: {error}") from error
     if backbone.weights_digest != embedding.weights_digest:
         raise ArtifactError(f"load: {folder} holds other backbone weights than it was fitted with")
-    # taken out of the dictionary as they move, so that the host's copy of 3.8 GB goes at once
-    mean, factors, count = (
-        jax.device_put(arrays.pop(name)) for name in ("gaussian.mean", f"gaussian.{square}", "count")
-    )
-    fitted = kind(mean, factors)
-    projection = jax.device_put(arrays.pop("projection")) if embedding.projected is not None else None
-    finite = projection is None or bool(np.isfinite(projection).all())
-    if not finite or not jax.jit(is_finite)(fitted).all():
-        raise ArtifactError(f"load: {folder} is damaged: its means, factors or projection are not finite")
-    return Padim(backbone, fitted, count, config, embedding, projection)
+    return backbone
 
 
-def _arrays_of(model: Padim) -> dict[str, Any]:
-    fitted = {f"gaussian.{f.name}": getattr(model.gaussian, f.name) for f in dataclasses.fields(model.gaussian)}
-    weights = {f"backbone.{path}": array for path, array in backbone_parameters(model.backbone).items()}
-    projection = {} if model.projection is None else {"projection": model.projection}
-    return {"count": model.count} | fitted | projection | weights
-
-
-def check_writable(folder: Path) -> None:
-    """Raise ``ArtifactError`` where :func:`save` would refuse: a file, or a folder with something else in it."""
-    if folder.is_dir():
-        ours = re.compile(rf"{_ARRAYS.pattern}|\.?model\.json(\.\d+\.tmp)?")
-        strangers = [path.name for path in sorted(folder.iterdir()) if not ours.fullmatch(path.name)]
-        if (folder / MANIFEST).exists() and _read_json(folder / MANIFEST).get("format", FORMAT) != FORMAT:
-            strangers.append(MANIFEST)
-        if strangers:
-            raise ArtifactError(
-                f"save: {folder} holds other things ({strangers[0]}); choose a new folder for the model"
-            )
-    elif folder.exists():
-        raise ArtifactError(f"save: {folder} is a file; a model is a folder, choose another name")
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    if not folder.exists():
-        raise ArtifactError(f"load: there is no model at {folder}")
-    if not (folder / MANIFEST).is_file():
-        raise ArtifactError(f"load: {folder} is no model: it has no {MANIFEST} (a model is the folder `save` wrote)")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"load: {folder / MANIFEST} is damaged ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ArtifactError(f"load: {folder / MANIFEST} does not describe a {FORMAT}")
-    schema = manifest.get("schema")
-    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
-        versions = manifest.get("versions")
-        by = versions.get("padim-jax") if isinstance(versions, dict) else "unknown"
-        raise ArtifactError(
-            f"load: {folder} has schema {schema!r}, this version reads up to {SCHEMA}; "
-            f"it was written by padim-jax {by}: upgrade with pip install -U padim-jax"
-        )
-    return manifest
-
-
-def _checksums(directory: Path) -> dict[str, int]:
-    """CRC-32 of every file below ``directory``, by relative path: against decay and partial copies, not malice."""
-    found: dict[str, int] = {}
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        checksum = 0
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                checksum = zlib.crc32(block, checksum)
-        found[path.relative_to(directory).as_posix()] = checksum
-    return found
-
-
-def _check_files(directory: Path, recorded: Mapping[str, Any]) -> None:
-    # before Orbax sees them: it fails on damaged files in ways that print long after the error
-    found = _checksums(directory)
-    if missing := sorted(recorded.keys() - found.keys()):
-        raise ArtifactError(
-            f"load: {directory / missing[0]} is missing; the model was copied in part: copy it again, as a whole folder"
-        )
-    if changed := sorted(name for name in found if found[name] != recorded.get(name)):
-        raise ArtifactError(f"load: {directory / changed[0]} is damaged (its checksum differs); copy the model again")
-
-
-def _check_shapes(folder: Path, embedding: Embedding, recorded: Mapping[str, Any], square: str) -> None:
-    p, d = embedding.n_positions, embedding.dimension
-    wanted = {"count": [], "gaussian.mean": [p, d], f"gaussian.{square}": [p, d, d]}
-    if embedding.projected is not None:
-        wanted["projection"] = [len(embedding.channels), d]
+def _check_shapes(folder: Path, wanted: Mapping[str, list[int]], recorded: Mapping[str, Any]) -> None:
     for name, shape in wanted.items():
         if recorded.get(name) != shape:
             raise ArtifactError(
@@ -222,35 +319,8 @@ def _check_shapes(folder: Path, embedding: Embedding, recorded: Mapping[str, Any
         raise ArtifactError(f"load: {folder} is damaged: it holds unknown arrays {', '.join(strangers)}")
 
 
-def _restore(directory: Path, recorded: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            stored = checkpointer.metadata(directory.resolve()).item_metadata.tree
-            for name, shape in recorded.items():
-                if name not in stored or list(stored[name].shape) != shape:
-                    raise ValueError(f"array {name} is missing or has another shape than recorded")
-            arguments = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in recorded}
-            restored = checkpointer.restore(
-                directory.resolve(),
-                args=ocp.args.PyTreeRestore(item=dict.fromkeys(recorded, 0), restore_args=arguments),
-            )
-    except Exception as error:  # a damaged checkpoint can fail anywhere in Orbax and TensorStore
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArtifactError(f"load: {directory} is damaged ({reason}); restore the model from a copy") from error
-    if strange := [name for name, array in restored.items() if array.dtype != np.float32]:
-        raise ArtifactError(
-            f"load: {directory} is damaged: {strange[0]} is {restored[strange[0]].dtype}, wanted float32"
-        )
-    return restored
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """What ``path`` holds, or nothing where that is not a JSON object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:

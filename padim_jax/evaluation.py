@@ -32,9 +32,11 @@ from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
 from padim_jax.files import Advance, Rereadable, fill_up
 from padim_jax.gallery import Entry, Gallery, encode
 from padim_jax.metrics import PixelScores, image_metrics
-from padim_jax.padim import Padim, fit, score
+from padim_jax.model import Padim
+from padim_jax.padim import fit
 from padim_jax.presets import Preset, published
 from padim_jax.report import FORMAT, RUN_FILE, SCHEMA
+from padim_jax.scoring import score
 from weights_conversion.atomic import write_atomically
 
 _VERSIONS = ("padim-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn", "pillow", "grain")

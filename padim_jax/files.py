@@ -16,8 +16,10 @@ from jaxtyping import Float, UInt8
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
+from padim_jax.model import Padim
 from padim_jax.overlay import picture
-from padim_jax.padim import Padim, fit, score
+from padim_jax.padim import fit
+from padim_jax.scoring import score
 from weights_conversion.atomic import write_atomically
 
 T = TypeVar("T")

@@ -31,9 +31,9 @@ class Moments:
     """Count, mean and centred scatter of every position; what a fit accumulates.
 
     Attributes:
-      count: float32 (), images seen; exact up to 2²⁴.
+      count: float32 (), images seen, or the sum n = Σ_k w_k of their weights; exact up to 2²⁴.
       mean: float32 (p, d), μ.
-      scatter: float32 (p, d, d), Σ_k (x_k - μ)(x_k - μ)ᵀ, not divided.
+      scatter: float32 (p, d, d), Σ_k w_k (x_k - μ)(x_k - μ)ᵀ, not divided.
       higher: what Ledoit-Wolf shrinkage needs besides; None where the covariance is not shrunk.
     """
 
@@ -52,10 +52,12 @@ class Gaussian:
     Attributes:
       mean: float32 (p, d).
       factor: float32 (p, d, d), lower triangular L with L Lᵀ = Σ.
+      strength: float32 (p,), Ledoit-Wolf's ρ in Σ; None where it is not shrunk.
     """
 
     mean: Float[Array, "p d"]
     factor: Float[Array, "p d d"]
+    strength: Float[Array, " p"] | None = None
 
 
 @no_type_check
@@ -68,10 +70,12 @@ class WhitenedGaussian:
       mean: float32 (p, d).
       whitening: float32 (p, d, d), upper triangular W = L⁻ᵀ with L Lᵀ = Σ: rows ``(x - μ) W`` are
         white. Transposed, because XLA's batched product on CPU is up to four times as fast this way round.
+      strength: float32 (p,), Ledoit-Wolf's ρ in Σ; None where it is not shrunk.
     """
 
     mean: Float[Array, "p d"]
     whitening: Float[Array, "p d d"]
+    strength: Float[Array, " p"] | None = None
 
 
 def init(n_positions: int, n_channels: int, *, higher: bool = False) -> Moments:
@@ -84,22 +88,23 @@ def init(n_positions: int, n_channels: int, *, higher: bool = False) -> Moments:
     )
 
 
-def update(moments: Moments, x: Float[Array, "p n d"], valid: Bool[Array, " n"]) -> Moments:
+def update(moments: Moments, x: Float[Array, "p n d"], weights: Float[Array, " n"] | Bool[Array, " n"]) -> Moments:
     """Fold a batch in: Chan, Golub & LeVeque (1983), equation 2.1.
 
     With a earlier images of mean μ and a batch of b images of mean m, ``δ = m - μ``:
     ``μ' = μ + δ b/(a + b)`` and ``C' = C + Σ (x - m)(x - m)ᵀ + δ δᵀ ab/(a + b)``.
-    Rows where ``valid`` is false (padding) do not count.
+    An image of weight w counts as w images; rows of weight 0 (padding) do not count.
     """
-    added = jnp.sum(valid, dtype=jnp.float32)
-    weight = valid.astype(jnp.float32)[None, :, None]
+    weights = weights.astype(x.dtype)
+    added = jnp.sum(weights)
+    weight = weights[None, :, None]
     batch_mean = jnp.sum(x * weight, axis=1) / jnp.maximum(added, 1)
     shift = batch_mean - moments.mean
     count = moments.count + added
     share = added / jnp.maximum(count, 1)
     # the rank-one term rides along as one more row of the batch's product
     rows = jnp.concatenate(
-        [(x - batch_mean[:, None]) * weight, (shift * jnp.sqrt(moments.count * share))[:, None]], axis=1
+        [(x - batch_mean[:, None]) * jnp.sqrt(weight), (shift * jnp.sqrt(moments.count * share))[:, None]], axis=1
     )
 
     def fold(scatter: Array, rows: Array) -> Array:
@@ -114,7 +119,7 @@ def update(moments: Moments, x: Float[Array, "p n d"], valid: Bool[Array, " n"])
     along = jnp.einsum("pnj,pj->pn", rows, step, precision=lax.Precision.HIGHEST)
     added = jnp.einsum("pnj,pn->pj", rows, along, precision=lax.Precision.HIGHEST)
     moved = shrinkage.moved(moments.higher, moments.count, step, shrinkage.product(scatter, step) - added)
-    own = shrinkage.of_rows((x - mean[:, None]) * weight)
+    own = shrinkage.of_rows(x - mean[:, None], weights)
     return Moments(count, mean, scatter, shrinkage.added(moved, own))
 
 
@@ -139,6 +144,35 @@ def merge(a: Moments, b: Moments) -> Moments:
     return Moments(count, mean, map_in_place(fold, a.scatter, b.scatter, scaled), higher)
 
 
+def decay(moments: Moments, factor: Float[Array, ""]) -> Moments:
+    """Moments in which every image counts ``factor`` times as much as before."""
+    higher = None if moments.higher is None else jax.tree.map(lambda value: value * factor, moments.higher)
+    return Moments(moments.count * factor, moments.mean, moments.scatter * factor, higher)
+
+
+def forget(moments: Moments, gone: Moments) -> Moments:
+    """Moments of the images that are not in ``gone``: :func:`merge` undone.
+
+    With n images of mean μ, b of them gone, those of mean m, ``s = (μ - m) b/(n - b)``: ``μ' = μ + s`` and
+    ``C' = C - C_gone - s sᵀ (n - b) n/b``. Digits are lost where C' is much smaller than C.
+    """
+    left = moments.count - gone.count
+    shift = (moments.mean - gone.mean) * (gone.count / left)
+    scaled = shift * jnp.sqrt(left * moments.count / gone.count)
+
+    def fold(scatter: Array, other: Array, scaled: Array) -> Array:
+        return scatter - other - scaled[:, :, None] * scaled[:, None, :]
+
+    mean = moments.mean + shift
+    higher = None
+    if moments.higher is not None and gone.higher is not None:
+        away = mean - gone.mean
+        mine = shrinkage.moved(moments.higher, moments.count, shift, shrinkage.product(moments.scatter, shift))
+        other = shrinkage.moved(gone.higher, gone.count, away, shrinkage.product(gone.scatter, away))
+        higher = jax.tree.map(jnp.subtract, mine, other)
+    return Moments(left, mean, map_in_place(fold, moments.scatter, gone.scatter, scaled), higher)
+
+
 def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
     """Factor ``Σ = S + ridge · I``, ``S = C / (n - 1)`` (PaDiM equation 1) at every position.
 
@@ -148,25 +182,32 @@ def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | White
     inside ``jit`` that can't be raised, so callers on the host look.
     """
 
-    def factorise(scatter: Array, *fourth: Array) -> Array:
+    def factorise(scatter: Array, *strength: Array) -> Array:
         covariance = scatter / jnp.where(moments.count > 1, moments.count - 1, jnp.nan)
-        if fourth:
-            covariance = shrinkage.shrunk(covariance, shrinkage.coefficient(scatter, fourth[0], moments.count))
+        if strength:
+            covariance = shrinkage.shrunk(covariance, strength[0])
         covariance = covariance + ridge * jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]
         return lax.linalg.cholesky(covariance, symmetrize_input=False)
 
-    fourth = () if moments.higher is None else (moments.higher.fourth,)
-    return with_solver(Gaussian(moments.mean, map_in_place(factorise, moments.scatter, *fourth)), solver)
+    if moments.higher is None:
+        return with_solver(Gaussian(moments.mean, map_in_place(factorise, moments.scatter)), solver)
+    strength = _map_chunks(
+        lambda scatter, fourth: shrinkage.coefficient(scatter, fourth, moments.count),
+        moments.scatter,
+        moments.higher.fourth,
+    )
+    factor = map_in_place(factorise, moments.scatter, strength)
+    return with_solver(Gaussian(moments.mean, factor, strength), solver)
 
 
 def with_solver(gaussian: Gaussian | WhitenedGaussian, solver: Solver) -> Gaussian | WhitenedGaussian:
     """The same distribution in the form ``solver`` scores with."""
     if solver == "inverse-factor" and isinstance(gaussian, Gaussian):
         invert = functools.partial(_inverse_transpose, lower=True)
-        return WhitenedGaussian(gaussian.mean, map_in_place(invert, gaussian.factor))
+        return WhitenedGaussian(gaussian.mean, map_in_place(invert, gaussian.factor), gaussian.strength)
     if solver == "triangular-solve" and isinstance(gaussian, WhitenedGaussian):
         invert = functools.partial(_inverse_transpose, lower=False)
-        return Gaussian(gaussian.mean, map_in_place(invert, gaussian.whitening))
+        return Gaussian(gaussian.mean, map_in_place(invert, gaussian.whitening), gaussian.strength)
     return gaussian
 
 
@@ -184,8 +225,12 @@ def mahalanobis(gaussian: Gaussian | WhitenedGaussian, x: Float[Array, "p n d"])
             return jnp.sqrt(jnp.sum(z**2, axis=-1))
 
         return _map_chunks(solve, gaussian.factor, centred)
-    z = jnp.einsum("pnj,pji->pni", centred, gaussian.whitening, precision=lax.Precision.HIGHEST)
-    return jnp.sqrt(jnp.sum(z**2, axis=-1))
+    return jnp.sqrt(jnp.sum(whiten(gaussian, centred) ** 2, axis=-1))
+
+
+def whiten(gaussian: WhitenedGaussian, centred: Float[Array, "p n d"]) -> Float[Array, "p n d"]:
+    """Rows ``z = Wᵀ δ`` of rows ``δ = x - μ``: ``‖z‖² = δᵀ Σ⁻¹ δ``."""
+    return jnp.einsum("pnj,pji->pni", centred, gaussian.whitening, precision=lax.Precision.HIGHEST)
 
 
 def is_finite(gaussian: Gaussian | WhitenedGaussian) -> Bool[Array, " p"]:

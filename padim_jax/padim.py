@@ -1,95 +1,28 @@
-"""PaDiM as a trio of pure functions (init, update, finalize), and scoring with what they give."""
+"""PaDiM's fit as pure functions over an immutable record: init, update, merge, forget, finalize."""
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import TypeVar, get_args
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax import gaussian
-from padim_jax.anomaly_map import anomaly_map, image_score
 from padim_jax.backbones import Backbone
+from padim_jax.boundary import alone, check_backbone, check_images, check_solver, is_traced, padded
 from padim_jax.config import PadimConfig, differences
-from padim_jax.embedding import Embedding, draw_embedding, embed
+from padim_jax.embedding import draw_embedding, embed
 from padim_jax.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
+from padim_jax.model import Padim, PadimMoments
 from padim_jax.projection import principal_components, semi_orthogonal
-
-T = TypeVar("T")
 
 # Where a choice of scoring path is not stated. On CPU at d = 100 one image takes 12 ms by the
 # product with the inverse factor and 100 ms by triangular solves.
 DEFAULT_SOLVER: Solver = "inverse-factor"
 
 PROJECTION_TOLERANCE = 1e-4  # between matrices drawn from one seed by two LAPACKs, entry by entry
-
-# jaxlib's CPU client can hang when LAPACK calls of two programs run side by side (see gaussian._chunk)
-_lapack = threading.Lock()
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class PadimMoments:
-    """A fit under way: the moments, with what they are moments of.
-
-    Attributes:
-      moments: arrays, the leaves of this pytree.
-      config: the settings; static.
-      embedding: the channels drawn, the grid, the weights' digest; static.
-      projection: float32 (c, d), what all channels are multiplied with; None for random channels.
-    """
-
-    moments: Moments
-    config: PadimConfig = field(metadata={"static": True})
-    embedding: Embedding = field(metadata={"static": True})
-    projection: Float[Array, "c d"] | None = None
-
-    @property
-    def count(self) -> Float[Array, ""]:
-        """Images folded in so far."""
-        return self.moments.count
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Padim:
-    """A fitted model: everything that scoring needs.
-
-    Attributes:
-      backbone: the frozen network.
-      gaussian: one N(μ, Σ) per position, as factors or as inverse factors.
-      count: float32 (), images it was fitted on.
-      config: the settings; static.
-      embedding: channels, grid, weights' digest; static.
-      projection: float32 (c, d), what all channels are multiplied with; None for random channels.
-    """
-
-    backbone: Backbone
-    gaussian: Gaussian | WhitenedGaussian
-    count: Float[Array, ""]
-    config: PadimConfig = field(metadata={"static": True})
-    embedding: Embedding = field(metadata={"static": True})
-    projection: Float[Array, "c d"] | None = None
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Scores:
-    """What the model says of n images; both in units of Mahalanobis distance, not squared.
-
-    They are 0 or more, but that bicubic interpolation undershoots beside steep edges of a map.
-
-    Attributes:
-      image_score: float32 (n,), the maximum of each map: whether.
-      anomaly_map: float32 (n, height, width) at crop size: where.
-    """
-
-    image_score: Float[Array, " n"]
-    anomaly_map: Float[Array, "n height width"]
+_LOST = 1e-3  # of the ridge: as much rounding as forgetting may leave in a covariance's diagonal
 
 
 def init(
@@ -133,23 +66,31 @@ def update(
     moments: PadimMoments,
     images: UInt8[Array | np.ndarray, "n height width 3"],
     valid: Bool[Array | np.ndarray, " n"] | None = None,
+    *,
+    half_life: float | None = None,
 ) -> PadimMoments:
     """Fold images into the moments, exactly as if all had come at once (to rounding).
+
+    With a half-life H an image counts ``2^(-age / H)``, its age the number of images that came after it, and n is the
+    sum of these weights wherever it occurs.
 
     Args:
       backbone: the one given to :func:`init`.
       moments: what has been accumulated so far; left untouched.
       images: uint8 RGB of ``config.crop_size``; any n, 0 too.
       valid: which images count; None for all. Padding a last batch saves a compilation.
+      half_life: in images; None for equal weights.
 
     Raises:
       TypeError: images that are not uint8.
-      ValueError: another shape, or another backbone than the moments were begun with.
+      ValueError: another shape, another backbone than the moments were begun with, or a half-life that is no
+        positive number.
     """
-    _check_backbone("update", backbone, moments.embedding)
-    _check_images("update", images, moments.config)
+    check_backbone("update", backbone, moments.embedding)
+    check_images("update", images, moments.config)
     valid = jnp.ones(len(images), bool) if valid is None else _check_valid(valid, len(images))
-    return _update(backbone, moments, jnp.asarray(images), valid) if len(images) else moments
+    half = _half_life("update", half_life)
+    return _update(backbone, moments, jnp.asarray(images), valid, half) if len(images) else moments
 
 
 def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
@@ -159,17 +100,46 @@ def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
       ValueError: naming every setting in which the two differ, or saying that their projections do. (Inside
         ``jit`` projections are not compared.)
     """
-    found = "; ".join(filter(None, (differences(a.config, b.config), differences(a.embedding, b.embedding))))
-    if found:
-        raise ValueError(f"merge: the two were not fitted alike ({found}); only like moments can be merged")
-    if a.projection is not None and b.projection is not None and not _is_traced(a.projection, b.projection):
-        apart = float(np.abs(np.asarray(a.projection) - np.asarray(b.projection)).max())
-        if not apart < PROJECTION_TOLERANCE:
-            raise ValueError(f"merge: the projections differ by up to {apart:.2g}; begin both fits with the same one")
+    _check_alike("merge", a, b)
     return _merge(a, b)
 
 
-def finalize(backbone: Backbone, moments: PadimMoments, *, solver: Solver = DEFAULT_SOLVER) -> Padim:
+def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
+    """Moments as if the images of ``gone`` had never been folded in: :func:`merge` undone.
+
+    ``gone`` are moments of images that were folded in with weight 1: ``update`` of a fresh ``init``. Subtraction loses
+    digits, and a covariance that has lost too many would give wrong distances, so this refuses where
+    ``max diag C · 2⁻²⁴ / (n' - 1)``, what rounding may leave of the old scatter, is above ε/1000.
+
+    Raises:
+      ValueError: moments that were not fitted alike (as :func:`merge`), none to forget, fewer than two images left,
+        or moments that cannot be part of these. (Inside ``jit`` only the settings are compared.)
+      FloatingPointError: too many digits lost; fit anew on the images to keep.
+    """
+    _check_alike("forget", moments, gone)
+    if is_traced(moments.count, gone.count):
+        return _forget(moments, gone)
+    left = float(moments.count) - float(gone.count)
+    if not gone.count > 0:
+        raise ValueError("forget: no images to forget; fold them into fresh moments first (init, update)")
+    if left < 2:
+        raise ValueError(f"forget: {left:g} of {float(moments.count):g} images would be left; a fit needs 2 or more")
+    after = _forget(moments, gone)
+    before, now = (np.asarray(_diagonal(one.moments.scatter)) for one in (moments, after))
+    rounding = before.max(axis=-1) * np.finfo(np.float32).eps / 2
+    if not (now >= -64 * rounding[:, None]).all():
+        raise ValueError("forget: the moments hold less variance than the images to forget; those were never folded in")
+    if rounding.max() / (left - 1) > _LOST * moments.config.ridge:
+        raise FloatingPointError(
+            f"forget: {left:g} of {float(moments.count):g} images would be left, and rounding would outweigh their "
+            "variance; fit anew on the images to keep"
+        )
+    return after
+
+
+def finalize(
+    backbone: Backbone, moments: PadimMoments, *, solver: Solver = DEFAULT_SOLVER, donate: bool = False
+) -> Padim:
     """Turn moments into a model: ``Σ = C / (n - 1) + ε I`` and its Cholesky factor at every position.
 
     Works for n ≤ d too, where ε alone makes Σ definite (PaDiM section III-B). A program of your own must not
@@ -180,16 +150,22 @@ def finalize(backbone: Backbone, moments: PadimMoments, *, solver: Solver = DEFA
       moments: of two images or more.
       solver: how the model will score: "inverse-factor" (one product per position, prepared here) or
         "triangular-solve"; see :func:`with_solver`.
+      donate: use the moments up, which saves the room of a second state.
 
     Raises:
       ValueError: fewer than two images, or another backbone.
       FloatingPointError: naming positions whose covariance could not be factored. (Neither can be
         raised inside ``jit``, where such models hold non-finite numbers: finalize outside, or check.)
     """
-    _check_solver("finalize", solver)
-    _check_backbone("finalize", backbone, moments.embedding)
+    check_solver("finalize", solver)
+    check_backbone("finalize", backbone, moments.embedding)
     _check_count(moments)
-    return _finalized(backbone, moments, solver, donate=False)
+    factor = _factor_donating if donate else _factor
+    rest = replace(moments.moments, scatter=jnp.zeros(0))  # apart from what may be given away
+    fitted = alone(factor, moments.moments.scatter, rest, moments.config.ridge, solver)
+    return _checked(
+        Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
+    )
 
 
 def fit(
@@ -215,77 +191,62 @@ def fit(
       TypeError, ValueError, FloatingPointError: as the three functions it calls; fewer than two images;
         principal components asked for on batches that can be read only once.
     """
-    _check_solver("fit", solver)
+    check_solver("fit", solver)
     config = PadimConfig() if config is None else config
     projection = None
     if config.projection == "principal-components":
         if iter(batches) is batches:
             raise ValueError("fit: principal components take two passes; give a list, or an iterable that starts anew")
-        projection = principal_components(backbone, draw_embedding(backbone, config), _padded(batches, config))
+        projection = principal_components(backbone, draw_embedding(backbone, config), padded("fit", batches, config))
     moments = init(backbone, config, projection=projection)
-    for images, valid in _padded(batches, config):
-        jax.block_until_ready(moments)  # one batch in flight: a fast reader must not queue up images
-        moments = _update_donating(backbone, moments, images, valid)
-    _check_count(moments)
-    return _finalized(backbone, moments, solver, donate=True)
+    for later in accumulate(backbone, moments, batches):
+        moments = later
+    return finalize(backbone, moments, solver=solver, donate=True)
 
 
-def score(model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"]) -> Scores:
-    """Score images: a map of Mahalanobis distances each, and its maximum.
-
-    ``M(x_p) = sqrt((x_p - μ_p)ᵀ Σ_p⁻¹ (x_p - μ_p))`` at each position p (PaDiM equation 2), upsampled to
-    the crop and blurred by ``config.sigma``.
+def accumulate(
+    backbone: Backbone,
+    moments: PadimMoments,
+    batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
+    *,
+    half_life: float | None = None,
+) -> Iterator[PadimMoments]:
+    """Fold batches in one after the other, in place: :func:`update` without a copy of the state.
 
     Args:
-      model: from :func:`fit`, :func:`finalize` or :func:`load`.
-      images: uint8 RGB of ``config.crop_size``; any n, 0 too.
+      backbone: the one given to :func:`init`.
+      moments: to start from; used up.
+      batches: uint8 RGB arrays (n, height, width, 3) of ``config.crop_size``; n may vary.
+      half_life: as of :func:`update`.
+
+    Yields:
+      The moments after each batch, good until the next is asked for.
 
     Raises:
-      TypeError: images that are not uint8.
-      ValueError: another shape.
+      TypeError, ValueError: as :func:`update`.
     """
-    _check_images("score", images, model.config)
-    if len(images) == 0:
-        return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)))
-    if isinstance(model.gaussian, Gaussian):
-        return _alone(_score, model, jnp.asarray(images))
-    return _score(model, jnp.asarray(images))
+    check_backbone("fit", backbone, moments.embedding)
+    half = _half_life("fit", half_life)
+    for images, valid in padded("fit", batches, moments.config):
+        moments = _update_donating(backbone, moments, images, valid, half)
+        yield jax.block_until_ready(moments)  # one batch in flight: a fast reader must not queue up images
 
 
-def with_solver(model: Padim, solver: Solver) -> Padim:
-    """The same model, scoring by ``solver``; the two paths agree to rounding.
-
-    "triangular-solve" keeps L and solves ``L z = x - μ``, vmapped over positions; "inverse-factor"
-    keeps L⁻ᵀ and multiplies.
-
-    Raises:
-      ValueError: unknown solver.
-    """
-    _check_solver("with_solver", solver)
-    return replace(model, gaussian=_alone(_with_solver, model.gaussian, solver))
-
-
-def _update_pure(backbone: Backbone, state: PadimMoments, images: Array, valid: Array) -> PadimMoments:
+def _update_pure(
+    backbone: Backbone, state: PadimMoments, images: Array, valid: Array, half_life: Array | None
+) -> PadimMoments:
     x = embed(backbone, state.embedding, images, state.projection)
-    return replace(state, moments=gaussian.update(state.moments, x, valid))
+    if half_life is None:
+        return replace(state, moments=gaussian.update(state.moments, x, valid))
+    counts = valid.astype(jnp.float32)
+    total = jnp.sum(counts)
+    weights = counts * jnp.exp2((jnp.cumsum(counts) - total) / half_life)
+    faded = gaussian.decay(state.moments, jnp.exp2(-total / half_life))
+    return replace(state, moments=gaussian.update(faded, x, weights))
 
 
 def _factor_pure(scatter: Array, rest: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
     return gaussian.finalize(replace(rest, scatter=scatter), ridge, solver)
-
-
-def _padded(
-    batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]], config: PadimConfig
-) -> Iterator[tuple[Array, Array]]:
-    """Checked batches, each filled up to the largest so far, and which of their images count."""
-    largest = 0
-    for batch in batches:
-        _check_images("fit", batch, config)
-        if len(batch) == 0:
-            continue
-        largest = max(largest, len(batch))
-        padding = [(0, largest - len(batch)), (0, 0), (0, 0), (0, 0)]
-        yield jnp.asarray(np.pad(batch, padding) if len(batch) < largest else batch), jnp.arange(largest) < len(batch)
 
 
 _update = jax.jit(_update_pure)
@@ -293,14 +254,6 @@ _update_donating = jax.jit(_update_pure, donate_argnames="state")
 _factor = jax.jit(_factor_pure, static_argnames=("ridge", "solver"))
 _factor_donating = jax.jit(_factor_pure, static_argnames=("ridge", "solver"), donate_argnames="scatter")
 _is_finite = jax.jit(gaussian.is_finite)
-_with_solver = jax.jit(gaussian.with_solver, static_argnames="solver")
-
-
-def _finalized(backbone: Backbone, state: PadimMoments, solver: Solver, *, donate: bool) -> Padim:
-    factor = _factor_donating if donate else _factor
-    rest = replace(state.moments, scatter=jnp.zeros(0))  # apart from what may be given away
-    fitted = _alone(factor, state.moments.scatter, rest, state.config.ridge, solver)
-    return _checked(Padim(backbone, fitted, state.count, state.config, state.embedding, state.projection))
 
 
 @jax.jit
@@ -309,31 +262,31 @@ def _merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
 
 
 @jax.jit
-def _score(model: Padim, images: Array) -> Scores:
-    x = embed(model.backbone, model.embedding, images, model.projection)
-    distances = gaussian.mahalanobis(model.gaussian, x).T.reshape(len(images), *model.embedding.grid)
-    maps = anomaly_map(distances, model.config.crop, model.config.sigma, model.config.interpolation)
-    return Scores(image_score(maps), maps)
+def _forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
+    return replace(moments, moments=gaussian.forget(moments.moments, gone.moments))
 
 
-def _alone(function: Callable[..., T], *arguments: object) -> T:
-    """``function(*arguments)``, waited for, while no other thread is in here."""
-    with _lapack:
-        return jax.block_until_ready(function(*arguments))
+@jax.jit
+def _diagonal(scatter: Array) -> Array:
+    return jnp.diagonal(scatter, axis1=1, axis2=2)
 
 
-def _check_images(call: str, images: Array | np.ndarray, config: PadimConfig) -> None:
-    dtype = getattr(images, "dtype", type(images).__name__)
-    if dtype != np.uint8:
-        raise TypeError(f"{call}: images must be a uint8 array of RGB (0 to 255), got {dtype}; convert them first")
-    if images.ndim != 4 or images.shape[1:] != (*config.crop, 3):
-        wanted = ", ".join(map(str, ("n", *config.crop, 3)))
-        smaller = images.ndim == 4 and any(a < b for a, b in zip(images.shape[1:3], config.crop, strict=True))
-        hint = "smaller than the crop: " if smaller else ""
-        raise ValueError(
-            f"{call}: images are {hint}{tuple(images.shape)}, wanted ({wanted}) by crop_size={config.crop}; "
-            "resize and crop them first (padim_jax.data does), or set crop_size"
-        )
+def _check_alike(call: str, a: PadimMoments, b: PadimMoments) -> None:
+    found = "; ".join(filter(None, (differences(a.config, b.config), differences(a.embedding, b.embedding))))
+    if found:
+        raise ValueError(f"{call}: the two were not fitted alike ({found}); only like moments can be combined")
+    if a.projection is not None and b.projection is not None and not is_traced(a.projection, b.projection):
+        apart = float(np.abs(np.asarray(a.projection) - np.asarray(b.projection)).max())
+        if not apart < PROJECTION_TOLERANCE:
+            raise ValueError(f"{call}: the projections differ by up to {apart:.2g}; begin both fits with the same one")
+
+
+def _half_life(call: str, images: float | None) -> Array | None:
+    if images is None:
+        return None
+    if not 0 < images < np.inf:
+        raise ValueError(f"{call}: half_life={images!r}, wanted a positive number of images, or None")
+    return jnp.asarray(images, jnp.float32)
 
 
 def _check_valid(valid: Array | np.ndarray, n: int) -> Array:
@@ -342,32 +295,15 @@ def _check_valid(valid: Array | np.ndarray, n: int) -> Array:
     return jnp.asarray(valid)
 
 
-def _check_backbone(call: str, backbone: Backbone, embedding: Embedding) -> None:
-    if (backbone.spec.name, backbone.weights_digest) != (embedding.backbone, embedding.weights_digest):
-        raise ValueError(
-            f"{call}: backbone {backbone.spec.name} (weights {backbone.weights_digest[:8]}) is not the one the moments "
-            f"were begun with, {embedding.backbone} (weights {embedding.weights_digest[:8]})"
-        )
-
-
-def _check_solver(call: str, solver: str) -> None:
-    if solver not in get_args(Solver):
-        raise ValueError(f"{call}: solver={solver!r}, wanted one of {', '.join(get_args(Solver))}")
-
-
-def _is_traced(*arrays: Array) -> bool:
-    return any(isinstance(array, Tracer) for array in arrays)
-
-
 def _check_count(moments: PadimMoments) -> None:
-    if not _is_traced(moments.count) and moments.count < 2:
+    if not is_traced(moments.count) and moments.count < 2:
         raise ValueError(
             f"finalize: {int(moments.count)} images give no covariance (its divisor is n - 1); fit on 2 or more"
         )
 
 
 def _checked(model: Padim) -> Padim:
-    if _is_traced(model.count):
+    if is_traced(model.count):
         return model
     good = np.asarray(_is_finite(model.gaussian))
     if not good.all():

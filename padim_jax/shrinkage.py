@@ -37,11 +37,12 @@ def init(n_positions: int, n_channels: int) -> HigherMoments:
     return HigherMoments(next(numbers), jnp.zeros((n_positions, n_channels), jnp.float32), next(numbers))
 
 
-def of_rows(rows: Float[Array, "p n d"]) -> HigherMoments:
-    """Higher moments of rows that are already centred; rows of zeros do not count."""
+def of_rows(rows: Float[Array, "p n d"], weights: Float[Array, " n"]) -> HigherMoments:
+    """Higher moments of rows that are already centred, each counted ``weights`` times."""
     squared = jnp.sum(rows**2, axis=-1)
-    third = jnp.sum(squared[..., None] * rows, axis=1)
-    return HigherMoments(jnp.sum(squared, axis=-1), third, jnp.sum(squared**2, axis=-1))
+    weighted = squared * weights[None]
+    third = jnp.sum(weighted[..., None] * rows, axis=1)
+    return HigherMoments(jnp.sum(weighted, axis=-1), third, jnp.sum(weighted * squared, axis=-1))
 
 
 def product(scatter: Float[Array, "p d d"], s: Float[Array, "p d"]) -> Float[Array, "p d"]:

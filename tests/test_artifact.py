@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax import artifact
+from padim_jax import artifact, storage
 from tests.conftest import SMALL, images
 
 
@@ -58,7 +58,7 @@ def test_scores_in_a_new_process_without_the_weights_file(tmp_path: Path) -> Non
 
 def test_manifest_says_what_the_model_is(saved: Path) -> None:
     manifest = json.loads((saved / "model.json").read_text())
-    assert manifest["schema"] == artifact.SCHEMA
+    assert manifest["schema"] == storage.SCHEMA
     assert manifest["config"]["crop_size"] == [32, 48]
     assert manifest["embedding"]["backbone"] == "efficientnet_lite0"
     assert {"padim-jax", "jax", "flax", "orbax-checkpoint", "numpy", "python"} == set(manifest["versions"])
@@ -134,7 +134,7 @@ def _grid_of_floats(saved: Path) -> None:
         (lambda p: (p / "model.json").write_text('{"format": '), "is damaged"),
         (lambda p: (p / "model.json").write_bytes(b"\xff\xfe\x00"), "is damaged"),
         (lambda p: (p / "model.json").write_text("[]"), "does not describe a padim_jax model"),
-        (lambda p: _edit(p, schema=99), "has schema 99, this version reads up to 2.*upgrade"),
+        (lambda p: _edit(p, schema=99), "has schema 99, this version reads up to 3.*upgrade"),
         (lambda p: _edit(p, schema="1"), "has schema '1'"),
         (lambda p: _edit(p, config={"n_channels": -1}), "is damaged.*n_channels=-1"),
         (lambda p: _edit(p, config={"stranger": 1}), "is damaged.*stranger"),
@@ -193,7 +193,7 @@ def test_a_failed_save_leaves_the_old_model(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(artifact, "write_atomically", full)
+    monkeypatch.setattr(storage, "write_atomically", full)
     with pytest.raises(OSError, match="No space left"):
         padim.save(padim.with_solver(small_model, "triangular-solve"), saved)
     assert sorted(saved.rglob("*")) == before
@@ -203,13 +203,13 @@ def test_a_failed_save_leaves_the_old_model(
 def test_an_interrupt_after_the_rename_leaves_the_new_model(
     saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = artifact.write_atomically
+    write = storage.write_atomically
 
     def interrupted(path: Path, data: bytes) -> None:
         write(path, data)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifact, "write_atomically", interrupted)
+    monkeypatch.setattr(storage, "write_atomically", interrupted)
     with pytest.raises(KeyboardInterrupt):
         padim.save(padim.with_solver(small_model, "triangular-solve"), saved)
     assert hasattr(padim.load(saved).gaussian, "factor")
@@ -217,7 +217,7 @@ def test_an_interrupt_after_the_rename_leaves_the_new_model(
 
 
 def test_loading_while_it_is_replaced(saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, seen = artifact._manifest, []
+    read, seen = artifact.read_manifest, []
 
     def replaced_after_reading(folder: Path) -> dict:
         manifest = read(folder)
@@ -226,7 +226,7 @@ def test_loading_while_it_is_replaced(saved: Path, small_model: padim.Padim, mon
             padim.save(padim.with_solver(small_model, "triangular-solve"), folder)
         return manifest
 
-    monkeypatch.setattr(artifact, "_manifest", replaced_after_reading)
+    monkeypatch.setattr(artifact, "read_manifest", replaced_after_reading)
     assert hasattr(padim.load(saved).gaussian, "factor")
 
 

@@ -33,10 +33,17 @@ ROOMS = [
     "padim_jax.embedding",
     "padim_jax.shrinkage",
     "padim_jax.gaussian",
+    "padim_jax.forms",
+    "padim_jax.leave_one_out",
     "padim_jax.projection",
     "padim_jax.anomaly_map",
+    "padim_jax.calibration",
+    "padim_jax.model",
+    "padim_jax.boundary",
     "padim_jax.padim",
+    "padim_jax.scoring",
     "padim_jax.presets",
+    "padim_jax.storage",
     "padim_jax.artifact",
     "padim_jax.data.image",
     "padim_jax.data.folder",
@@ -139,7 +146,9 @@ def test_import_stays_light(modules: str, heavy: tuple[str, ...]) -> None:
 
 def test_root_is_pinned() -> None:
     assert padim_jax.__all__ == [
-        "BACKBONES", "ArtifactError", "Backbone", "Padim", "PadimConfig", "PadimMoments", "Scores", "extract", "finalize",
-        "fit", "init", "load", "load_backbone", "merge", "save", "score", "update", "with_solver",
+        "BACKBONES", "ArtifactError", "Backbone", "Calibration", "Padim", "PadimConfig", "PadimMoments", "Scores",
+        "Updatable", "accumulate", "calibrate", "extract", "finalize", "fit", "forget", "init", "load", "load_backbone",
+        "load_updatable", "merge",
+        "save", "save_updatable", "score", "update", "with_roi", "with_solver",
     ]  # fmt: skip
     assert all(hasattr(padim_jax, name) for name in padim_jax.__all__)

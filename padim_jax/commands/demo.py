@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
-from padim_jax.artifact import check_writable, save
+from padim_jax.artifact import save
 from padim_jax.backbones import load_backbone
 from padim_jax.commands.terminal import batch_option, debug_option, progress_bar
 from padim_jax.config import PadimConfig
 from padim_jax.demo import demo_split
 from padim_jax.files import ResultSpool, fit_files, score_files, write_heatmap
+from padim_jax.storage import check_writable
 
 
 @click.command("demo")

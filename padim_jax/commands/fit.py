@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from padim_jax.artifact import check_writable, save
+from padim_jax.artifact import save
 from padim_jax.backbones import BACKBONES, load_backbone
 from padim_jax.commands.terminal import (
     Size,
@@ -25,6 +25,7 @@ from padim_jax.data import UnreadableImage, find_images
 from padim_jax.embedding import draw_embedding
 from padim_jax.files import fit_files
 from padim_jax.presets import preset
+from padim_jax.storage import check_writable
 
 
 def _setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:

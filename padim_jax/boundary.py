@@ -1,0 +1,76 @@
+"""The host boundary: what callers pass in is checked here, in words, before jitted code sees it."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, UInt8
+
+from padim_jax.backbones import Backbone
+from padim_jax.config import PadimConfig
+from padim_jax.embedding import Embedding
+from padim_jax.gaussian import Solver
+
+T = TypeVar("T")
+
+# jaxlib's CPU client can hang when LAPACK calls of two programs run side by side (see gaussian._chunk)
+_lapack = threading.Lock()
+
+
+def alone(function: Callable[..., T], *arguments: object) -> T:
+    """``function(*arguments)``, waited for, while no other thread is in here."""
+    with _lapack:
+        return jax.block_until_ready(function(*arguments))
+
+
+def padded(
+    call: str, batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]], config: PadimConfig
+) -> Iterator[tuple[Array, Array]]:
+    """Checked batches, each filled up to the largest so far, and which of their images count."""
+    largest = 0
+    for batch in batches:
+        check_images(call, batch, config)
+        if len(batch) == 0:
+            continue
+        largest = max(largest, len(batch))
+        padding = [(0, largest - len(batch)), (0, 0), (0, 0), (0, 0)]
+        yield jnp.asarray(np.pad(batch, padding) if len(batch) < largest else batch), jnp.arange(largest) < len(batch)
+
+
+def is_traced(*arrays: Array) -> bool:
+    """Whether any is a placeholder under ``jit`` or ``vmap``, of which nothing can be checked."""
+    return any(isinstance(array, Tracer) for array in arrays)
+
+
+def check_images(call: str, images: Array | np.ndarray, config: PadimConfig) -> None:
+    """Raise unless ``images`` are uint8 RGB of the crop's size."""
+    dtype = getattr(images, "dtype", type(images).__name__)
+    if dtype != np.uint8:
+        raise TypeError(f"{call}: images must be a uint8 array of RGB (0 to 255), got {dtype}; convert them first")
+    if images.ndim != 4 or images.shape[1:] != (*config.crop, 3):
+        wanted = ", ".join(map(str, ("n", *config.crop, 3)))
+        smaller = images.ndim == 4 and any(a < b for a, b in zip(images.shape[1:3], config.crop, strict=True))
+        hint = "smaller than the crop: " if smaller else ""
+        raise ValueError(
+            f"{call}: images are {hint}{tuple(images.shape)}, wanted ({wanted}) by crop_size={config.crop}; "
+            "resize and crop them first (padim_jax.data does), or set crop_size"
+        )
+
+
+def check_backbone(call: str, backbone: Backbone, embedding: Embedding) -> None:
+    """Raise ``ValueError`` unless ``backbone`` is the network that ``embedding`` was drawn for."""
+    if (backbone.spec.name, backbone.weights_digest) != (embedding.backbone, embedding.weights_digest):
+        raise ValueError(
+            f"{call}: backbone {backbone.spec.name} (weights {backbone.weights_digest[:8]}) is not the one the moments "
+            f"were begun with, {embedding.backbone} (weights {embedding.weights_digest[:8]})"
+        )
+
+
+def check_solver(call: str, solver: str) -> None:
+    """Raise ``ValueError`` unless ``solver`` is one there is."""
+    if solver not in get_args(Solver):
+        raise ValueError(f"{call}: solver={solver!r}, wanted one of {', '.join(get_args(Solver))}")

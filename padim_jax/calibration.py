@@ -1,0 +1,160 @@
+"""What good images score: p-values, thresholds for a stated false-alarm rate, and a fixed colour scale.
+
+The calibration scores s_1 … s_n are those of good images that the model does not know: held out from the fit, or
+each left out of it in turn (:mod:`padim_jax.leave_one_out`). A new image of score s gets
+``p = (1 + #{i: s_i ≥ s}) / (n + 1)``. Of held-out images that is the split-conformal p-value: a good new image gets
+p ≤ α with a probability of at most α, whatever the distribution, as long as it and they are exchangeable (Vovk,
+Gammerman & Shafer 2005). Left-out images give the jackknife's: each score comes from a model of one image less, so
+the same holds only about, as far as one image changes the model little; no bound covers every distribution (Barber
+et al., arXiv 1905.02928).
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+Method = Literal["leave-one-out", "held-out"]
+
+FALSE_ALARM_RATE = 0.01
+PIXEL_RATE = 0.001
+_SHIFT = 14  # low bits of a float32 that the histogram drops: bins 2⁻⁹ of their value wide
+_FIRST, _LAST = (int(np.float32(edge).view(np.int32)) >> _SHIFT for edge in (2.0**-10, 2.0**20))
+BINS = _LAST - _FIRST
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of good images, and what follows from them; all in units of distance, not squared.
+
+    Attributes:
+      scores: float32 (n,), ascending image scores of good images.
+      pixels: float32 (BINS,), how many of their maps' pixels lie in each bin of distance; see :class:`Histogram`.
+      threshold: float32 (), images that score more are anomalous.
+      pixel_threshold: float32 (), pixels above it are marked.
+      colour_scale: float32 (2,), distances at the ends of a heat map's colours: the good pixels' median, and as far
+        above the threshold as that is below it.
+      method: where the scores come from; static.
+      false_alarm_rate: asked for, in (0, 1); static. See :attr:`attained_rate`.
+      pixel_rate: share of good images' pixels above ``pixel_threshold``; static.
+    """
+
+    scores: Float[Array, " n"]
+    pixels: Float[Array, " bins"]
+    threshold: Float[Array, ""]
+    pixel_threshold: Float[Array, ""]
+    colour_scale: Float[Array, " 2"]
+    method: Method = field(metadata={"static": True})
+    false_alarm_rate: float = field(metadata={"static": True})
+    pixel_rate: float = field(metadata={"static": True})
+
+    @property
+    def attained_rate(self) -> float:
+        """``k / (n + 1)`` where the threshold is the k-th largest score: ``false_alarm_rate`` rounded down to it.
+
+        It is above ``false_alarm_rate`` only where ``n + 1 < 1 / false_alarm_rate``, which n scores can't resolve:
+        then the threshold is the largest score.
+        """
+        return _rank(len(self.scores), self.false_alarm_rate) / (len(self.scores) + 1)
+
+    @property
+    def images_wanted(self) -> int:
+        """Fewest images for which the threshold attains ``false_alarm_rate``."""
+        return math.ceil(1 / self.false_alarm_rate - 1e-9) - 1
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Interval in which the false-alarm rate of this very threshold lies with ``confidence``.
+
+        Over draws of n calibration scores, the rate beyond the k-th largest follows Beta(k, n + 1 - k)
+        (order statistics of independent, continuous scores).
+        """
+        from scipy.stats import beta
+
+        n, tail = len(self.scores), (1 - confidence) / 2
+        k = _rank(n, self.false_alarm_rate)
+        low, high = beta.ppf([tail, 1 - tail], k, n + 1 - k)
+        return float(low), float(high)
+
+
+class Histogram:
+    """Counts of distances that can be merged, in bins as wide as 2⁻⁹ of their value, from 2⁻¹⁰ to 2²⁰."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(BINS, np.int64)
+
+    def add(self, distances: Float[np.ndarray, "*shape"]) -> None:
+        """Take distances in; what lies beyond the ends counts as in the outermost bins."""
+        # the order of non-negative floats is that of their bits
+        bins = (np.maximum(distances, 0).astype(np.float32).view(np.int32) >> _SHIFT) - _FIRST
+        self.counts += np.bincount(np.clip(bins, 0, BINS - 1).ravel(), minlength=BINS)
+
+
+def calibration(
+    scores: Float[np.ndarray, " n"],
+    pixels: Float[np.ndarray, " bins"],
+    method: Method,
+    false_alarm_rate: float = FALSE_ALARM_RATE,
+    pixel_rate: float = PIXEL_RATE,
+) -> Calibration:
+    """Calibration from good images' scores and the histogram of their pixels.
+
+    The threshold is the k-th largest score, ``k = max(1, floor(α (n + 1)))``: a score above it is one with p ≤ α, or,
+    where n is too small for any, one above all. The pixel threshold is the least bin edge with at most a share of
+    ``pixel_rate`` above; pixels of one image hang together, so that share is a mean over images and nothing is said
+    of a single one.
+
+    Raises:
+      ValueError: no scores, scores that are not finite, or a rate outside (0, 1).
+    """
+    for name, rate in (("false_alarm_rate", false_alarm_rate), ("pixel_rate", pixel_rate)):
+        if not 0 < rate < 1:
+            raise ValueError(f"calibrate: {name}={rate!r}, wanted a number above 0 and below 1")
+    scores = np.sort(np.asarray(scores, np.float32))
+    if len(scores) == 0 or not np.isfinite(scores).all():
+        raise ValueError("calibrate: wanted finite scores of at least one good image")
+    threshold = scores[len(scores) - _rank(len(scores), false_alarm_rate)]
+    edge, median = _quantile(pixels, pixel_rate), _quantile(pixels, 0.5)
+    return Calibration(
+        scores=jnp.asarray(scores),
+        pixels=jnp.asarray(pixels, jnp.float32),
+        threshold=jnp.asarray(threshold),
+        pixel_threshold=jnp.asarray(edge, jnp.float32),
+        colour_scale=jnp.asarray([median, 2 * threshold - median], jnp.float32),
+        method=method,
+        false_alarm_rate=float(false_alarm_rate),
+        pixel_rate=float(pixel_rate),
+    )
+
+
+def at_rates(known: Calibration, false_alarm_rate: float, pixel_rate: float) -> Calibration:
+    """The same scores with thresholds for other rates."""
+    scores, pixels = np.asarray(known.scores), np.asarray(known.pixels)
+    return calibration(scores, pixels, known.method, false_alarm_rate, pixel_rate)
+
+
+def p_values(known: Calibration, scores: Float[Array, " m"]) -> Float[Array, " m"]:
+    """``p = (1 + #{i: s_i ≥ s}) / (n + 1)`` of each score s, in (0, 1]; small is anomalous."""
+    n = len(known.scores)
+    return (1 + n - jnp.searchsorted(known.scores, scores, side="left")) / jnp.asarray(n + 1, jnp.float32)
+
+
+def is_anomalous(known: Calibration, scores: Float[Array, " m"]) -> Bool[Array, " m"]:
+    """Which scores lie above the threshold; those that are not finite count as above."""
+    return ~(scores <= known.threshold)
+
+
+def _rank(n: int, rate: float) -> int:
+    return max(1, math.floor(rate * (n + 1) + 1e-9))  # 0.05 * 20 must not fall short of 1
+
+
+def _quantile(counts: Float[np.ndarray, " bins"], rate: float) -> float:
+    """Least upper edge of a bin with at most a share of ``rate`` of the counts above it."""
+    counts = np.asarray(counts, np.float64)
+    above = counts[::-1].cumsum()[::-1] - counts  # beyond each bin
+    index = int(np.argmax(above <= rate * counts.sum()))
+    return float(np.array((_FIRST + index + 1) << _SHIFT, np.int32).view(np.float32))

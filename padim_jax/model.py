@@ -1,0 +1,83 @@
+"""The records of the method: a fit under way, a fitted model, what it says of images."""
+
+from dataclasses import dataclass, field
+
+import jax
+from jaxtyping import Array, Bool, Float
+
+from padim_jax.backbones import Backbone
+from padim_jax.calibration import Calibration
+from padim_jax.config import PadimConfig
+from padim_jax.embedding import Embedding
+from padim_jax.gaussian import Gaussian, Moments, WhitenedGaussian
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PadimMoments:
+    """A fit under way: the moments, with what they are moments of.
+
+    Attributes:
+      moments: arrays, the leaves of this pytree.
+      config: the settings; static.
+      embedding: the channels drawn, the grid, the weights' digest; static.
+      projection: float32 (c, d), what all channels are multiplied with; None for random channels.
+    """
+
+    moments: Moments
+    config: PadimConfig = field(metadata={"static": True})
+    embedding: Embedding = field(metadata={"static": True})
+    projection: Float[Array, "c d"] | None = None
+
+    @property
+    def count(self) -> Float[Array, ""]:
+        """Images folded in so far."""
+        return self.moments.count
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Padim:
+    """A fitted model: everything that scoring needs.
+
+    Attributes:
+      backbone: the frozen network.
+      gaussian: one N(μ, Σ) per position, as factors or as inverse factors.
+      count: float32 (), images it was fitted on, or the sum of their weights.
+      config: the settings; static.
+      embedding: channels, grid, weights' digest; static.
+      projection: float32 (c, d), what all channels are multiplied with; None for random channels.
+      calibration: what good images score, from :func:`padim_jax.calibrate`; None before.
+      roi: bool (height, width) at crop size, the region of interest: maps are 0 outside; None for everywhere.
+    """
+
+    backbone: Backbone
+    gaussian: Gaussian | WhitenedGaussian
+    count: Float[Array, ""]
+    config: PadimConfig = field(metadata={"static": True})
+    embedding: Embedding = field(metadata={"static": True})
+    projection: Float[Array, "c d"] | None = None
+    calibration: Calibration | None = None
+    roi: Bool[Array, "height width"] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Scores:
+    """What the model says of n images.
+
+    Scores and maps are in units of Mahalanobis distance, not squared, and 0 or more, but that bicubic interpolation
+    undershoots beside steep edges of a map.
+
+    Attributes:
+      image_score: float32 (n,), the maximum of each map: whether.
+      anomaly_map: float32 (n, height, width) at crop size: where.
+      p_value: float32 (n,), in (0, 1]: how rarely a good image scores as much (:mod:`padim_jax.calibration`);
+        None where the model is not calibrated.
+      anomalous: bool (n,), the verdict: whether the score is above the calibration's threshold; None likewise.
+    """
+
+    image_score: Float[Array, " n"]
+    anomaly_map: Float[Array, "n height width"]
+    p_value: Float[Array, " n"] | None = None
+    anomalous: Bool[Array, " n"] | None = None

@@ -1,0 +1,219 @@
+"""Scoring with a fitted model, and what has to be known for it: solver, region of interest, calibration."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from padim_jax import calibration, gaussian
+from padim_jax.anomaly_map import anomaly_map, image_score
+from padim_jax.boundary import alone, check_images, check_solver, padded
+from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
+from padim_jax.embedding import embed
+from padim_jax.gaussian import Gaussian, Solver, WhitenedGaussian
+from padim_jax.leave_one_out import leave_one_out
+from padim_jax.model import Padim, Scores
+
+
+def score(model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"]) -> Scores:
+    """Score images: a map of Mahalanobis distances each, and its maximum.
+
+    ``M(x_p) = sqrt((x_p - μ_p)ᵀ Σ_p⁻¹ (x_p - μ_p))`` at each position p (PaDiM equation 2), upsampled to
+    the crop and blurred by ``config.sigma``.
+
+    A calibrated model (:func:`calibrate`) gives a p-value and a verdict too.
+
+    Args:
+      model: from :func:`fit`, :func:`finalize` or :func:`load`.
+      images: uint8 RGB of ``config.crop_size``; any n, 0 too.
+
+    Raises:
+      TypeError: images that are not uint8.
+      ValueError: another shape.
+    """
+    check_images("score", images, model.config)
+    if len(images) == 0:
+        known = () if model.calibration is None else (jnp.zeros(0), jnp.zeros(0, bool))
+        return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)), *known)
+    return _run(model, jnp.asarray(images))
+
+
+def with_solver(model: Padim, solver: Solver) -> Padim:
+    """The same model, scoring by ``solver``; the two paths agree to rounding.
+
+    "triangular-solve" keeps L and solves ``L z = x - μ``, vmapped over positions; "inverse-factor"
+    keeps L⁻ᵀ and multiplies.
+
+    Raises:
+      ValueError: unknown solver.
+    """
+    check_solver("with_solver", solver)
+    return replace(model, gaussian=alone(_with_solver, model.gaussian, solver))
+
+
+def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None) -> Padim:
+    """The same model looking only inside a region of interest: its maps are 0 elsewhere.
+
+    Cells of the grid that lie outside altogether do not count before the blur either, so that they don't shine in.
+
+    Args:
+      model: any; one that is calibrated loses its calibration, which was made with another region.
+      roi: True where to look, at crop size; None for everywhere.
+
+    Raises:
+      ValueError: another shape or type, or nothing to look at.
+    """
+    if roi is not None:
+        if roi.shape != model.config.crop or roi.dtype != bool:
+            raise ValueError(
+                f"with_roi: roi is {roi.dtype} {tuple(roi.shape)}, wanted bool {model.config.crop}, the crop's size"
+            )
+        if not np.asarray(roi).any():
+            raise ValueError("with_roi: the region of interest is empty; mark where to look")
+        roi = jnp.asarray(roi)
+    return replace(model, roi=roi, calibration=None)
+
+
+def calibrate(
+    model: Padim,
+    batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
+    *,
+    held_out: bool = False,
+    partial: bool = False,
+    weights: Iterable[float] | None = None,
+    false_alarm_rate: float = FALSE_ALARM_RATE,
+    pixel_rate: float = PIXEL_RATE,
+) -> Padim:
+    """Calibrate on good images alone, so that scores come with p-values and verdicts.
+
+    The images it was fitted on are each scored by the model of all the others, exactly and without refits
+    (:func:`padim_jax.leave_one_out.leave_one_out`), map and maximum included; works for n ≤ d. With a Ledoit-Wolf
+    covariance the coefficient ρ stays that of all images. :mod:`padim_jax.calibration` says what each way guarantees.
+
+    Args:
+      model: as :func:`fit` or :func:`finalize` gives it, or loaded.
+      batches: the good images it was fitted on, in any order and batches, read once; memory stays flat.
+      held_out: they are other good images instead, which the model was not fitted on.
+      partial: they are some of those it was fitted on, not all.
+      weights: of the images in order, where they were not fitted with weight 1.
+      false_alarm_rate: share of good images that may be called anomalous, in (0, 1).
+      pixel_rate: share of good images' pixels that may be marked, in (0, 1).
+
+    Raises:
+      TypeError, ValueError: images as :func:`score`; a rate outside (0, 1); leave-one-out of other images than the
+        model was fitted on, of fewer than 3, or from a model that can't tell (compacted to low rank).
+      FloatingPointError: a score that is not finite.
+    """
+    fitted = None if held_out else _for_leave_one_out(model)
+    given = iter(weights) if weights is not None else None
+    histogram, scores = Histogram(), list[np.ndarray]()
+    total, moved = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
+    for images, valid in padded("calibrate", batches, model.config):
+        n = int(valid.sum())
+        share = np.zeros(len(images), np.float32)
+        share[:n] = 1 if given is None else [next(given) for _ in range(n)]
+        if fitted is None:
+            found, shift = _run(model, images), None
+        else:
+            found, shift = alone(_leave_one_out, fitted, images, share)
+        values, maps = np.asarray(found.image_score)[:n], np.asarray(found.anomaly_map)[:n]
+        if not np.isfinite(values).all():
+            _refuse(fitted is None, len(scores), model)
+        scores.extend(values)
+        histogram.add(maps if model.roi is None else maps[:, np.asarray(model.roi)])
+        total += share.sum(dtype=np.float64)
+        moved = moved if shift is None else moved + np.asarray(shift, np.float64)
+    if fitted is not None:
+        _check_fitted(fitted, total, moved, partial)
+    method = "held-out" if held_out else "leave-one-out"
+    known = calibration.calibration(np.asarray(scores), histogram.counts, method, false_alarm_rate, pixel_rate)
+    return replace(model, calibration=known)
+
+
+_with_solver = jax.jit(gaussian.with_solver, static_argnames="solver")
+
+
+def _run(model: Padim, images: Array) -> Scores:
+    if isinstance(model.gaussian, Gaussian):
+        return alone(_score, model, images)
+    return _score(model, images)
+
+
+@jax.jit
+def _score(model: Padim, images: Array) -> Scores:
+    x = embed(model.backbone, model.embedding, images, model.projection)
+    scores = _scores(model, gaussian.mahalanobis(model.gaussian, x))
+    if model.calibration is None:
+        return scores
+    values = scores.image_score
+    p, verdict = calibration.p_values(model.calibration, values), calibration.is_anomalous(model.calibration, values)
+    return replace(scores, p_value=p, anomalous=verdict)
+
+
+@jax.jit
+def _leave_one_out(model: Padim, images: Array, weights: Array) -> tuple[Scores, Array]:
+    """Scores by the models of all others, and Σ w (x - μ), which is 0 over all images fitted on."""
+    x = embed(model.backbone, model.embedding, images, model.projection)
+    assert isinstance(model.gaussian, WhitenedGaussian)
+    distances = leave_one_out(model.gaussian, x, model.count, weights, model.config.ridge)
+    shift = jnp.einsum("pnd,n->pd", x - model.gaussian.mean[:, None], weights, precision="highest")
+    return _scores(model, distances), shift
+
+
+def _scores(model: Padim, distances: Float[Array, "p n"]) -> Scores:
+    grid = distances.T.reshape(-1, *model.embedding.grid)
+    if model.roi is not None:
+        rows, columns = (
+            np.arange(pixels) * cells // pixels
+            for pixels, cells in zip(model.config.crop, model.embedding.grid, strict=True)
+        )
+        cells = jnp.zeros(model.embedding.grid, bool).at[rows[:, None], columns[None]].max(model.roi)
+        grid = jnp.where(cells[None], grid, 0)
+    maps = anomaly_map(grid, model.config.crop, model.config.sigma, model.config.interpolation)
+    if model.roi is not None:
+        maps = jnp.where(model.roi[None], maps, 0)
+    return Scores(image_score(maps), maps)
+
+
+def _for_leave_one_out(model: Padim) -> Padim:
+    if model.count < 3:
+        raise ValueError(
+            f"calibrate: {float(model.count):g} images are too few to leave one out; fit on 3 or more, or give others "
+            "with held_out=True"
+        )
+    if model.config.covariance == "ledoit-wolf" and model.gaussian.strength is None:
+        raise ValueError(
+            "calibrate: the model was saved without its shrinkage; fit it anew, or give other images with held_out=True"
+        )
+    return replace(with_solver(model, "inverse-factor"), calibration=None)
+
+
+def _refuse(held_out: bool, before: int, model: Padim) -> None:
+    if held_out:
+        raise FloatingPointError(f"calibrate: a score after image {before} is not finite; the model is broken")
+    raise ValueError(
+        f"calibrate: an image after the first {before} has no leave-one-out score: it is none of the "
+        f"{float(model.count):g} the model was fitted on, or they are too few; others are given with held_out=True"
+    )
+
+
+def _check_fitted(model: Padim, total: float, moved: np.ndarray, partial: bool) -> None:
+    """Raise unless the images can be those of the fit."""
+    count = float(model.count)
+    if total > count * (1 + 1e-5) or (total < count * (1 - 1e-5) and not partial):
+        raise ValueError(
+            f"calibrate: {total:g} images, wanted the {count:g} the model was fitted on; pass partial=True for some of "
+            "them, or held_out=True for others"
+        )
+    if partial:
+        return
+    mean = np.asarray(model.gaussian.mean, np.float64)
+    # deviations from a mean sum to 0, up to the rounding of means that were updated batch by batch
+    if np.abs(moved / count).max() > 1e-4 * max(np.abs(mean).max(), 1e-6):
+        raise ValueError(
+            "calibrate: these are not the images the model was fitted on (their mean is another); pass held_out=True "
+            "for others"
+        )
