@@ -10,6 +10,7 @@ import numpy as np
 Interpolation = Literal["bilinear", "bicubic"]
 Covariance = Literal["ridge", "ledoit-wolf"]
 Projection = Literal["random-channels", "semi-orthogonal", "principal-components"]
+Resize = Literal["stretch", "shorter-side", "pad"]
 Size = int | tuple[int, int]
 
 
@@ -22,7 +23,7 @@ class PadimConfig:
       ridge: ε of Σ = S + ε I, in squared units of the embedding (section III-B; 0.01 there).
       seed: of the random channel selection (section III-C).
       image_size: images are resized to this (height, width), or to a square of this side, in
-        pixels; the aspect ratio is not kept. A square is stored as its side.
+        pixels. A square is stored as its side.
       crop_size: centred crop of the resized image, what the network sees, in pixels.
       sigma: standard deviation of the map's Gaussian blur, in pixels; 0 switches it off.
       taps: layers to embed; None takes the backbone's default.
@@ -36,6 +37,10 @@ class PadimConfig:
         "semi-orthogonal", x ↦ Wᵀx with W (C, d) uniform among those with ``WᵀW = I`` (arXiv 2105.14737);
         "principal-components", W the leading eigenvectors of the covariance over all patches (the paper's
         Table II), which takes a pass over the images of its own.
+      resize: how an image meets ``image_size``: "stretch" does not keep the aspect ratio; "shorter-side" keeps it,
+        covers ``image_size`` and takes the centre; "pad" keeps it, fits inside and leaves black around.
+      value_range: None for images of 8 bits a channel; (low, high) for images of more bits or floats, whose
+        values v become ``255 (v - low) / (high - low)``. Values outside are refused, never clipped.
 
     Raises:
       ValueError: naming the field, what was wanted and what came.
@@ -52,6 +57,8 @@ class PadimConfig:
     neighbourhood: int = 1
     covariance: Covariance = "ridge"
     projection: Projection = "random-channels"
+    resize: Resize = "stretch"
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for field in ("n_channels", "seed", "neighbourhood"):
@@ -84,10 +91,13 @@ class PadimConfig:
             raise ValueError(
                 f"PadimConfig: neighbourhood={self.neighbourhood!r}, wanted an odd number of cells: 1, 3, 5"
             )
+        if self.value_range is not None:
+            object.__setattr__(self, "value_range", _range(self.value_range))
         for field, choices in (
             ("interpolation", get_args(Interpolation)),
             ("covariance", get_args(Covariance)),
             ("projection", get_args(Projection)),
+            ("resize", get_args(Resize)),
         ):
             if getattr(self, field) not in choices:
                 raise ValueError(f"PadimConfig: {field}={getattr(self, field)!r}, wanted one of {', '.join(choices)}")
@@ -129,6 +139,13 @@ def _pair(field: str, size: Any) -> tuple[int, int]:
     if len(pair) == 2 and all(_is_int(length) and length > 0 for length in pair):
         return int(pair[0]), int(pair[1])
     raise ValueError(f"PadimConfig: {field}={size!r}, wanted a positive integer or a (height, width) pair")
+
+
+def _range(given: Any) -> tuple[float, float]:
+    pair = tuple(given) if isinstance(given, tuple | list) else ()
+    if len(pair) == 2 and all(_is_number(end) for end in pair) and pair[0] < pair[1]:
+        return float(pair[0]), float(pair[1])
+    raise ValueError(f"PadimConfig: value_range={given!r}, wanted (low, high), two numbers, low below high, or None")
 
 
 def _is_int(value: Any) -> bool:

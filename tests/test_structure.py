@@ -45,7 +45,11 @@ ROOMS = [
     "padim_jax.presets",
     "padim_jax.storage",
     "padim_jax.artifact",
+    "padim_jax.data.geometry",
+    "padim_jax.data.decode",
     "padim_jax.data.image",
+    "padim_jax.data.values",
+    "padim_jax.data.roi",
     "padim_jax.data.folder",
     "padim_jax.data.protocol",
     "padim_jax.data.record",
@@ -132,7 +136,7 @@ def test_readme_tells_the_truth_about_backbones(spec: BackboneSpec) -> None:
         assert fact in row
 
 
-HEAVY = ("torch", "tensorflow", "matplotlib", "tensorflow_datasets", "sklearn", "grain", "av")
+HEAVY = ("torch", "tensorflow", "matplotlib", "tensorflow_datasets", "sklearn", "grain", "av", "cv2")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,24 @@
-"""Images from disk: finding, reading, batching."""
+"""Images from disk: finding, reading, batching; and from what the network saw back to their pixels."""
 
+from padim_jax.data.decode import UnreadableImage
 from padim_jax.data.folder import Batch, FoundImages, find_images, load_batches, stop_at_unreadable
-from padim_jax.data.image import UnreadableImage, read_image
+from padim_jax.data.geometry import mask_to_original, seen, to_original
+from padim_jax.data.image import read_image
+from padim_jax.data.roi import check_roi_size, read_roi
+from padim_jax.data.values import find_value_range
 
-__all__ = ["Batch", "FoundImages", "UnreadableImage", "find_images", "load_batches", "read_image", "stop_at_unreadable"]
+__all__ = [
+    "Batch",
+    "FoundImages",
+    "UnreadableImage",
+    "check_roi_size",
+    "find_images",
+    "find_value_range",
+    "load_batches",
+    "mask_to_original",
+    "read_image",
+    "read_roi",
+    "seen",
+    "stop_at_unreadable",
+    "to_original",
+]

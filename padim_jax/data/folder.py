@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from padim_jax.config import PadimConfig
-from padim_jax.data.image import UnreadableImage, centre_crop, open_image, resize
+from padim_jax.data.decode import Note, UnreadableImage, open_image, read_file
+from padim_jax.data.image import centre_crop, resize
 
 SUFFIXES = frozenset(".png .jpg .jpeg .bmp .tif .tiff .webp .ppm .pgm .gif".split())
 
@@ -24,7 +25,8 @@ class FoundImages:
 
     Attributes:
       paths: image files, each once, sorted within each argument.
-      ignored: how many other files were passed over, by suffix ("" for none), hidden ones, linked folders.
+      ignored: how many other files were passed over, by suffix ("" for none), hidden ones, linked folders, pipes,
+        sockets and devices.
     """
 
     paths: tuple[Path, ...]
@@ -52,7 +54,7 @@ def find_images(arguments: Iterable[str | os.PathLike[str]], exclude: Path | Non
     """Find image files: folders recursively in sorted order, files as they are named.
 
     Symbolic links to folders are not followed, which rules out loops. A file named outright is
-    taken whatever its suffix.
+    taken whatever its suffix and kind; reading it tells what is wrong with it.
 
     Args:
       arguments: folders and files.
@@ -79,6 +81,8 @@ def find_images(arguments: Iterable[str | os.PathLike[str]], exclude: Path | Non
                 ignored["linked folder"] += 1
             elif path.suffix.lower() not in SUFFIXES:
                 ignored[path.suffix.lower()] += 1
+            elif path.exists() and not path.is_file():
+                ignored["pipe, socket or device"] += 1
             else:
                 paths.setdefault(Path(os.path.abspath(path)), path)
     if not paths:
@@ -103,25 +107,30 @@ def load_batches(
     config: PadimConfig,
     batch_size: int,
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
+    note: Note | None = None,
 ) -> Iterator[Batch]:
     """Read images in order, in threads that stay two batches ahead of the caller.
 
     Args:
       paths: files to read.
-      config: sizes and interpolation.
+      config: sizes, interpolation, value range.
       batch_size: images a batch; only the last is smaller.
       unreadable: called with each file that can't be read, in order; may raise to stop.
+      note: told, in order, that of a file the first of several frames was taken, or transparent pixels were laid on
+        black. None: such files can't be read.
 
     Yields:
       Batches without the files that can't be read.
     """
-    remaining = iter(paths)
+    remaining, tell = iter(paths), note or (lambda path, text: None)
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
     try:
         pending: deque[tuple[Path, Future[_Read]]] = deque()
 
         def submit(count: int) -> None:
-            pending.extend((path, pool.submit(_read, path, config)) for path in islice(remaining, count))
+            pending.extend(
+                (path, pool.submit(_read, path, config, note is not None)) for path in islice(remaining, count)
+            )
 
         submit(3 * batch_size)
         batch: list[tuple[Path, _Read]] = []
@@ -129,13 +138,17 @@ def load_batches(
             path, future = pending.popleft()
             submit(1)
             try:
-                batch.append((path, future.result()))
+                read = future.result()
             except UnreadableImage as error:
                 unreadable(error)
+            else:
+                batch.append((path, read))
+                for text in read.notes:
+                    tell(path, text)
             if batch and (len(batch) == batch_size or not pending):
-                names, read = zip(*batch, strict=True)
-                images = np.stack([one.image for one in read])
-                yield Batch(list(names), images, [one.digest for one in read], [one.size for one in read])
+                names, done = zip(*batch, strict=True)
+                images = np.stack([one.image for one in done])
+                yield Batch(list(names), images, [one.digest for one in done], [one.size for one in done])
                 batch = []
     finally:
         pool.shutdown(cancel_futures=True)
@@ -146,16 +159,15 @@ class _Read:
     image: UInt8[np.ndarray, "height width 3"]
     digest: str
     size: tuple[int, int]
+    notes: list[str]
 
 
-def _read(path: Path, config: PadimConfig) -> _Read:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UnreadableImage(path, error.strerror or str(error)) from error
-    opened = open_image(path, content)
+def _read(path: Path, config: PadimConfig, noted: bool) -> _Read:
+    content = read_file(path)
+    notes: list[str] = []
+    opened = open_image(path, content, (lambda _, text: notes.append(text)) if noted else None)
     image = np.asarray(centre_crop(resize(path, opened, config), config))
-    return _Read(image, hashlib.sha256(content).hexdigest()[:32], opened.size)
+    return _Read(image, hashlib.sha256(content).hexdigest()[:32], opened.size, notes)
 
 
 def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:

@@ -1,67 +1,47 @@
 """One image or mask: read strictly, resized, cropped."""
 
 import io
-import re
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Bool, Float32, UInt8
+from PIL import Image
 
 from padim_jax.config import PadimConfig
+from padim_jax.data.decode import (
+    DeepImage,
+    Note,
+    UnreadableImage,
+    check_file,
+    is_deep,
+    open_header,
+    open_image,
+    read_file,
+    reasons,
+    upright_size,
+)
+from padim_jax.data.geometry import Placing, crop_corner, place
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # the ones whose depth we can tell
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
-
-class UnreadableImage(ValueError):
-    """A file that can't be used as an image; holds its ``path`` and the ``reason``."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        self.path = path
-        self.reason = reason
-        super().__init__(f"can't read {path}: {reason}")
-
-
-def read_image(path: Path, config: PadimConfig, content: bytes | None = None) -> UInt8[np.ndarray, "height width 3"]:
+def read_image(
+    path: Path, config: PadimConfig, content: bytes | None = None, note: Note | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
     """Read an image as the network will see it: upright, RGB, resized to ``image_size``, cropped to ``crop_size``.
 
-    8-bit grey, RGB, palette and CMYK are taken, and an alpha channel that is opaque throughout;
-    EXIF orientation is applied; resizing averages where it shrinks (Pillow's filters).
+    EXIF orientation is applied; resizing averages where it shrinks (Pillow's filters). Values of more than 8 bits
+    are mapped by ``config.value_range`` and rounded only after they are resized.
 
     Args:
       path: the file.
-      config: sizes and interpolation.
+      config: sizes, interpolation, value range.
       content: the file's bytes, where they don't lie at ``path``.
+      note: as of :func:`padim_jax.data.decode.open_image`.
 
     Raises:
-      UnreadableImage: damaged or no image, more than 8 bits a channel (which would have to be clipped),
-        transparent pixels, several frames, or smaller than the crop.
+      UnreadableImage: as ``open_image``; of another depth than ``value_range`` is for, values outside it, or smaller
+        than the crop.
     """
-    return np.asarray(centre_crop(resize(path, open_image(path, content), config), config))
-
-
-def open_image(path: Path, content: bytes | None = None) -> Image.Image:
-    """Upright RGB image at its own size, under :func:`read_image`'s rules.
-
-    Raises:
-      UnreadableImage: as :func:`read_image`, but of any size.
-    """
-    try:
-        with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as opened:
-            if _is_deep(opened):
-                raise UnreadableImage(
-                    path, "it has more than 8 bits a channel, which would be clipped; convert it to 8 bits"
-                )
-            if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":  # MPO: a JPEG with a preview
-                raise UnreadableImage(path, "it holds several frames or pages; save the one to inspect by itself")
-            ImageOps.exif_transpose(opened, in_place=True)
-        image = _drop_opaque_alpha(path, opened)
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except UnreadableImage:
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever the damage makes of them
-        raise UnreadableImage(path, _reason(error)) from error
+    return np.asarray(centre_crop(resize(path, open_image(path, content, note), config), config))
 
 
 def open_mask(path: Path, content: bytes | None, size: tuple[int, int]) -> Image.Image:
@@ -76,15 +56,14 @@ def open_mask(path: Path, content: bytes | None, size: tuple[int, int]) -> Image
       UnreadableImage: damaged, not of the image's size, or of another kind than 8-bit grey, black-and-white or RGB.
     """
     try:
-        with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as opened:
-            if opened.mode not in ("1", "L", "RGB") or _is_deep(opened):
-                depth = "more than 8 bits a channel" if _is_deep(opened) else f"mode {opened.mode}"
-                raise UnreadableImage(path, f"its mask has {depth}; wanted 8-bit grey, black-and-white or RGB")
+        with io.BytesIO(read_file(path) if content is None else content) as stream, reasons(path):
+            opened = open_header(path, stream)
+            if opened.mode not in ("1", "L", "RGB") or is_deep(opened):
+                depth = "more than 8 bits a channel" if is_deep(opened) else f"mode {opened.mode}"
+                raise UnreadableImage(path, f"it has {depth}; wanted 8-bit grey, black-and-white or RGB")
             opened.load()
-    except UnreadableImage:
-        raise
-    except Exception as error:
-        raise UnreadableImage(path, f"its mask: {_reason(error)}") from error
+    except UnreadableImage as error:
+        raise UnreadableImage(path, f"its mask: {error.reason}") from error
     if opened.size != size:
         found, wanted = ("×".join(map(str, shape)) for shape in (opened.size, size))
         raise UnreadableImage(path, f"its mask has {found} pixels, the image {wanted}")
@@ -100,16 +79,12 @@ def measure(path: Path) -> tuple[int, int]:
     """(width, height) of the upright image, from the file's header alone.
 
     Raises:
-      UnreadableImage: the file holds no image.
+      UnreadableImage: the file holds no image, or too large a one.
     """
-    try:
-        with Image.open(path, formats=_FORMATS) as opened:
-            # the base class's getexif: a PNG's own decodes the pixels first
-            sideways = Image.Image.getexif(opened).get(0x0112) in _SIDEWAYS
-            width, height = opened.size
-            return (height, width) if sideways else (width, height)
-    except Exception as error:
-        raise UnreadableImage(path, _reason(error)) from error
+    with reasons(path):
+        check_file(path)
+        with path.open("rb") as stream:
+            return upright_size(open_header(path, stream))
 
 
 def resampling(config: PadimConfig) -> Image.Resampling:
@@ -117,27 +92,54 @@ def resampling(config: PadimConfig) -> Image.Resampling:
     return Image.Resampling.BILINEAR if config.interpolation == "bilinear" else Image.Resampling.BICUBIC
 
 
-def resize(path: Path, image: Image.Image, config: PadimConfig) -> Image.Image:
-    """Image at ``image_size``; ``UnreadableImage`` names ``path`` where it is smaller than the crop."""
-    height, width = config.crop
-    if image.height < height or image.width < width:
+def resize(path: Path, image: Image.Image | DeepImage, config: PadimConfig) -> Image.Image:
+    """Image at ``image_size``, RGB of 8 bits a channel.
+
+    Raises:
+      UnreadableImage: naming ``path``: smaller than the crop (with "pad": in both directions), of another depth than
+        ``config.value_range`` is for, or with values outside it.
+    """
+    (width, height), (crop_height, crop_width) = image.size, config.crop
+    low, narrow = height < crop_height, width < crop_width
+    if (low and narrow) if config.resize == "pad" else (low or narrow):
         raise UnreadableImage(
             path,
-            f"it has {image.width}×{image.height} pixels, smaller than the crop of {width}×{height}; "
+            f"it has {width}×{height} pixels, smaller than the crop of {crop_width}×{crop_height}; "
             "what the network sees would be made up (lower the crop size and the image size to use it)",
         )
-    return _stretch(image, config, resampling(config))
+    placing = place(image.size, config)
+    if not isinstance(image, DeepImage):
+        if config.value_range is not None:
+            raise UnreadableImage(
+                path,
+                f"it has 8 bits a channel, the model is for values from {_ends(config.value_range)}; "
+                "give it as it came from the camera, or fit on images of 8 bits without --value-range",
+            )
+        return _resample(image, placing, config, resampling(config))
+    if config.value_range is None:
+        raise UnreadableImage(
+            path,
+            "it has more than 8 bits a channel, the model is for 8; fit on images of this depth "
+            "(with --value-range LOW HIGH), or convert it to 8 bits as those of the fit were",
+        )
+    _check_range(path, image, config.value_range)
+    channels = [
+        _resample(Image.fromarray(plane), placing, config, resampling(config))
+        for plane in (_to_bytes_scale(image, channel, config.value_range) for channel in range(image.values.shape[2]))
+    ]
+    # interpolation by cubics may overshoot
+    rounded = [Image.fromarray(np.rint(np.asarray(one)).clip(0, 255).astype(np.uint8)) for one in channels]
+    return Image.merge("RGB", rounded * 3 if len(rounded) == 1 else rounded)
 
 
 def resize_mask(mask: Image.Image, config: PadimConfig) -> Image.Image:
-    """Mask at ``image_size``, each pixel that of the nearest."""
-    return _stretch(mask, config, Image.Resampling.NEAREST)
+    """Mask at ``image_size``, each pixel that of the nearest; black where ``resize="pad"`` adds to the image."""
+    return _resample(mask, place(mask.size, config), config, Image.Resampling.NEAREST)
 
 
 def centre_crop(image: Image.Image, config: PadimConfig) -> Image.Image:
     """The middle ``crop_size`` of an image of ``image_size``, rounded towards the top left."""
-    (image_height, image_width), (height, width) = config.image, config.crop
-    return crop(image, (image_height - height) // 2, (image_width - width) // 2, config)
+    return crop(image, *crop_corner(config), config)
 
 
 def crop(image: Image.Image, top: int, left: int, config: PadimConfig) -> Image.Image:
@@ -146,33 +148,43 @@ def crop(image: Image.Image, top: int, left: int, config: PadimConfig) -> Image.
     return image.crop((left, top, left + width, top + height))
 
 
-def _stretch(image: Image.Image, config: PadimConfig, method: Image.Resampling) -> Image.Image:
+def _resample(image: Image.Image, placing: Placing, config: PadimConfig, method: Image.Resampling) -> Image.Image:
     height, width = config.image
-    return image.resize((width, height), method)
+    left, top, right, bottom = placing.target
+    resized = image.resize((right - left, bottom - top), method, placing.box)
+    if resized.size == (width, height):
+        return resized
+    padded = Image.new(resized.mode, (width, height))
+    padded.paste(resized, (left, top))
+    return padded
 
 
-def _reason(error: Exception) -> str:
-    if "cannot identify" in str(error):
-        return "no image, or of a format Pillow doesn't know"
-    return str(error) or type(error).__name__
+def _to_bytes_scale(
+    image: DeepImage, channel: int, value_range: tuple[float, float]
+) -> Float32[np.ndarray, "height width"]:
+    """One channel on the scale of 8 bits, not rounded, over black where it is transparent."""
+    low, high = value_range
+    plane = ((image.values[..., channel] - np.float64(low)) * (255 / (high - low))).astype(np.float32)
+    return plane if image.alpha is None else plane * image.alpha
 
 
-def _is_deep(image: Image.Image) -> bool:
-    # Pillow opens 16-bit colour as mode "RGB" and drops the low byte; only the tile's arguments tell:
-    # its raw mode, and for PPM the largest value
-    tiles = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in getattr(image, "tile", [])]
-    arguments = [argument for tile in tiles for argument in tile]
-    raw = " ".join(map(str, arguments))
-    deep = image.format == "PPM" and any(isinstance(argument, int) and argument > 255 for argument in arguments)
-    return (
-        deep or image.mode in ("I", "F") or image.mode.startswith("I;") or re.search(r";(12|16|32|64)", raw) is not None
+def _check_range(path: Path, image: DeepImage, value_range: tuple[float, float]) -> None:
+    values, (low, high) = image.visible(), value_range
+    if not values.size or (low <= values.min() and values.max() <= high):
+        return
+    outside = np.count_nonzero((values < low) | (values > high))
+    below, above = low - float(values.min()), float(values.max()) - high
+    extreme = f"the highest is {_number(values.max())}" if above >= below else f"the lowest is {_number(values.min())}"
+    raise UnreadableImage(
+        path,
+        f"{100 * outside / values.size:.3g} % of its values lie outside the range fixed at fit, "
+        f"{_ends(value_range)} ({extreme}); fit with a wider --value-range",
     )
 
 
-def _drop_opaque_alpha(path: Path, image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    rgba = image.convert("RGBA")
-    if rgba.getchannel("A").getextrema()[0] != 255:
-        raise UnreadableImage(path, "it has transparent pixels; put it on a background first")
-    return rgba
+def _ends(value_range: tuple[float, float]) -> str:
+    return " to ".join(map(_number, value_range))
+
+
+def _number(value: float | np.number) -> str:
+    return f"{float(value):.12g}"

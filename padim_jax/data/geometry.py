@@ -1,0 +1,130 @@
+"""Where the network looks in an image: from its original pixels to the crop, and back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+from padim_jax.config import PadimConfig
+
+
+@dataclass(frozen=True)
+class Placing:
+    """How an image is resized.
+
+    Attributes:
+      box: part of the original that is used: left, top, right, bottom, in its pixels.
+      target: pixels of the resized image, ``config.image`` large, that ``box`` fills; the others are black.
+    """
+
+    box: tuple[float, float, float, float]
+    target: tuple[int, int, int, int]
+
+
+def place(size: tuple[int, int], config: PadimConfig) -> Placing:
+    """Placing of an image of ``size`` (width, height) by ``config.resize``."""
+    (width, height), (rows, columns) = size, config.image
+    box, target = (0.0, 0.0, float(width), float(height)), (0, 0, columns, rows)
+    if config.resize == "shorter-side":
+        if rows * width >= columns * height:
+            used = columns * height / rows
+            box = ((width - used) / 2, 0.0, (width + used) / 2, float(height))
+        else:
+            used = rows * width / columns
+            box = (0.0, (height - used) / 2, float(width), (height + used) / 2)
+    elif config.resize == "pad":
+        if rows * width >= columns * height:
+            filled = max(1, round(columns * height / width))
+            target = (0, (rows - filled) // 2, columns, (rows - filled) // 2 + filled)
+        else:
+            filled = max(1, round(rows * width / height))
+            target = ((columns - filled) // 2, 0, (columns - filled) // 2 + filled, rows)
+    return Placing(box, target)
+
+
+def crop_corner(config: PadimConfig) -> tuple[int, int]:
+    """First (row, column) of the centred crop in the resized image, rounded towards the top left."""
+    (image_height, image_width), (height, width) = config.image, config.crop
+    return (image_height - height) // 2, (image_width - width) // 2
+
+
+def seen(size: tuple[int, int], config: PadimConfig) -> Bool[np.ndarray, "height width"]:
+    """Pixels of an original of ``size`` (width, height) whose centres lie inside the crop."""
+    rows, columns = _crop_coordinates(size, config)
+    height, width = config.crop
+    return _inside(rows, height)[:, None] & _inside(columns, width)
+
+
+def to_original(
+    anomaly_map: Float[np.ndarray, "h w"], size: tuple[int, int], config: PadimConfig
+) -> Float32[np.ndarray, "height width"]:
+    """Map at the pixels of the original: bilinear between the map's cells, NaN where the crop never looked.
+
+    Args:
+      anomaly_map: of ``config.crop_size``.
+      size: (width, height) of the upright original.
+      config: sizes and ``resize`` that the image was read with.
+
+    Raises:
+      ValueError: a map of another shape.
+    """
+    _check_shape("to_original: anomaly_map", anomaly_map.shape, config)
+    rows, columns = _crop_coordinates(size, config)
+    height, width = config.crop
+    image = np.full((size[1], size[0]), np.nan, np.float32)
+    row_inside, column_inside = _inside(rows, height), _inside(columns, width)
+    values = anomaly_map.astype(np.float32, copy=False)
+    for length, at in ((height, rows[row_inside]), (width, columns[column_inside])):
+        low, share = _cells(at, length)
+        high = np.minimum(low + 1, length - 1)
+        # the axis that was blended goes last, so that the second pass meets the columns
+        values = (values[low] * (1 - share)[:, None] + values[high] * share[:, None]).T
+    image[np.ix_(row_inside, column_inside)] = values
+    return image
+
+
+def mask_to_original(
+    mask: Bool[np.ndarray, "h w"], size: tuple[int, int], config: PadimConfig
+) -> Bool[np.ndarray, "height width"]:
+    """Mask at the pixels of the original: that of the nearest cell, False where the crop never looked.
+
+    Arguments as of :func:`to_original`.
+
+    Raises:
+      ValueError: a mask of another shape.
+    """
+    _check_shape("mask_to_original: mask", mask.shape, config)
+    rows, columns = _crop_coordinates(size, config)
+    height, width = config.crop
+    image = np.zeros((size[1], size[0]), bool)
+    row_inside, column_inside = _inside(rows, height), _inside(columns, width)
+    cells = np.ix_(rows[row_inside].astype(np.intp), columns[column_inside].astype(np.intp))
+    image[np.ix_(row_inside, column_inside)] = mask[cells]
+    return image
+
+
+def _crop_coordinates(
+    size: tuple[int, int], config: PadimConfig
+) -> tuple[Float[np.ndarray, " height"], Float[np.ndarray, " width"]]:
+    """Rows and columns of the original's pixel centres in the crop, whose first cell spans 0 to 1."""
+    placing, (crop_top, crop_left) = place(size, config), crop_corner(config)
+    (left, top, right, bottom), target = placing.box, placing.target
+    rows = (np.arange(size[1]) + 0.5 - top) * ((target[3] - target[1]) / (bottom - top)) + (target[1] - crop_top)
+    columns = (np.arange(size[0]) + 0.5 - left) * ((target[2] - target[0]) / (right - left)) + (target[0] - crop_left)
+    return rows, columns
+
+
+def _inside(at: Float[np.ndarray, " n"], length: int) -> Bool[np.ndarray, " n"]:
+    return (at >= 0) & (at < length)
+
+
+def _cells(at: Float[np.ndarray, " n"], length: int) -> tuple[np.ndarray, Float32[np.ndarray, " n"]]:
+    """Cell before each coordinate, and the share of the one after it; the border's cells reach to the border."""
+    centres = np.clip(at - 0.5, 0, length - 1)
+    low = centres.astype(np.intp)
+    return low, (centres - low).astype(np.float32)
+
+
+def _check_shape(what: str, shape: tuple[int, ...], config: PadimConfig) -> None:
+    if shape != config.crop:
+        raise ValueError(f"{what} has shape {shape}, wanted {config.crop}, the crop_size of its config")

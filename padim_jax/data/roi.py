@@ -1,0 +1,51 @@
+"""Region of interest: a mask file that says where in the images to look."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from padim_jax.config import PadimConfig
+from padim_jax.data.decode import DeepImage, open_image
+from padim_jax.data.image import centre_crop, find_defective, resize_mask
+
+
+def read_roi(
+    path: Path, config: PadimConfig, image_size: tuple[int, int] | None = None
+) -> Bool[np.ndarray, "height width"]:
+    """Read where to look, at ``crop_size``: true where any channel of the file is not 0.
+
+    The file has the pixel coordinates of the upright original images; it is resized and cropped as they are, each
+    pixel that of the nearest.
+
+    Args:
+      path: mask file.
+      config: sizes and ``resize`` that the images are read with.
+      image_size: (width, height) of the images in pixels, to hold the mask's against; None takes any.
+
+    Raises:
+      UnreadableImage: damaged, no image, with transparent pixels or several frames.
+      ValueError: another size than the images', or nothing to look at inside the crop.
+    """
+    opened = open_image(path)
+    if image_size is not None:
+        check_roi_size(opened.size, image_size)
+    marked = (opened.values != 0).any(axis=2) if isinstance(opened, DeepImage) else find_defective(opened)
+    mask = Image.fromarray(marked.astype(np.uint8) * np.uint8(255))
+    roi = find_defective(centre_crop(resize_mask(mask, config), config))
+    if not roi.any():
+        where = "it is 0 throughout" if not marked.any() else "what it marks lies outside the crop"
+        raise ValueError(f"read_roi: {path} leaves nothing to look at: {where}; mark with any other value than 0")
+    return roi
+
+
+def check_roi_size(roi_size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Hold a mask's (width, height) against an image's, both upright, in pixels.
+
+    Raises:
+      ValueError: they differ.
+    """
+    if roi_size != image_size:
+        found, wanted = ("×".join(map(str, size)) for size in (roi_size, image_size))
+        raise ValueError(f"the region of interest has {found} pixels, the images have {wanted}; draw it on one of them")
