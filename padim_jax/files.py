@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
+from padim_jax.data.decode import Note
 from padim_jax.model import Padim
 from padim_jax.overlay import picture
 from padim_jax.padim import fit
@@ -56,16 +57,19 @@ def fit_files(
     batch_size: int,
     skip_unreadable: bool = False,
     advance: Advance = lambda count: None,
+    note: Note | None = None,
 ) -> tuple[Padim, list[UnreadableImage]]:
     """Fit a model on image files; gives it with the files that were skipped.
 
-    ``advance`` is told of every file ``config.passes`` times.
+    ``advance`` is told of every file ``config.passes`` times, ``note`` once what was decided about one (see
+    :func:`padim_jax.data.load_batches`).
 
     Raises:
       UnreadableImage: the first file that can't be read, unless ``skip_unreadable``.
       ValueError: fewer than two readable images.
     """
     skipped: dict[Path, UnreadableImage] = {}
+    noted: set[tuple[Path, str]] = set()
 
     def unreadable(error: UnreadableImage) -> None:
         if not skip_unreadable:
@@ -73,8 +77,13 @@ def fit_files(
         skipped[error.path] = error
         advance(1)
 
+    def note_once(path: Path, text: str) -> None:
+        if note is not None and (path, text) not in noted:
+            noted.add((path, text))
+            note(path, text)
+
     def batches() -> Iterator[np.ndarray]:
-        for batch in load_batches(paths, config, batch_size, unreadable):
+        for batch in load_batches(paths, config, batch_size, unreadable, None if note is None else note_once):
             yield batch.images
             advance(len(batch.paths))
 
@@ -88,8 +97,11 @@ def score_files(
     batch_size: int,
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
     advance: Advance = lambda count: None,
+    note: Note | None = None,
 ) -> Iterator[ScoredImage]:
     """Score image files in order; files that can't be read go to ``unreadable`` and get no score.
+
+    ``note`` is told what was decided about a file (see :func:`padim_jax.data.load_batches`).
 
     Raises:
       FloatingPointError: a score that is not finite, naming the file.
@@ -99,7 +111,7 @@ def score_files(
         unreadable(error)
         advance(1)
 
-    for batch in load_batches(paths, model.config, batch_size, report):
+    for batch in load_batches(paths, model.config, batch_size, report, note):
         scores = score(model, fill_up(batch.images, batch_size) if len(paths) > batch_size else batch.images)
         values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
         for path, image, value, anomaly_map in zip(batch.paths, batch.images, values, maps, strict=False):

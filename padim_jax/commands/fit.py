@@ -1,7 +1,7 @@
 """``padim fit``."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +11,7 @@ import click
 from padim_jax.artifact import save
 from padim_jax.backbones import BACKBONES, load_backbone
 from padim_jax.commands.terminal import (
+    Notes,
     Size,
     batch_option,
     debug_option,
@@ -20,8 +21,8 @@ from padim_jax.commands.terminal import (
     say,
     wrong_use,
 )
-from padim_jax.config import Covariance, Interpolation, PadimConfig, Projection
-from padim_jax.data import UnreadableImage, find_images
+from padim_jax.config import Covariance, Interpolation, PadimConfig, Projection, Resize
+from padim_jax.data import UnreadableImage, find_images, find_value_range
 from padim_jax.embedding import draw_embedding
 from padim_jax.files import fit_files
 from padim_jax.presets import preset
@@ -50,6 +51,11 @@ def _setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
 @_setting("ridge", float, "ε added to the covariance's diagonal.")
 @_setting("seed", int, "Of the random channel selection.")
 @_setting("image_size", Size(), "Resize images to this.")
+@_setting(
+    "resize",
+    click.Choice(get_args(Resize)),
+    "Stretch to the image size; or keep the aspect: cover it and take the centre, or fit inside with black around.",
+)
 @_setting("crop_size", Size(), "Then cut out the centre.")
 @_setting("sigma", float, "Blur of the map, in pixels.")
 @_setting("interpolation", click.Choice(get_args(Interpolation)), "Of images and maps; the paper's is bicubic.")
@@ -61,6 +67,13 @@ def _setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
     "projection",
     click.Choice(get_args(Projection)),
     "How the taps' channels become d; principal components read the images twice.",
+)
+@click.option(
+    "--value-range",
+    type=float,
+    nargs=2,
+    metavar="LOW HIGH",
+    help="Of images of more than 8 bits a channel: the values that become black and white. Default: found.",
 )
 @click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
 @batch_option
@@ -85,26 +98,50 @@ def fit_command(
     check_writable(out)  # now, not after an hour of fitting
     found = find_images([good_dir], exclude=out)
     note_ignored(found.ignored)
+    config = _with_value_range(config, found.paths)
     with progress_bar("download", unit="MB") as advance:
         network = load_backbone(backbone, weights, progress=megabytes(advance))
     with wrong_use():
         embedding = draw_embedding(network, config)
-    start = time.perf_counter()
+    start, notes = time.perf_counter(), Notes()
     with progress_bar("fit", len(found.paths) * config.passes) as advance:
         try:
             model, skipped = fit_files(
-                network, found.paths, config, batch_size=batch_size, skip_unreadable=skip_unreadable, advance=advance
+                network,
+                found.paths,
+                config,
+                batch_size=batch_size,
+                skip_unreadable=skip_unreadable,
+                advance=advance,
+                note=notes,
             )
         except UnreadableImage as error:
             raise click.ClickException(f"{error} (mend or remove it, or pass --skip-unreadable)") from error
     seconds = time.perf_counter() - start
     save(model, out)
+    notes.say()
     for error in skipped:
         say(f"skipped {error.path}: {error.reason}")
     click.echo(
         f"{out}: {backbone}, {', '.join(embedding.taps)}, d = {embedding.dimension}; fitted on "
         f"{int(model.count)} images in {seconds:.1f} s" + (f", {len(skipped)} skipped" if skipped else "")
     )
+
+
+def _with_value_range(config: PadimConfig, paths: Sequence[Path]) -> PadimConfig:
+    """Settings with the range of the files' values, where they have more than 8 bits and none was given."""
+    if config.value_range is not None:
+        return config
+    with progress_bar("fit range", len(paths)) as advance:
+        value_range = find_value_range(paths, advance=advance)
+    if value_range is None:
+        return config
+    low, high = value_range
+    say(
+        f"images of more than 8 bits: values {low:.12g} to {high:.12g} are what this model takes, black to white; "
+        "others are refused (--value-range sets the range)"
+    )
+    return replace(config, value_range=value_range)
 
 
 def _begin(name: str | None, backbone: str | None) -> tuple[str, PadimConfig]:

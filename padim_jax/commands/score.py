@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from padim_jax.artifact import load
-from padim_jax.commands.terminal import batch_option, debug_option, note_ignored, progress_bar, say
+from padim_jax.commands.terminal import Notes, batch_option, debug_option, note_ignored, progress_bar, say
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.files import ResultSpool, common_folder, heatmap_place, score_files, write_heatmap, write_scores
 
@@ -56,11 +56,12 @@ def score_command(
     fitted = load(model)
     out.mkdir(parents=True, exist_ok=True)
     unreadable: list[UnreadableImage] = []
+    notes = Notes()
     with closing(ResultSpool(out)) as spool:
         scored: list[tuple[Path, float]] = []
         with progress_bar("score", len(found.paths)) as advance:
             for item in score_files(
-                fitted, found.paths, batch_size=batch_size, unreadable=unreadable.append, advance=advance
+                fitted, found.paths, batch_size=batch_size, unreadable=unreadable.append, advance=advance, note=notes
             ):
                 scored.append((item.path, item.score))
                 if heatmaps:
@@ -68,6 +69,7 @@ def score_command(
         write_scores(out / "scores.csv", scored)
         if heatmaps and scored:
             _draw(spool, pictures, common_folder(found.paths), colour_range or spool.scale(), len(scored))
+    notes.say()
     for error in unreadable:
         say(f"not scored: {error.path}: {error.reason}")
     for path, value in sorted(scored, key=lambda row: -row[1])[:5]:

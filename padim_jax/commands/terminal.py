@@ -1,8 +1,10 @@
 """What the commands share: options, progress on the terminal, messages."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -108,6 +110,30 @@ def note_ignored(ignored: Mapping[str, int], where: str = "") -> None:
     """Say which files a search passed over."""
     if ignored:
         say(f"ignored files that are not images{where and f' in {where}'}: {describe(ignored)}")
+
+
+class Notes:
+    """What was decided about files, to be said together: of many equal notes the first, and how many more."""
+
+    _SHOWN = 5
+
+    def __init__(self) -> None:
+        self._paths: dict[str, list[Path]] = {}
+        self._counts: Counter[str] = Counter()
+
+    def __call__(self, path: Path, text: str) -> None:
+        """Take one down."""
+        self._counts[text] += 1
+        if self._counts[text] <= self._SHOWN:
+            self._paths.setdefault(text, []).append(path)
+
+    def say(self) -> None:
+        """Say them all."""
+        for text, paths in self._paths.items():
+            for path in paths:
+                say(f"note: {path}: {text}")
+            if more := self._counts[text] - len(paths):
+                say(f"note: {more} more files: {text}")
 
 
 def say(text: str) -> None:
