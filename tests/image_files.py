@@ -45,11 +45,11 @@ def tiff(
     pages |= {273: 0, 274: orientation, 277: channels, 278: height, 279: pixels.nbytes}
     pages |= {} if extra is None else {338: extra}
     pages |= {339: {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]}
-    pages |= {int(tag[1:]): value for tag, value in changed.items()}
     end = 8 + 2 + 12 * len(pages) + 4
     repeated = {tag: struct.pack("<H", pages[tag]) * channels for tag in (258, 339) if channels > 2}
     places = {tag: end + 2 * channels * index for index, tag in enumerate(repeated)}
     pages[273] = end + sum(map(len, repeated.values()))
+    pages |= {int(tag[1:]): value for tag, value in changed.items()}
     entries = b"".join(
         struct.pack("<HHII", tag, 3, channels, places[tag]) if tag in places else struct.pack("<HHII", tag, 4, 1, value)
         for tag, value in pages.items()

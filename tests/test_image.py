@@ -93,7 +93,9 @@ def test_values_are_resized_before_they_are_rounded(tmp_path: Path, interpolatio
     method = getattr(Image.Resampling, interpolation.upper())
     mapped = (255 * (COLOUR.astype(np.float64) + 1e5) / 2e5).astype(np.float32)
     planes = [Image.fromarray(mapped[..., channel]).resize((30, 20), method) for channel in range(3)]
-    np.testing.assert_array_equal(read_image(path, config), np.rint(np.dstack([np.asarray(plane) for plane in planes])).astype(np.uint8))
+    np.testing.assert_array_equal(
+        read_image(path, config), np.rint(np.dstack([np.asarray(plane) for plane in planes])).astype(np.uint8)
+    )
 
 
 def test_overshoot_of_cubics_is_clamped(tmp_path: Path) -> None:

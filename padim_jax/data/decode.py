@@ -179,6 +179,8 @@ def _reason(error: Exception) -> str:
         return error.strerror or str(error)
     if isinstance(error, MemoryError):
         return "its pixels don't fit in memory"
+    if "MAX_TEXT" in str(error):
+        return "its text or colour profile unpacks to far more than it should; save it without"
     if "cannot identify" in str(error):
         return "no image, or of a format or pixel type that is not read"
     if isinstance(error, OSError | ValueError | SyntaxError) and str(error):
