@@ -221,6 +221,11 @@ def test_positions_that_cannot_be_factored_are_named(lite0: padim.Backbone) -> N
         ({"neighbourhood": 2}, "neighbourhood=2, wanted an odd number of cells"),
         ({"covariance": "oas"}, "covariance='oas', wanted one of ridge, ledoit-wolf"),
         ({"projection": "pca"}, "projection='pca', wanted one of random-channels, semi-orthogonal, principal-"),
+        ({"resize": "fit"}, "resize='fit', wanted one of stretch, shorter-side, pad"),
+        ({"value_range": (5, 5)}, r"value_range=\(5, 5\), wanted \(low, high\), two numbers, low below high, or None"),
+        ({"value_range": (0, float("inf"))}, "value_range="),
+        ({"value_range": 255}, "value_range=255"),
+        ({"value_range": (0, 1, 2)}, "value_range="),
     ],
 )
 def test_wrong_settings(settings: dict, words: str) -> None:
@@ -236,6 +241,9 @@ def test_settings_are_normalised() -> None:
     assert hash(a) == hash(b)
     assert (b.image_size, b.crop_size, b.image, b.crop) == (256, 224, (256, 256), (224, 224))
     assert padim.PadimConfig(image_size=(300, 400)).image_size == (300, 400)
+    ranged: Any = {"value_range": [np.int32(0), np.float32(4095)]}
+    assert padim.PadimConfig(**ranged) == padim.PadimConfig(value_range=(0, 4095))
+    assert isinstance(hash(padim.PadimConfig(**ranged)), int)
 
 
 def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
