@@ -8,11 +8,13 @@ from importlib.metadata import version
 
 import click
 
+from padim_jax.commands.calibrate import calibrate_command
 from padim_jax.commands.demo import demo_command
 from padim_jax.commands.evaluate import evaluate_command, report_command
 from padim_jax.commands.fit import fit_command
 from padim_jax.commands.score import score_command
 from padim_jax.commands.terminal import debug_option, say
+from padim_jax.commands.update import forget_command, merge_command, update_command
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
@@ -26,6 +28,9 @@ def app() -> None:
     \b
       padim fit GOOD_DIR --out MODEL        learn from a folder of good images
       padim score MODEL PATH... --out DIR   score new images, with a heat map each
+      padim calibrate MODEL GOOD_DIR        p-values and thresholds, from good images alone
+      padim update MODEL NEW_GOOD_DIR       learn from more good images
+      padim merge MODEL OTHER --out MODEL   join two models; padim forget MODEL DIR takes images out
       padim evaluate FOLDER --out DIR       measure it on good and defective images, with a report
       padim report DIR                      write the reports of an evaluation anew
       padim demo                            fit and score real solar cells
@@ -34,7 +39,17 @@ def app() -> None:
     """  # noqa: D301 - click wants the character itself
 
 
-for command in (fit_command, score_command, evaluate_command, report_command, demo_command):
+for command in (
+    fit_command,
+    score_command,
+    calibrate_command,
+    update_command,
+    merge_command,
+    forget_command,
+    evaluate_command,
+    report_command,
+    demo_command,
+):
     app.add_command(command)
 
 

@@ -1,25 +1,22 @@
-"""Fit and score on files: the host loops between ``data`` and the jitted functions, with memory that stays flat."""
+"""Score files: the host loop between ``data`` and the jitted functions, with memory that stays flat."""
 
 import csv
 import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from padim_jax.backbones import Backbone
-from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.data.decode import Note
 from padim_jax.model import Padim
 from padim_jax.overlay import picture
-from padim_jax.padim import fit
 from padim_jax.scoring import score
 from weights_conversion.atomic import write_atomically
 
@@ -41,53 +38,15 @@ class Rereadable(Generic[T]):
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """One file's result."""
+    """One file's result; p-value and verdict are None where the model is not calibrated."""
 
     path: Path
     score: float
+    p_value: float | None
+    anomalous: bool | None
     image: UInt8[np.ndarray, "height width 3"]
     anomaly_map: Float[np.ndarray, "height width"]
-
-
-def fit_files(
-    backbone: Backbone,
-    paths: Sequence[Path],
-    config: PadimConfig,
-    *,
-    batch_size: int,
-    skip_unreadable: bool = False,
-    advance: Advance = lambda count: None,
-    note: Note | None = None,
-) -> tuple[Padim, list[UnreadableImage]]:
-    """Fit a model on image files; gives it with the files that were skipped.
-
-    ``advance`` is told of every file ``config.passes`` times, ``note`` once what was decided about one (see
-    :func:`padim_jax.data.load_batches`).
-
-    Raises:
-      UnreadableImage: the first file that can't be read, unless ``skip_unreadable``.
-      ValueError: fewer than two readable images.
-    """
-    skipped: dict[Path, UnreadableImage] = {}
-    noted: set[tuple[Path, str]] = set()
-
-    def unreadable(error: UnreadableImage) -> None:
-        if not skip_unreadable:
-            raise error
-        skipped[error.path] = error
-        advance(1)
-
-    def note_once(path: Path, text: str) -> None:
-        if note is not None and (path, text) not in noted:
-            noted.add((path, text))
-            note(path, text)
-
-    def batches() -> Iterator[np.ndarray]:
-        for batch in load_batches(paths, config, batch_size, unreadable, None if note is None else note_once):
-            yield batch.images
-            advance(len(batch.paths))
-
-    return fit(backbone, Rereadable(batches), config), list(skipped.values())
+    size: tuple[int, int]
 
 
 def score_files(
@@ -114,10 +73,20 @@ def score_files(
     for batch in load_batches(paths, model.config, batch_size, report, note):
         scores = score(model, fill_up(batch.images, batch_size) if len(paths) > batch_size else batch.images)
         values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
-        for path, image, value, anomaly_map in zip(batch.paths, batch.images, values, maps, strict=False):
-            if not np.isfinite(value):
-                raise FloatingPointError(f"score: {path} got {value}; the model or the image is broken")
-            yield ScoredImage(path, float(value), image, anomaly_map)
+        p_values = None if scores.p_value is None else np.asarray(scores.p_value)
+        verdicts = None if scores.anomalous is None else np.asarray(scores.anomalous)
+        for index, (path, image) in enumerate(zip(batch.paths, batch.images, strict=True)):
+            if not np.isfinite(values[index]):
+                raise FloatingPointError(f"score: {path} got {values[index]}; the model or the image is broken")
+            yield ScoredImage(
+                path=path,
+                score=float(values[index]),
+                p_value=None if p_values is None else float(p_values[index]),
+                anomalous=None if verdicts is None else bool(verdicts[index]),
+                image=image,
+                anomaly_map=maps[index],
+                size=batch.sizes[index],
+            )
         advance(len(batch.paths))
 
 
@@ -126,21 +95,44 @@ def fill_up(images: UInt8[np.ndarray, "n height width 3"], count: int) -> UInt8[
     return np.pad(images, [(0, count - len(images)), (0, 0), (0, 0), (0, 0)])
 
 
-def write_scores(path: Path, rows: Sequence[tuple[Path, float]]) -> None:
-    """Write ``path,score`` rows as CSV, in one step."""
+@dataclass(frozen=True)
+class Row:
+    """What is kept of a result until the end of a run."""
+
+    path: Path
+    score: float
+    p_value: float | None
+    anomalous: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """Either "anomalous" or "normal", or nothing where the model is not calibrated."""
+        return "" if self.anomalous is None else ("anomalous" if self.anomalous else "normal")
+
+
+def write_scores(path: Path, rows: Sequence[Row]) -> None:
+    """Write ``path,score,p_value,verdict`` rows as CSV, in one step; the last two empty without a calibration."""
+    lines = [
+        (row.path, f"{row.score:.7g}", "" if row.p_value is None else f"{row.p_value:.7g}", row.verdict) for row in rows
+    ]
+    write_table(path, ("path", "score", "p_value", "verdict"), lines)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file in one step."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["path", "score"])
-    writer.writerows((name, f"{value:.7g}") for name, value in rows)
+    writer.writerow(columns)
+    writer.writerows(rows)
     write_atomically(path, stream.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def write_heatmap(target: Path, item: ScoredImage, scale: tuple[float, float]) -> None:
     """Write the picture of one result as PNG, making folders as needed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    picture(item.image, item.anomaly_map, scale, f"{item.path.name}   score {item.score:.4g}").save(
-        target, format="PNG", compress_level=3
-    )
+    verdict = Row(item.path, item.score, item.p_value, item.anomalous).verdict
+    title = f"{item.path.name}   score {item.score:.4g}" + (f"   {verdict}, p = {item.p_value:.3g}" if verdict else "")
+    picture(item.image, item.anomaly_map, scale, title).save(target, format="PNG", compress_level=3)
 
 
 class ResultSpool:
@@ -148,28 +140,31 @@ class ResultSpool:
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this object
-        self._rows: list[tuple[Path, float, float, tuple[int, ...]]] = []  # path, score, median, shape
+        self._rows: list[tuple[ScoredImage, float, tuple[int, ...]]] = []  # without arrays, median, shape
 
     def add(self, item: ScoredImage) -> None:
         """Keep one result."""
         self._file.write(item.image.tobytes())
         self._file.write(item.anomaly_map.astype("<f4").tobytes())
-        self._rows.append((item.path, item.score, float(np.median(item.anomaly_map)), item.anomaly_map.shape))
+        nothing = np.zeros((0, 0)), np.zeros((0, 0, 3), np.uint8)
+        light = replace(item, anomaly_map=nothing[0], image=nothing[1])
+        self._rows.append((light, float(np.median(item.anomaly_map)), item.anomaly_map.shape))
 
     def scale(self) -> tuple[float, float]:
         """Distances at the ends of the colour scale: the median of the images' medians, and the highest score.
 
         Below what half of the cells of a typical image show, nothing is worth colour.
         """
-        return float(np.median([median for _, _, median, _ in self._rows])), max(score for _, score, _, _ in self._rows)
+        medians = [median for _, median, _ in self._rows]
+        return float(np.median(medians)), max(item.score for item, _, _ in self._rows)
 
     def __iter__(self) -> Iterator[ScoredImage]:
         self._file.seek(0)
-        for path, value, _, (height, width) in self._rows:
+        for item, _, (height, width) in self._rows:
             pixels = height * width
             image = np.frombuffer(self._file.read(3 * pixels), np.uint8).reshape(height, width, 3)
             anomaly_map = np.frombuffer(self._file.read(4 * pixels), "<f4").reshape(height, width)
-            yield ScoredImage(path, value, image, anomaly_map)
+            yield replace(item, image=image, anomaly_map=anomaly_map)
 
     def close(self) -> None:
         """Give the disk space back."""

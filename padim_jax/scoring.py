@@ -98,7 +98,8 @@ def calibrate(
       batches: the good images it was fitted on, in any order and batches, read once; memory stays flat.
       held_out: they are other good images instead, which the model was not fitted on.
       partial: they are some of those it was fitted on, not all.
-      weights: of the images in order, where they were not fitted with weight 1.
+      weights: of the images in order, where they were not fitted with weight 1; an image that was fitted twice is
+        left out twice by weight 2. Implies ``partial``.
       false_alarm_rate: share of good images that may be called anomalous, in (0, 1).
       pixel_rate: share of good images' pixels that may be marked, in (0, 1).
 
@@ -127,7 +128,7 @@ def calibrate(
         total += share.sum(dtype=np.float64)
         moved = moved if shift is None else moved + np.asarray(shift, np.float64)
     if fitted is not None:
-        _check_fitted(fitted, total, moved, partial)
+        _check_fitted(fitted, total, moved, partial or weights is not None)
     method = "held-out" if held_out else "leave-one-out"
     known = calibration.calibration(np.asarray(scores), histogram.counts, method, false_alarm_rate, pixel_rate)
     return replace(model, calibration=known)
@@ -203,13 +204,13 @@ def _refuse(held_out: bool, before: int, model: Padim) -> None:
 def _check_fitted(model: Padim, total: float, moved: np.ndarray, partial: bool) -> None:
     """Raise unless the images can be those of the fit."""
     count = float(model.count)
-    if total > count * (1 + 1e-5) or (total < count * (1 - 1e-5) and not partial):
+    if partial:
+        return
+    if abs(total / count - 1) > 1e-5:
         raise ValueError(
             f"calibrate: {total:g} images, wanted the {count:g} the model was fitted on; pass partial=True for some of "
             "them, or held_out=True for others"
         )
-    if partial:
-        return
     mean = np.asarray(model.gaussian.mean, np.float64)
     # deviations from a mean sum to 0, up to the rounding of means that were updated batch by batch
     if np.abs(moved / count).max() > 1e-4 * max(np.abs(mean).max(), 1e-6):

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import click
 
-from padim_jax.artifact import save
+from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.backbones import load_backbone
 from padim_jax.commands.terminal import batch_option, debug_option, progress_bar
 from padim_jax.config import PadimConfig
 from padim_jax.demo import demo_split
-from padim_jax.files import ResultSpool, fit_files, score_files, write_heatmap
+from padim_jax.files import ResultSpool, score_files, write_heatmap
+from padim_jax.fitting import calibrate_files, fit_files
+from padim_jax.padim import finalize
 from padim_jax.storage import check_writable
+
+_RATE = 0.05
 
 
 @click.command("demo")
@@ -36,15 +40,22 @@ def demo_command(out: Path, batch_size: int) -> None:
     check_writable(out / "model")
     network, config = load_backbone("efficientnet_lite0"), PadimConfig()
     with progress_bar("fit", len(split.fit)) as advance:
-        model, _ = fit_files(network, split.fit, config, batch_size=batch_size, advance=advance)
-    save(model, out / "model")
+        folded = fit_files(network, split.fit, config, batch_size=batch_size, advance=advance)
+    model = finalize(network, folded.moments)
+    with progress_bar("calibrate", len(split.fit)) as advance:
+        model = calibrate_files(
+            model, split.fit, folded.images, batch_size=batch_size, false_alarm_rate=_RATE, advance=advance
+        )
+    save_updatable(Updatable(network, folded.moments, folded.images, model.calibration), out / "model")
 
     paths = [*split.good, *split.defective]
     scores: dict[Path, float] = {}
+    alarms: dict[Path, bool | None] = {}
     with closing(ResultSpool(out)) as spool:
         with progress_bar("score", len(paths)) as advance:
             for item in score_files(model, paths, batch_size=batch_size, advance=advance):
                 scores[item.path] = item.score
+                alarms[item.path] = item.anomalous
                 spool.add(item)
         auroc = roc_auc_score([path in split.defective for path in scores], list(scores.values()))
         falling = sorted(scores, key=lambda path: -scores[path])
@@ -53,7 +64,9 @@ def demo_command(out: Path, batch_size: int) -> None:
             "missed": [path for path in reversed(falling) if path in split.defective][:6],
             "false-alarms": [path for path in falling if path in split.good][:6],
         }
-        scale = spool.scale()
+        known = model.calibration
+        assert known is not None
+        scale = float(known.colour_scale[0]), float(known.colour_scale[1])
         for item in spool:
             for kind, chosen in kinds.items():
                 if item.path in chosen:
@@ -61,4 +74,9 @@ def demo_command(out: Path, batch_size: int) -> None:
     counts = len(split.fit), len(split.good), len(split.defective)
     click.echo("fitted on {} good cells; scored {} good and {} defective ones".format(*counts))
     click.echo(f"image AUROC {auroc:.3f}")
+    false, true = (sum(bool(alarms[path]) for path in paths) for paths in (split.good, split.defective))
+    click.echo(
+        f"at a false-alarm rate of {_RATE:.0%}, set from the cells fitted on: {false} of {counts[1]} good cells called "
+        f"anomalous ({false / counts[1]:.1%}), {true} of {counts[2]} defective ones found"
+    )
     click.echo(f"{out}: model, and heat maps of best finds, missed defects and false alarms")

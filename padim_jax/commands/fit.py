@@ -8,13 +8,22 @@ from typing import Any, get_args
 
 import click
 
-from padim_jax.artifact import save
+from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.backbones import BACKBONES, load_backbone
+from padim_jax.commands.calibrate import (
+    calibrated,
+    calibration_options,
+    describe_calibration,
+    going_on,
+    rates_of,
+    stop_and_say,
+)
 from padim_jax.commands.terminal import (
     Notes,
     Size,
     batch_option,
     debug_option,
+    interruption,
     megabytes,
     note_ignored,
     progress_bar,
@@ -22,10 +31,13 @@ from padim_jax.commands.terminal import (
     wrong_use,
 )
 from padim_jax.config import Covariance, Interpolation, PadimConfig, Projection, Resize
-from padim_jax.data import UnreadableImage, find_images, find_value_range
+from padim_jax.data import find_images, find_value_range, read_roi
+from padim_jax.data.image import measure
 from padim_jax.embedding import draw_embedding
-from padim_jax.files import fit_files
+from padim_jax.fitting import Checkpoint, Interrupted, fit_files, identity
+from padim_jax.padim import finalize
 from padim_jax.presets import preset
+from padim_jax.scoring import with_roi
 from padim_jax.storage import check_writable
 
 
@@ -76,6 +88,26 @@ def _setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
     help="Of images of more than 8 bits a channel: the values that become black and white. Default: found.",
 )
 @click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
+@click.option(
+    "--roi",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Mask file: look only where it is not 0.",
+)
+@click.option(
+    "--calibrate/--no-calibrate",
+    "wanted",
+    default=True,
+    show_default=True,
+    help="Read the images again, for p-values and thresholds.",
+)
+@calibration_options
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Keep what was done every N images. Default: when interrupted only.",
+)
 @batch_option
 @debug_option
 def fit_command(
@@ -86,46 +118,75 @@ def fit_command(
     weights: str | None,
     taps: tuple[str, ...],
     skip_unreadable: bool,
+    roi: Path | None,
+    wanted: bool,
+    held_out: tuple[Path, ...],
+    false_alarm_rate: float | None,
+    pixel_rate: float | None,
+    checkpoint_every: int,
     batch_size: int,
     **settings: Any,
 ) -> None:
-    """Learn what is normal from GOOD_DIR, a folder of good images (searched recursively)."""
+    """Learn what is normal from GOOD_DIR, a folder of good images (searched recursively).
+
+    The images are then read again, and each is scored by the model of all the others: that calibrates the model, so
+    that new images get p-values and verdicts. The model can be updated, merged and made to forget; padim compact makes
+    it smaller. A fit that was interrupted goes on where it was, by the same command.
+    """
     with wrong_use():
         given = {name: value for name, value in settings.items() if value is not None}
         backbone, config = _begin(preset_name, backbone)
         config = replace(config, **given, **({"taps": taps} if taps else {}))
         BACKBONES[backbone].select(config.taps)
     check_writable(out)  # now, not after an hour of fitting
+    unfinished = out.with_name(f"{out.name}.unfinished")
     found = find_images([good_dir], exclude=out)
     note_ignored(found.ignored)
     config = _with_value_range(config, found.paths)
+    others = find_images(held_out).paths if held_out else None
+    region = None if roi is None else read_roi(roi, config, measure(found.paths[0]))
     with progress_bar("download", unit="MB") as advance:
         network = load_backbone(backbone, weights, progress=megabytes(advance))
     with wrong_use():
         embedding = draw_embedding(network, config)
+    checkpoint = Checkpoint(unfinished, identity(network, config, found.paths), checkpoint_every)
+    if unfinished.exists() and checkpoint.read() is None:
+        say(f"{unfinished} is of other files or settings; fitting from the start")
     start, notes = time.perf_counter(), Notes()
-    with progress_bar("fit", len(found.paths) * config.passes) as advance:
-        try:
-            model, skipped = fit_files(
+    with interruption() as stopped, going_on():
+        with progress_bar("fit", len(found.paths) * config.passes) as advance:
+            folded = fit_files(
                 network,
                 found.paths,
                 config,
                 batch_size=batch_size,
-                skip_unreadable=skip_unreadable,
-                advance=advance,
+                unreadable=(lambda error: None) if skip_unreadable else stop_and_say("--skip-unreadable"),
                 note=notes,
+                advance=advance,
+                checkpoint=checkpoint,
+                stopped=stopped,
             )
-        except UnreadableImage as error:
-            raise click.ClickException(f"{error} (mend or remove it, or pass --skip-unreadable)") from error
+        model = with_roi(finalize(network, folded.moments), region)
+        if wanted:
+            rates = rates_of(None, false_alarm_rate, pixel_rate)
+            fitted = [path for path in found.paths if str(path) not in folded.skipped]
+            try:
+                model = calibrated(model, fitted, folded.images, others, rates, batch_size, stopped)
+            except Interrupted as error:
+                checkpoint.write(network, folded)
+                raise Interrupted(f"{error}; the fit is kept in {unfinished}") from error
     seconds = time.perf_counter() - start
-    save(model, out)
+    save_updatable(Updatable(network, folded.moments, folded.images, model.calibration, model.roi), out)
+    checkpoint.remove()
     notes.say()
-    for error in skipped:
-        say(f"skipped {error.path}: {error.reason}")
+    for path, reason in folded.skipped.items():
+        say(f"skipped {path}: {reason}")
+    count = len(folded.skipped)
     click.echo(
         f"{out}: {backbone}, {', '.join(embedding.taps)}, d = {embedding.dimension}; fitted on "
-        f"{int(model.count)} images in {seconds:.1f} s" + (f", {len(skipped)} skipped" if skipped else "")
+        f"{int(model.count)} images in {seconds:.1f} s" + (f", {count} skipped" if count else "")
     )
+    describe_calibration(model)
 
 
 def _with_value_range(config: PadimConfig, paths: Sequence[Path]) -> PadimConfig:

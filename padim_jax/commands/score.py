@@ -11,7 +11,16 @@ import click
 from padim_jax.artifact import load
 from padim_jax.commands.terminal import Notes, batch_option, debug_option, note_ignored, progress_bar, say
 from padim_jax.data import UnreadableImage, find_images
-from padim_jax.files import ResultSpool, common_folder, heatmap_place, score_files, write_heatmap, write_scores
+from padim_jax.files import (
+    ResultSpool,
+    Row,
+    common_folder,
+    heatmap_place,
+    score_files,
+    write_heatmap,
+    write_scores,
+    write_table,
+)
 
 _MARKER = ".written-by-padim"  # in a folder of heat maps: it may be replaced
 
@@ -26,7 +35,7 @@ _MARKER = ".written-by-padim"  # in a folder of heat maps: it may be replaced
     type=float,
     nargs=2,
     metavar="LOW HIGH",
-    help="Distances at the ends of the colour scale. Default: the run's median to its highest score.",
+    help="Distances at the ends of the colour scale. Default: the calibration's, with the threshold in the middle.",
 )
 @batch_option
 @debug_option
@@ -40,8 +49,9 @@ def score_command(
 ) -> None:
     """Score images, or folders of them, with MODEL.
 
-    Writes DIR/scores.csv (path, score; a higher score is further from normal) and DIR/heatmaps/, in place of those
-    of an earlier run. All heat maps of a run share one colour scale. Files that can't be read are named, get no
+    Writes DIR/scores.csv (path; score, higher is further from normal; p_value, how rarely a good image scores as much;
+    verdict, normal or anomalous) and DIR/heatmaps/, in place of those of an earlier run. All heat maps share the
+    calibration's colour scale. Files that can't be read are named, on the terminal and in DIR/unreadable.csv, get no
     score, and make the exit code 1.
     """
     if colour_range is not None and not -inf < colour_range[0] < colour_range[1] < inf:
@@ -58,23 +68,33 @@ def score_command(
     unreadable: list[UnreadableImage] = []
     notes = Notes()
     with closing(ResultSpool(out)) as spool:
-        scored: list[tuple[Path, float]] = []
+        scored: list[Row] = []
         with progress_bar("score", len(found.paths)) as advance:
             for item in score_files(
                 fitted, found.paths, batch_size=batch_size, unreadable=unreadable.append, advance=advance, note=notes
             ):
-                scored.append((item.path, item.score))
+                scored.append(Row(item.path, item.score, item.p_value, item.anomalous))
                 if heatmaps:
                     spool.add(item)
         write_scores(out / "scores.csv", scored)
+        write_table(out / "unreadable.csv", ("path", "reason"), [(error.path, error.reason) for error in unreadable])
         if heatmaps and scored:
-            _draw(spool, pictures, common_folder(found.paths), colour_range or spool.scale(), len(scored))
+            known = fitted.calibration
+            scale = spool.scale() if known is None else (float(known.colour_scale[0]), float(known.colour_scale[1]))
+            _draw(spool, pictures, common_folder(found.paths), colour_range or scale, len(scored))
     notes.say()
     for error in unreadable:
         say(f"not scored: {error.path}: {error.reason}")
-    for path, value in sorted(scored, key=lambda row: -row[1])[:5]:
-        click.echo(f"{value:10.3f}  {path}")
-    click.echo(f"{out / 'scores.csv'}: {len(scored)} scored, {len(unreadable)} unreadable; highest scores above")
+    for row in sorted(scored, key=lambda row: -row.score)[:5]:
+        click.echo(
+            f"{row.score:10.3f}  {row.verdict:9}  {row.path}" if row.verdict else f"{row.score:10.3f}  {row.path}"
+        )
+    anomalous = "" if fitted.calibration is None else f", {sum(bool(row.anomalous) for row in scored)} anomalous"
+    click.echo(
+        f"{out / 'scores.csv'}: {len(scored)} scored{anomalous}, {len(unreadable)} unreadable; highest scores above"
+    )
+    if fitted.calibration is None:
+        say("the model is not calibrated: no p-values, no verdicts (see padim calibrate)")
     if unreadable:
         raise click.ClickException(f"{len(unreadable)} of {len(found.paths)} files could not be read and have no score")
 

@@ -1,10 +1,13 @@
 """What the commands share: options, progress on the terminal, messages."""
 
+import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -37,6 +40,27 @@ debug_option = click.option("--debug", is_flag=True, expose_value=False, help="S
 batch_option = click.option(
     "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images computed at once."
 )
+
+
+@contextmanager
+def interruption() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C (or a polite kill) only be noted, so that work under way can be kept; a second one ends it."""
+    noted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        if noted:
+            raise KeyboardInterrupt
+        noted = True
+        say("stopping after this batch …")
+
+    here = threading.current_thread() is threading.main_thread()  # only there can signals be handled
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    try:
+        yield lambda: noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

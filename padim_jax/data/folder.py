@@ -167,7 +167,20 @@ def _read(path: Path, config: PadimConfig, noted: bool) -> _Read:
     notes: list[str] = []
     opened = open_image(path, content, (lambda _, text: notes.append(text)) if noted else None)
     image = np.asarray(centre_crop(resize(path, opened, config), config))
-    return _Read(image, hashlib.sha256(content).hexdigest()[:32], opened.size, notes)
+    return _Read(image, _digest(content), opened.size, notes)
+
+
+def digest_file(path: Path) -> str:
+    """Digest of a file's content, as :class:`Batch` has them.
+
+    Raises:
+      UnreadableImage: it can't be read.
+    """
+    return _digest(read_file(path))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:

@@ -1,0 +1,268 @@
+"""Fit, update and calibrate on image files: host loops with flat memory, which an interruption does not undo."""
+
+import hashlib
+import json
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from padim_jax.artifact import Updatable, load_updatable, save_updatable
+from padim_jax.backbones import Backbone
+from padim_jax.boundary import padded
+from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
+from padim_jax.config import PadimConfig
+from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
+from padim_jax.data.decode import Note
+from padim_jax.data.folder import Batch
+from padim_jax.embedding import draw_embedding
+from padim_jax.files import Advance
+from padim_jax.model import Padim, PadimMoments
+from padim_jax.padim import accumulate, init
+from padim_jax.projection import principal_components
+from padim_jax.scoring import calibrate
+from padim_jax.storage import ArtifactError
+
+Unreadable = Callable[[UnreadableImage], None]
+
+
+class Interrupted(Exception):
+    """A fit that was asked to stop and can go on later; the message says from where."""
+
+
+@dataclass
+class Folded:
+    """Images folded into moments, in order.
+
+    Attributes:
+      moments: with all of them.
+      images: digest of each file and the weight it counts with; that of a file that is there twice is 2.
+      done: how many files were dealt with, readable or not.
+      skipped: those that could not be read, with the reason.
+    """
+
+    moments: PadimMoments
+    images: dict[str, float] = field(default_factory=dict)
+    done: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where an unfinished fit is kept, and what it must be a fit of to go on.
+
+    Attributes:
+      folder: of the checkpoint, itself a model that can be updated.
+      identity: of files and settings.
+      every: images after which it is written anew; 0 for interruptions only.
+    """
+
+    folder: Path
+    identity: str
+    every: int = 0
+
+    def write(self, backbone: Backbone, folded: Folded) -> None:
+        """Replace what is kept, in one step."""
+        progress = {"identity": self.identity, "done": folded.done, "skipped": folded.skipped}
+        save_updatable(Updatable(backbone, folded.moments, folded.images, progress=progress), self.folder)
+
+    def read(self) -> Folded | None:
+        """What an earlier, unfinished fit of the same files and settings has kept; None where there is none."""
+        if not self.folder.exists():
+            return None
+        try:
+            stored = load_updatable(self.folder)
+        except ArtifactError:
+            return None
+        progress = stored.progress or {}
+        if progress.get("identity") != self.identity:
+            return None
+        return Folded(stored.moments, dict(stored.images), int(progress["done"]), dict(progress["skipped"]))
+
+    def remove(self) -> None:
+        """Forget it, once the model is saved."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def identity(backbone: Backbone, config: PadimConfig, paths: Sequence[Path]) -> str:
+    """Digest of everything a fit's moments depend on: weights, settings, the files' names, sizes and times."""
+    files = [(str(path), status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]]
+    described = json.dumps([backbone.weights_digest, asdict(config), files])
+    return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def fit_files(
+    backbone: Backbone,
+    paths: Sequence[Path],
+    config: PadimConfig,
+    *,
+    batch_size: int,
+    unreadable: Unreadable = stop_at_unreadable,
+    note: Note | None = None,
+    advance: Advance = lambda count: None,
+    checkpoint: Checkpoint | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Folded:
+    """Moments of image files, from where an earlier fit was interrupted if there is a checkpoint of it.
+
+    ``advance`` is told of every file ``config.passes`` times.
+
+    Raises:
+      UnreadableImage: from ``unreadable``.
+      Interrupted: ``stopped`` has become true; the checkpoint holds what was done.
+      ValueError: no readable image for the principal components.
+    """
+    folded = checkpoint.read() if checkpoint is not None else None
+    if folded is None:
+        projection = None
+        if config.projection == "principal-components":
+            quiet = None if note is None else _ignore
+            first = _told(load_batches(paths, config, batch_size, _ignoring(advance), quiet), advance, stopped)
+            batches = padded("fit", first, config)
+            projection = principal_components(backbone, draw_embedding(backbone, config), batches)
+        folded = Folded(init(backbone, config, projection=projection))
+    elif config.passes > 1:
+        advance(len(paths) * (config.passes - 1))
+    advance(folded.done)
+    fold_files(
+        backbone,
+        folded,
+        paths[folded.done :],
+        batch_size=batch_size,
+        unreadable=unreadable,
+        note=note,
+        advance=advance,
+        checkpoint=checkpoint,
+        stopped=stopped,
+    )
+    return folded
+
+
+def fold_files(
+    backbone: Backbone,
+    folded: Folded,
+    paths: Sequence[Path],
+    *,
+    batch_size: int,
+    half_life: float | None = None,
+    unreadable: Unreadable = stop_at_unreadable,
+    note: Note | None = None,
+    advance: Advance = lambda count: None,
+    checkpoint: Checkpoint | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Fold image files into ``folded``; its moments are used up and replaced.
+
+    Files of several frames or with transparent pixels are refused unless ``note`` is there to be told.
+
+    Raises:
+      UnreadableImage: from ``unreadable``.
+      Interrupted: ``stopped`` has become true; the checkpoint, if any, holds what was done.
+    """
+    pending: deque[Batch] = deque()
+    since = 0
+
+    def report(error: UnreadableImage) -> None:
+        unreadable(error)
+        folded.skipped[str(error.path)] = error.reason
+        advance(1)
+
+    def batches() -> Iterator[np.ndarray]:
+        for batch in load_batches(paths, folded.moments.config, batch_size, report, note):
+            pending.append(batch)
+            yield batch.images
+
+    before = len(folded.skipped)
+    for moments in accumulate(backbone, folded.moments, batches(), half_life=half_life):
+        batch = pending.popleft()
+        folded.moments = moments
+        _remember(folded.images, batch.digests, half_life)
+        folded.done += len(batch.paths) + len(folded.skipped) - before
+        since, before = since + len(batch.paths), len(folded.skipped)
+        advance(len(batch.paths))
+        if checkpoint is not None and (stopped() or (checkpoint.every and since >= checkpoint.every)):
+            checkpoint.write(backbone, folded)
+            since = 0
+        if stopped():
+            kept = f"; {folded.done} files are kept in {checkpoint.folder}" if checkpoint is not None else ""
+            raise Interrupted(f"interrupted{kept}")
+
+
+def calibrate_files(
+    model: Padim,
+    paths: Sequence[Path],
+    images: Mapping[str, float] | None,
+    *,
+    batch_size: int,
+    false_alarm_rate: float = FALSE_ALARM_RATE,
+    pixel_rate: float = PIXEL_RATE,
+    advance: Advance = lambda count: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Padim:
+    """Calibrate on image files: those that ``images`` lists, each left out in turn, or, with None, others.
+
+    Raises:
+      UnreadableImage: the first file that can't be read.
+      ValueError: a file that is not in ``images``; as :func:`padim_jax.calibrate`.
+      Interrupted: ``stopped`` has become true.
+    """
+    weights: deque[float] = deque()
+
+    def batches() -> Iterator[np.ndarray]:
+        for batch in load_batches(paths, model.config, batch_size, note=_ignore):
+            for path, digest in zip(batch.paths, batch.digests, strict=True):
+                if images is not None and digest not in images:
+                    raise ValueError(
+                        f"calibrate: {path} is not among the images the model was fitted on, or has changed"
+                    )
+                weights.append(1.0 if images is None else images[digest])
+            yield batch.images
+            advance(len(batch.paths))
+            if stopped():
+                raise Interrupted("interrupted while calibrating")
+
+    return calibrate(
+        model,
+        batches(),
+        held_out=images is None,
+        weights=iter(weights.popleft, None),
+        false_alarm_rate=false_alarm_rate,
+        pixel_rate=pixel_rate,
+    )
+
+
+def _remember(images: dict[str, float], digests: Sequence[str], half_life: float | None) -> None:
+    """Add files of one batch, the older ones fading as their moments did."""
+    if half_life is not None:
+        for digest in images:
+            images[digest] *= 2 ** (-len(digests) / half_life)
+    for age, digest in enumerate(reversed(digests)):
+        weight = 1.0 if half_life is None else 2 ** (-age / half_life)
+        images[digest] = images.get(digest, 0.0) + weight
+
+
+def _told(
+    batches: Iterator[Batch], advance: Advance, stopped: Callable[[], bool]
+) -> Iterator[UInt8[np.ndarray, "n height width 3"]]:
+    for batch in batches:
+        yield batch.images
+        advance(len(batch.paths))
+        if stopped():
+            raise Interrupted("interrupted before anything could be kept")
+
+
+def _ignore(path: Path, text: str) -> None:
+    """For a pass over files of which the same was, or will be, told in another."""
+
+
+def _ignoring(advance: Advance) -> Unreadable:
+    """For a pass before the one that reports."""
+
+    def ignore(_: UnreadableImage) -> None:
+        advance(1)
+
+    return ignore
