@@ -22,6 +22,7 @@ from padim_jax.files import (
     write_table,
 )
 
+_UNREADABLE = "unreadable.csv"
 _MARKER = ".written-by-padim"  # in a folder of heat maps: it may be replaced
 
 
@@ -77,7 +78,10 @@ def score_command(
                 if heatmaps:
                     spool.add(item)
         write_scores(out / "scores.csv", scored)
-        write_table(out / "unreadable.csv", ("path", "reason"), [(error.path, error.reason) for error in unreadable])
+        if unreadable:
+            write_table(out / _UNREADABLE, ("path", "reason"), [(error.path, error.reason) for error in unreadable])
+        else:
+            (out / _UNREADABLE).unlink(missing_ok=True)  # an earlier run's
         if heatmaps and scored:
             known = fitted.calibration
             scale = spool.scale() if known is None else (float(known.colour_scale[0]), float(known.colour_scale[1]))
@@ -91,7 +95,7 @@ def score_command(
         )
     anomalous = "" if fitted.calibration is None else f", {sum(bool(row.anomalous) for row in scored)} anomalous"
     click.echo(
-        f"{out / 'scores.csv'}: {len(scored)} scored{anomalous}, {len(unreadable)} unreadable; highest scores above"
+        f"{out / 'scores.csv'}: {len(scored)} scored, {len(unreadable)} unreadable{anomalous}; highest scores above"
     )
     if fitted.calibration is None:
         say("the model is not calibrated: no p-values, no verdicts (see padim calibrate)")
