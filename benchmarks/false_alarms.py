@@ -1,4 +1,4 @@
-"""Do thresholds from good images alone keep their promise on unseen good images?
+"""What false-alarm rate thresholds from good images alone have on unseen good images.
 
     python benchmarks/false_alarms.py --splits 20
 
