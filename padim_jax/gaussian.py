@@ -9,7 +9,7 @@ The records are spared the tests' run-time shape checks: JAX builds them with pl
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, no_type_check
+from typing import Literal, TypeVar, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jaxtyping import Array, Bool, Float
 
 from padim_jax import shrinkage
 from padim_jax.shrinkage import HigherMoments
+
+T = TypeVar("T")
 
 Solver = Literal["inverse-factor", "triangular-solve"]
 
@@ -189,24 +191,29 @@ def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | White
         covariance = covariance + ridge * jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]
         return lax.linalg.cholesky(covariance, symmetrize_input=False)
 
+    strength = shrinkage_strength(moments)
+    shrinking = () if strength is None else (strength,)
+    return with_solver(Gaussian(moments.mean, map_in_place(factorise, moments.scatter, *shrinking), strength), solver)
+
+
+def shrinkage_strength(moments: Moments) -> Float[Array, " p"] | None:
+    """Ledoit-Wolf's ρ by :func:`padim_jax.shrinkage.coefficient`; None where the higher moments were not kept."""
     if moments.higher is None:
-        return with_solver(Gaussian(moments.mean, map_in_place(factorise, moments.scatter)), solver)
-    strength = _map_chunks(
+        return None
+    return map_chunks(
         lambda scatter, fourth: shrinkage.coefficient(scatter, fourth, moments.count),
         moments.scatter,
         moments.higher.fourth,
     )
-    factor = map_in_place(factorise, moments.scatter, strength)
-    return with_solver(Gaussian(moments.mean, factor, strength), solver)
 
 
 def with_solver(gaussian: Gaussian | WhitenedGaussian, solver: Solver) -> Gaussian | WhitenedGaussian:
     """The same distribution in the form ``solver`` scores with."""
     if solver == "inverse-factor" and isinstance(gaussian, Gaussian):
-        invert = functools.partial(_inverse_transpose, lower=True)
+        invert = functools.partial(inverse_transpose, lower=True)
         return WhitenedGaussian(gaussian.mean, map_in_place(invert, gaussian.factor), gaussian.strength)
     if solver == "triangular-solve" and isinstance(gaussian, WhitenedGaussian):
-        invert = functools.partial(_inverse_transpose, lower=False)
+        invert = functools.partial(inverse_transpose, lower=False)
         return Gaussian(gaussian.mean, map_in_place(invert, gaussian.whitening), gaussian.strength)
     return gaussian
 
@@ -224,7 +231,7 @@ def mahalanobis(gaussian: Gaussian | WhitenedGaussian, x: Float[Array, "p n d"])
             z = jax.vmap(_solve)(factor, centred)
             return jnp.sqrt(jnp.sum(z**2, axis=-1))
 
-        return _map_chunks(solve, gaussian.factor, centred)
+        return map_chunks(solve, gaussian.factor, centred)
     return jnp.sqrt(jnp.sum(whiten(gaussian, centred) ** 2, axis=-1))
 
 
@@ -244,7 +251,7 @@ def _solve(factor: Float[Array, "d d"], centred: Float[Array, "n d"]) -> Float[A
     return lax.linalg.triangular_solve(factor, centred, left_side=False, lower=True, transpose_a=True)
 
 
-def _inverse_transpose(triangle: Float[Array, "p d d"], *, lower: bool) -> Float[Array, "p d d"]:
+def inverse_transpose(triangle: Float[Array, "p d d"], *, lower: bool) -> Float[Array, "p d d"]:
     """L⁻ᵀ of L, and back: the inverse transpose of L⁻ᵀ is L."""
     identity = jnp.broadcast_to(jnp.eye(triangle.shape[-1], dtype=triangle.dtype), triangle.shape)
     return lax.linalg.triangular_solve(triangle, identity, left_side=True, lower=lower, transpose_a=True)
@@ -274,11 +281,11 @@ def map_in_place(function: Callable[..., Array], target: Float[Array, "p d d"], 
     return lax.fori_loop(0, len(target) // chunk, step, target)
 
 
-def _map_chunks(function: Callable[..., Array], square: Float[Array, "p d d"], *others: Array) -> Array:
-    """``function(square, *others)`` chunk by chunk, for results much smaller than ``square``."""
+def map_chunks(function: Callable[..., T], square: Float[Array, "p d d"], *others: Array) -> T:
+    """``function(square, *others)``, arrays or a pytree of them, chunk by chunk, for results that are smaller."""
     chunk = _chunk(square)
     if chunk == len(square):
         return function(square, *others)
     split = [array.reshape(-1, chunk, *array.shape[1:]) for array in (square, *others)]
     out = lax.map(lambda arrays: function(*arrays), split)
-    return out.reshape(-1, *out.shape[2:])
+    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), out)
