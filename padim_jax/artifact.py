@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,11 @@ import numpy as np
 from padim_jax import forms
 from padim_jax.backbones import Backbone, backbone_parameters, build_backbone
 from padim_jax.calibration import BINS, Calibration, calibration
+from padim_jax.compaction import Compacted
 from padim_jax.config import PadimConfig
 from padim_jax.embedding import Embedding, check_embedding
-from padim_jax.gaussian import Gaussian, Moments, Solver, WhitenedGaussian, is_finite
+from padim_jax.forms import LowRankGaussian, Quantised
+from padim_jax.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
 from padim_jax.model import Padim, PadimMoments
 from padim_jax.padim import DEFAULT_SOLVER, finalize
 from padim_jax.shrinkage import HigherMoments
@@ -24,7 +26,6 @@ from padim_jax.storage import ArtifactError, damaged, read_arrays, read_manifest
 from weights_conversion import unflatten
 
 _RATES = ("method", "false_alarm_rate", "pixel_rate")
-Form = Literal["updatable", "triangle"]
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,37 @@ def save(model: Padim, path: str | os.PathLike[str]) -> None:
       ArtifactError: ``path`` is a file, or a folder with something else in it.
       OSError: it can't be written; a model already there is left as it was.
     """
+    form = "low-rank" if isinstance(model.gaussian, LowRankGaussian) else "triangle"
+    _save_deployed(path, model, form, None, {})
+
+
+def save_compacted(compacted: Compacted, path: str | os.PathLike[str]) -> None:
+    """Save a model in the form that :func:`padim_jax.compaction.compact` chose, with its bound.
+
+    Raises:
+      ArtifactError, OSError: as :func:`save`.
+    """
+    record = {"max_error": compacted.max_error}
+    _save_deployed(path, compacted.model, compacted.form, compacted.quantised, record)
+
+
+def _save_deployed(
+    path: str | os.PathLike[str], model: Padim, form: str, quantised: Quantised | None, record: Mapping[str, Any]
+) -> None:
     fitted = model.gaussian
-    whitened = isinstance(fitted, WhitenedGaussian)
-    square = fitted.whitening if whitened else fitted.factor
-    arrays = {
-        "gaussian.mean": fitted.mean,
-        "gaussian.triangle": forms.pack_triangle(np.asarray(square), lower=not whitened),
-    }
+    arrays: dict[str, Any] = {"gaussian.mean": fitted.mean}
     if fitted.strength is not None:
         arrays["gaussian.strength"] = fitted.strength
-    solver = "inverse-factor" if whitened else "triangular-solve"
-    _save(path, "triangle", model, model.backbone, arrays, {"solver": solver})
+    solver = "triangular-solve" if isinstance(fitted, Gaussian) else "inverse-factor"
+    name = "gaussian.basis" if isinstance(fitted, LowRankGaussian) else "gaussian.triangle"
+    if isinstance(fitted, LowRankGaussian):
+        arrays |= {name: fitted.basis, "gaussian.spread": fitted.spread, "gaussian.noise": fitted.noise}
+    elif quantised is None:
+        square = fitted.whitening if isinstance(fitted, WhitenedGaussian) else fitted.factor
+        arrays[name] = forms.pack_triangle(np.asarray(square), lower=isinstance(fitted, Gaussian))
+    if quantised is not None:
+        arrays |= {name: quantised.values, "gaussian.scale": quantised.scale}
+    _save(path, form, model, model.backbone, arrays, {"solver": solver, **record})
 
 
 def save_updatable(updatable: Updatable, path: str | os.PathLike[str]) -> None:
@@ -136,7 +157,7 @@ class _Common:
 
 def _save(
     path: str | os.PathLike[str],
-    form: Form,
+    form: str,
     fitted: Padim | _Common,
     backbone: Backbone,
     arrays: Mapping[str, Any],
@@ -181,33 +202,49 @@ def _model(folder: Path, manifest: Mapping[str, Any]) -> Padim:
             raise ArtifactError(f"load: {folder} is damaged: its moments give no model ({error})") from error
     settings = _settings(folder, manifest)
     shapes, p, d = settings.shapes, settings.embedding.n_positions, settings.embedding.dimension
-    if manifest["schema"] < 3:  # whole squares
-        solver = "inverse-factor" if "gaussian.whitening" in shapes else "triangular-solve"
-        square = "gaussian.whitening" if solver == "inverse-factor" else "gaussian.factor"
-        wanted = {"gaussian.mean": [p, d], square: [p, d, d]}
-    else:
-        solver, square = manifest.get("solver"), "gaussian.triangle"
-        wanted = {"gaussian.mean": [p, d], square: [p, d * (d + 1) // 2]}
-        if settings.config.covariance == "ledoit-wolf":
-            wanted["gaussian.strength"] = [p]
+    form, wanted = manifest.get("form"), {"gaussian.mean": [p, d]}
+    solver = manifest.get("solver", "inverse-factor" if "gaussian.whitening" in shapes else "triangular-solve")
     if solver not in ("inverse-factor", "triangular-solve"):
         raise ArtifactError(f"load: {folder} is damaged (solver {solver!r})")
+    if manifest["schema"] < 3:  # whole squares
+        form = "square"
+        wanted["gaussian.whitening" if solver == "inverse-factor" else "gaussian.factor"] = [p, d, d]
+    elif settings.config.covariance == "ledoit-wolf":
+        wanted["gaussian.strength"] = [p]
+    if form in ("triangle", "triangle-16bit"):
+        wanted["gaussian.triangle"] = [p, d * (d + 1) // 2]
+    elif form in ("low-rank", "low-rank-16bit"):
+        rank = [*shapes.get("gaussian.spread", [])][1:2]
+        wanted |= {"gaussian.basis": [p, *rank, d], "gaussian.spread": [p, *rank], "gaussian.noise": [p]}
+    elif form != "square":
+        raise ArtifactError(f"load: {folder} is damaged (form {form!r})")
+    if form.endswith("16bit"):
+        wanted["gaussian.scale"] = wanted["gaussian.spread"] if form.startswith("low") else [p, d]
     common, backbone, arrays = _common(folder, manifest, settings, wanted)
-    # taken out of the dictionary as they move, so that the host's copy of 3.8 GB goes at once
-    whitened = solver == "inverse-factor"
-    values = arrays.pop(square)
-    if square == "gaussian.triangle":
-        values = forms.unpack_triangle(values, lower=not whitened)
-    kind = WhitenedGaussian if whitened else Gaussian
-    strength = arrays.pop("gaussian.strength", None)
-    fitted = kind(
-        jax.device_put(arrays.pop("gaussian.mean")),
-        jax.device_put(values),
-        None if strength is None else jax.device_put(strength),
-    )
-    if not jax.jit(is_finite)(fitted).all():
+    fitted = _gaussian(form, solver, arrays)
+    if not jax.jit(forms.is_finite)(fitted).all():
         raise ArtifactError(f"load: {folder} is damaged: its means or factors are not finite")
     return Padim(backbone, fitted, **{field.name: getattr(common, field.name) for field in dataclasses.fields(_Common)})
+
+
+def _gaussian(form: str, solver: str, arrays: dict[str, np.ndarray]) -> forms.Form:
+    """Taken out of ``arrays`` as they move to the device, so that the host's copy of 3.8 GB goes at once."""
+
+    def take(name: str) -> Any:
+        return jax.device_put(arrays.pop(f"gaussian.{name}"))
+
+    strength = take("strength") if "gaussian.strength" in arrays else None
+    scale = arrays.pop("gaussian.scale", None)
+    if form.startswith("low-rank"):
+        basis = arrays.pop("gaussian.basis")
+        basis = basis if scale is None else forms.dequantise_basis(Quantised(basis, scale))
+        return LowRankGaussian(take("mean"), jax.device_put(basis), take("spread"), take("noise"), strength)
+    kind, lower = (WhitenedGaussian, False) if solver == "inverse-factor" else (Gaussian, True)
+    if form == "square":
+        return kind(take("mean"), take("factor" if lower else "whitening"), strength)
+    packed = arrays.pop("gaussian.triangle")
+    packed = packed if scale is None else forms.dequantise(Quantised(packed, scale), lower=lower)
+    return kind(take("mean"), jax.device_put(forms.unpack_triangle(packed, lower=lower)), strength)
 
 
 def _updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:

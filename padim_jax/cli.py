@@ -9,6 +9,7 @@ from importlib.metadata import version
 import click
 
 from padim_jax.commands.calibrate import calibrate_command
+from padim_jax.commands.compact import compact_command
 from padim_jax.commands.demo import demo_command
 from padim_jax.commands.evaluate import evaluate_command, report_command
 from padim_jax.commands.fit import fit_command
@@ -31,6 +32,7 @@ def app() -> None:
       padim calibrate MODEL GOOD_DIR        p-values and thresholds, from good images alone
       padim update MODEL NEW_GOOD_DIR       learn from more good images
       padim merge MODEL OTHER --out MODEL   join two models; padim forget MODEL DIR takes images out
+      padim compact MODEL --out SMALL       the smallest form within a stated error
       padim evaluate FOLDER --out DIR       measure it on good and defective images, with a report
       padim report DIR                      write the reports of an evaluation anew
       padim demo                            fit and score real solar cells
@@ -46,6 +48,7 @@ for command in (
     update_command,
     merge_command,
     forget_command,
+    compact_command,
     evaluate_command,
     report_command,
     demo_command,

@@ -32,7 +32,8 @@ def leave_one_out(
     * ``D² = (n / (n - w))² q / (1 - c q)``.
 
     The coefficient ρ is held fixed; everything else is as a refit without the image would have it. Valid for n ≤ d
-    too, where float32 rounding of Σ leaves a relative error of about ``2⁻²⁴ D²``. Not finite where the formula has no meaning: n - w ≤ 1, or an image that was not among those fitted on.
+    too, where float32 rounding of Σ leaves a relative error of about ``2⁻²⁴ D²``. Not finite where the formula has no
+    meaning: n - w ≤ 1, or an image that was not among those fitted on.
 
     Args:
       gaussian: of all images.

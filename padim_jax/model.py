@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 import jax
 from jaxtyping import Array, Bool, Float
 
+from padim_jax import forms
 from padim_jax.backbones import Backbone
 from padim_jax.calibration import Calibration
 from padim_jax.config import PadimConfig
 from padim_jax.embedding import Embedding
-from padim_jax.gaussian import Gaussian, Moments, WhitenedGaussian
+from padim_jax.gaussian import Moments
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +43,7 @@ class Padim:
 
     Attributes:
       backbone: the frozen network.
-      gaussian: one N(μ, Σ) per position, as factors or as inverse factors.
+      gaussian: one N(μ, Σ) per position, as factors, as inverse factors, or of low rank.
       count: float32 (), images it was fitted on, or the sum of their weights.
       config: the settings; static.
       embedding: channels, grid, weights' digest; static.
@@ -52,7 +53,7 @@ class Padim:
     """
 
     backbone: Backbone
-    gaussian: Gaussian | WhitenedGaussian
+    gaussian: forms.Form
     count: Float[Array, ""]
     config: PadimConfig = field(metadata={"static": True})
     embedding: Embedding = field(metadata={"static": True})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from padim_jax import gaussian
+from padim_jax import forms, gaussian
 from padim_jax.backbones import Backbone
 from padim_jax.boundary import alone, check_backbone, check_images, check_solver, is_traced, padded
 from padim_jax.config import PadimConfig, differences
@@ -253,7 +253,7 @@ _update = jax.jit(_update_pure)
 _update_donating = jax.jit(_update_pure, donate_argnames="state")
 _factor = jax.jit(_factor_pure, static_argnames=("ridge", "solver"))
 _factor_donating = jax.jit(_factor_pure, static_argnames=("ridge", "solver"), donate_argnames="scatter")
-_is_finite = jax.jit(gaussian.is_finite)
+_is_finite = jax.jit(forms.is_finite)
 
 
 @jax.jit

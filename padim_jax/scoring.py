@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from padim_jax import calibration, gaussian
+from padim_jax import calibration, forms, gaussian
 from padim_jax.anomaly_map import anomaly_map, image_score
 from padim_jax.boundary import alone, check_images, check_solver, padded
 from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
 from padim_jax.embedding import embed
+from padim_jax.forms import LowRankGaussian
 from padim_jax.gaussian import Gaussian, Solver, WhitenedGaussian
 from padim_jax.leave_one_out import leave_one_out
 from padim_jax.model import Padim, Scores
@@ -48,9 +49,11 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
     keeps L⁻ᵀ and multiplies.
 
     Raises:
-      ValueError: unknown solver.
+      ValueError: unknown solver, or a model of low rank.
     """
     check_solver("with_solver", solver)
+    if isinstance(model.gaussian, LowRankGaussian):
+        raise ValueError("with_solver: the model was compacted to low rank, which is scored in its own way")
     return replace(model, gaussian=alone(_with_solver, model.gaussian, solver))
 
 
@@ -146,7 +149,7 @@ def _run(model: Padim, images: Array) -> Scores:
 @jax.jit
 def _score(model: Padim, images: Array) -> Scores:
     x = embed(model.backbone, model.embedding, images, model.projection)
-    scores = _scores(model, gaussian.mahalanobis(model.gaussian, x))
+    scores = _scores(model, forms.mahalanobis(model.gaussian, x))
     if model.calibration is None:
         return scores
     values = scores.image_score
@@ -180,6 +183,11 @@ def _scores(model: Padim, distances: Float[Array, "p n"]) -> Scores:
 
 
 def _for_leave_one_out(model: Padim) -> Padim:
+    if isinstance(model.gaussian, LowRankGaussian):
+        raise ValueError(
+            "calibrate: leaving images out takes the model before it was compacted to low rank; give other images with "
+            "held_out=True"
+        )
     if model.count < 3:
         raise ValueError(
             f"calibrate: {float(model.count):g} images are too few to leave one out; fit on 3 or more, or give others "

@@ -56,7 +56,8 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) ->
     old = {path.name for path in folder.iterdir()}
     try:
         save_args = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES) for name in arrays}
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        # factors hardly compress, and sizes are told beforehand
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
             checkpointer.save(folder.resolve() / directory, args=ocp.args.PyTreeSave(dict(arrays), save_args))
         manifest["files"] = _checksums(folder / directory)
         write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
@@ -70,6 +71,11 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) ->
         for path in folder.iterdir() if sure else ():
             if _ARRAYS.fullmatch(path.name) and path.name != named and (path.name in old or directory in path.name):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def disk_bytes(folder: Path) -> int:
+    """Bytes of all files of a model folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def check_writable(folder: Path) -> None:

@@ -1,0 +1,143 @@
+"""The smallest form of a model that keeps every distance within a stated error."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from padim_jax import forms
+from padim_jax.boundary import alone
+from padim_jax.forms import LowRankGaussian, Quantised
+from padim_jax.gaussian import Moments, WhitenedGaussian
+from padim_jax.model import Padim
+from padim_jax.scoring import with_solver
+
+DeployedForm = Literal["triangle", "triangle-16bit", "low-rank", "low-rank-16bit"]
+_CHUNK_BYTES = 128 * 2**20  # of the squares of the positions that are compared at once
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """A deployed model in one of the forms.
+
+    Attributes:
+      form: which.
+      model: as it scores from this form.
+      quantised: its 16-bit numbers; None for the 32-bit forms.
+      max_error: bound of every distance's relative error against the uncompacted model, over all possible images.
+      tried: the forms that were looked at, with their bytes (:func:`form_bytes`) and their bounds.
+    """
+
+    form: DeployedForm
+    model: Padim
+    quantised: Quantised | None
+    max_error: float
+    tried: tuple[tuple[DeployedForm, int, float], ...]
+
+
+def form_bytes(form: str, positions: int, d: int, rank: int) -> int:
+    """Bytes of the means and Gaussians of a form ("updatable" too), as they are stored.
+
+    Per position: d means of 4 bytes, and
+
+    * "updatable", "triangle": d (d + 1) / 2 numbers of 4 bytes;
+    * "triangle-16bit": as many of 2 bytes, and d scales of 4;
+    * "low-rank": r d numbers of 4 bytes, r spreads and the noise, of 4;
+    * "low-rank-16bit": r d numbers of 2 bytes, r scales, r spreads and the noise, of 4.
+    """
+    triangle = d * (d + 1) // 2
+    each = {
+        "updatable": 4 * triangle,
+        "triangle": 4 * triangle,
+        "triangle-16bit": 2 * triangle + 4 * d,
+        "low-rank": 4 * (rank * d + rank + 1),
+        "low-rank-16bit": 2 * rank * d + 4 * (2 * rank + 1),
+    }
+    return positions * (4 * d + each[form])
+
+
+def compact(
+    model: Padim,
+    max_error: float,
+    *,
+    moments: Moments | None = None,
+    rank: int | None = None,
+    told: Callable[[str], None] = lambda form: None,
+) -> Compacted:
+    """The smallest deployed form in which no distance, of any possible image, is off by more than ``max_error``.
+
+    The bound is that of :func:`padim_jax.forms.worst_error`, at the worst position: not a sample's, but over all x.
+
+    Args:
+      model: fitted, scoring by factors.
+      max_error: relative, such as 0.001; 0 allows only the exact triangle.
+      moments: those of the model, without which there is no low rank.
+      rank: of their scatter, n - 1 for n images; low rank is tried where it is below d.
+      told: of each form that is looked at.
+
+    Raises:
+      ValueError: an error below 0, or a model that was compacted to low rank before.
+    """
+    if not 0 <= max_error < 1:
+        raise ValueError(f"compact: max_error={max_error!r}, wanted a relative error from 0 to below 1")
+    if isinstance(model.gaussian, LowRankGaussian):
+        raise ValueError("compact: the model is of low rank already")
+    exact = with_solver(model, "inverse-factor")
+    assert isinstance(exact.gaussian, WhitenedGaussian)
+    p, d = exact.gaussian.mean.shape
+    ranked = moments is not None and rank is not None and 1 <= rank < d
+    names: list[DeployedForm] = ["triangle", "triangle-16bit", *(("low-rank", "low-rank-16bit") if ranked else ())]
+    tried: list[tuple[DeployedForm, int, float]] = []
+    whole: LowRankGaussian | None = None
+    for form in sorted(names, key=lambda name: form_bytes(name, p, d, rank or 0)):
+        size = form_bytes(form, p, d, rank or 0)
+        if form == "triangle":
+            return Compacted(form, model, None, 0.0, (*tried, (form, size, 0.0)))
+        told(form)
+        if form == "triangle-16bit":
+            quantised, found = _quantised(exact.gaussian)
+        else:
+            assert moments is not None
+            assert rank is not None
+            if whole is None:
+                # the mean bit for bit: that of the model is what is stored
+                whole = replace(alone(_low_rank, moments, rank, model.config.ridge), mean=exact.gaussian.mean)
+            quantised, found = _of_basis(whole, form == "low-rank-16bit")
+        error = _error(exact.gaussian, found)
+        tried.append((form, size, error))
+        if error <= max_error:
+            return Compacted(form, replace(model, gaussian=found), quantised, error, tuple(tried))
+    raise AssertionError("the exact triangle is always there")
+
+
+_low_rank = jax.jit(forms.low_rank, static_argnames=("rank", "ridge"))
+_worst_error = jax.jit(forms.worst_error)
+
+
+def _quantised(exact: WhitenedGaussian) -> tuple[Quantised, WhitenedGaussian]:
+    quantised = forms.quantise_whitening(exact.whitening)
+    square = forms.unpack_triangle(forms.dequantise(quantised, lower=False), lower=False)
+    return quantised, replace(exact, whitening=jnp.asarray(square))
+
+
+def _of_basis(whole: LowRankGaussian, in_16_bits: bool) -> tuple[Quantised | None, LowRankGaussian]:
+    if not in_16_bits:
+        return None, whole
+    quantised = forms.quantise_basis(np.asarray(whole.basis))
+    return quantised, replace(whole, basis=jnp.asarray(forms.dequantise_basis(quantised)))
+
+
+def _error(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussian) -> float:
+    worst = 0.0
+    for part in _parts(*exact.mean.shape):
+        pieces = [jax.tree.map(lambda array: array[part], one) for one in (exact, other)]  # noqa: B023 - used at once
+        worst = max(worst, float(alone(_worst_error, *pieces).max()))
+    return worst
+
+
+def _parts(p: int, d: int) -> Iterator[slice]:
+    size = max(1, _CHUNK_BYTES // (4 * d * d))
+    return (slice(start, start + size) for start in range(0, p, size))
