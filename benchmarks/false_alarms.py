@@ -50,8 +50,10 @@ def measure(config: padim.PadimConfig, splits: int, fitted: int = 300, batch_siz
         model = padim.calibrate(padim.fit(backbone, good, config), good, false_alarm_rate=RATE)
         scores = np.concatenate([np.asarray(padim.score(model, batch).image_score) for batch in unseen])
         training = np.concatenate([np.asarray(padim.score(model, batch).image_score) for batch in good])
-        naive = calibration(training, np.ones(len(model.calibration.pixels)), "held-out", RATE)
-        counts = (int((scores > np.asarray(one.threshold)).sum()) for one in (model.calibration, naive))
+        known = model.calibration
+        assert known is not None
+        naive = calibration(training, np.asarray(known.pixels), "held-out", RATE)
+        counts = (int((scores > np.asarray(one.threshold)).sum()) for one in (known, naive))
         yield Split(fitted, len(scores), *counts)
 
 

@@ -85,7 +85,7 @@ def compact(
         raise ValueError(f"compact: max_error={max_error!r}, wanted a relative error from 0 to below 1")
     if isinstance(model.gaussian, LowRankGaussian):
         raise ValueError("compact: the model is of low rank already")
-    exact = with_solver(model, "inverse-factor")
+    exact = model if isinstance(model.gaussian, WhitenedGaussian) else with_solver(model, "inverse-factor")
     assert isinstance(exact.gaussian, WhitenedGaussian)
     p, d = exact.gaussian.mean.shape
     ranked = moments is not None and rank is not None and 1 <= rank < d
@@ -102,9 +102,7 @@ def compact(
         else:
             assert moments is not None
             assert rank is not None
-            if whole is None:
-                # the mean bit for bit: that of the model is what is stored
-                whole = replace(alone(_low_rank, moments, rank, model.config.ridge), mean=exact.gaussian.mean)
+            whole = _whole(moments, rank, model.config.ridge) if whole is None else whole
             quantised, found = _of_basis(whole, form == "low-rank-16bit")
         error = _error(exact.gaussian, found)
         tried.append((form, size, error))
@@ -121,6 +119,10 @@ def _quantised(exact: WhitenedGaussian) -> tuple[Quantised, WhitenedGaussian]:
     quantised = forms.quantise_whitening(exact.whitening)
     square = forms.unpack_triangle(forms.dequantise(quantised, lower=False), lower=False)
     return quantised, replace(exact, whitening=jnp.asarray(square))
+
+
+def _whole(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
+    return alone(_low_rank, moments, rank, ridge)
 
 
 def _of_basis(whole: LowRankGaussian, in_16_bits: bool) -> tuple[Quantised | None, LowRankGaussian]:

@@ -175,6 +175,20 @@ def forget(moments: Moments, gone: Moments) -> Moments:
     return Moments(left, mean, map_in_place(fold, moments.scatter, gone.scatter, scaled), higher)
 
 
+def rounding_left(before: Moments, after: Moments, fitted: WhitenedGaussian) -> Float[Array, " p"]:
+    """About the relative error that :func:`forget` may have left in distances, per position.
+
+    ``2⁻²⁴ (c + 2 m sqrt(n c)) / (n' - 1) · max diag Σ'⁻¹``: the rounding of the scatter before, with c its largest
+    diagonal entry and m the largest mean, which stays when the images that made it large are gone, against the
+    smallest variance of what is left.
+    """
+    largest = jnp.max(jnp.diagonal(before.scatter, axis1=1, axis2=2), axis=-1)
+    offset = jnp.max(jnp.abs(before.mean), axis=-1)
+    rounding = (largest + 2 * offset * jnp.sqrt(before.count * largest)) * 2.0**-24
+    precision = jnp.max(jnp.sum(fitted.whitening**2, axis=-1), axis=-1)
+    return rounding / (after.count - 1) * precision
+
+
 def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
     """Factor ``Σ = S + ridge · I``, ``S = C / (n - 1)`` (PaDiM equation 1) at every position.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from padim_jax.gaussian import WhitenedGaussian, whiten
+from padim_jax.gaussian import WhitenedGaussian, map_chunks, whiten
 
 _MOST_STEPS = 100
 _CLOSE = 1e-5  # the last step's share of a sum that counts as found
@@ -42,9 +42,25 @@ def leave_one_out(
       weights: of these, as they were fitted with; an image that is there twice is left out twice by weight 2.
       ridge: ε.
     """
-    d = x.shape[-1]
+    # chunk by chunk: XLA packs the transposed factors of a whole batched product once more on CPU
+    strength = jnp.zeros(len(x), x.dtype) if gaussian.strength is None else gaussian.strength
+
+    def of_chunk(whitening: Array, mean: Array, strength: Array, x: Array) -> Array:
+        return _of_chunk(WhitenedGaussian(mean, whitening, strength), x, count, weights, ridge)
+
+    return map_chunks(of_chunk, gaussian.whitening, gaussian.mean, strength, x)
+
+
+def _of_chunk(
+    gaussian: WhitenedGaussian,
+    x: Float[Array, "p n d"],
+    count: Float[Array, ""],
+    weights: Float[Array, " n"],
+    ridge: float,
+) -> Float[Array, "p n"]:
+    assert gaussian.strength is not None
+    d, strength = x.shape[-1], gaussian.strength[:, None]
     delta = x - gaussian.mean[:, None]
-    strength = jnp.zeros((), x.dtype) if gaussian.strength is None else gaussian.strength[:, None]
     weight = weights.astype(x.dtype)[None]
     left = count - weight - 1
     b = weight * count / (count - weight)

@@ -1,5 +1,6 @@
 """PaDiM's fit as pure functions over an immutable record: init, update, merge, forget, finalize."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from padim_jax.projection import principal_components, semi_orthogonal
 DEFAULT_SOLVER: Solver = "inverse-factor"
 
 PROJECTION_TOLERANCE = 1e-4  # between matrices drawn from one seed by two LAPACKs, entry by entry
-_LOST = 1e-3  # of the ridge: as much rounding as forgetting may leave in a covariance's diagonal
+_LOST = 1e-3  # of a distance: as much rounding as forgetting may leave
 
 
 def init(
@@ -108,8 +109,8 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     """Moments as if the images of ``gone`` had never been folded in: :func:`merge` undone.
 
     ``gone`` are moments of images that were folded in with weight 1: ``update`` of a fresh ``init``. Subtraction loses
-    digits, and a covariance that has lost too many would give wrong distances, so this refuses where
-    ``max diag C · 2⁻²⁴ / (n' - 1)``, what rounding may leave of the old scatter, is above ε/1000.
+    digits; this refuses where distances could change by more than a thousandth
+    (:func:`padim_jax.gaussian.rounding_left`), as where few images are left of many.
 
     Raises:
       ValueError: moments that were not fitted alike (as :func:`merge`), none to forget, fewer than two images left,
@@ -126,13 +127,13 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
         raise ValueError(f"forget: {left:g} of {float(moments.count):g} images would be left; a fit needs 2 or more")
     after = _forget(moments, gone)
     before, now = (np.asarray(_diagonal(one.moments.scatter)) for one in (moments, after))
-    rounding = before.max(axis=-1) * np.finfo(np.float32).eps / 2
-    if not (now >= -64 * rounding[:, None]).all():
+    if not (now >= -1e-5 * before.max(axis=-1, keepdims=True)).all():
         raise ValueError("forget: the moments hold less variance than the images to forget; those were never folded in")
-    if rounding.max() / (left - 1) > _LOST * moments.config.ridge:
+    lost = alone(_rounding_left, moments.moments, after.moments, moments.config.ridge).max()
+    if not lost <= _LOST:  # not a number: no longer definite
         raise FloatingPointError(
-            f"forget: {left:g} of {float(moments.count):g} images would be left, and rounding would outweigh their "
-            "variance; fit anew on the images to keep"
+            f"forget: {left:g} of {float(moments.count):g} images would be left, and what rounding leaves of the "
+            "others would show in distances; fit anew on the images to keep"
         )
     return after
 
@@ -264,6 +265,13 @@ def _merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
 @jax.jit
 def _forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     return replace(moments, moments=gaussian.forget(moments.moments, gone.moments))
+
+
+@functools.partial(jax.jit, static_argnames="ridge")
+def _rounding_left(before: Moments, after: Moments, ridge: float) -> Array:
+    fitted = gaussian.finalize(after, ridge, "inverse-factor")
+    assert isinstance(fitted, WhitenedGaussian)
+    return gaussian.rounding_left(before, after, fitted)
 
 
 @jax.jit

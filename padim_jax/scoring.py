@@ -197,7 +197,9 @@ def _for_leave_one_out(model: Padim) -> Padim:
         raise ValueError(
             "calibrate: the model was saved without its shrinkage; fit it anew, or give other images with held_out=True"
         )
-    return replace(with_solver(model, "inverse-factor"), calibration=None)
+    # not even through jit where it is one already, which would copy it
+    fitted = model if isinstance(model.gaussian, WhitenedGaussian) else with_solver(model, "inverse-factor")
+    return replace(fitted, calibration=None)
 
 
 def _refuse(held_out: bool, before: int, model: Padim) -> None:

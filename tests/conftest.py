@@ -56,3 +56,12 @@ def good_dir(tmp_path: Path) -> Path:
         place = folder / "later" if index > 3 else folder
         Image.fromarray(pixels).save(place / f"part{index}.png")
     return folder
+
+
+def write_images(folder: Path, pixels: np.ndarray) -> list[Path]:
+    """Write images as PNG files; gives their paths in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{index:03}.png" for index in range(len(pixels))]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    return paths
