@@ -11,6 +11,7 @@ import click
 from padim_jax.commands.calibrate import calibrate_command
 from padim_jax.commands.compact import compact_command
 from padim_jax.commands.demo import demo_command
+from padim_jax.commands.estimate import estimate_command
 from padim_jax.commands.evaluate import evaluate_command, report_command
 from padim_jax.commands.fit import fit_command
 from padim_jax.commands.score import score_command
@@ -33,6 +34,7 @@ def app() -> None:
       padim update MODEL NEW_GOOD_DIR       learn from more good images
       padim merge MODEL OTHER --out MODEL   join two models; padim forget MODEL DIR takes images out
       padim compact MODEL --out SMALL       the smallest form within a stated error
+      padim estimate [GOOD_DIR]             memory, disk and seconds a fit and a score will take
       padim evaluate FOLDER --out DIR       measure it on good and defective images, with a report
       padim report DIR                      write the reports of an evaluation anew
       padim demo                            fit and score real solar cells
@@ -49,6 +51,7 @@ for command in (
     merge_command,
     forget_command,
     compact_command,
+    estimate_command,
     evaluate_command,
     report_command,
     demo_command,

@@ -41,7 +41,7 @@ from padim_jax.scoring import with_roi
 from padim_jax.storage import check_writable
 
 
-def _setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
+def setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
     """Option for a field of ``PadimConfig``; None where it was not given."""
     default = getattr(PadimConfig(), name)
     shown = "the backbone's" if default is None else str(default)
@@ -59,23 +59,23 @@ def _setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
     help="Weights file (.pth, .safetensors), or 'random'. Default: embedded, or the publisher's file.",
 )
 @click.option("--tap", "taps", multiple=True, help="Layer to embed; repeat for several. Default: the backbone's.")
-@_setting("n_channels", int, "Dimension d of the embedding.")
-@_setting("ridge", float, "ε added to the covariance's diagonal.")
-@_setting("seed", int, "Of the random channel selection.")
-@_setting("image_size", Size(), "Resize images to this.")
-@_setting(
+@setting("n_channels", int, "Dimension d of the embedding.")
+@setting("ridge", float, "ε added to the covariance's diagonal.")
+@setting("seed", int, "Of the random channel selection.")
+@setting("image_size", Size(), "Resize images to this.")
+@setting(
     "resize",
     click.Choice(get_args(Resize)),
     "Stretch to the image size; or keep the aspect: cover it and take the centre, or fit inside with black around.",
 )
-@_setting("crop_size", Size(), "Then cut out the centre.")
-@_setting("sigma", float, "Blur of the map, in pixels.")
-@_setting("interpolation", click.Choice(get_args(Interpolation)), "Of images and maps; the paper's is bicubic.")
-@_setting("neighbourhood", int, "Average activations over k x k cells; odd.")
-@_setting(
+@setting("crop_size", Size(), "Then cut out the centre.")
+@setting("sigma", float, "Blur of the map, in pixels.")
+@setting("interpolation", click.Choice(get_args(Interpolation)), "Of images and maps; the paper's is bicubic.")
+@setting("neighbourhood", int, "Average activations over k x k cells; odd.")
+@setting(
     "covariance", click.Choice(get_args(Covariance)), "Sample covariance + ε I, or shrunk at each position besides."
 )
-@_setting(
+@setting(
     "projection",
     click.Choice(get_args(Projection)),
     "How the taps' channels become d; principal components read the images twice.",
@@ -135,7 +135,7 @@ def fit_command(
     """
     with wrong_use():
         given = {name: value for name, value in settings.items() if value is not None}
-        backbone, config = _begin(preset_name, backbone)
+        backbone, config = begin(preset_name, backbone)
         config = replace(config, **given, **({"taps": taps} if taps else {}))
         BACKBONES[backbone].select(config.taps)
     check_writable(out)  # now, not after an hour of fitting
@@ -205,7 +205,7 @@ def _with_value_range(config: PadimConfig, paths: Sequence[Path]) -> PadimConfig
     return replace(config, value_range=value_range)
 
 
-def _begin(name: str | None, backbone: str | None) -> tuple[str, PadimConfig]:
+def begin(name: str | None, backbone: str | None) -> tuple[str, PadimConfig]:
     """Backbone and settings to start from."""
     found = preset(name or "lite0")
     if name is not None and backbone not in (None, found.backbone):

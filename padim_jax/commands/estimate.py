@@ -1,0 +1,135 @@
+"""``padim estimate``."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from padim_jax.backbones import BACKBONES, load_backbone
+from padim_jax.commands.fit import begin, setting
+from padim_jax.commands.terminal import Size, batch_option, debug_option, wrong_use
+from padim_jax.config import PadimConfig
+from padim_jax.data import find_images, find_value_range, load_batches
+from padim_jax.embedding import draw_embedding
+from padim_jax.estimate import FORMS, Estimate, Files, Phase, estimate
+
+_DEFAULT_IMAGES = 200
+_TIMED = 8  # files
+
+
+@click.command("estimate")
+@click.argument("good_dir", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option("--images", type=click.IntRange(2), metavar="N", help="How many. Default: those of GOOD_DIR, or 200.")
+@click.option("--preset", "preset_name", metavar="NAME", help="Settings by name; options given besides win.")
+@click.option("--backbone", type=click.Choice(list(BACKBONES)), help="Network. Default: the preset's, or Lite0.")
+@click.option("--weights", type=str, help="Weights file. Default: embedded, or random ones, which take as much.")
+@setting("n_channels", int, "Dimension d of the embedding.")
+@setting("image_size", Size(), "Resize images to this.")
+@setting("crop_size", Size(), "Then cut out the centre.")
+@click.option("--form", type=click.Choice(FORMS), help="Size on disk of this form only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+@batch_option
+@debug_option
+def estimate_command(
+    good_dir: Path | None,
+    images: int | None,
+    preset_name: str | None,
+    backbone: str | None,
+    weights: str | None,
+    form: str | None,
+    as_json: bool,
+    batch_size: int,
+    **settings: Any,
+) -> None:
+    """Say what a fit and a score will take, before either is run: state, size on disk, peak memory, seconds.
+
+    Compiles the programs for shapes alone, and computes with a part of the grid and one batch: images of GOOD_DIR, or
+    random ones.
+    """
+    with wrong_use():
+        name, config = begin(preset_name, backbone)
+        config = replace(config, **{key: value for key, value in settings.items() if value is not None})
+    paths = () if good_dir is None else find_images([good_dir]).paths
+    count = images or len(paths) or _DEFAULT_IMAGES
+    if count < 2:
+        raise click.UsageError(f"{good_dir} holds one image; a fit needs 2 or more")
+    start = time.perf_counter()
+    if weights is None and BACKBONES[name].download is not None:
+        weights = "random"
+    network = load_backbone(name, weights)
+    starting = time.perf_counter() - start + _seconds_of_imports()
+    with wrong_use():
+        embedding = draw_embedding(network, config)
+    n = min(batch_size, count)
+    if paths:
+        timed = paths[: max(_TIMED, n)]
+        config = replace(config, value_range=find_value_range(timed))
+        start = time.perf_counter()
+        read = list(load_batches(timed, config, max(_TIMED, n), note=lambda path, text: None))
+        files = Files(max(w * h for one in read for w, h in one.sizes), (time.perf_counter() - start) / len(timed))
+        batch = np.resize(read[0].images, (n, *config.crop, 3))
+    else:
+        files = Files(config.image[0] * config.image[1])
+        batch = _random_images(n, config)
+    found = estimate(network, config, count, batch, files, starting=starting)
+    if form is not None and form not in found.disk:
+        raise click.UsageError(f"--form {form} takes n ≤ d: {count} images, d = {embedding.dimension}")
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+    else:
+        _print(name, found, form, files)
+
+
+def _print(name: str, found: Estimate, form: str | None, files: Files) -> None:
+    p, d = found.positions, found.dimension
+    click.echo(f"{name}, d = {d}, {p} positions, {found.images} images")
+    click.echo(f"state: moments {_bytes(found.state)}, factors {_bytes(found.factors)}")
+    click.echo("size on disk:")
+    for one in found.disk if form is None else (form,):
+        click.echo(f"  {one:17}{_bytes(found.disk[one]):>9}")
+    for command, phases, seconds in (
+        ("fit", found.fit, found.fit_seconds),
+        ("score", found.score, found.score_seconds),
+    ):
+        host, device = (max(phases, key=lambda phase, side=side: getattr(phase, side)) for side in ("host", "device"))
+        click.echo(f"padim {command}:")
+        if found.accelerator:
+            click.echo(f"  peak memory: host {_bytes(host.host)} ({host.name}), device {_bytes(device.device)} "
+                       f"({device.name})")  # fmt: skip
+        else:
+            click.echo(f"  peak memory: {_bytes(host.host)}, during {host.name} ({_phases(phases)})")
+        parts = ", ".join(f"{part} {value:.1f}" for part, value in seconds.items() if value >= 0.05)
+        click.echo(f"  seconds: {sum(seconds.values()):.0f} ({parts})")
+    share = "all" if found.measured_positions == p else f"{found.measured_positions} of {p}"
+    decoding = "decoding timed on files" if files.seconds is not None else "decoding not counted: no GOOD_DIR"
+    click.echo(
+        f"measured here: the process, one batch through the network, {share} positions (seconds, memory "
+        f"beyond XLA's account), {decoding}; computed: everything else, by XLA's account of the compiled programs"
+    )
+
+
+def _phases(phases: tuple[Phase, ...]) -> str:
+    return ", ".join(f"{phase.name} {_bytes(phase.host)}" for phase in phases)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _seconds_of_imports() -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import padim_jax.cli"], check=True)
+    return time.perf_counter() - start
+
+
+def _random_images(n: int, config: PadimConfig) -> np.ndarray:
+    """Smooth random images: noise alone would not compress as pictures do."""
+    rng, (height, width) = np.random.default_rng(0), config.crop
+    coarse = rng.integers(0, 256, (n, -(-height // 16), -(-width // 16), 3), np.uint8)
+    return coarse.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]

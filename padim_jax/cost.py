@@ -1,0 +1,101 @@
+"""What one compiled program costs: XLA's account of it, and what this process is seen to take besides."""
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from padim_jax.boundary import alone
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one program.
+
+    Attributes:
+      temporary: bytes of XLA's own account.
+      output: bytes, likewise.
+      code: bytes that the process keeps after compiling.
+      compiling: seconds.
+      hidden: bytes beyond XLA's account while it runs: its libraries pack matrices on the side.
+      seconds: of one run.
+    """
+
+    temporary: int
+    output: int
+    code: int = 0
+    compiling: float = 0.0
+    hidden: int = 0
+    seconds: float = 0.0
+
+
+def compiled(function: Any, *arguments: Any) -> Cost:
+    """Cost of compiling a jitted function for ``arguments``, which may be shapes alone; nothing is run."""
+    before, start = resident(), time.perf_counter()
+    program = function.lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    analysis = program.memory_analysis()
+    return Cost(
+        analysis.temp_size_in_bytes, analysis.output_size_in_bytes, max(0, resident() - before), compiling=seconds
+    )
+
+
+def measured(function: Any, *arguments: Any) -> tuple[Any, Cost]:
+    """Result of the compiled function, and what a run takes: memory at the first, seconds at the second."""
+    before = _settled()
+    program = function.lower(*arguments).compile()
+    analysis = program.memory_analysis()
+    with Sampled() as sampled:
+        out = alone(program, *arguments)
+    temporary, output = analysis.temp_size_in_bytes, analysis.output_size_in_bytes
+    start = time.perf_counter()
+    again = alone(program, *arguments)
+    seconds = time.perf_counter() - start
+    del again
+    return out, Cost(
+        temporary,
+        output,
+        hidden=max(0, sampled.peak - before - output - temporary),
+        seconds=seconds,
+    )
+
+
+class Sampled:
+    """The process's largest resident memory while inside, looked at every 2 ms."""
+
+    def __enter__(self) -> "Sampled":
+        self.peak, self._done = resident(), threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.peak = max(self.peak, resident())
+
+    def _look(self) -> None:
+        while not self._done.wait(0.002):
+            self.peak = max(self.peak, resident())
+
+
+def _settled() -> int:
+    """Resident memory once the runtime has given temporaries back, which it does a little after a result is ready."""
+    least = resident()
+    for _ in range(10):
+        time.sleep(0.02)
+        least = min(least, resident())
+    return least
+
+
+def resident() -> int:
+    """Resident memory of the process in bytes; ``OSError`` where there is no ``/proc`` to tell it."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError as error:
+        raise OSError(
+            "estimate: this system has no /proc/self/statm to read the process's memory from; run it on Linux"
+        ) from error
+    return pages * os.sysconf("SC_PAGE_SIZE")

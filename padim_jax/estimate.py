@@ -1,0 +1,350 @@
+"""What a fit and a score will take, before either is run: bytes of state, size on disk, peak memory, seconds.
+
+Three sources, kept apart: XLA's own account of the very programs that fit and score run, compiled for shapes alone;
+what is measured here, on a few positions of the grid and two batches; and what the code holds at the same time, phase
+by phase. A peak is the largest phase.
+"""
+
+import functools
+import math
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt8
+
+from padim_jax import forms, gaussian, padim, scoring, storage
+from padim_jax.anomaly_map import anomaly_map, image_score
+from padim_jax.backbones import Backbone, backbone_parameters
+from padim_jax.calibration import BINS
+from padim_jax.compaction import form_bytes
+from padim_jax.config import PadimConfig
+from padim_jax.cost import Cost, compiled, measured, resident
+from padim_jax.embedding import draw_embedding, embed
+from padim_jax.files import ScoredImage, write_heatmap
+from padim_jax.gaussian import WhitenedGaussian
+from padim_jax.leave_one_out import leave_one_out
+from padim_jax.model import Padim, PadimMoments
+from padim_jax.projection import semi_orthogonal
+
+PIECE_BYTES = 128 * 2**20  # of the scatter that is really computed with
+FORMS = ("updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-16bit")
+_SMALL = 60_000  # of a model's folder: manifest and Orbax's own records
+_AHEAD = 3  # batches of decoded images: that in work and two ahead
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is held at the peak of one phase, in bytes; on a CPU the device's memory is the host's."""
+
+    name: str
+    host: int
+    device: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a fit on ``images`` images, and a score of as many, will take.
+
+    Attributes:
+      images: n.
+      positions: p.
+      dimension: d.
+      state: bytes of the moments.
+      factors: bytes of a fitted model's means and factors.
+      disk: bytes on disk of each form (see ``FORMS``); forms that need n ≤ d only where it is.
+      fit: phases of ``padim fit`` with calibration.
+      score: phases of ``padim score``.
+      fit_seconds: of ``padim fit``, by part.
+      score_seconds: of ``padim score``, by part.
+      measured_positions: how many of the p positions were computed with.
+      accelerator: whether the device has memory of its own.
+    """
+
+    images: int
+    positions: int
+    dimension: int
+    state: int
+    factors: int
+    disk: Mapping[str, int]
+    fit: tuple[Phase, ...]
+    score: tuple[Phase, ...]
+    fit_seconds: Mapping[str, float]
+    score_seconds: Mapping[str, float]
+    measured_positions: int
+    accelerator: bool
+
+
+@dataclass(frozen=True)
+class Files:
+    """What reading the image files costs.
+
+    Attributes:
+      pixels: of the largest file, height times width.
+      seconds: to read and decode one, all threads at work; None where no file was there to time.
+    """
+
+    pixels: int
+    seconds: float | None = None
+
+
+def sizes_on_disk(positions: int, dimension: int, images: int, parameters: int) -> dict[str, int]:
+    """Bytes of each form of a calibrated model; the low-rank forms only where n ≤ d.
+
+    Those of :func:`padim_jax.compaction.form_bytes` with rank n - 1, and the backbone's ``parameters``, the scores and
+    the histogram of the calibration.
+    """
+    common = 4 * (parameters + images + BINS) + _SMALL
+    low = images <= dimension
+    found = {
+        form: common + form_bytes(form, positions, dimension, images - 1)
+        for form in FORMS
+        if low or not form.startswith("low-rank")
+    }
+    found["updatable"] += 50 * images  # a digest and a weight each
+    return found
+
+
+def estimate(
+    backbone: Backbone,
+    config: PadimConfig,
+    images: int,
+    batch: UInt8[np.ndarray, "n height width 3"],
+    files: Files,
+    *,
+    starting: float = 0.0,
+) -> Estimate:
+    """Estimate a fit and a score of ``images`` images in batches like ``batch``.
+
+    Allocates the state of at most ``PIECE_BYTES`` of the p positions; all else is compiled for shapes. Call it in a
+    process that has done nothing but load the backbone: what that holds is the constant of the estimate.
+
+    Args:
+      backbone: the network.
+      config: the settings.
+      images: n, 2 or more.
+      batch: images as the fit will see them.
+      files: what reading them costs.
+      starting: seconds until a process has imported everything and loaded the backbone.
+
+    Raises:
+      ValueError: fewer than two images, or settings as :func:`padim_jax.init`.
+      OSError: the system does not tell the process's memory (there is no ``/proc``).
+    """
+    if images < 2:
+        raise ValueError(f"estimate: images={images}, wanted 2 or more: a fit needs as many")
+    loaded = resident()
+    state = _abstract_state(backbone, config)
+    # in the order of a fit: memory that compiling gave back is there for what runs next
+    update = _compiled_update(backbone, state, batch)
+    embedded, embedding = _embedded(backbone, state, batch)
+    costs, model = _compiled(backbone, state, batch, update)
+    pieces = _measured(state, batch, embedded, embedding)
+    accelerator = jax.default_backend() != "cpu"
+    p, d = state.embedding.n_positions, state.embedding.dimension
+    parameters = sum(array.size for array in backbone_parameters(backbone).values())
+    disk = sizes_on_disk(p, d, images, parameters)
+    memory = _Memory(
+        loaded=loaded,
+        decoding=(_AHEAD + 2) * batch.nbytes + (os.cpu_count() or 1) * 6 * files.pixels,
+        state=_size(state),
+        factors=_size(model.gaussian),
+        packed=disk["triangle"],
+        weights=4 * parameters,
+        costs=costs,
+        pieces=pieces.costs,
+        accelerator=accelerator,
+    )
+    batches, reading = -(-images // len(batch)), images * (files.seconds or 0.0)
+    seconds = {name: cost.seconds for name, cost in pieces.costs.items()}
+    of_model = {"factor": seconds["factor"]}
+    fit_seconds = {
+        "start": starting,
+        "compile": sum(costs[name].compiling for name in ("update", "factor", "leave_one_out")),
+        "read": (1 + config.passes) * reading,
+        "update": config.passes * batches * (seconds["embed"] + seconds["update"]),
+        **of_model,
+        "calibrate": batches * (seconds["embed"] + seconds["leave_one_out"] + seconds["map"]),
+        "save": pieces.saving,
+    }
+    score_seconds = {
+        "start": starting,
+        "compile": sum(costs[name].compiling for name in ("factor", "score")),
+        "load": pieces.loading,
+        **of_model,
+        "read": reading,
+        "score": batches * (seconds["embed"] + seconds["score"] + seconds["map"]),
+        "heat maps": images * pieces.drawing,
+    }
+    return Estimate(
+        images,
+        p,
+        d,
+        _size(state),
+        _size(model.gaussian),
+        disk,
+        memory.of_fit(),
+        memory.of_score(),
+        fit_seconds,
+        score_seconds,
+        pieces.positions,
+        accelerator,
+    )
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What is held at the same time, phase by phase."""
+
+    loaded: int  # the process: interpreter, imports, backbone
+    decoding: int
+    state: int
+    factors: int
+    packed: int
+    weights: int
+    costs: Mapping[str, Cost]
+    pieces: Mapping[str, Cost]
+    accelerator: bool
+
+    def of_fit(self) -> tuple[Phase, ...]:
+        """Phases of ``padim fit``: it keeps the moments, for saving, beside the factors it calibrates."""
+        calibrating = self.state + self.factors
+        return (
+            self._phase("update", ("update",), self.state, self.decoding),
+            self._phase("factor", ("update", "factor"), self.state + self.costs["factor"].output),
+            self._phase("calibrate", ("update", "factor", "leave_one_out"), calibrating, self.decoding),
+            self._phase("save", ("update", "factor", "leave_one_out"), self.state + self.factors, self._saving, False),
+        )
+
+    def of_score(self) -> tuple[Phase, ...]:
+        """Phases of ``padim score`` on the updatable model that a fit writes."""
+        # the square on the host, unpacked, is there until the device has its copy
+        return (
+            self._phase("load", (), self.state, max(self.state, self.packed), False),
+            self._phase("factor", ("factor",), self.state),
+            self._phase("score", ("factor", "score"), self.factors, self.decoding),
+        )
+
+    @property
+    def _saving(self) -> int:
+        return (self.state if self.accelerator else 0) + 2 * self.packed  # the triangles, and what Orbax has of them
+
+    def _phase(self, name: str, programs: Sequence[str], device: int, host: int = 0, running: bool = True) -> Phase:
+        # what the network's libraries have taken they keep
+        kept = self.pieces["embed"].hidden if {"update", "score"} & set(programs) else 0
+        process = self.loaded + sum(self.costs[one].code for one in programs) + kept + host
+        if running:
+            last = self.costs[programs[-1]]
+            device += last.temporary + self.pieces[programs[-1]].hidden
+            device += last.output if programs[-1] in ("leave_one_out", "score") else 0
+        device_total = device + self.weights
+        return Phase(name, process + (0 if self.accelerator else device), device_total)
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    costs: Mapping[str, Cost]  # hidden bytes and seconds scaled to all positions
+    positions: int
+    saving: float
+    loading: float
+    drawing: float
+
+
+def _abstract_state(backbone: Backbone, config: PadimConfig) -> PadimMoments:
+    if config.projection != "principal-components":
+        return jax.eval_shape(lambda: padim.init(backbone, config))
+    drawn = draw_embedding(backbone, config)
+    shape = jax.ShapeDtypeStruct((len(drawn.channels), drawn.dimension), jnp.float32)
+    return jax.eval_shape(lambda w: padim.init(backbone, config, projection=w), shape)
+
+
+def _compiled_update(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> Cost:
+    images, valid = jax.ShapeDtypeStruct(batch.shape, jnp.uint8), jax.ShapeDtypeStruct((len(batch),), bool)
+    return compiled(padim._update_donating, backbone, state, images, valid, None)
+
+
+def _embedded(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> tuple[Array, Cost]:
+    projection = None
+    if state.projection is not None:
+        projection = jnp.asarray(semi_orthogonal(state.config.seed, *state.projection.shape))
+    function = jax.jit(lambda network, images: embed(network, state.embedding, images, projection))
+    return measured(function, backbone, jnp.asarray(batch))
+
+
+def _compiled(
+    backbone: Backbone, state: PadimMoments, batch: np.ndarray, update: Cost
+) -> tuple[dict[str, Cost], Padim]:
+    """The programs of fit and score, compiled for shapes alone, and the abstract model."""
+    # the network is compiled twice, and the second time much of what that takes is there already: score, the first
+    # to compile it in a process of its own, is held to take what update took
+    images = jax.ShapeDtypeStruct(batch.shape, jnp.uint8)
+    weights = jax.ShapeDtypeStruct((len(batch),), jnp.float32)
+    rest = replace(state.moments, scatter=jax.ShapeDtypeStruct((0,), jnp.float32))
+    scatter = state.moments.scatter
+    solver = padim.DEFAULT_SOLVER
+    fitted = jax.eval_shape(lambda s, r: padim._factor_pure(s, r, state.config.ridge, solver), scatter, rest)
+    factor = compiled(padim._factor, scatter, rest, state.config.ridge, solver)
+    model = Padim(backbone, fitted, state.count, state.config, state.embedding, projection=state.projection)
+    left_out = compiled(scoring._leave_one_out, model, images, weights)
+    score = compiled(scoring._score, model, images)
+    score = replace(score, code=max(score.code, update.code))
+    return {"update": update, "factor": factor, "leave_one_out": left_out, "score": score}, model
+
+
+def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cost) -> _Pieces:
+    """Run what follows the embedding on a piece of the grid, from its middle."""
+    config, embedding = state.config, state.embedding
+    p, d = embedding.n_positions, embedding.dimension
+    piece = min(p, max(16, PIECE_BYTES // (4 * d * d) // 16 * 16))  # a number with divisors, as chunks need them
+    first, share = (p - piece) // 2, p / piece
+    found = {"embed": cost}
+    x = embedded[first : first + piece]
+    weights = jnp.ones(len(batch), jnp.float32)
+    moments = gaussian.init(piece, d, higher=state.moments.higher is not None)
+    moments, fold = measured(jax.jit(gaussian.update), moments, x, weights)
+    moments = gaussian.update(moments, x[:, ::-1] * 0.5, weights)  # no two batches are alike
+    found["update"] = fold
+    finalize = jax.jit(lambda moments: gaussian.finalize(moments, config.ridge, "inverse-factor"))
+    fitted, found["factor"] = measured(finalize, moments)
+    assert isinstance(fitted, WhitenedGaussian)
+    left_out = jax.jit(functools.partial(leave_one_out, ridge=config.ridge))
+    _, found["leave_one_out"] = measured(left_out, fitted, x, moments.count, weights)
+    distances, found["score"] = measured(jax.jit(gaussian.mahalanobis), fitted, x)
+    for name in ("update", "factor", "leave_one_out", "score"):
+        part = found[name]
+        found[name] = replace(part, hidden=int(part.hidden * share), seconds=part.seconds * share)
+    grid = jnp.resize(distances.T, (len(batch), *embedding.grid))
+
+    def draw(grid: Any) -> Any:
+        maps = anomaly_map(grid, config.crop, config.sigma, config.interpolation)
+        return maps, image_score(maps)
+
+    (maps, values), found["map"] = measured(jax.jit(draw), grid)
+    packed = forms.pack_triangle(np.asarray(moments.scatter), lower=True)
+    with tempfile.TemporaryDirectory() as folder:
+        saving, loading = _stored(Path(folder) / "model", packed)
+        item = ScoredImage(Path("image"), float(values[0]), None, None, batch[0], np.asarray(maps[0]), config.crop)
+        start = time.perf_counter()
+        write_heatmap(Path(folder) / "map.png", item, (0.0, max(1e-6, float(values[0]))))
+        drawing = time.perf_counter() - start
+    return _Pieces(found, piece, saving * share, loading * share, drawing)
+
+
+def _stored(folder: Path, packed: np.ndarray) -> tuple[float, float]:
+    """Seconds to write and to read."""
+    start = time.perf_counter()
+    storage.write(folder, {}, {"triangle": packed})
+    written = time.perf_counter()
+    storage.read_arrays(folder, storage.read_manifest(folder))
+    return written - start, time.perf_counter() - written
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,133 @@
+"""What ``padim estimate`` says, against what a fit then takes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import padim_jax as padim
+from padim_jax import cli, cost
+from padim_jax.estimate import Files, estimate, sizes_on_disk
+from padim_jax.storage import disk_bytes
+from tests.conftest import images
+
+SHAPES = {
+    "lite0": (),
+    "wide": ("--n-channels", "200", "--image-size", "160x224", "--crop-size", "160x224"),
+}
+
+
+def write_images(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8))
+        coarse.resize((256, 256), Image.Resampling.BICUBIC).save(folder / f"{index:03}.png", compress_level=1)
+    return folder
+
+
+def peak_of(*arguments: object) -> int:
+    """Peak resident memory in bytes of ``padim`` in a process of its own."""
+    command = [sys.executable, "-m", "padim_jax.cli", *map(str, arguments)]
+    _, status, usage = os.wait4(os.posix_spawn(sys.executable, command, os.environ), 0)
+    assert status == 0
+    return usage.ru_maxrss * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a device's peak is not the process's")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_fit_takes_what_was_estimated(shape: str, tmp_path: Path) -> None:
+    good, model = write_images(tmp_path / "good", 48), tmp_path / "model"
+    command = [sys.executable, "-m", "padim_jax.cli", "estimate", str(good), "--json", *SHAPES[shape]]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    fit_peak = peak_of("fit", good, "--out", model, *SHAPES[shape])
+    score_peak = peak_of("score", model, good, "--out", tmp_path / "out")
+    assert max(phase["host"] for phase in said["fit"]) == pytest.approx(fit_peak, rel=0.15)
+    assert max(phase["host"] for phase in said["score"]) == pytest.approx(score_peak, rel=0.15)
+    stored = padim.load_updatable(model)
+    assert said["state"] == sum(leaf.nbytes for leaf in jax.tree.leaves(stored.moments))
+    assert said["factors"] == sum(leaf.nbytes for leaf in jax.tree.leaves(stored.model().gaussian))
+    assert said["disk"]["updatable"] == pytest.approx(disk_bytes(model), rel=0.02)
+    padim.save(stored.model(), tmp_path / "triangle")
+    assert said["disk"]["triangle"] == pytest.approx(disk_bytes(tmp_path / "triangle"), rel=0.02)
+
+
+def test_sizes_are_those_of_the_arrays(small_model: padim.Padim, tmp_path: Path) -> None:
+    padim.save(small_model, tmp_path / "model")
+    manifest = json.loads((tmp_path / "model" / "model.json").read_text())
+    parameters = sum(int(np.prod(shape)) for name, shape in manifest["arrays"].items() if name.startswith("backbone."))
+    stored = 4 * sum(int(np.prod(shape)) for shape in manifest["arrays"].values())
+    found = sizes_on_disk(96, 12, 20, parameters)
+    records = 60_000  # of the manifest and Orbax
+    assert found["triangle"] == stored - 4 + 4 * (20 + 15360) + records  # the count; scores and histogram
+    assert "low-rank" not in found
+
+
+def test_low_rank_where_images_are_few() -> None:
+    few, many = sizes_on_disk(100, 50, 20, 0), sizes_on_disk(100, 50, 51, 0)
+    assert few["low-rank"] - few["low-rank-16bit"] == 100 * (2 * 19 * 50 - 4 * 19)
+    assert few["low-rank"] < few["triangle"]
+    assert "low-rank" not in many
+
+
+@pytest.mark.parametrize("changes", [{}, {"covariance": "ledoit-wolf"}, {"projection": "principal-components"}])
+def test_state_is_that_of_init(lite0: padim.Backbone, small: padim.PadimConfig, changes: dict[str, str]) -> None:
+    config = padim.PadimConfig(**{**vars(small), **changes})
+    found = estimate(lite0, config, 8, images(4, config), Files(40 * 56))
+    p, d = 96, 12
+    higher = 4 * (2 * p + p * d) if "covariance" in changes else 0
+    projection = 4 * 256 * d if "projection" in changes else 0
+    assert found.state == 4 * (1 + p * d + p * d * d) + higher + projection
+    assert (found.positions, found.dimension, found.measured_positions) == (p, d, p)
+    assert [phase.name for phase in found.fit] == ["update", "factor", "calibrate", "save"]
+    assert all(phase.host > 0 and phase.device > 0 for phase in (*found.fit, *found.score))
+    assert all(seconds >= 0 for seconds in (*found.fit_seconds.values(), *found.score_seconds.values()))
+    assert found.fit_seconds["update"] > 0
+
+
+@pytest.mark.slow
+def test_nothing_large_is_allocated(lite0: padim.Backbone) -> None:
+    """A state of 2.6 GB is estimated from a piece of it."""
+    config = padim.PadimConfig(n_channels=256, crop_size=400, image_size=400)
+    with cost.Sampled() as sampled:
+        before = sampled.peak
+        found = estimate(lite0, config, 300, images(2, config), Files(400 * 400))
+    assert found.state > 2.6e9
+    assert sampled.peak - before < 1.6e9
+    assert found.measured_positions < found.positions == 10_000
+    assert max(phase.host for phase in found.fit) > 2 * found.state  # moments and factors
+
+
+def test_a_system_that_does_not_tell_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(cost.Path, "read_text", missing)
+    with pytest.raises(OSError, match="/proc/self/statm"):
+        cost.resident()
+
+
+def test_command_says_all(good_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ("--image-size", "40x56", "--crop-size", "32x48", "--n-channels", "6", "--batch-size", "4")
+    assert cli.main(["estimate", str(good_dir), *sizes]) == 0
+    out = capsys.readouterr().out
+    for part in ("d = 6, 96 positions, 6 images", "updatable", "low-rank-16bit", "padim fit:", "padim score:",
+                 "peak memory", "seconds", "decoding timed on files", "measured here"):  # fmt: skip
+        assert part in out
+    assert cli.main(["estimate", *sizes, "--images", "50", "--form", "triangle"]) == 0
+    out = capsys.readouterr().out
+    assert "50 images" in out
+    assert "updatable" not in out
+    assert "decoding not counted" in out
+    assert cli.main(["estimate", *sizes, "--images", "50", "--form", "low-rank"]) == 2
+    assert "50 images, d = 6" in capsys.readouterr().err
+    assert cli.main(["estimate", *sizes, "--images", "1"]) == 2
