@@ -12,8 +12,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
-from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
+from padim_jax.config import PadimConfig
+from padim_jax.data import UnreadableImage, load_batches, mask_to_original, stop_at_unreadable, to_original
 from padim_jax.data.decode import Note
 from padim_jax.model import Padim
 from padim_jax.overlay import picture
@@ -135,6 +137,21 @@ def write_heatmap(target: Path, item: ScoredImage, scale: tuple[float, float]) -
     picture(item.image, item.anomaly_map, scale, title).save(target, format="PNG", compress_level=3)
 
 
+def write_mask(target: Path, item: ScoredImage, threshold: float, config: PadimConfig, original: bool) -> None:
+    """Write which pixels lie above ``threshold`` as a PNG of 0 and 255, at crop size or in the file's own pixels."""
+    marked = item.anomaly_map > threshold
+    marked = mask_to_original(marked, item.size, config) if original else marked
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(marked.astype(np.uint8) * np.uint8(255)).save(target, format="PNG")
+
+
+def write_map(target: Path, item: ScoredImage, config: PadimConfig, original: bool) -> None:
+    """Write distances as a float TIFF, at crop size or in the file's own pixels (NaN where the crop never looked)."""
+    values = to_original(item.anomaly_map, item.size, config) if original else item.anomaly_map
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values.astype(np.float32)).save(target, format="TIFF")
+
+
 class ResultSpool:
     """Holds results on disk until the colour scale of the whole run is known; iterating gives them back."""
 
@@ -176,10 +193,10 @@ def common_folder(paths: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]))
 
 
-def heatmap_place(path: Path, root: Path) -> Path:
-    """Relative place of the heat map of image ``path`` below ``root``: its own, with ``.png`` added."""
+def result_place(path: Path, root: Path, suffix: str = ".png") -> Path:
+    """Relative place of what belongs to image ``path`` below ``root``: its own, with ``suffix`` added."""
     place = Path(os.path.abspath(path)).relative_to(root)
-    name = f"{place.name}.png"
+    name = f"{place.name}{suffix}"
     if len(os.fsencode(name)) > _LONGEST_NAME:
-        name = f"{hashlib.sha256(os.fsencode(place.name)).hexdigest()}.png"
+        name = f"{hashlib.sha256(os.fsencode(place.name)).hexdigest()}{suffix}"
     return place.with_name(name)

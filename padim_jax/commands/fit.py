@@ -31,8 +31,7 @@ from padim_jax.commands.terminal import (
     wrong_use,
 )
 from padim_jax.config import Covariance, Interpolation, PadimConfig, Projection, Resize
-from padim_jax.data import find_images, find_value_range, read_roi
-from padim_jax.data.image import measure
+from padim_jax.data import find_images, find_value_range, read_roi_of
 from padim_jax.embedding import draw_embedding
 from padim_jax.fitting import Checkpoint, Interrupted, fit_files, identity
 from padim_jax.padim import finalize
@@ -144,7 +143,7 @@ def fit_command(
     note_ignored(found.ignored)
     config = _with_value_range(config, found.paths)
     others = find_images(held_out).paths if held_out else None
-    region = None if roi is None else read_roi(roi, config, measure(found.paths[0]))
+    region = None if roi is None else read_roi_of(roi, config, found.paths)
     with progress_bar("download", unit="MB") as advance:
         network = load_backbone(backbone, weights, progress=megabytes(advance))
     with wrong_use():

@@ -2,26 +2,34 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import closing
 from math import inf
 from pathlib import Path
+from typing import Literal, get_args
 
 import click
 
 from padim_jax.artifact import load
 from padim_jax.commands.terminal import Notes, batch_option, debug_option, note_ignored, progress_bar, say
-from padim_jax.data import UnreadableImage, find_images
+from padim_jax.data import UnreadableImage, find_images, read_roi_of
 from padim_jax.files import (
     ResultSpool,
     Row,
+    ScoredImage,
     common_folder,
-    heatmap_place,
+    result_place,
     score_files,
     write_heatmap,
+    write_map,
+    write_mask,
     write_scores,
     write_table,
 )
+from padim_jax.scoring import narrowed
 
+Where = Literal["crop", "original"]
+_WHERE = click.Choice(get_args(Where))
 _UNREADABLE = "unreadable.csv"
 _MARKER = ".written-by-padim"  # in a folder of heat maps: it may be replaced
 
@@ -38,6 +46,17 @@ _MARKER = ".written-by-padim"  # in a folder of heat maps: it may be replaced
     metavar="LOW HIGH",
     help="Distances at the ends of the colour scale. Default: the calibration's, with the threshold in the middle.",
 )
+@click.option(
+    "--masks",
+    type=_WHERE,
+    help="Write a mask of what is above the pixel threshold, in these pixels.",
+)
+@click.option("--maps", type=_WHERE, help="Write the distances as a float TIFF, in these pixels.")
+@click.option(
+    "--roi",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Mask file: look only where it is not 0.",
+)
 @batch_option
 @debug_option
 def score_command(
@@ -46,6 +65,9 @@ def score_command(
     out: Path,
     heatmaps: bool,
     colour_range: tuple[float, float] | None,
+    masks: Where | None,
+    maps: Where | None,
+    roi: Path | None,
     batch_size: int,
 ) -> None:
     """Score images, or folders of them, with MODEL.
@@ -53,18 +75,24 @@ def score_command(
     Writes DIR/scores.csv (path; score, higher is further from normal; p_value, how rarely a good image scores as much;
     verdict, normal or anomalous) and DIR/heatmaps/, in place of those of an earlier run. All heat maps share the
     calibration's colour scale. Files that can't be read are named, on the terminal and in DIR/unreadable.csv, get no
-    score, and make the exit code 1.
+    score, and make the exit code 1. --masks original and --maps original are in the pixels of the image files; what
+    the crop leaves out is 0 in masks and NaN in maps.
     """
     if colour_range is not None and not -inf < colour_range[0] < colour_range[1] < inf:
         raise click.UsageError(f"--colour-range {colour_range[0]:g} {colour_range[1]:g}: LOW must be below HIGH")
     found = find_images(paths, exclude=out)
     if inside := [path for path in found.paths if os.path.abspath(path).startswith(os.path.abspath(out) + os.sep)]:
         raise click.UsageError(f"--out {out} holds images to score ({inside[0]}); choose another folder")
-    pictures = out / "heatmaps"
-    if heatmaps and pictures.exists() and not (pictures / _MARKER).exists():
-        raise click.UsageError(f"{pictures} is there already and not ours to replace; choose another --out")
+    wanted = [name for name, asked in (("heatmaps", heatmaps), ("masks", masks), ("maps", maps)) if asked]
+    for folder in (out / name for name in wanted):
+        if folder.exists() and not (folder / _MARKER).exists():
+            raise click.UsageError(f"{folder} is there already and not ours to replace; choose another --out")
     note_ignored(found.ignored)
     fitted = load(model)
+    if masks is not None and fitted.calibration is None:
+        raise click.UsageError("--masks takes a calibrated model, for its pixel threshold (see padim calibrate)")
+    if roi is not None:
+        fitted = narrowed(fitted, read_roi_of(roi, fitted.config, found.paths))
     out.mkdir(parents=True, exist_ok=True)
     unreadable: list[UnreadableImage] = []
     notes = Notes()
@@ -75,17 +103,24 @@ def score_command(
                 fitted, found.paths, batch_size=batch_size, unreadable=unreadable.append, advance=advance, note=notes
             ):
                 scored.append(Row(item.path, item.score, item.p_value, item.anomalous))
-                if heatmaps:
+                if wanted:
                     spool.add(item)
         write_scores(out / "scores.csv", scored)
         if unreadable:
             write_table(out / _UNREADABLE, ("path", "reason"), [(error.path, error.reason) for error in unreadable])
         else:
             (out / _UNREADABLE).unlink(missing_ok=True)  # an earlier run's
-        if heatmaps and scored:
+        if wanted and scored:
             known = fitted.calibration
             scale = spool.scale() if known is None else (float(known.colour_scale[0]), float(known.colour_scale[1]))
-            _draw(spool, pictures, common_folder(found.paths), colour_range or scale, len(scored))
+            writers: dict[str, Callable[[Path, ScoredImage], None]] = {
+                "heatmaps": lambda path, item: write_heatmap(path, item, colour_range or scale),
+                "masks": lambda path, item: write_mask(path, item, threshold, fitted.config, masks == "original"),
+                "maps": lambda path, item: write_map(path, item, fitted.config, maps == "original"),
+            }
+            threshold = float("nan") if known is None else float(known.pixel_threshold)
+            for name in wanted:
+                _write_all(spool, out / name, common_folder(found.paths), writers[name], len(scored))
     notes.say()
     for error in unreadable:
         say(f"not scored: {error.path}: {error.reason}")
@@ -103,15 +138,18 @@ def score_command(
         raise click.ClickException(f"{len(unreadable)} of {len(found.paths)} files could not be read and have no score")
 
 
-def _draw(spool: ResultSpool, folder: Path, root: Path, scale: tuple[float, float], count: int) -> None:
-    """Write all heat maps beside ``folder``, then put them in place of an earlier run's."""
+def _write_all(
+    spool: ResultSpool, folder: Path, root: Path, write: Callable[[Path, ScoredImage], None], count: int
+) -> None:
+    """Write a file for every result beside ``folder``, then put them in place of an earlier run's."""
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    suffix = ".tif" if folder.name == "maps" else ".png"
     try:
         fresh.mkdir()
         (fresh / _MARKER).touch()
-        with progress_bar("heat maps", count) as advance:
+        with progress_bar(folder.name.replace("heatmaps", "heat maps"), count) as advance:
             for item in spool:
-                write_heatmap(fresh / heatmap_place(item.path, root), item, scale)
+                write(fresh / result_place(item.path, root, suffix), item)
                 advance(1)
         if folder.exists():
             shutil.rmtree(folder)

@@ -4,7 +4,7 @@ from padim_jax.data.decode import UnreadableImage
 from padim_jax.data.folder import Batch, FoundImages, find_images, load_batches, stop_at_unreadable
 from padim_jax.data.geometry import mask_to_original, seen, to_original
 from padim_jax.data.image import read_image
-from padim_jax.data.roi import check_roi_size, read_roi
+from padim_jax.data.roi import check_roi_size, read_roi, read_roi_of
 from padim_jax.data.values import find_value_range
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "mask_to_original",
     "read_image",
     "read_roi",
+    "read_roi_of",
     "seen",
     "stop_at_unreadable",
     "to_original",

@@ -1,5 +1,6 @@
 """Region of interest: a mask file that says where in the images to look."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ from jaxtyping import Bool
 from PIL import Image
 
 from padim_jax.config import PadimConfig
-from padim_jax.data.decode import DeepImage, open_image
-from padim_jax.data.image import centre_crop, find_defective, resize_mask
+from padim_jax.data.decode import DeepImage, UnreadableImage, open_image
+from padim_jax.data.image import centre_crop, find_defective, measure, resize_mask
 
 
 def read_roi(
@@ -38,6 +39,25 @@ def read_roi(
         where = "it is 0 throughout" if not marked.any() else "what it marks lies outside the crop"
         raise ValueError(f"read_roi: {path} leaves nothing to look at: {where}; mark with any other value than 0")
     return roi
+
+
+def read_roi_of(path: Path, config: PadimConfig, images: Sequence[Path]) -> Bool[np.ndarray, "height width"]:
+    """:func:`read_roi`, held against the size of every one of ``images`` that can be read.
+
+    Raises:
+      UnreadableImage, ValueError: as :func:`read_roi`; names the first image of another size.
+    """
+    size = measure(path)
+    for image in images:
+        try:
+            found = measure(image)
+        except UnreadableImage:
+            continue  # whoever reads it says so
+        try:
+            check_roi_size(size, found)
+        except ValueError as error:
+            raise ValueError(f"{image}: {error}") from error
+    return read_roi(path, config)
 
 
 def check_roi_size(roi_size: tuple[int, int], image_size: tuple[int, int]) -> None:
