@@ -14,6 +14,7 @@ from padim_jax.commands.demo import demo_command
 from padim_jax.commands.estimate import estimate_command
 from padim_jax.commands.evaluate import evaluate_command, report_command
 from padim_jax.commands.fit import fit_command
+from padim_jax.commands.inspect import inspect_command
 from padim_jax.commands.score import score_command
 from padim_jax.commands.terminal import debug_option, say
 from padim_jax.commands.update import forget_command, merge_command, update_command
@@ -35,6 +36,7 @@ def app() -> None:
       padim merge MODEL OTHER --out MODEL   join two models; padim forget MODEL DIR takes images out
       padim compact MODEL --out SMALL       the smallest form within a stated error
       padim estimate [GOOD_DIR]             memory, disk and seconds a fit and a score will take
+      padim inspect FOLDER_OR_MODEL         likely mistakes among good images; the facts of a model
       padim evaluate FOLDER --out DIR       measure it on good and defective images, with a report
       padim report DIR                      write the reports of an evaluation anew
       padim demo                            fit and score real solar cells
@@ -52,6 +54,7 @@ for command in (
     forget_command,
     compact_command,
     estimate_command,
+    inspect_command,
     evaluate_command,
     report_command,
     demo_command,

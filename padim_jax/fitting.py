@@ -20,11 +20,11 @@ from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.data.decode import Note
 from padim_jax.data.folder import Batch
 from padim_jax.embedding import draw_embedding
-from padim_jax.files import Advance
+from padim_jax.files import Advance, ScoredImage
 from padim_jax.model import Padim, PadimMoments
 from padim_jax.padim import accumulate, init
 from padim_jax.projection import principal_components
-from padim_jax.scoring import calibrate
+from padim_jax.scoring import calibrate, leave_one_out_scores
 from padim_jax.storage import ArtifactError
 
 Unreadable = Callable[[UnreadableImage], None]
@@ -214,12 +214,7 @@ def calibrate_files(
 
     def batches() -> Iterator[np.ndarray]:
         for batch in load_batches(paths, model.config, batch_size, note=_ignore):
-            for path, digest in zip(batch.paths, batch.digests, strict=True):
-                if images is not None and digest not in images:
-                    raise ValueError(
-                        f"calibrate: {path} is not among the images the model was fitted on, or has changed"
-                    )
-                weights.append(1.0 if images is None else images[digest])
+            weights.extend(_weights("calibrate", batch, images))
             yield batch.images
             advance(len(batch.paths))
             if stopped():
@@ -233,6 +228,55 @@ def calibrate_files(
         false_alarm_rate=false_alarm_rate,
         pixel_rate=pixel_rate,
     )
+
+
+def left_out_files(
+    model: Padim,
+    paths: Sequence[Path],
+    images: Mapping[str, float],
+    *,
+    batch_size: int,
+    unreadable: Unreadable = stop_at_unreadable,
+    advance: Advance = lambda count: None,
+) -> Iterator[ScoredImage]:
+    """Score image files that a model was fitted on, each by the model of all the others, in order.
+
+    As :func:`padim_jax.files.score_files` does for others; ``images`` are those of the fit with their weights.
+
+    Raises:
+      UnreadableImage: from ``unreadable``.
+      ValueError: a file that is not in ``images``; as :func:`padim_jax.scoring.leave_one_out_scores`.
+    """
+    pending: deque[Batch] = deque()
+    weights: deque[float] = deque()
+
+    def report(error: UnreadableImage) -> None:
+        unreadable(error)
+        advance(1)
+
+    def batches() -> Iterator[np.ndarray]:
+        for batch in load_batches(paths, model.config, batch_size, report, _ignore):
+            weights.extend(_weights("left_out_files", batch, images))
+            pending.append(batch)
+            yield batch.images
+
+    for scores in leave_one_out_scores(model, batches(), iter(weights.popleft, None)):
+        batch = pending.popleft()
+        maps = np.asarray(scores.anomaly_map)
+        for index, value in enumerate(np.asarray(scores.image_score)):
+            path, image, size = batch.paths[index], batch.images[index], batch.sizes[index]
+            yield ScoredImage(path, float(value), None, None, image, maps[index], size)
+        advance(len(batch.paths))
+
+
+def _weights(call: str, batch: Batch, images: Mapping[str, float] | None) -> list[float]:
+    """What the images of a batch were fitted with; 1 of others, where ``images`` is None."""
+    if images is None:
+        return [1.0] * len(batch.paths)
+    for path, digest in zip(batch.paths, batch.digests, strict=True):
+        if digest not in images:
+            raise ValueError(f"{call}: {path} is not among the images the model was fitted on, or has changed")
+    return [images[digest] for digest in batch.digests]
 
 
 def _remember(images: dict[str, float], digests: Sequence[str], half_life: float | None) -> None:

@@ -21,6 +21,7 @@ _INFERNO = np.array(
 )
 _OPACITY = 0.85  # of the hottest cells; at the low end of the scale the image shows unchanged
 _BAR = 14  # width of the colour bar in pixels
+_GRID_SIDE = 448  # pixels of a grid's longer side, about
 
 
 def colours(places: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
@@ -69,9 +70,43 @@ def picture(
     draw.text((gap, 4), title, fill="black", font=font)
     canvas.paste(Image.fromarray(image), (0, head))
     canvas.paste(Image.fromarray(overlay(image, anomaly_map, scale)), (width + gap, head))
-    ramp = np.rint(colours(np.linspace(1, 0, height)))[:, None].repeat(_BAR, axis=1).astype(np.uint8)
     left = 2 * width + 2 * gap
-    canvas.paste(Image.fromarray(ramp), (left, head))
-    for value, y in ((scale[1], head), (scale[0], head + height - 13)):
-        draw.text((left + _BAR + 4, y), f"{value:.3g}", fill="black", font=font)
+    _colour_bar(canvas, left, head, height, scale)
     return canvas
+
+
+def grid_picture(values: Float[np.ndarray, "rows columns"], title: str) -> Image.Image:
+    """Numbers of the cells of a grid as colours under a title, with rows and columns told, and the colour scale.
+
+    Values that are not finite stay grey.
+    """
+    rows, columns = values.shape
+    cell = max(1, round(_GRID_SIDE / max(rows, columns)))
+    known = np.isfinite(values)
+    low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 0.0)
+    scaled = np.rint(colours(levels(np.where(known, values, low), (low, high))))
+    cells = np.where(known[..., None], scaled, 128).astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
+    font, gap, head, side, labels = ImageFont.load_default(12), 6, 38, 34, 62
+    width, height = columns * cell, rows * cell
+    least = ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(title, font=font)
+    canvas = Image.new(
+        "RGB", (max(side + width + gap + _BAR + labels, int(least) + 2 * gap), head + height + gap), "white"
+    )
+    draw = ImageDraw.Draw(canvas)
+    draw.text((gap, 4), title, fill="black", font=font)
+    canvas.paste(Image.fromarray(cells), (side, head))
+    for row in {0, rows // 2, rows - 1}:
+        draw.text((side - 4, head + (row + 0.5) * cell), str(row), fill="black", font=font, anchor="rm")
+    for column in {0, columns // 2, columns - 1}:
+        draw.text((side + (column + 0.5) * cell, head - 3), str(column), fill="black", font=font, anchor="mb")
+    _colour_bar(canvas, side + width + gap, head, height, (low, high))
+    return canvas
+
+
+def _colour_bar(canvas: Image.Image, left: int, top: int, height: int, scale: tuple[float, float]) -> None:
+    """Draw the colour scale from ``scale[1]`` at the top to ``scale[0]``, with numbers."""
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    ramp = np.rint(colours(np.linspace(1, 0, height)))[:, None].repeat(_BAR, axis=1).astype(np.uint8)
+    canvas.paste(Image.fromarray(ramp), (left, top))
+    for value, y in ((scale[1], top), (scale[0], top + height - 13)):
+        draw.text((left + _BAR + 4, y), f"{value:.3g}", fill="black", font=font)

@@ -1,6 +1,6 @@
 """Scoring with a fitted model, and what has to be known for it: solver, region of interest, calibration."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import jax
@@ -123,24 +123,14 @@ def calibrate(
         model was fitted on, of fewer than 3, or from a model that can't tell (compacted to low rank).
       FloatingPointError: a score that is not finite.
     """
-    fitted = None if held_out else _for_leave_one_out(model)
-    given = iter(weights) if weights is not None else None
+    fitted = None if held_out else _for_leave_one_out("calibrate", model)
     histogram, scores = Histogram(), list[np.ndarray]()
     total, moved = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
-    for images, valid in padded("calibrate", batches, model.config):
-        n = int(valid.sum())
-        share = np.zeros(len(images), np.float32)
-        share[:n] = 1 if given is None else [next(given) for _ in range(n)]
-        if fitted is None:
-            found, shift = _run(model, images), None
-        else:
-            found, shift = alone(_leave_one_out, fitted, images, share)
-        values, maps = np.asarray(found.image_score)[:n], np.asarray(found.anomaly_map)[:n]
-        if not np.isfinite(values).all():
-            _refuse(fitted is None, len(scores), model)
-        scores.extend(values)
+    for found, share, shift in _each_batch("calibrate", model, fitted, batches, weights):
+        maps = np.asarray(found.anomaly_map)
+        scores.extend(np.asarray(found.image_score))
         histogram.add(maps if model.roi is None else maps[:, np.asarray(model.roi)])
-        total += share.sum(dtype=np.float64)
+        total += share
         moved = moved if shift is None else moved + np.asarray(shift, np.float64)
     if fitted is not None:
         _check_fitted(fitted, total, moved, partial or weights is not None)
@@ -149,6 +139,58 @@ def calibrate(
     return replace(model, calibration=known)
 
 
+def leave_one_out_scores(
+    model: Padim,
+    batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
+    weights: Iterable[float] | None = None,
+) -> Iterator[Scores]:
+    """Score images a model was fitted on, each by the model of all the others, exactly and without refits.
+
+    These are the scores that :func:`calibrate` calibrates on.
+
+    Args:
+      model: as :func:`calibrate` takes it.
+      batches: images it was fitted on, all or some, in any order; memory stays flat.
+      weights: of the images in order, where they were not fitted with weight 1.
+
+    Yields:
+      Scores of each batch that is not empty, in order; without p-values and verdicts.
+
+    Raises:
+      TypeError, ValueError: as :func:`calibrate`. An image the model was not fitted on is told only where it has no
+        such score at all.
+    """
+    fitted = _for_leave_one_out("leave_one_out_scores", model)
+    for scores, _, _ in _each_batch("leave_one_out_scores", model, fitted, batches, weights):
+        yield scores
+
+
+def _each_batch(
+    call: str,
+    model: Padim,
+    fitted: Padim | None,
+    batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
+    weights: Iterable[float] | None,
+) -> Iterator[tuple[Scores, float, Array | None]]:
+    """Scores, sum of weights and Σ w (x - μ) of each batch, left out of ``fitted``; by ``model`` where that is None."""
+    given = iter(weights) if weights is not None else None
+    done = 0
+    for images, valid in padded(call, batches, model.config):
+        n = int(valid.sum())
+        share = np.zeros(len(images), np.float32)
+        share[:n] = 1 if given is None else [next(given) for _ in range(n)]
+        if fitted is None:
+            found, shift = _run(model, images), None
+        else:
+            found, shift = alone(_leave_one_out, fitted, images, share)
+        values = np.asarray(found.image_score)[:n]
+        if not np.isfinite(values).all():
+            _refuse(call, fitted is None, done, model)
+        done += n
+        yield Scores(found.image_score[:n], found.anomaly_map[:n]), float(share.sum(dtype=np.float64)), shift
+
+
+_OTHERS = ", or give other images with held_out=True"
 _with_solver = jax.jit(gaussian.with_solver, static_argnames="solver")
 
 
@@ -194,32 +236,33 @@ def _scores(model: Padim, distances: Float[Array, "p n"]) -> Scores:
     return Scores(image_score(maps), maps)
 
 
-def _for_leave_one_out(model: Padim) -> Padim:
+def _for_leave_one_out(call: str, model: Padim) -> Padim:
     if isinstance(model.gaussian, LowRankGaussian):
         raise ValueError(
-            "calibrate: leaving images out takes the model before it was compacted to low rank; give other images with "
-            "held_out=True"
+            f"{call}: leaving images out takes the model before it was compacted to low rank"
+            f"{_OTHERS if call == 'calibrate' else ''}"
         )
     if model.count < 3:
         raise ValueError(
-            f"calibrate: {float(model.count):g} images are too few to leave one out; fit on 3 or more, or give others "
-            "with held_out=True"
+            f"{call}: {float(model.count):g} images are too few to leave one out; fit on 3 or more"
+            f"{_OTHERS if call == 'calibrate' else ''}"
         )
     if model.config.covariance == "ledoit-wolf" and model.gaussian.strength is None:
         raise ValueError(
-            "calibrate: the model was saved without its shrinkage; fit it anew, or give other images with held_out=True"
+            f"{call}: the model was saved without its shrinkage; fit it anew{_OTHERS if call == 'calibrate' else ''}"
         )
     # not even through jit where it is one already, which would copy it
     fitted = model if isinstance(model.gaussian, WhitenedGaussian) else with_solver(model, "inverse-factor")
     return replace(fitted, calibration=None)
 
 
-def _refuse(held_out: bool, before: int, model: Padim) -> None:
+def _refuse(call: str, held_out: bool, before: int, model: Padim) -> None:
     if held_out:
-        raise FloatingPointError(f"calibrate: a score after image {before} is not finite; the model is broken")
+        raise FloatingPointError(f"{call}: a score after image {before} is not finite; the model is broken")
     raise ValueError(
-        f"calibrate: an image after the first {before} has no leave-one-out score: it is none of the "
-        f"{float(model.count):g} the model was fitted on, or they are too few; others are given with held_out=True"
+        f"{call}: an image after the first {before} has no leave-one-out score: it is none of the "
+        f"{float(model.count):g} the model was fitted on, or they are too few"
+        f"{'; others are given with held_out=True' if call == 'calibrate' else ''}"
     )
 
 

@@ -162,5 +162,9 @@ class Notes:
 
 def say(text: str) -> None:
     """Print a line of text beside the results, on standard error."""
-    # a newline in a file name must not break the line
-    screen.print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), markup=False)
+    screen.print(printable(text), markup=False)
+
+
+def printable(text: str) -> str:
+    """Text on one line: a newline in a file name must not break it, bytes that are no text not stop it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -163,6 +163,20 @@ def is_deep(opened: ImageFile.ImageFile) -> bool:
     )
 
 
+def bits_per_channel(opened: ImageFile.ImageFile) -> int:
+    """Bits that an image, its pixels not decoded yet, has for each channel: 1, 8, 12, 16, 32 or 64."""
+    if not is_deep(opened):
+        return 1 if opened.mode == "1" else 8
+    told = re.search(r";(12|16|32|64)", " ".join([opened.mode, *map(str, _tile_arguments(opened))]))
+    return int(told[1]) if told else 16 if opened.format == "PPM" and opened.mode != "F" else 32
+
+
+def count_frames(opened: ImageFile.ImageFile) -> int:
+    """Frames or pages of a file; a JPEG's preview is none."""
+    with _quiet():
+        return 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
+
+
 @contextmanager
 def reasons(path: Path) -> Iterator[None]:
     """Turn whatever a decoder makes of a damaged file into ``UnreadableImage``."""
@@ -208,9 +222,7 @@ def _refuse_pixels(path: Path, pixels: int) -> None:
 
 
 def _check_frames(path: Path, opened: ImageFile.ImageFile, note: Note | None) -> None:
-    with _quiet():
-        frames = getattr(opened, "n_frames", 1)
-    if frames > 1 and opened.format != "MPO":  # MPO: a JPEG with a preview
+    if (frames := count_frames(opened)) > 1:
         if note is None:
             raise UnreadableImage(path, "it holds several frames or pages; save the one to inspect by itself")
         opened.seek(0)

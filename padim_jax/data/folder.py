@@ -167,7 +167,7 @@ def _read(path: Path, config: PadimConfig, noted: bool) -> _Read:
     notes: list[str] = []
     opened = open_image(path, content, (lambda _, text: notes.append(text)) if noted else None)
     image = np.asarray(centre_crop(resize(path, opened, config), config))
-    return _Read(image, _digest(content), opened.size, notes)
+    return _Read(image, digest_of(content), opened.size, notes)
 
 
 def digest_file(path: Path) -> str:
@@ -176,10 +176,11 @@ def digest_file(path: Path) -> str:
     Raises:
       UnreadableImage: it can't be read.
     """
-    return _digest(read_file(path))
+    return digest_of(read_file(path))
 
 
-def _digest(content: bytes) -> str:
+def digest_of(content: bytes) -> str:
+    """Digest of a file's content, as :class:`Batch` has them."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 

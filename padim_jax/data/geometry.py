@@ -83,6 +83,22 @@ def to_original(
     return image
 
 
+def place_in_original(row: float, column: float, size: tuple[int, int], config: PadimConfig) -> tuple[int, int]:
+    """(row, column) of the original's pixel that a point of the crop lies in.
+
+    Args:
+      row: of the point, in pixels of the crop; the centre of its first pixel is at 0.5.
+      column: likewise.
+      size: (width, height) of the upright original; where nothing of it lies (black around), its nearest pixel.
+      config: sizes and ``resize`` that the image was read with.
+    """
+    placing, (crop_top, crop_left) = place(size, config), crop_corner(config)
+    (left, top, right, bottom), target = placing.box, placing.target
+    y = top + (row + crop_top - target[1]) * ((bottom - top) / (target[3] - target[1]))
+    x = left + (column + crop_left - target[0]) * ((right - left) / (target[2] - target[0]))
+    return min(max(int(y), 0), size[1] - 1), min(max(int(x), 0), size[0] - 1)
+
+
 def mask_to_original(
     mask: Bool[np.ndarray, "h w"], size: tuple[int, int], config: PadimConfig
 ) -> Bool[np.ndarray, "height width"]:

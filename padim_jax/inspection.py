@@ -1,0 +1,210 @@
+"""What images and models look like from outside: scores that stand out, covariances, positions with two peaks."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, UInt8
+
+from padim_jax.boundary import padded
+from padim_jax.config import PadimConfig
+from padim_jax.data.geometry import place_in_original
+from padim_jax.embedding import embed
+from padim_jax.files import ScoredImage
+from padim_jax.gaussian import Gaussian
+from padim_jax.model import Padim
+
+OUTLIER_RANGES = 1.5  # interquartile ranges beyond the upper quartile: Tukey's fence
+TWO_PEAKED_RATIO = 0.8  # two equal normal peaks have it when their centres are 4 standard deviations apart
+SMALLER_SHARE = 0.1  # of the images: fewer are outliers, not a peak
+FEWEST_FOR_PEAKS = 20
+MOST_FOR_PEAKS = 1024
+_NARROWEST_RANGE = 0.01  # of log scores: rounding must not make outliers among equal images
+_EIGENVALUE_BUDGET = 3e10  # p d³ of the eigenvalues worth waiting for, about half a minute of two CPU cores
+_CHUNK_BYTES = 64 * 2**20
+_POWER_ITERATIONS = 50
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Condition numbers λ_max / λ_min of the covariances Σ.
+
+    Attributes:
+      positions: row by row, those looked at: all, or an even draw where that would take minutes.
+      numbers: float64, of each.
+      n_positions: how many there are.
+    """
+
+    positions: np.ndarray
+    numbers: Float[np.ndarray, " k"]
+    n_positions: int
+
+    @property
+    def sampled(self) -> bool:
+        """Whether some positions were not looked at."""
+        return len(self.positions) < self.n_positions
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """How well two clusters describe each position's images along its leading eigenvector.
+
+    Attributes:
+      ratio: (rows, columns), in [0, 1]: variance between the clusters over the whole, of the best split in two.
+      limit: ratio from which a position looks two-peaked.
+      strongest: indices of the images in the smaller cluster at the position of the highest ratio.
+      count: images looked at.
+    """
+
+    ratio: Float[np.ndarray, "rows columns"]
+    limit: float
+    strongest: tuple[int, ...]
+    count: int
+
+    @property
+    def found(self) -> list[tuple[int, int]]:
+        """(row, column) of the positions that look two-peaked, the clearest first."""
+        order = np.argsort(-self.ratio, axis=None, kind="stable")
+        rows, columns = np.unravel_index(order[: np.count_nonzero(self.ratio >= self.limit)], self.ratio.shape)
+        return list(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+def outlier_limit(scores: Sequence[float]) -> float:
+    """Score above which one of a set stands out: ``log s > Q3 + 1.5 (Q3 - Q1)``, quartiles of the log scores.
+
+    Quartiles don't move for a few bad images, as mean and deviation would, and a p-value among n images can't fall
+    below 1/n. Of normal log scores 1 in 290 is above by chance. Quartiles less than 0.01 apart count as 0.01 apart.
+    """
+    logs = np.log(np.maximum(np.asarray(scores, np.float64), np.finfo(np.float32).tiny))
+    low, high = np.quantile(logs, [0.25, 0.75])
+    return float(np.exp(high + OUTLIER_RANGES * max(high - low, _NARROWEST_RANGE)))
+
+
+def rank_p_values(scores: Sequence[float]) -> Float[np.ndarray, " n"]:
+    """``p_i = #{j: s_j ≥ s_i} / n``, in [1/n, 1]: the conformal p-value of each by all the others."""
+    values = np.asarray(scores, np.float64)
+    return (len(values) - np.searchsorted(np.sort(values), values, side="left")) / max(1, len(values))
+
+
+def find_summit(item: ScoredImage, config: PadimConfig) -> tuple[int, int]:
+    """(row, column) of the map's maximum, in pixels of the upright original."""
+    row, column = np.unravel_index(int(np.argmax(item.anomaly_map)), item.anomaly_map.shape)
+    return place_in_original(row + 0.5, column + 0.5, item.size, config)
+
+
+def find_conditions(model: Padim) -> Conditions:
+    """Condition numbers from the eigenvalues of ``Σ = L Lᵀ``, in float64 and chunk by chunk.
+
+    Args:
+      model: scoring by "triangular-solve", whose factor L is at hand.
+    """
+    factor = _factor(model)
+    p, d, _ = factor.shape
+    count = int(min(p, max(1, _EIGENVALUE_BUDGET // d**3)))
+    positions = np.sort(np.random.default_rng(0).permutation(p)[:count])
+    chunk = max(1, _CHUNK_BYTES // (8 * d * d))
+    numbers = []
+    for start in range(0, count, chunk):
+        part = np.asarray(factor[positions[start : start + chunk]], np.float64)
+        eigenvalues = np.linalg.eigvalsh(part @ part.swapaxes(1, 2))
+        numbers.append(eigenvalues[:, -1] / eigenvalues[:, 0])
+    return Conditions(positions, np.concatenate(numbers), p)
+
+
+def log_determinants(model: Padim) -> Float[np.ndarray, "rows columns"]:
+    """``log det Σ = 2 Σ_i log L_ii`` over the grid: where good images vary much, and where little."""
+    diagonal = np.asarray(jnp.diagonal(_factor(model), axis1=1, axis2=2), np.float64)
+    return 2 * np.log(diagonal).sum(axis=1).reshape(model.embedding.grid)
+
+
+def mean_lengths(model: Padim) -> Float[np.ndarray, "rows columns"]:
+    """``‖μ‖`` over the grid: how strongly the network responds there."""
+    return np.linalg.norm(np.asarray(model.gaussian.mean, np.float64), axis=1).reshape(model.embedding.grid)
+
+
+def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]]) -> Peaks:
+    """Look for positions whose images fall into two clusters, which one Gaussian describes badly.
+
+    Each embedding is projected, ``t = vᵀ (x - μ)`` with v the leading eigenvector of Σ at its position, and the t are
+    split in two where that explains the most of their variance, the smaller part a tenth or more. A position looks
+    two-peaked where the share explained is ``max(0.8, 2/π + 1.2/√n)`` or more: a normal distribution has 2/π, a uniform
+    one 3/4, and n normal numbers are above by chance at one position in 10⁴ or fewer.
+
+    Args:
+      model: scoring by "triangular-solve".
+      batches: good images, 20 to 1024; p numbers are kept of each.
+
+    Raises:
+      ValueError: fewer images, or more.
+    """
+    directions = _leading(_factor(model))
+    kept, count = [], 0
+    for images, valid in padded("find_peaks", batches, model.config):
+        t = np.asarray(_project(model, directions, images))[:, : int(valid.sum())]
+        kept.append(t)
+        count += t.shape[1]
+        if count > MOST_FOR_PEAKS:
+            raise ValueError(f"find_peaks: more than {MOST_FOR_PEAKS} images; give an even choice of them")
+    if count < FEWEST_FOR_PEAKS:
+        raise ValueError(
+            f"find_peaks: {count} images, wanted {FEWEST_FOR_PEAKS} or more: fewer look two-peaked by chance"
+        )
+    t = np.concatenate(kept, axis=1).astype(np.float64)
+    ratio, at = split_in_two(t)
+    best = int(ratio.argmax())
+    order = np.argsort(t[best], kind="stable")
+    lower, upper = order[: at[best]], order[at[best] :]
+    smaller = lower if len(lower) <= len(upper) else upper
+    limit = max(TWO_PEAKED_RATIO, 2 / math.pi + 1.2 / math.sqrt(count))
+    return Peaks(ratio.reshape(model.embedding.grid), limit, tuple(sorted(smaller.tolist())), count)
+
+
+def split_in_two(t: Float[np.ndarray, "p n"]) -> tuple[Float[np.ndarray, " p"], np.ndarray]:
+    """Best split of each row's sorted numbers: variance between the parts over the whole, size of the lower part.
+
+    Of the k lowest of n numbers about their mean, with sum c: ``c² n / (k (n - k)) / Σ t²``. Neither part is smaller
+    than a tenth. Rows without variance have 0.
+    """
+    n = t.shape[1]
+    centred = np.sort(t, axis=1)
+    centred = centred - centred.mean(axis=1, keepdims=True)
+    least = max(1, math.ceil(SMALLER_SHARE * n))
+    k = np.arange(least, n - least + 1)
+    sums = np.cumsum(centred, axis=1)[:, k - 1]
+    total = (centred**2).sum(axis=1)
+    between = sums**2 * (n / (k * (n - k)))[None]
+    best = between.argmax(axis=1)
+    ratio = between[np.arange(len(t)), best] / np.where(total > 0, total, np.inf)
+    return ratio, k[best]
+
+
+def _factor(model: Padim) -> Float[Array, "p d d"]:
+    if not isinstance(model.gaussian, Gaussian):
+        raise ValueError(
+            'inspection: the model scores by "inverse-factor"; pass with_solver(model, "triangular-solve")'
+        )
+    return model.gaussian.factor
+
+
+@jax.jit
+def _leading(factor: Float[Array, "p d d"]) -> Float[Array, "p d"]:
+    """Unit eigenvectors of ``Σ = L Lᵀ``'s largest eigenvalues, by power iteration."""
+    product = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+
+    def step(_: Array, v: Array) -> Array:
+        v = product("pij,pj->pi", factor, product("pji,pj->pi", factor, v))
+        return v / jnp.linalg.norm(v, axis=1, keepdims=True)
+
+    start = jax.random.normal(jax.random.key(0), factor.shape[:2], factor.dtype)
+    return lax.fori_loop(0, _POWER_ITERATIONS, step, start)
+
+
+@jax.jit
+def _project(model: Padim, directions: Array, images: Array) -> Float[Array, "p n"]:
+    x = embed(model.backbone, model.embedding, images, model.projection)
+    return jnp.einsum("pnd,pd->pn", x - model.gaussian.mean[:, None], directions, precision=lax.Precision.HIGHEST)
