@@ -99,8 +99,8 @@ def inspect_model(path: Path, images: Sequence[Path] | None, out: Path | None, b
     }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        _draw(out / "mean.png", mean_lengths(model), "length of the mean, ‖μ‖, by grid row and column")
-        _draw(out / "log_determinant.png", determinants, "log det Σ: how much good images vary there")
+        _draw(out / "mean.png", mean_lengths(model), "length of the mean embedding")
+        _draw(out / "log_determinant.png", determinants, "log determinant of the covariance: how much good images vary")
     if images is not None:
         record["two_peaked"] = _peaks(model, images, batch_size, unreadable, out)
         record["unreadable"] = [{"path": str(error.path), "reason": error.reason} for error in unreadable]
