@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.data import read_image
+from padim_jax.data import read_image, stop_at_unreadable
 from padim_jax.data.geometry import place_in_original, to_original
 from padim_jax.data.survey import find_duplicates, find_equal_pixels, find_oddities, survey
 from padim_jax.inspection import (
@@ -151,7 +151,9 @@ def test_survey_tells_modes_and_depths(tmp_path: Path) -> None:
     (tmp_path / "grey16.png").write_bytes(png(pixels[..., 0].astype(np.uint16) * 200))
     (tmp_path / "float.tif").write_bytes(tiff(pixels[..., 0].astype(np.float32)))
     (tmp_path / "int.tif").write_bytes(tiff(pixels[..., 0].astype(np.int32)))
-    found = {one.path.name: (one.mode, one.bits, one.depth) for one in survey(sorted(tmp_path.iterdir()), pytest.fail)}
+    found = {
+        one.path.name: (one.mode, one.bits, one.depth) for one in survey(sorted(tmp_path.iterdir()), stop_at_unreadable)
+    }
     assert found == {
         "1.png": ("black-and-white", 1, "8 bits"),
         "l.png": ("grey", 8, "8 bits"),
