@@ -16,6 +16,7 @@ from padim_jax.config import PadimConfig
 from padim_jax.data.geometry import place_in_original
 from padim_jax.embedding import embed
 from padim_jax.files import ScoredImage
+from padim_jax.forms import LowRankGaussian
 from padim_jax.gaussian import Gaussian
 from padim_jax.model import Padim
 
@@ -101,8 +102,12 @@ def find_conditions(model: Padim) -> Conditions:
     """Condition numbers from the eigenvalues of ``Σ = L Lᵀ``, in float64 and chunk by chunk.
 
     Args:
-      model: scoring by "triangular-solve", whose factor L is at hand.
+      model: scoring by "triangular-solve", whose factor L is at hand; or of low rank, whose eigenvalues are.
     """
+    if isinstance(model.gaussian, LowRankGaussian):
+        eigenvalues, noise = _eigenvalues(model.gaussian)
+        least = eigenvalues[:, -1] if eigenvalues.shape[1] == model.embedding.dimension else noise
+        return Conditions(np.arange(len(noise)), eigenvalues[:, 0] / least, len(noise))
     factor = _factor(model)
     p, d, _ = factor.shape
     count = int(min(p, max(1, _EIGENVALUE_BUDGET // d**3)))
@@ -118,6 +123,10 @@ def find_conditions(model: Padim) -> Conditions:
 
 def log_determinants(model: Padim) -> Float[np.ndarray, "rows columns"]:
     """``log det Σ = 2 Σ_i log L_ii`` over the grid: where good images vary much, and where little."""
+    if isinstance(model.gaussian, LowRankGaussian):
+        eigenvalues, noise = _eigenvalues(model.gaussian)
+        rest = (model.embedding.dimension - eigenvalues.shape[1]) * np.log(noise)
+        return (np.log(eigenvalues).sum(axis=1) + rest).reshape(model.embedding.grid)
     diagonal = np.asarray(jnp.diagonal(_factor(model), axis1=1, axis2=2), np.float64)
     return 2 * np.log(diagonal).sum(axis=1).reshape(model.embedding.grid)
 
@@ -136,13 +145,14 @@ def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n heig
     one 3/4, and n normal numbers are above by chance at one position in 10⁴ or fewer.
 
     Args:
-      model: scoring by "triangular-solve".
+      model: scoring by "triangular-solve", or of low rank.
       batches: good images, 20 to 1024; p numbers are kept of each.
 
     Raises:
       ValueError: fewer images, or more.
     """
-    directions = _leading(_factor(model))
+    fitted = model.gaussian
+    directions = fitted.basis[:, 0] if isinstance(fitted, LowRankGaussian) else _leading(_factor(model))
     kept, count = [], 0
     for images, valid in padded("find_peaks", batches, model.config):
         t = np.asarray(_project(model, directions, images))[:, : int(valid.sum())]
@@ -181,6 +191,12 @@ def split_in_two(t: Float[np.ndarray, "p n"]) -> tuple[Float[np.ndarray, " p"], 
     best = between.argmax(axis=1)
     ratio = between[np.arange(len(t)), best] / np.where(total > 0, total, np.inf)
     return ratio, k[best]
+
+
+def _eigenvalues(gaussian: LowRankGaussian) -> tuple[Float[np.ndarray, "p r"], Float[np.ndarray, " p"]]:
+    """Σ's largest eigenvalues, falling, and that of all other directions."""
+    noise = np.asarray(gaussian.noise, np.float64)
+    return noise[:, None] + np.asarray(gaussian.spread, np.float64), noise
 
 
 def _factor(model: Padim) -> Float[Array, "p d d"]:

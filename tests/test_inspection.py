@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import padim_jax as padim
 from padim_jax.data import read_image, stop_at_unreadable
 from padim_jax.data.geometry import place_in_original, to_original
 from padim_jax.data.survey import find_duplicates, find_equal_pixels, find_oddities, survey
+from padim_jax.forms import low_rank
 from padim_jax.inspection import (
     find_conditions,
     find_peaks,
@@ -202,6 +204,11 @@ def test_conditions_and_determinants_are_those_of_the_covariances(lite0: padim.B
     np.testing.assert_allclose(found.numbers, np.linalg.cond(covariances), rtol=1e-3)
     wanted = np.linalg.slogdet(covariances)[1].reshape(model.embedding.grid)
     np.testing.assert_allclose(log_determinants(model), wanted, rtol=1e-4)
+    few = padim.update(lite0, padim.init(lite0, SMALL), good[:8])
+    full = padim.finalize(lite0, few, solver="triangular-solve")
+    low = replace(full, gaussian=low_rank(few.moments, 7, SMALL.ridge))
+    np.testing.assert_allclose(find_conditions(low).numbers, find_conditions(full).numbers, rtol=1e-2)
+    np.testing.assert_allclose(log_determinants(low), log_determinants(full), atol=2e-3)
     with pytest.raises(ValueError, match=r'pass with_solver\(model, "triangular-solve"\)'):
         find_conditions(padim.finalize(lite0, moments))
 

@@ -13,6 +13,7 @@ from padim_jax.artifact import Updatable
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import progress_bar
 from padim_jax.data import UnreadableImage, load_batches
+from padim_jax.forms import LowRankGaussian
 from padim_jax.inspection import (
     FEWEST_FOR_PEAKS,
     MOST_FOR_PEAKS,
@@ -45,7 +46,8 @@ def inspect_model(path: Path, images: Sequence[Path] | None, out: Path | None, b
         memory["moments"] = _nbytes(stored.moments)
         model = stored.model(solver="triangular-solve", donate=True)
     else:
-        listed, model = None, with_solver(stored, "triangular-solve")
+        low = isinstance(stored.gaussian, LowRankGaussian)
+        listed, model = None, stored if low else with_solver(stored, "triangular-solve")
     memory["gaussian"] = _nbytes(model.gaussian)
     grid, known = model.embedding.grid, model.calibration
     conditions = find_conditions(model)
@@ -54,7 +56,8 @@ def inspect_model(path: Path, images: Sequence[Path] | None, out: Path | None, b
     unreadable: list[UnreadableImage] = []
     record: dict[str, Any] = {
         "model": str(path),
-        "form": manifest.get("form", "triangle"),
+        "form": manifest.get("form", "square"),
+        "max_error": manifest.get("max_error"),
         "schema": manifest["schema"],
         "versions": manifest.get("versions", {}),
         "backbone": model.embedding.backbone,
@@ -152,7 +155,9 @@ def _peaks(
 def model_lines(record: Mapping[str, Any]) -> Iterator[str]:
     """The same for a person."""
     config, grid, memory = record["config"], record["grid"], record["bytes_in_memory"]
-    yield f"{record['model']}: {record['form']} form, schema {record['schema']}"
+    yield f"{record['model']}: {record['form']} form, schema {record['schema']}" + (
+        "" if record["max_error"] is None else f"; distances within {record['max_error']:.2g} of the exact ones"
+    )
     yield f"  backbone:     {record['backbone']}, {', '.join(record['taps'])}, weights {record['weights_digest'][:12]}"
     yield f"  embedding:    d = {record['dimension']} at {grid[0]}×{grid[1]} positions"
     yield f"  settings:     {', '.join(f'{name} = {value}' for name, value in config.items())}"
