@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,10 +26,10 @@ PIXELS = np.ones(BINS)
 )
 def test_p_values_and_verdicts_follow_their_definitions(scores: list[int], new: list[int], rate: float) -> None:
     known = calibration(np.array(scores, np.float32), PIXELS, "held-out", rate)
-    found = np.asarray(p_values(known, np.array(new, np.float32)))
+    found = np.asarray(p_values(known, jnp.array(new, jnp.float32)))
     n = len(scores)
     np.testing.assert_allclose(found, [(1 + sum(s >= value for s in scores)) / (n + 1) for value in new], rtol=1e-6)
-    verdicts = np.asarray(is_anomalous(known, np.array(new, np.float32)))
+    verdicts = np.asarray(is_anomalous(known, jnp.array(new, jnp.float32)))
     if n >= known.images_wanted:
         np.testing.assert_array_equal(verdicts, found <= rate + 1e-6)
         assert known.attained_rate <= rate + 1e-9
@@ -62,7 +63,7 @@ def test_held_out_p_values_are_exact() -> None:
     below = 0
     for _ in range(2000):
         drawn = rng.exponential(size=20).astype(np.float32)
-        below += float(p_values(calibration(drawn[:-1], PIXELS, "held-out"), drawn[-1:])[0]) <= 0.1 + 1e-6
+        below += float(p_values(calibration(drawn[:-1], PIXELS, "held-out"), jnp.asarray(drawn[-1:]))[0]) <= 0.1 + 1e-6
     assert binom.ppf(0.001, 2000, 0.1) <= below <= binom.ppf(0.999, 2000, 0.1)
 
 
@@ -206,4 +207,4 @@ def test_region_of_interest(calibrated: padim.Padim) -> None:
 
 def test_a_broken_score_is_anomalous_not_normal() -> None:
     known = module.calibration(np.arange(20, dtype=np.float32), PIXELS, "held-out", 0.05)
-    assert bool(is_anomalous(known, np.array([np.nan], np.float32))[0])
+    assert bool(is_anomalous(known, jnp.array([jnp.nan], jnp.float32))[0])

@@ -26,10 +26,10 @@ def distances(moments: Moments, test: np.ndarray) -> np.ndarray:
 
 def batches(x: np.ndarray, moments: Moments | None = None) -> Moments:
     """Folded in one by one, so that any number of images is one program."""
-    moments = gaussian.init(x.shape[0], x.shape[2]) if moments is None else moments
+    state: Moments = gaussian.init(x.shape[0], x.shape[2]) if moments is None else moments
     for k in range(x.shape[1]):
-        moments = UPDATE(moments, jnp.asarray(x[:, k : k + 1]), jnp.ones(1, bool))
-    return moments
+        state = UPDATE(state, jnp.asarray(x[:, k : k + 1]), jnp.ones(1, bool))
+    return state
 
 
 @settings(deadline=None, max_examples=40)
