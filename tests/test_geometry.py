@@ -68,8 +68,8 @@ def test_ramps_come_back_exactly(tmp_path: Path, mode: str) -> None:
         padim.PadimConfig(
             image_size=(120, 200),
             crop_size=(100, 180),
-            resize=mode,
-            value_range=(0, 65535),  # type: ignore[arg-type]
+            resize=mode,  # type: ignore[arg-type]
+            value_range=(0, 65535),
         ),
     )
     y, x = np.mgrid[0:300, 0:400]
