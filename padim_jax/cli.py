@@ -1,13 +1,16 @@
 """The ``padim`` command; it and its commands are all that prints, and it alone exits."""
 
 import logging
+import os
 import sys
 import traceback
 from functools import partial
 from importlib.metadata import version
 
 import click
+import jax
 
+from padim_jax.backbones.weights import cache_folder
 from padim_jax.commands.calibrate import calibrate_command
 from padim_jax.commands.compact import compact_command
 from padim_jax.commands.demo import demo_command
@@ -65,6 +68,7 @@ for command in (
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; errors take one line, ``--debug`` adds the traceback. Gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    _keep_compiled()
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's warnings; what matters comes as an error
     fail = partial(_fail, "--debug" in given)
     try:
@@ -84,6 +88,17 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # a defect of ours must not greet a user with a traceback either
         return fail(f"internal error, {type(error).__name__}: {error} (--debug shows where)", FAILED)
     return DONE
+
+
+def _keep_compiled() -> None:
+    """Keep compiled programs in the cache folder, so that the next process starts without compiling them.
+
+    JAX files them under a digest of program, versions and processor; ``JAX_COMPILATION_CACHE_DIR`` moves them. A folder
+    that can't be written only costs the time to compile.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs are many
 
 
 def _fail(debug: bool, message: str, code: int) -> int:

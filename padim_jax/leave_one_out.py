@@ -6,6 +6,8 @@ trace too, so that ``Σ' = κ (Σ - τ I) - c δ δᵀ`` with numbers κ, τ and
 Sherman and Morrison's formula gives the distance from ``q = δᵀ (κ (Σ - τ I))⁻¹ δ``.
 """
 
+import functools
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -44,23 +46,16 @@ def leave_one_out(
     """
     # chunk by chunk: XLA packs the transposed factors of a whole batched product once more on CPU
     strength = jnp.zeros(len(x), x.dtype) if gaussian.strength is None else gaussian.strength
-
-    def of_chunk(whitening: Array, mean: Array, strength: Array, x: Array) -> Array:
-        return _of_chunk(WhitenedGaussian(mean, whitening, strength), x, count, weights, ridge)
-
+    of_chunk = functools.partial(_of_chunk, count=count, weights=weights, ridge=ridge)
     return map_chunks(of_chunk, gaussian.whitening, gaussian.mean, strength, x)
 
 
 def _of_chunk(
-    gaussian: WhitenedGaussian,
-    x: Float[Array, "p n d"],
-    count: Float[Array, ""],
-    weights: Float[Array, " n"],
-    ridge: float,
-) -> Float[Array, "p n"]:
-    assert gaussian.strength is not None
-    d, strength = x.shape[-1], gaussian.strength[:, None]
-    delta = x - gaussian.mean[:, None]
+    whitening: Array, mean: Array, strength: Array, x: Array, *, count: Array, weights: Array, ridge: float
+) -> Array:
+    gaussian = WhitenedGaussian(mean, whitening)
+    d, strength = x.shape[-1], strength[:, None]
+    delta = x - mean[:, None]
     weight = weights.astype(x.dtype)[None]
     left = count - weight - 1
     b = weight * count / (count - weight)
@@ -78,7 +73,7 @@ def _of_chunk(
 
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
         steps, q, _, residual, direction, length = state
-        back = jnp.einsum("pni,pji->pnj", direction, gaussian.whitening, precision=lax.Precision.HIGHEST)
+        back = jnp.einsum("pni,pji->pnj", direction, whitening, precision=lax.Precision.HIGHEST)
         image = direction - tau[..., None] * whiten(gaussian, back)
         curvature = jnp.sum(direction * image, axis=-1)
         alpha = length / jnp.where(curvature > 0, curvature, jnp.inf)  # 0 once there is nothing left to gain

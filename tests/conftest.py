@@ -1,5 +1,6 @@
 """Strict climate, and small models shared by the tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
+
+# compiling is most of the work: what one process has compiled the others, and those that tests start, read
+COMPILED = os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled")
+)
+jax.config.update("jax_compilation_cache_dir", COMPILED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 SMALL = padim.PadimConfig(n_channels=12, image_size=(40, 56), crop_size=(32, 48), sigma=1.5)
 

@@ -1,7 +1,6 @@
 """What ``padim estimate`` says, against what a fit then takes."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 import padim_jax as padim
+from benchmarks.peak_memory import peak_of, write_images
 from padim_jax import cli, cost
 from padim_jax.estimate import Files, estimate, sizes_on_disk
 from padim_jax.storage import disk_bytes
@@ -23,23 +22,6 @@ SHAPES = {
 }
 
 
-def write_images(folder: Path, count: int) -> Path:
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for index in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8))
-        coarse.resize((256, 256), Image.Resampling.BICUBIC).save(folder / f"{index:03}.png", compress_level=1)
-    return folder
-
-
-def peak_of(*arguments: object) -> int:
-    """Peak resident memory in bytes of ``padim`` in a process of its own."""
-    command = [sys.executable, "-m", "padim_jax.cli", *map(str, arguments)]
-    _, status, usage = os.wait4(os.posix_spawn(sys.executable, command, os.environ), 0)
-    assert status == 0
-    return usage.ru_maxrss * 1024
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a device's peak is not the process's")
 @pytest.mark.parametrize("shape", SHAPES)
@@ -47,10 +29,10 @@ def test_a_fit_takes_what_was_estimated(shape: str, tmp_path: Path) -> None:
     good, model = write_images(tmp_path / "good", 48), tmp_path / "model"
     command = [sys.executable, "-m", "padim_jax.cli", "estimate", str(good), "--json", *SHAPES[shape]]
     said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    fit_peak = peak_of("fit", good, "--out", model, *SHAPES[shape])
-    score_peak = peak_of("score", model, good, "--out", tmp_path / "out")
-    assert max(phase["host"] for phase in said["fit"]) == pytest.approx(fit_peak, rel=0.15)
-    assert max(phase["host"] for phase in said["score"]) == pytest.approx(score_peak, rel=0.15)
+    fit_peak, _ = peak_of(["fit", str(good), "--out", str(model), *SHAPES[shape]])
+    score_peak, _ = peak_of(["score", str(model), str(good), "--out", str(tmp_path / "out")])
+    assert max(phase["host"] for phase in said["fit"]) / 1e9 == pytest.approx(fit_peak, rel=0.15)
+    assert max(phase["host"] for phase in said["score"]) / 1e9 == pytest.approx(score_peak, rel=0.15)
     stored = padim.load_updatable(model)
     assert said["state"] == sum(leaf.nbytes for leaf in jax.tree.leaves(stored.moments))
     assert said["factors"] == sum(leaf.nbytes for leaf in jax.tree.leaves(stored.model().gaussian))

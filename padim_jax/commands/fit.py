@@ -27,6 +27,7 @@ from padim_jax.commands.terminal import (
     megabytes,
     note_ignored,
     progress_bar,
+    roi_option,
     say,
     wrong_use,
 )
@@ -87,11 +88,7 @@ def setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
     help="Of images of more than 8 bits a channel: the values that become black and white. Default: found.",
 )
 @click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
-@click.option(
-    "--roi",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Mask file: look only where it is not 0.",
-)
+@roi_option
 @click.option(
     "--calibrate/--no-calibrate",
     "wanted",

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import click
 
 from padim_jax.artifact import load
-from padim_jax.commands.terminal import Notes, batch_option, debug_option, note_ignored, progress_bar, say
+from padim_jax.commands.terminal import Notes, batch_option, debug_option, note_ignored, progress_bar, roi_option, say
 from padim_jax.data import UnreadableImage, find_images, read_roi_of
 from padim_jax.files import (
     ResultSpool,
@@ -52,11 +52,7 @@ _MARKER = ".written-by-padim"  # in a folder of heat maps: it may be replaced
     help="Write a mask of what is above the pixel threshold, in these pixels.",
 )
 @click.option("--maps", type=_WHERE, help="Write the distances as a float TIFF, in these pixels.")
-@click.option(
-    "--roi",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Mask file: look only where it is not 0.",
-)
+@roi_option
 @batch_option
 @debug_option
 def score_command(

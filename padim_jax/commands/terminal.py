@@ -40,6 +40,11 @@ debug_option = click.option("--debug", is_flag=True, expose_value=False, help="S
 batch_option = click.option(
     "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images computed at once."
 )
+roi_option = click.option(
+    "--roi",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Mask file: look only where it is not 0.",
+)
 
 
 @contextmanager
