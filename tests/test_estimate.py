@@ -26,7 +26,7 @@ SHAPES = {
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a device's peak is not the process's")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_fit_takes_what_was_estimated(shape: str, tmp_path: Path) -> None:
-    good, model = write_images(tmp_path / "good", 48), tmp_path / "model"
+    good, model = write_images(tmp_path / "good", 32), tmp_path / "model"
     command = [sys.executable, "-m", "padim_jax.cli", "estimate", str(good), "--json", *SHAPES[shape]]
     said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     fit_peak, _ = peak_of(["fit", str(good), "--out", str(model), *SHAPES[shape]])

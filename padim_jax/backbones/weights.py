@@ -68,7 +68,7 @@ def load_backbone(
 
 
 def cache_folder() -> Path:
-    """Folder of downloaded weights and compiled programs: ``PADIM_JAX_CACHE``, else the user's cache folder of this platform."""
+    """Folder of weights and compiled programs: ``PADIM_JAX_CACHE``, else the user's cache folder of this platform."""
     chosen = os.environ.get("PADIM_JAX_CACHE")
     return Path(chosen) if chosen else platformdirs.user_cache_path("padim_jax")
 
