@@ -1,0 +1,146 @@
+"""The harness of the benchmarks that compare: sides that take turns in one run, medians with quartiles, rows.
+
+Not a benchmark by itself. Sides take turns, A B A B, so that what else the computer does falls on all of them alike.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("padim-jax", "jax", "jaxlib", "numpy", "torch", "torchvision", "timm", "anomalib", "anomavision")
+Row = dict[str, Any]
+
+
+def alternate(
+    sides: Mapping[str, Callable[[], object]], rounds: int, *, repeats: int = 1, warmup: int = 1, settle: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of every timed call by side: ``warmup`` untimed calls each, then ``rounds`` turns of ``repeats`` calls.
+
+    With ``settle`` a turn begins with one more untimed call, after which the threads of the side before are asleep and
+    its arrays out of the caches: for calls of milliseconds that a user makes in a row.
+    """
+    for work in sides.values():
+        for _ in range(warmup):
+            work()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, work in sides.items():
+            if settle:
+                work()
+            for _ in range(repeats):
+                start = time.perf_counter()
+                work()
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def summary(seconds: Sequence[float], per: int = 1) -> Row:
+    """Median and quartiles in milliseconds of one of ``per`` equal parts of each timed call."""
+    ordered = [1e3 * second / per for second in seconds]
+    low, middle, high = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else ordered * 3
+    return {"ms": _digits(middle), "q1": _digits(low), "q3": _digits(high), "timed": len(ordered)}
+
+
+def facts() -> Row:
+    """Device, processor, threads and versions that every row carries."""
+    found: Row = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    found["machine"], found["cpu"] = platform.machine(), names[0] if names else platform.processor()
+    found["cpus"], found["device"] = os.cpu_count(), jax.devices()[0].device_kind
+    if "torch" in sys.modules:
+        found["torch_threads"] = importlib.import_module("torch").get_num_threads()
+    return found
+
+
+def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """Add ``--rounds``, ``--json`` and ``--plot``."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="turns of every side (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too, one JSON object a line")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the rows with matplotlib")
+
+
+def show(rows: Iterable[Row], columns: Sequence[str], path: Path | None = None) -> None:
+    """Print a table of ``columns`` and one JSON line per row with the facts; write the lines to ``path`` too."""
+    rows = list(rows)
+    cells = [list(columns)] + [[_cell(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    known = facts()
+    lines = [json.dumps(row | known) for row in rows]
+    print("\n".join(lines))
+    if path is not None:
+        path.write_text("\n".join(lines) + "\n")
+
+
+def judge(bounds: Iterable[tuple[str, float, float]]) -> int:
+    """Print each ``(what, found, at least)`` and give the exit code: 1 where any is missed."""
+    missed = False
+    for what, found, wanted in bounds:
+        fell_short = found < wanted
+        missed |= fell_short
+        print(f"{'MISSED' if fell_short else 'met   '}  {what}: {found:.3g}, wanted at least {wanted:g}", flush=True)
+    return int(missed)
+
+
+def plot(path: Path | None, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> None:
+    """Draw lines ``{name: (xs, ys)}`` with the axes' labels; nothing where ``path`` is None."""
+    if path is None:
+        return
+    try:
+        figures: Any = importlib.import_module("matplotlib.figure")
+    except ImportError:
+        print("no plot: pip install matplotlib")
+        return
+    figure = figures.Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, (xs, ys) in series.items():
+        axes.plot(xs, ys, marker="o", label=name)
+    axes.set(xlabel=x, ylabel=y, ylim=(0, None))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def plot_bars(path: Path | None, rows: Sequence[Row], group: Sequence[str], y: str = "ms") -> None:
+    """Draw one bar per row, named by its ``group`` columns; nothing where ``path`` is None."""
+    if path is None:
+        return
+    try:
+        figures: Any = importlib.import_module("matplotlib.figure")
+    except ImportError:
+        print("no plot: pip install matplotlib")
+        return
+    figure = figures.Figure(figsize=(6.4, 1 + 0.25 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    names = [" ".join(str(row[column]) for column in group) for row in rows]
+    axes.barh(names, [row[y] for row in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel=y)
+    figure.savefig(path, dpi=150)
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,244 @@
+"""PaDiM as fast as we can write it in PyTorch, with the weights, channels and Gaussians of padim_jax.
+
+Not a benchmark by itself; ``latency.py``, ``fit_speed.py`` and ``cost.py`` use it. Batch norm is folded into the
+convolutions, activations are channels_last, nothing past the last tap is computed; channels are selected before they
+are upsampled; distances are one batched product with the inverse factor, positions first; upsampling and blur are one
+matrix on each side of the grid. ``compiled=True`` puts all that through ``torch.compile`` with frozen weights, for which
+Inductor needs a C++ compiler.
+"""
+
+import importlib
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+import padim_jax as padim
+from padim_jax import anomaly_map
+from padim_jax.backbones.backbone import backbone_parameters
+from padim_jax.backbones.layers import pad
+from padim_jax.embedding import Embedding, draw_embedding
+from padim_jax.gaussian import WhitenedGaussian
+from weights_conversion.architectures import ARCHITECTURES, MBConvShape, ResNetShape
+
+torch: Any = importlib.import_module("torch")
+torch.set_num_threads(os.cpu_count())
+nn, functional = torch.nn, torch.nn.functional
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler for ``torch.compile``."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
+
+
+class Conv(nn.Module):
+    """Convolution with folded batch norm, padded as ``padim_jax`` pads."""
+
+    def __init__(self, parameters: dict[str, np.ndarray], path: str, stride: int, tf_same: bool) -> None:
+        super().__init__()
+        kernel = torch.from_numpy(parameters[f"{path}.kernel"].transpose(3, 2, 0, 1).copy())
+        out, inner, size, _ = kernel.shape
+        groups = out if inner == 1 and size > 1 else 1
+        symmetric = 0 if tf_same and stride > 1 else (size - 1) // 2
+        self.conv = nn.Conv2d(inner * groups, out, size, stride, symmetric, groups=groups)
+        self.conv.weight.data = kernel.contiguous(memory_format=torch.channels_last)
+        self.conv.bias.data = torch.from_numpy(parameters[f"{path}.bias"].copy())
+        self.size, self.stride, self.explicit = size, stride, tf_same and stride > 1
+
+    def forward(self, x: Any) -> Any:
+        """Convolve (n, c, h, w)."""
+        if self.explicit:
+            rows, columns = (pad(length, self.size, self.stride, True) for length in x.shape[2:])
+            x = functional.pad(x, (*columns, *rows))
+        return self.conv(x)
+
+
+class ResidualBlock(nn.Module):
+    """Basic or bottleneck block of a ResNet."""
+
+    def __init__(self, parameters: dict[str, np.ndarray], path: str, stride: int, bottleneck: bool) -> None:
+        super().__init__()
+        strides = (1, stride, 1) if bottleneck else (stride, 1)
+        convs = (Conv(parameters, f"{path}.conv{i}", step, False) for i, step in enumerate(strides, start=1))
+        self.convs = nn.ModuleList(convs)
+        there = f"{path}.downsample.kernel" in parameters
+        self.downsample = Conv(parameters, f"{path}.downsample", stride, False) if there else nn.Identity()
+
+    def forward(self, x: Any) -> Any:
+        """Output of the block, after its last ReLU."""
+        y = x
+        for conv in self.convs[:-1]:
+            y = functional.relu(conv(y), inplace=True)
+        return functional.relu(self.convs[-1](y).add_(self.downsample(x)), inplace=True)
+
+
+class InvertedResidual(nn.Module):
+    """Block of EfficientNet-Lite."""
+
+    def __init__(self, parameters: dict[str, np.ndarray], path: str, shape: MBConvShape, tf_same: bool) -> None:
+        super().__init__()
+        if shape.squeezed:
+            raise ValueError("squeeze-and-excitation is not written here")
+        names = ["expand"] * shape.has_expansion + ["depthwise"]
+        strides = {"depthwise": shape.stride}
+        convs = (Conv(parameters, f"{path}.{name}", strides.get(name, 1), tf_same) for name in names)
+        self.convs = nn.ModuleList(convs)
+        self.project, self.has_skip = Conv(parameters, f"{path}.project", 1, tf_same), shape.has_skip
+
+    def forward(self, x: Any) -> Any:
+        """Output of the block, after its skip connection."""
+        y = x
+        for conv in self.convs:
+            y = functional.relu6(conv(y), inplace=True)
+        y = self.project(y)
+        return y.add_(x) if self.has_skip else y
+
+
+class Taps(nn.Module):
+    """The truncated network, from normalised (n, 3, H, W) to the activations of the embedding's taps."""
+
+    def __init__(self, backbone: padim.Backbone, taps: Sequence[str]) -> None:
+        super().__init__()
+        shape, parameters = ARCHITECTURES[backbone.spec.name], backbone_parameters(backbone)
+        self.resnet = isinstance(shape, ResNetShape)
+        blocks: list[tuple[str, Any]]
+        if isinstance(shape, ResNetShape):
+            self.stem = Conv(parameters, "conv1", 2, False)
+            made = shape.blocks()
+            blocks = [(path, ResidualBlock(parameters, path, step, shape.bottleneck)) for path, _, _, _, step in made]
+            ends = {path.split(".")[0]: path for path, *_ in made}
+        else:
+            same = shape.tf_same_padding
+            self.stem = Conv(parameters, "stem", 2, same)
+            numbered = list(enumerate(shape.blocks()))
+            blocks = [(f"block{i}", InvertedResidual(parameters, f"blocks.{i}", one, same)) for i, one in numbered]
+            ends = {path: path for path, _ in blocks}
+        names = [path for path, _ in blocks]
+        self.tapped = [names.index(ends[tap]) for tap in taps]
+        self.blocks = nn.ModuleList(block for _, block in blocks[: max(self.tapped) + 1])
+
+    def forward(self, x: Any) -> list[Any]:
+        """Activations (n, c, h, w) of the taps, in network order."""
+        x = self.stem(x)
+        if self.resnet:
+            x = functional.max_pool2d(functional.relu(x, inplace=True), 3, 2, 1)
+        else:
+            x = functional.relu6(x, inplace=True)
+        found = []
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in self.tapped:
+                found.append(x)
+        return found
+
+
+class Embed(nn.Module):
+    """Uint8 images (n, H, W, 3) to embeddings, positions first (p, n, d)."""
+
+    def __init__(self, backbone: padim.Backbone, embedding: Embedding) -> None:
+        super().__init__()
+        spec, self.grid = backbone.spec, embedding.grid
+        self.taps = Taps(backbone, embedding.taps)
+        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (spec.mean, spec.std))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+        first, self.chosen = 0, []
+        for tap in spec.select(embedding.taps):
+            chosen = [c - first for c in embedding.channels if first <= c < first + tap.channels]
+            self.chosen.append(torch.tensor(chosen))
+            first += tap.channels
+
+    def forward(self, images: Any) -> Any:
+        """Embeddings of every patch."""
+        pixels = torch.addcmul(self.shift, images.permute(0, 3, 1, 2).float(), self.scale)
+        parts = []
+        for x, chosen in zip(self.taps(pixels.contiguous(memory_format=torch.channels_last)), self.chosen, strict=True):
+            if len(chosen):
+                x = x[:, chosen]
+                x = x if x.shape[2:] == self.grid else functional.interpolate(x, self.grid, mode="nearest")
+                parts.append(x.permute(2, 3, 0, 1))
+        return torch.cat(parts, dim=3).flatten(0, 1)
+
+
+class Score(nn.Module):
+    """Uint8 images to the image scores and the maps, in units of distance."""
+
+    def __init__(self, embed: Embed, mean: Any, whitening: Any, config: padim.PadimConfig) -> None:
+        super().__init__()
+        self.embed, self.grid = embed, embed.grid
+        self.register_buffer("mean", mean[:, None])
+        self.register_buffer("whitening", whitening)
+        sides = zip(self.grid, config.crop, strict=True)
+        for name, (cells, pixels) in zip(("rows", "columns"), sides, strict=True):
+            matrix = anomaly_map._resampling(cells, pixels, config.sigma, config.interpolation)
+            self.register_buffer(name, torch.from_numpy(matrix))
+
+    def forward(self, images: Any) -> tuple[Any, Any]:
+        """Scores (n,) and maps (n, height, width)."""
+        z = torch.bmm(self.embed(images) - self.mean, self.whitening)
+        distances = torch.linalg.vector_norm(z, dim=2).T.reshape(-1, *self.grid)
+        maps = self.rows @ (distances @ self.columns.T)
+        return maps.amax((1, 2)), maps
+
+
+class TorchPadim:
+    """PaDiM in PyTorch with one backbone's weights and the channels that ``config`` draws."""
+
+    def __init__(self, backbone: padim.Backbone, config: padim.PadimConfig, *, compiled: bool = False) -> None:
+        self.config, self.compiled = config, compiled
+        self.embedding = draw_embedding(backbone, config)
+        self.embed = Embed(backbone, self.embedding).eval()
+        self._embed, self._score = self._compile(self.embed), None
+
+    def fit(self, batches: Iterable[np.ndarray]) -> None:
+        """Fit on uint8 images: moments batch by batch (Chan et al. 1983), then Cholesky and inverse factors."""
+        p, d = self.embedding.n_positions, self.embedding.dimension
+        count, mean, scatter = 0, torch.zeros(p, 1, d), torch.zeros(p, d, d)
+        with torch.no_grad():
+            for images in batches:
+                x, n = self._embed(torch.from_numpy(images)), len(images)
+                batch_mean = x.mean(1, keepdim=True)
+                shift, share = batch_mean - mean, n / (count + n)
+                rows = torch.cat([x - batch_mean, shift * (count * share) ** 0.5], dim=1)
+                scatter.baddbmm_(rows.mT, rows)
+                mean += shift * share
+                count += n
+            scatter /= count - 1
+            scatter.diagonal(dim1=1, dim2=2).add_(self.config.ridge)
+            self.use(mean[:, 0], _inverse_factors(scatter))
+
+    def use(self, mean: Any, whitening: Any) -> None:
+        """Score with these means (p, d) and inverse factors L⁻ᵀ (p, d, d)."""
+        self._score = self._compile(Score(self.embed, mean, whitening, self.config).eval())
+
+    def use_model(self, model: padim.Padim) -> None:
+        """Score with the Gaussians of a model of ``padim_jax``, fitted on the same channels."""
+        assert isinstance(model.gaussian, WhitenedGaussian)
+        gaussian = model.gaussian
+        self.use(*(torch.from_numpy(np.array(array)) for array in (gaussian.mean, gaussian.whitening)))
+
+    def score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (n,) and maps (n, height, width) of uint8 images."""
+        assert self._score is not None
+        with torch.no_grad():
+            scores, maps = self._score(torch.from_numpy(images))
+            return scores.numpy(), maps.numpy()
+
+    def _compile(self, module: Any) -> Any:
+        return torch.compile(module, dynamic=False, options={"freezing": True}) if self.compiled else module
+
+
+def _inverse_factors(covariance: Any) -> Any:
+    """L⁻ᵀ of each covariance L Lᵀ, one part of the positions per thread."""
+
+    def factor(part: Any) -> Any:
+        lower = torch.linalg.cholesky(part)
+        identity = torch.eye(part.shape[-1]).expand_as(part)
+        return torch.linalg.solve_triangular(lower.mT, identity, upper=True)
+
+    parts = covariance.chunk(torch.get_num_threads())
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return torch.cat(list(pool.map(factor, parts))).contiguous()
