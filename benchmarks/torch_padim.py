@@ -3,8 +3,8 @@
 Not a benchmark by itself; ``latency.py``, ``fit_speed.py`` and ``cost.py`` use it. Batch norm is folded into the
 convolutions, activations are channels_last, nothing past the last tap is computed; channels are selected before they
 are upsampled; distances are one batched product with the inverse factor, positions first; upsampling and blur are one
-matrix on each side of the grid. ``compiled=True`` puts all that through ``torch.compile`` with frozen weights, for which
-Inductor needs a C++ compiler.
+matrix on each side of the grid. ``compiled=True`` puts all that through ``torch.compile`` with frozen weights, for
+which Inductor needs a C++ compiler.
 """
 
 import importlib
@@ -190,7 +190,7 @@ class TorchPadim:
     """PaDiM in PyTorch with one backbone's weights and the channels that ``config`` draws."""
 
     def __init__(self, backbone: padim.Backbone, config: padim.PadimConfig, *, compiled: bool = False) -> None:
-        self.config, self.compiled = config, compiled
+        self.comparable, self.border, self.compiled = config, 0, compiled
         self.embedding = draw_embedding(backbone, config)
         self.embed = Embed(backbone, self.embedding).eval()
         self._embed, self._score = self._compile(self.embed), None
@@ -209,12 +209,12 @@ class TorchPadim:
                 mean += shift * share
                 count += n
             scatter /= count - 1
-            scatter.diagonal(dim1=1, dim2=2).add_(self.config.ridge)
+            scatter.diagonal(dim1=1, dim2=2).add_(self.comparable.ridge)
             self.use(mean[:, 0], _inverse_factors(scatter))
 
     def use(self, mean: Any, inverse: Any) -> None:
         """Score with these means (p, d) and inverse factors L⁻¹ (p, d, d)."""
-        self._score = self._compile(Score(self.embed, mean, inverse, self.config).eval())
+        self._score = self._compile(Score(self.embed, mean, inverse, self.comparable).eval())
 
     def use_model(self, model: padim.Padim) -> None:
         """Score with the Gaussians of a model of ``padim_jax``, fitted on the same channels."""

@@ -1,0 +1,66 @@
+"""Question: how long does a score take, one image at a time and in batches, beside PaDiM by others.
+
+    python benchmarks/latency.py
+    python benchmarks/latency.py --models lite0 --batches 1 --rounds 5 --sides ours torch
+
+ResNet18 and EfficientNet-Lite0 at d = 100, from uint8 images of 224×224 in memory to scores and maps in memory. Ours
+is ``padim_jax.score`` as a user calls it; the others are those of ``peers.py`` and ``torch_padim.py``, on as many
+threads. A side's maps are first compared with ours. Prints a table and one JSON line per row; exits 1, naming each
+bound missed, where anomalib is not beaten by the factors below or either of our PyTorch versions at all.
+"""
+
+import argparse
+import statistics
+import sys
+from functools import partial
+
+from alternate import Row, add_options, alternate, judge, plot_bars, show, summary
+from peers import MODELS, SIDES, fitted, load, random_images
+
+import padim_jax as padim
+
+BOUNDS = {  # times as fast as anomalib
+    ("r18", 1): 3.0,
+    ("r18", 16): 1.8,
+    ("lite0", 1): 5.0,
+    ("lite0", 16): 5.0,
+}
+AHEAD = {"torch": 1.0, "compiled": 1.0}
+
+
+def main() -> int:
+    """Compare, measure, print, judge."""
+    parser = argparse.ArgumentParser(description="Seconds of a score.")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls of a turn (%(default)s)")
+    add_options(parser, rounds=7)
+    options = parser.parse_args()
+    rows: list[Row] = []
+    bounds: list[tuple[str, float, float]] = []
+    for model in options.models:
+        backbone = load(model)
+        images = random_images(max(*options.batches, 4), seed=1)
+        sides, apart = fitted(options.sides, backbone, padim.PadimConfig(), [random_images(16)], images[:4])
+        for batch in options.batches:
+            works = {name: partial(side.score, images[:batch]) for name, side in sides.items()}
+            seconds = alternate(works, options.rounds, repeats=options.repeats, settle=True)
+            middle = {name: statistics.median(values) for name, values in seconds.items()}
+            for name, values in seconds.items():
+                row: Row = {"model": model, "batch": batch, "side": name} | summary(values)
+                row["images_per_s"] = batch / middle[name]
+                ratio = middle[name] / middle["ours"] if "ours" in middle else None
+                row |= {"ours_is_faster": ratio, "apart": apart[name], "taps": sides[name].comparable.taps}
+                rows.append(row)
+                least = BOUNDS.get((model, batch)) if name == "anomalib" else AHEAD.get(name)
+                if least is not None and ratio is not None:
+                    bounds.append((f"{model} batch {batch}: times as fast as {name}", ratio, least))
+    show(rows, ["model", "batch", "side", "ms", "q1", "q3", "images_per_s", "ours_is_faster", "apart"], options.json)
+    each = [row | {"ms/image": row["ms"] / row["batch"]} for row in rows]
+    plot_bars(options.plot, each, ("model", "batch", "side"), "ms/image")
+    return judge(bounds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
