@@ -3,9 +3,9 @@
 The peers are installed beside padim_jax, and left out, saying so, where they are not:
 
     pip install torch==2.13.0; pip install --no-deps torchvision==0.28.0 timm==1.0.20
-    pip install --no-deps anomalib==2.7.0; pip install lightning kornia kornia_rs torchmetrics einops freia pandas \
-omegaconf rich-argparse 'jsonargparse[signatures]<4.47' scikit-image imagecodecs tifffile python-dotenv matplotlib
-    pip install --no-deps anomavision==3.6.2; pip install matplotlib scikit-image tqdm easydict
+    pip install --no-deps anomalib==2.7.0; pip install lightning kornia kornia_rs torchmetrics einops freia pandas
+    pip install omegaconf rich-argparse 'jsonargparse[signatures]<4.47' scikit-image imagecodecs tifffile python-dotenv
+    pip install --no-deps anomavision==3.6.2; pip install matplotlib scikit-image tqdm
 
 ``latency.py``, ``fit_speed.py``, ``startup.py`` and ``folder.py`` use it; the last two run it, so that anomalib is
 timed in a process of its own (`python benchmarks/peers.py fit FOLDER MODEL`, `... score MODEL IMAGES`). Every side
