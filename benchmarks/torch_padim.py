@@ -3,8 +3,9 @@
 Not a benchmark by itself; ``latency.py``, ``fit_speed.py`` and ``cost.py`` use it. Batch norm is folded into the
 convolutions, activations are channels_last, nothing past the last tap is computed; channels are selected before they
 are upsampled; distances are one batched product with the inverse factor, positions first; upsampling and blur are one
-matrix on each side of the grid. ``compiled=True`` puts all that through ``torch.compile`` with frozen weights, for
-which Inductor needs a C++ compiler.
+matrix on each side of the grid. ``compiled=True`` puts everything up to the embeddings through ``torch.compile`` with
+frozen weights, for which Inductor needs a C++ compiler; the distances stay as they are, because Inductor makes slower
+loops of a batched product with one image.
 """
 
 import importlib
@@ -168,9 +169,9 @@ class Embed(nn.Module):
 class Score(nn.Module):
     """Uint8 images to the image scores and the maps, in units of distance."""
 
-    def __init__(self, embed: Embed, mean: Any, inverse: Any, config: padim.PadimConfig) -> None:
+    def __init__(self, embed: Any, grid: tuple[int, int], mean: Any, inverse: Any, config: padim.PadimConfig) -> None:
         super().__init__()
-        self.embed, self.grid = embed, embed.grid
+        self.embed, self.grid = embed, grid
         self.register_buffer("mean", mean[:, None])
         self.register_buffer("inverse", inverse)
         sides = zip(self.grid, config.crop, strict=True)
@@ -190,10 +191,11 @@ class TorchPadim:
     """PaDiM in PyTorch with one backbone's weights and the channels that ``config`` draws."""
 
     def __init__(self, backbone: padim.Backbone, config: padim.PadimConfig, *, compiled: bool = False) -> None:
-        self.comparable, self.border, self.compiled = config, 0, compiled
+        self.comparable, self.border = config, 0
         self.embedding = draw_embedding(backbone, config)
-        self.embed = Embed(backbone, self.embedding).eval()
-        self._embed, self._score = self._compile(self.embed), None
+        embed = Embed(backbone, self.embedding).eval()
+        self._embed = torch.compile(embed, dynamic=False, options={"freezing": True}) if compiled else embed
+        self._score = None
 
     def fit(self, batches: Iterable[np.ndarray]) -> None:
         """Fit on uint8 images: moments batch by batch (Chan et al. 1983), then Cholesky and inverse factors."""
@@ -214,7 +216,7 @@ class TorchPadim:
 
     def use(self, mean: Any, inverse: Any) -> None:
         """Score with these means (p, d) and inverse factors L⁻¹ (p, d, d)."""
-        self._score = self._compile(Score(self.embed, mean, inverse, self.comparable).eval())
+        self._score = Score(self._embed, self.embedding.grid, mean, inverse, self.comparable).eval()
 
     def use_model(self, model: padim.Padim) -> None:
         """Score with the Gaussians of a model of ``padim_jax``, fitted on the same channels."""
@@ -228,9 +230,6 @@ class TorchPadim:
         with torch.no_grad():
             scores, maps = self._score(torch.from_numpy(images))
             return scores.numpy(), maps.numpy()
-
-    def _compile(self, module: Any) -> Any:
-        return torch.compile(module, dynamic=False, options={"freezing": True}) if self.compiled else module
 
 
 def _inverse_factors(covariance: Any) -> Any:
