@@ -194,6 +194,8 @@ class TorchPadim:
         self.comparable, self.border = config, 0
         self.embedding = draw_embedding(backbone, config)
         embed = Embed(backbone, self.embedding).eval()
+        if compiled:  # once a shape; beyond this many shapes Dynamo would silently stop compiling
+            importlib.import_module("torch._dynamo").config.recompile_limit = 64
         self._embed = torch.compile(embed, dynamic=False, options={"freezing": True}) if compiled else embed
         self._score = None
 
