@@ -8,8 +8,9 @@ The peers are installed beside padim_jax, and left out, saying so, where they ar
     pip install --no-deps anomavision==3.6.2; pip install matplotlib scikit-image tqdm
 
 ``latency.py``, ``fit_speed.py``, ``startup.py`` and ``folder.py`` use it; the last two run it, so that anomalib is
-timed in a process of its own (`python benchmarks/peers.py fit FOLDER MODEL`, `... score MODEL IMAGES`). Every side
-gets the same weights and channels, and its maps are compared with ours under settings that match its own.
+timed in a process of its own (`python benchmarks/peers.py fit FOLDER MODEL`, `... score MODEL IMAGES`). In one
+process every side gets the same weights and channels, and its maps are compared with ours under settings that match
+its own; run apart, anomalib has random weights of its own and only times are compared.
 """
 
 import argparse
@@ -338,7 +339,7 @@ def _anomalib_fit(folder: Path, model: Path, batch_size: int) -> None:
 
 
 def _anomalib_score(model: Path, images: Path) -> None:
-    """TorchInferencer, as anomalib's documentation has it, on each image; its heat map written."""
+    """TorchInferencer, as anomalib's documentation has it, on each image; prints scores, writes no heat maps."""
     _torch()
     os.environ["TRUST_REMOTE_CODE"] = "1"  # a pickled module
     deploy = importlib.import_module("anomalib.deploy")
