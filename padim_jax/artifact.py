@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax import forms
+from padim_jax import forms, triangle
 from padim_jax.backbones import Backbone, backbone_parameters, build_backbone
 from padim_jax.calibration import BINS, Calibration, calibration
 from padim_jax.compaction import Compacted
@@ -93,7 +93,7 @@ def _save_deployed(
         arrays |= {name: fitted.basis, "gaussian.spread": fitted.spread, "gaussian.noise": fitted.noise}
     elif quantised is None:
         square = fitted.whitening if isinstance(fitted, WhitenedGaussian) else fitted.factor
-        arrays[name] = forms.pack_triangle(np.asarray(square), lower=isinstance(fitted, Gaussian))
+        arrays[name] = forms.pack_triangle(square, lower=isinstance(fitted, Gaussian))
     if quantised is not None:
         arrays |= {name: quantised.values, "gaussian.scale": quantised.scale}
     _save(path, form, model, model.backbone, arrays, {"solver": solver, **record})
@@ -110,7 +110,7 @@ def save_updatable(updatable: Updatable, path: str | os.PathLike[str]) -> None:
     moments = updatable.moments.moments
     arrays: dict[str, Any] = {
         "moments.mean": moments.mean,
-        "moments.scatter": forms.pack_triangle(np.asarray(moments.scatter), lower=True),
+        "moments.scatter": forms.pack_triangle(moments.scatter, lower=True),
     }
     if moments.higher is not None:
         arrays |= {f"moments.{f.name}": getattr(moments.higher, f.name) for f in dataclasses.fields(HigherMoments)}
@@ -239,12 +239,16 @@ def _gaussian(form: str, solver: str, arrays: dict[str, np.ndarray]) -> forms.Fo
         basis = arrays.pop("gaussian.basis")
         basis = basis if scale is None else forms.dequantise_basis(Quantised(basis, scale))
         return LowRankGaussian(take("mean"), jax.device_put(basis), take("spread"), take("noise"), strength)
-    kind, lower = (WhitenedGaussian, False) if solver == "inverse-factor" else (Gaussian, True)
+    lower = solver == "triangular-solve"
     if form == "square":
-        return kind(take("mean"), take("factor" if lower else "whitening"), strength)
+        if lower:
+            return Gaussian(take("mean"), take("factor"), strength)
+        return WhitenedGaussian(take("mean"), triangle.of_square(take("whitening")), strength)
     packed = arrays.pop("gaussian.triangle")
     packed = packed if scale is None else forms.dequantise(Quantised(packed, scale), lower=lower)
-    return kind(take("mean"), jax.device_put(forms.unpack_triangle(packed, lower=lower)), strength)
+    if lower:
+        return Gaussian(take("mean"), jax.device_put(forms.unpack_triangle(packed, lower=True)), strength)
+    return WhitenedGaussian(take("mean"), jax.device_put(forms.unpack_panels(packed, lower=False)), strength)
 
 
 def _updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
@@ -266,7 +270,7 @@ def _updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
     if not (progress is None or isinstance(progress, dict)):
         raise ArtifactError(f"load: {folder} is damaged: its progress is {type(progress).__name__}")
     higher = [jax.device_put(arrays.pop(name)) for name in list(wanted)[2:]]
-    scatter = forms.unpack_triangle(arrays.pop("moments.scatter"), lower=True, symmetric=True)
+    scatter = forms.unpack_panels(arrays.pop("moments.scatter"), lower=True)
     moments = Moments(
         common.count,
         jax.device_put(arrays.pop("moments.mean")),

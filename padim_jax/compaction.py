@@ -117,8 +117,8 @@ _worst_error = jax.jit(forms.worst_error)
 
 def _quantised(exact: WhitenedGaussian) -> tuple[Quantised, WhitenedGaussian]:
     quantised = forms.quantise_whitening(exact.whitening)
-    square = forms.unpack_triangle(forms.dequantise(quantised, lower=False), lower=False)
-    return quantised, replace(exact, whitening=jnp.asarray(square))
+    panels = forms.unpack_panels(forms.dequantise(quantised, lower=False), lower=False)
+    return quantised, replace(exact, whitening=jax.device_put(panels))
 
 
 def _whole(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:

@@ -110,6 +110,20 @@ def embed(
     Channels are selected or projected, and averaged over neighbourhoods, before the upsampling, which copies
     them (nearest neighbour, PaDiM section III-A): cell i of a grid of N takes cell ``floor(i · M / N)`` of a tap's M.
     """
+
+    def together(images: Array) -> Array:
+        return _embed(backbone, embedding, images, projection)
+
+    def one_by_one(images: Array) -> Array:
+        # the activations of one image stay in a CPU's cache: nearly twice as fast as those of 16 at once
+        return lax.map(lambda image: together(image[None])[0], images)
+
+    if len(images) == 1:
+        return together(images).transpose(1, 0, 2)
+    return lax.platform_dependent(images, cpu=one_by_one, default=together).transpose(1, 0, 2)
+
+
+def _embed(backbone: Backbone, embedding: Embedding, images: Array, projection: Array | None) -> Array:
     spec = backbone.spec
     mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3) for values in (spec.mean, spec.std))
     pixels = (images.astype(jnp.float32) / 255 - mean) / std
@@ -128,7 +142,7 @@ def embed(
         if chosen:
             parts.append(_upsample(_pooled(part, embedding.neighbourhood), embedding.grid))
     joined = jnp.concatenate(parts, axis=-1) if projection is None else sum(parts[1:], parts[0])  # (n, h, w, d)
-    return joined.reshape(len(images), embedding.n_positions, -1).transpose(1, 0, 2)
+    return joined.reshape(len(images), embedding.n_positions, -1)
 
 
 def _n_channels(backbone: str, total: int, config: PadimConfig) -> int:

@@ -33,6 +33,7 @@ from padim_jax.gaussian import WhitenedGaussian
 from padim_jax.leave_one_out import leave_one_out
 from padim_jax.model import Padim, PadimMoments
 from padim_jax.projection import semi_orthogonal
+from padim_jax.triangle import Triangle
 
 PIECE_BYTES = 128 * 2**20  # of the scatter that is really computed with
 FORMS = ("updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-16bit")
@@ -286,7 +287,7 @@ def _compiled(
     # to compile it in a process of its own, is held to take what update took
     images = jax.ShapeDtypeStruct(batch.shape, jnp.uint8)
     weights = jax.ShapeDtypeStruct((len(batch),), jnp.float32)
-    rest = replace(state.moments, scatter=jax.ShapeDtypeStruct((0,), jnp.float32))
+    rest = replace(state.moments, scatter=Triangle(()))
     scatter = state.moments.scatter
     solver = padim.DEFAULT_SOLVER
     fitted = jax.eval_shape(lambda s, r: padim._factor_pure(s, r, state.config.ridge, solver), scatter, rest)
@@ -327,7 +328,7 @@ def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cos
         return maps, image_score(maps)
 
     (maps, values), found["map"] = measured(jax.jit(draw), grid)
-    packed = forms.pack_triangle(np.asarray(moments.scatter), lower=True)
+    packed = forms.pack_triangle(moments.scatter, lower=True)
     with tempfile.TemporaryDirectory() as folder:
         saving, loading = _stored(Path(folder) / "model", packed)
         item = ScoredImage(Path("image"), float(values[0]), None, None, batch[0], np.asarray(maps[0]), config.crop)

@@ -16,8 +16,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int16, Shaped
 
-from padim_jax import gaussian
+from padim_jax import gaussian, triangle
 from padim_jax.gaussian import Gaussian, Moments, WhitenedGaussian
+from padim_jax.triangle import Triangle
 
 LEVELS = 32767  # of int16 on either side of 0; -32768 is not used
 FEEDBACK_LEVELS = 32000  # up to here before feedback: what makes up for other rounding may need a few more
@@ -66,15 +67,17 @@ class LowRankGaussian:
 Form = Gaussian | WhitenedGaussian | LowRankGaussian
 
 
-def pack_triangle(square: Shaped[Array | np.ndarray, "p d d"], *, lower: bool) -> Shaped[np.ndarray, "p m"]:
+def pack_triangle(square: Shaped[Array | np.ndarray, "p d d"] | Triangle, *, lower: bool) -> Shaped[np.ndarray, "p m"]:
     """One triangle of every matrix with its diagonal, ``m = d(d+1)/2``, row by row from the left (row-major).
 
-    Of a symmetric scatter keep the lower one: it is the one that Cholesky factorisation reads.
+    The lower one of a :class:`padim_jax.triangle.Triangle` is that of the symmetric matrix.
     """
-    p, d, _ = square.shape
-    packed = np.empty((p, d * (d + 1) // 2), square.dtype)
+    panels = square.panels if isinstance(square, Triangle) else None
+    p, d = len(square), square.side if isinstance(square, Triangle) else square.shape[-1]
+    packed = np.empty((p, d * (d + 1) // 2), np.asarray(square[:0] if panels is None else panels[0][:0]).dtype)
     for chunk in _host_chunks(p, d):
-        part = np.asarray(square[chunk])
+        part = _upper(square[chunk]) if isinstance(square, Triangle) else np.asarray(square[chunk])
+        part = part.swapaxes(1, 2) if lower and panels is not None else part
         for row, (columns, place) in enumerate(_rows(d, lower)):
             packed[chunk, place] = part[:, row, columns]
     return packed
@@ -99,6 +102,29 @@ def unpack_triangle(
     return square
 
 
+def unpack_panels(packed: Float[np.ndarray, "p m"], *, lower: bool) -> Triangle:
+    """The matrices of :func:`pack_triangle` in panels on the host: symmetric ones of their lower triangle, or upper.
+
+    Raises:
+      ValueError: m is no d(d+1)/2.
+    """
+    d = _side("unpack_panels", packed)
+    panels = [np.empty((len(packed), stop, stop - start), np.float32) for start, stop in triangle.spans(d)]
+    for chunk in _host_chunks(len(packed), d):
+        square = unpack_triangle(packed[chunk], lower=lower, symmetric=lower)
+        for panel, (start, stop) in zip(panels, triangle.spans(d), strict=True):
+            panel[chunk] = square[:, :stop, start:stop]
+    return Triangle(tuple(panels))
+
+
+def _upper(part: Triangle) -> np.ndarray:
+    """On the host, the squares of a few positions."""
+    square = np.zeros((len(part), part.side, part.side), np.float32)
+    for panel, (start, stop) in zip(part.panels, part.spans, strict=True):
+        square[:, :stop, start:stop] = panel
+    return square
+
+
 def quantise(packed: Float[np.ndarray, "p m"], *, lower: bool) -> Quantised:
     """A packed triangle in 16 bits, ``values = round(triangle / scale)``, ``scale = max|row| / 32767``.
 
@@ -116,7 +142,7 @@ def quantise(packed: Float[np.ndarray, "p m"], *, lower: bool) -> Quantised:
     return Quantised(values, scale)
 
 
-def quantise_whitening(whitening: Float[Array, "p d d"]) -> Quantised:
+def quantise_whitening(whitening: Triangle) -> Quantised:
     """W in 16 bits, packed (upper), rounded so that distances change least: ``scale = max|row| / 32000``.
 
     Each distance sees the error E of W as ``Eᵀ L``, ``L = W⁻ᵀ``. Its terms of row k are
@@ -126,10 +152,10 @@ def quantise_whitening(whitening: Float[Array, "p d d"]) -> Quantised:
     Raises:
       ValueError: numbers that are not finite, naming positions.
     """
-    p, d, _ = whitening.shape
+    p, d = len(whitening), whitening.side
     values, scale = np.empty((p, d * (d + 1) // 2), np.int16), np.empty((p, d), np.float32)
     for chunk in _host_chunks(p, d):
-        steps, scale[chunk] = map(np.asarray, _feedback_steps(whitening[chunk]))
+        steps, scale[chunk] = map(np.asarray, _feedback_steps(whitening[chunk].square()))
         values[chunk] = pack_triangle(steps, lower=False)
     _check_finite("quantise_whitening", scale)
     return Quantised(values, scale)
@@ -187,10 +213,11 @@ def low_rank(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
     if not 1 <= rank <= d:
         raise ValueError(f"low_rank: rank={rank}, wanted 1 to {d}, the channels; n - 1 is exact for n images")
     width = min(d, rank + OVERSAMPLING)
-    omega = jax.random.normal(jax.random.key(0), (d, width), moments.scatter.dtype)
+    omega = jax.random.normal(jax.random.key(0), (d, width), moments.mean.dtype)
     divisor = jnp.where(moments.count > 1, moments.count - 1, jnp.nan)
 
-    def decompose(scatter: Array, *strength: Array) -> tuple[Array, Array, Array]:
+    def decompose(triangle: Triangle, *strength: Array) -> tuple[Array, Array, Array]:
+        scatter = triangle.symmetric()
         # orthonormal whatever the sketch: Householder reflections make it so even of zeros
         q = jnp.linalg.qr(jnp.einsum("pij,jk->pik", scatter, omega, precision=_HIGHEST))[0]
         # once more: where Ω is badly conditioned on the range, small eigenvectors drown in the rounding of large ones
@@ -259,19 +286,20 @@ def worst_error(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussi
     return jnp.where(comparable, bound, jnp.inf)
 
 
-def _whitening_bound(whitening: Float[Array, "p d d"], other: Float[Array, "p d d"]) -> Float[Array, " p"]:
-    factor = gaussian.inverse_transpose(whitening, lower=False)
-    g = jnp.einsum("pki,pkj->pij", other - whitening, factor, precision=_HIGHEST)
+def _whitening_bound(whitening: Triangle, other: Triangle) -> Float[Array, " p"]:
+    square = whitening.square()
+    factor = gaussian.inverse_transpose(square, lower=False)
+    g = jnp.einsum("pki,pkj->pij", other.square() - square, factor, precision=_HIGHEST)
     return _relative(g + g.mT + jnp.einsum("pki,pkj->pij", g, g, precision=_HIGHEST))
 
 
 def _low_rank_bound(
-    whitening: Float[Array, "p d d"],
+    whitening: Triangle,
     basis: Float[Array, "p r d"],
     spread: Float[Array, "p r"],
     noise: Float[Array, " p"],
 ) -> Float[Array, " p"]:
-    factor = gaussian.inverse_transpose(whitening, lower=False)
+    factor = gaussian.inverse_transpose(whitening.square(), lower=False)
     y = jnp.einsum("prd,pdi->pri", basis, factor, precision=_HIGHEST)
     rest = factor - jnp.einsum("prd,pri->pdi", basis, y, precision=_HIGHEST)
     y = y / jnp.sqrt(spread + noise[:, None])[..., None]

@@ -1,23 +1,24 @@
 """Per-position Gaussians: streaming moments, Cholesky factors, Mahalanobis distances.
 
 Everything here works on positions-first arrays (p positions, n images, d channels) and is
-pure. The grid is processed in chunks, because at d = 550 one temporary as large as the
-state would double 3.8 GB; each chunk is written back in place where the caller donates.
+pure. Scatters and inverse factors are kept as triangles (:mod:`padim_jax.triangle`) and the grid is processed
+in chunks, because at d = 550 one temporary as large as the state would double 2.3 GB; each chunk is
+written back in place where the caller donates.
 The records are spared the tests' run-time shape checks: JAX builds them with placeholders too.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar, no_type_check
+from typing import Any, Literal, TypeVar, no_type_check
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from padim_jax import shrinkage
+from padim_jax import shrinkage, triangle
 from padim_jax.shrinkage import HigherMoments
+from padim_jax.triangle import Triangle
 
 T = TypeVar("T")
 
@@ -35,13 +36,13 @@ class Moments:
     Attributes:
       count: float32 (), images seen, or the sum n = Σ_k w_k of their weights; exact up to 2²⁴.
       mean: float32 (p, d), μ.
-      scatter: float32 (p, d, d), Σ_k w_k (x_k - μ)(x_k - μ)ᵀ, not divided.
+      scatter: symmetric (p, d, d), Σ_k w_k (x_k - μ)(x_k - μ)ᵀ, not divided.
       higher: what Ledoit-Wolf shrinkage needs besides; None where the covariance is not shrunk.
     """
 
     count: Float[Array, ""]
     mean: Float[Array, "p d"]
-    scatter: Float[Array, "p d d"]
+    scatter: Triangle
     higher: HigherMoments | None = None
 
 
@@ -70,13 +71,13 @@ class WhitenedGaussian:
 
     Attributes:
       mean: float32 (p, d).
-      whitening: float32 (p, d, d), upper triangular W = L⁻ᵀ with L Lᵀ = Σ: rows ``(x - μ) W`` are
+      whitening: upper triangular (p, d, d), W = L⁻ᵀ with L Lᵀ = Σ: rows ``(x - μ) W`` are
         white. Transposed, because XLA's batched product on CPU is up to four times as fast this way round.
       strength: float32 (p,), Ledoit-Wolf's ρ in Σ; None where it is not shrunk.
     """
 
     mean: Float[Array, "p d"]
-    whitening: Float[Array, "p d d"]
+    whitening: Triangle
     strength: Float[Array, " p"] | None = None
 
 
@@ -85,7 +86,7 @@ def init(n_positions: int, n_channels: int, *, higher: bool = False) -> Moments:
     return Moments(
         count=jnp.zeros((), jnp.float32),
         mean=jnp.zeros((n_positions, n_channels), jnp.float32),
-        scatter=jnp.zeros((n_positions, n_channels, n_channels), jnp.float32),
+        scatter=triangle.zeros(n_positions, n_channels),
         higher=shrinkage.init(n_positions, n_channels) if higher else None,
     )
 
@@ -109,18 +110,15 @@ def update(moments: Moments, x: Float[Array, "p n d"], weights: Float[Array, " n
         [(x - batch_mean[:, None]) * jnp.sqrt(weight), (shift * jnp.sqrt(moments.count * share))[:, None]], axis=1
     )
 
-    def fold(scatter: Array, rows: Array) -> Array:
-        return scatter + jnp.einsum("pni,pnj->pij", rows, rows, precision=lax.Precision.HIGHEST)
-
     mean = moments.mean + shift * share
-    scatter = map_in_place(fold, moments.scatter, rows)
+    scatter = map_in_place(triangle.added_products, moments.scatter, rows)
     if moments.higher is None:
         return Moments(count, mean, scatter)
     step = jnp.where(moments.count > 0, shift * share, 0)  # no images have no mean to move from
     # C s by way of the new scatter: read before it is written over, the old one would be copied
     along = jnp.einsum("pnj,pj->pn", rows, step, precision=lax.Precision.HIGHEST)
     added = jnp.einsum("pnj,pn->pj", rows, along, precision=lax.Precision.HIGHEST)
-    moved = shrinkage.moved(moments.higher, moments.count, step, shrinkage.product(scatter, step) - added)
+    moved = shrinkage.moved(moments.higher, moments.count, step, _times(scatter, step) - added)
     own = shrinkage.of_rows(x - mean[:, None], weights)
     return Moments(count, mean, scatter, shrinkage.added(moved, own))
 
@@ -132,16 +130,16 @@ def merge(a: Moments, b: Moments) -> Moments:
     share = b.count / jnp.maximum(count, 1)
     scaled = shift * jnp.sqrt(a.count * share)
 
-    def fold(scatter: Array, other: Array, scaled: Array) -> Array:
-        return scatter + other + scaled[:, :, None] * scaled[:, None, :]
+    def fold(scatter: Triangle, other: Triangle, scaled: Array) -> Triangle:
+        return jax.tree.map(jnp.add, triangle.added_products(scatter, scaled[:, None]), other)
 
     mean = a.mean + shift * share
     higher = None
     if a.higher is not None and b.higher is not None:
         step_a, step_b = shift * share, -shift * (1 - share)
         higher = shrinkage.added(
-            shrinkage.moved(a.higher, a.count, step_a, shrinkage.product(a.scatter, step_a)),
-            shrinkage.moved(b.higher, b.count, step_b, shrinkage.product(b.scatter, step_b)),
+            shrinkage.moved(a.higher, a.count, step_a, _times(a.scatter, step_a)),
+            shrinkage.moved(b.higher, b.count, step_b, _times(b.scatter, step_b)),
         )
     return Moments(count, mean, map_in_place(fold, a.scatter, b.scatter, scaled), higher)
 
@@ -149,7 +147,8 @@ def merge(a: Moments, b: Moments) -> Moments:
 def decay(moments: Moments, factor: Float[Array, ""]) -> Moments:
     """Moments in which every image counts ``factor`` times as much as before."""
     higher = None if moments.higher is None else jax.tree.map(lambda value: value * factor, moments.higher)
-    return Moments(moments.count * factor, moments.mean, moments.scatter * factor, higher)
+    scatter = jax.tree.map(lambda panel: panel * factor, moments.scatter)
+    return Moments(moments.count * factor, moments.mean, scatter, higher)
 
 
 def forget(moments: Moments, gone: Moments) -> Moments:
@@ -162,15 +161,15 @@ def forget(moments: Moments, gone: Moments) -> Moments:
     shift = (moments.mean - gone.mean) * (gone.count / left)
     scaled = shift * jnp.sqrt(left * moments.count / gone.count)
 
-    def fold(scatter: Array, other: Array, scaled: Array) -> Array:
-        return scatter - other - scaled[:, :, None] * scaled[:, None, :]
+    def fold(scatter: Triangle, other: Triangle, scaled: Array) -> Triangle:
+        return jax.tree.map(jnp.subtract, scatter, triangle.added_products(other, scaled[:, None]))
 
     mean = moments.mean + shift
     higher = None
     if moments.higher is not None and gone.higher is not None:
         away = mean - gone.mean
-        mine = shrinkage.moved(moments.higher, moments.count, shift, shrinkage.product(moments.scatter, shift))
-        other = shrinkage.moved(gone.higher, gone.count, away, shrinkage.product(gone.scatter, away))
+        mine = shrinkage.moved(moments.higher, moments.count, shift, _times(moments.scatter, shift))
+        other = shrinkage.moved(gone.higher, gone.count, away, _times(gone.scatter, away))
         higher = jax.tree.map(jnp.subtract, mine, other)
     return Moments(left, mean, map_in_place(fold, moments.scatter, gone.scatter, scaled), higher)
 
@@ -182,10 +181,11 @@ def rounding_left(before: Moments, after: Moments, fitted: WhitenedGaussian) -> 
     diagonal entry and m the largest mean, which stays when the images that made it large are gone, against the
     smallest variance of what is left.
     """
-    largest = jnp.max(jnp.diagonal(before.scatter, axis1=1, axis2=2), axis=-1)
+    largest = jnp.max(triangle.diagonal(before.scatter), axis=-1)
     offset = jnp.max(jnp.abs(before.mean), axis=-1)
     rounding = (largest + 2 * offset * jnp.sqrt(before.count * largest)) * 2.0**-24
-    precision = jnp.max(jnp.sum(fitted.whitening**2, axis=-1), axis=-1)
+    squares = jax.tree.map(jnp.square, fitted.whitening)
+    precision = jnp.max(triangle.rows_times_transposed(jnp.ones_like(before.mean)[:, None], squares), axis=(1, 2))
     return rounding / (after.count - 1) * precision
 
 
@@ -198,16 +198,21 @@ def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | White
     inside ``jit`` that can't be raised, so callers on the host look.
     """
 
-    def factorise(scatter: Array, *strength: Array) -> Array:
-        covariance = scatter / jnp.where(moments.count > 1, moments.count - 1, jnp.nan)
+    def factorise(scatter: Triangle, *strength: Array) -> Array:
+        covariance = scatter.symmetric() / jnp.where(moments.count > 1, moments.count - 1, jnp.nan)
         if strength:
             covariance = shrinkage.shrunk(covariance, strength[0])
-        covariance = covariance + ridge * jnp.eye(scatter.shape[-1], dtype=scatter.dtype)[None]
+        covariance = covariance + ridge * jnp.eye(scatter.side, dtype=covariance.dtype)[None]
         return lax.linalg.cholesky(covariance, symmetrize_input=False)
+
+    def whitened(scatter: Triangle, *strength: Array) -> Triangle:
+        return triangle.of_square(inverse_transpose(factorise(scatter, *strength), lower=True))
 
     strength = shrinkage_strength(moments)
     shrinking = () if strength is None else (strength,)
-    return with_solver(Gaussian(moments.mean, map_in_place(factorise, moments.scatter, *shrinking), strength), solver)
+    if solver == "triangular-solve":
+        return Gaussian(moments.mean, map_chunks(factorise, moments.scatter, *shrinking), strength)
+    return WhitenedGaussian(moments.mean, map_in_place(whitened, moments.scatter, *shrinking), strength)
 
 
 def shrinkage_strength(moments: Moments) -> Float[Array, " p"] | None:
@@ -215,7 +220,7 @@ def shrinkage_strength(moments: Moments) -> Float[Array, " p"] | None:
     if moments.higher is None:
         return None
     return map_chunks(
-        lambda scatter, fourth: shrinkage.coefficient(scatter, fourth, moments.count),
+        lambda scatter, fourth: shrinkage.coefficient(scatter.symmetric(), fourth, moments.count),
         moments.scatter,
         moments.higher.fourth,
     )
@@ -224,11 +229,17 @@ def shrinkage_strength(moments: Moments) -> Float[Array, " p"] | None:
 def with_solver(gaussian: Gaussian | WhitenedGaussian, solver: Solver) -> Gaussian | WhitenedGaussian:
     """The same distribution in the form ``solver`` scores with."""
     if solver == "inverse-factor" and isinstance(gaussian, Gaussian):
-        invert = functools.partial(inverse_transpose, lower=True)
-        return WhitenedGaussian(gaussian.mean, map_in_place(invert, gaussian.factor), gaussian.strength)
+
+        def whitened(factor: Array) -> Triangle:
+            return triangle.of_square(inverse_transpose(factor, lower=True))
+
+        return WhitenedGaussian(gaussian.mean, map_chunks(whitened, gaussian.factor), gaussian.strength)
     if solver == "triangular-solve" and isinstance(gaussian, WhitenedGaussian):
-        invert = functools.partial(inverse_transpose, lower=False)
-        return Gaussian(gaussian.mean, map_in_place(invert, gaussian.whitening), gaussian.strength)
+
+        def factorised(whitening: Triangle) -> Array:
+            return inverse_transpose(whitening.square(), lower=False)
+
+        return Gaussian(gaussian.mean, map_chunks(factorised, gaussian.whitening), gaussian.strength)
     return gaussian
 
 
@@ -251,13 +262,15 @@ def mahalanobis(gaussian: Gaussian | WhitenedGaussian, x: Float[Array, "p n d"])
 
 def whiten(gaussian: WhitenedGaussian, centred: Float[Array, "p n d"]) -> Float[Array, "p n d"]:
     """Rows ``z = Wᵀ δ`` of rows ``δ = x - μ``: ``‖z‖² = δᵀ Σ⁻¹ δ``."""
-    return jnp.einsum("pnj,pji->pni", centred, gaussian.whitening, precision=lax.Precision.HIGHEST)
+    return triangle.rows_times(centred, gaussian.whitening)
 
 
 def is_finite(gaussian: Gaussian | WhitenedGaussian) -> Bool[Array, " p"]:
     """Per position, whether mean and factor hold finite numbers only."""
-    factor = gaussian.factor if isinstance(gaussian, Gaussian) else gaussian.whitening
-    return jnp.isfinite(gaussian.mean).all(axis=-1) & jnp.isfinite(factor).all(axis=(-2, -1))
+    found = jnp.isfinite(gaussian.mean).all(axis=-1)
+    for array in (gaussian.factor,) if isinstance(gaussian, Gaussian) else gaussian.whitening.panels:
+        found &= jnp.isfinite(array).all(axis=(-2, -1))
+    return found
 
 
 def _solve(factor: Float[Array, "d d"], centred: Float[Array, "n d"]) -> Float[Array, "n d"]:
@@ -271,35 +284,46 @@ def inverse_transpose(triangle: Float[Array, "p d d"], *, lower: bool) -> Float[
     return lax.linalg.triangular_solve(triangle, identity, left_side=True, lower=lower, transpose_a=True)
 
 
-def _chunk(square: Float[Array, "p d d"]) -> int:
+def _times(scatter: Triangle, s: Float[Array, "p d"]) -> Float[Array, "p d"]:
+    """``C s``, in chunks, because XLA copies the parts of the panels that it multiplies by."""
+    return map_chunks(triangle.symmetric_times, scatter, s)
+
+
+def _chunk(target: Float[Array, "p d d"] | Triangle) -> int:
     """Positions per chunk: the largest divisor of p whose (chunk, d, d) stays within ``CHUNK_BYTES``.
 
     A divisor, so that no remainder is left: jaxlib's CPU client (seen with 0.10.2) can hang for good when two
     LAPACK calls of one program run side by side, which a loop and its remainder do.
     """
-    total, size = len(square), square.dtype.itemsize * square.shape[1] * square.shape[2]
+    total, side = len(target), target.side if isinstance(target, Triangle) else target.shape[-1]
+    size = jax.tree.leaves(target)[0].dtype.itemsize * side * side
     most = max(1, CHUNK_BYTES // max(1, size))
     return next((n for n in range(min(most, total), 0, -1) if total % n == 0), 1)
 
 
-def map_in_place(function: Callable[..., Array], target: Float[Array, "p d d"], *others: Array) -> Array:
+def map_in_place(function: Callable[..., Triangle], target: Triangle, *others: Any) -> Triangle:
     """``function(target, *others)`` chunk by chunk over positions, each chunk written over its input."""
     chunk = _chunk(target)
     if chunk == len(target):
         return function(target, *others)
 
-    def step(index: Array, target: Array) -> Array:
-        part = [lax.dynamic_slice_in_dim(array, index * chunk, chunk) for array in (target, *others)]
-        return lax.dynamic_update_slice_in_dim(target, function(*part), index * chunk, axis=0)
+    def step(index: Array, target: Triangle) -> Triangle:
+        def part(array: Array) -> Array:
+            return lax.dynamic_slice_in_dim(array, index * chunk, chunk)
+
+        def write(array: Array, update: Array) -> Array:
+            return lax.dynamic_update_slice_in_dim(array, update, index * chunk, axis=0)
+
+        return jax.tree.map(write, target, function(*jax.tree.map(part, (target, *others))))
 
     return lax.fori_loop(0, len(target) // chunk, step, target)
 
 
-def map_chunks(function: Callable[..., T], square: Float[Array, "p d d"], *others: Array) -> T:
-    """``function(square, *others)``, arrays or a pytree of them, chunk by chunk, for results that are smaller."""
-    chunk = _chunk(square)
-    if chunk == len(square):
-        return function(square, *others)
-    split = [array.reshape(-1, chunk, *array.shape[1:]) for array in (square, *others)]
+def map_chunks(function: Callable[..., T], target: Float[Array, "p d d"] | Triangle, *others: Any) -> T:
+    """``function(target, *others)``, arrays or a pytree of them, chunk by chunk."""
+    chunk = _chunk(target)
+    if chunk == len(target):
+        return function(target, *others)
+    split = jax.tree.map(lambda array: array.reshape(-1, chunk, *array.shape[1:]), (target, *others))
     out = lax.map(lambda arrays: function(*arrays), split)
     return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), out)

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from padim_jax.gaussian import WhitenedGaussian, map_chunks, whiten
+from padim_jax.triangle import Triangle, rows_times_transposed
 
 _MOST_STEPS = 100
 _CLOSE = 1e-5  # the last step's share of a sum that counts as found
@@ -51,7 +52,7 @@ def leave_one_out(
 
 
 def _of_chunk(
-    whitening: Array, mean: Array, strength: Array, x: Array, *, count: Array, weights: Array, ridge: float
+    whitening: Triangle, mean: Array, strength: Array, x: Array, *, count: Array, weights: Array, ridge: float
 ) -> Array:
     gaussian = WhitenedGaussian(mean, whitening)
     d, strength = x.shape[-1], strength[:, None]
@@ -73,7 +74,7 @@ def _of_chunk(
 
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
         steps, q, _, residual, direction, length = state
-        back = jnp.einsum("pni,pji->pnj", direction, whitening, precision=lax.Precision.HIGHEST)
+        back = rows_times_transposed(direction, whitening)
         image = direction - tau[..., None] * whiten(gaussian, back)
         curvature = jnp.sum(direction * image, axis=-1)
         alpha = length / jnp.where(curvature > 0, curvature, jnp.inf)  # 0 once there is nothing left to gain

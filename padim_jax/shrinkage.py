@@ -10,7 +10,6 @@ from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 
@@ -43,11 +42,6 @@ def of_rows(rows: Float[Array, "p n d"], weights: Float[Array, " n"]) -> HigherM
     weighted = squared * weights[None]
     third = jnp.sum(weighted[..., None] * rows, axis=1)
     return HigherMoments(jnp.sum(weighted, axis=-1), third, jnp.sum(weighted * squared, axis=-1))
-
-
-def product(scatter: Float[Array, "p d d"], s: Float[Array, "p d"]) -> Float[Array, "p d"]:
-    """``C s``."""
-    return jnp.einsum("pij,pj->pi", scatter, s, precision=lax.Precision.HIGHEST)
 
 
 def moved(

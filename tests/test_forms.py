@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from padim_jax import forms, gaussian
+from padim_jax import forms, gaussian, triangle
 from padim_jax.forms import LowRankGaussian
 from padim_jax.gaussian import Moments, WhitenedGaussian
 
@@ -62,13 +62,13 @@ def distances(x: np.ndarray, test: np.ndarray, *, shrunk: bool = False) -> np.nd
 
 def dequantised(exact: WhitenedGaussian, quantised: forms.Quantised) -> WhitenedGaussian:
     packed = forms.dequantise(quantised, lower=False)
-    return replace(exact, whitening=jnp.asarray(forms.unpack_triangle(packed, lower=False)))
+    return replace(exact, whitening=jax.device_put(forms.unpack_panels(packed, lower=False)))
 
 
 def precision(form: WhitenedGaussian | LowRankGaussian) -> np.ndarray:
     """P with ``M² = δᵀ P δ``, in float64, from the numbers stored."""
     if isinstance(form, WhitenedGaussian):
-        w = np.asarray(form.whitening, np.float64)
+        w = np.asarray(form.whitening.square(), np.float64)
         return w @ w.swapaxes(1, 2)
     basis, spread, noise = (np.asarray(array, np.float64) for array in (form.basis, form.spread, form.noise))
     rest = np.eye(basis.shape[2]) - basis.swapaxes(1, 2) @ basis
@@ -78,7 +78,7 @@ def precision(form: WhitenedGaussian | LowRankGaussian) -> np.ndarray:
 
 def true_worst(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussian) -> tuple[np.ndarray, np.ndarray]:
     """The largest ``|M'/M - 1|`` of all x, and the x at which it is: the extreme generalised eigenvector."""
-    inverse = np.linalg.inv(np.asarray(exact.whitening, np.float64))  # Lᵀ
+    inverse = np.linalg.inv(np.asarray(exact.whitening.square(), np.float64))  # Lᵀ
     squares, vectors = np.linalg.eigh(inverse @ precision(other) @ inverse.swapaxes(1, 2))
     errors = np.abs(np.sqrt(np.maximum(squares, 0)) - 1)
     index = errors.argmax(axis=1)
@@ -103,7 +103,9 @@ def test_packing_is_exact(p: int, d: int, lower: bool, kind: str) -> None:
 def test_scatters_are_symmetric_to_the_bit() -> None:
     moments = gaussian.merge(moments_of(sample(4, 9, 7)), moments_of(sample(4, 30, 7, seed=1)))
     packed = forms.pack_triangle(moments.scatter, lower=True)
-    np.testing.assert_array_equal(forms.unpack_triangle(packed, lower=True, symmetric=True), moments.scatter)
+    np.testing.assert_array_equal(
+        forms.unpack_triangle(packed, lower=True, symmetric=True), moments.scatter.symmetric()
+    )
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +118,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         rounded = dequantised(model, forms.quantise_whitening(model.whitening))
         errors = [WORST_ERROR(model, rounded), WORST_ERROR(model, low)]
         arrays = [packed, plain.values, plain.scale, steps.values, steps.scale, low.spread, low.noise, *errors]
-        return [np.asarray(array) for array in (*arrays, dequantised(model, plain).whitening)]
+        return [np.asarray(array) for array in (*arrays, dequantised(model, plain).whitening.square())]
 
     whole = everything()
     monkeypatch.setattr(forms, "_HOST_BYTES", 3 * 5 * 5 * 4)  # 10 positions: a ragged last chunk
@@ -170,7 +172,7 @@ def test_not_finite_is_named(bad: float) -> None:
     with pytest.raises(ValueError, match=r"quantise: numbers that are not finite at 1 of 4 positions, 2"):
         forms.quantise(forms.pack_triangle(square, lower=False), lower=False)
     with pytest.raises(ValueError, match=r"quantise_whitening: .* 1 of 4 positions, 2"):
-        forms.quantise_whitening(jnp.asarray(square))
+        forms.quantise_whitening(triangle.of_square(square))
     with pytest.raises(ValueError, match=r"quantise_basis: .* 1 of 4 positions, 2"):
         forms.quantise_basis(square)
 
@@ -183,9 +185,9 @@ def test_rounding_with_feedback_is_rounding(d: int) -> None:
     np.testing.assert_allclose(found.scale, plain.scale * (32767 / 32000), rtol=1e-6)
     rounded = dequantised(model, found)
     # each term L_kk E_k + Σ L_jk E_j is at most half a step of row k, times L_kk
-    w = np.asarray(model.whitening, np.float64)
+    w = np.asarray(model.whitening.square(), np.float64)
     factor = np.linalg.inv(w).swapaxes(1, 2)
-    terms = np.triu(factor.swapaxes(1, 2) @ (np.asarray(rounded.whitening, np.float64) - w))
+    terms = np.triu(factor.swapaxes(1, 2) @ (np.asarray(rounded.whitening.square(), np.float64) - w))
     diagonal = np.diagonal(factor, axis1=1, axis2=2)
     assert (np.abs(terms) <= (diagonal * found.scale)[..., None] * 0.51 + 2e-6).all()
 
@@ -267,18 +269,20 @@ def test_every_form_measures_the_same() -> None:
 
 
 def others(model: WhitenedGaussian, x: np.ndarray) -> dict[str, WhitenedGaussian | LowRankGaussian]:
-    noise = np.random.default_rng(5).normal(size=model.whitening.shape).astype(np.float32)
+    noise = np.random.default_rng(5).normal(size=model.whitening.square().shape).astype(np.float32)
     low = LOW_RANK(moments_of(x), min(x.shape[1] - 1, x.shape[2]), RIDGE)
     packed = forms.pack_triangle(model.whitening, lower=False)
     coarse = forms.dequantise_basis(forms.quantise_basis(np.asarray(low.basis)))
     return {
         "16-bit": dequantised(model, forms.quantise(packed, lower=False)),
         "16-bit, feedback": dequantised(model, forms.quantise_whitening(model.whitening)),
-        "bfloat16": replace(model, whitening=model.whitening.astype(jnp.bfloat16).astype(jnp.float32)),
-        "half as far": replace(model, whitening=model.whitening * 0.5),
-        "nowhere": replace(model, whitening=model.whitening * 0),
-        "far too far": replace(model, whitening=model.whitening * 30),
-        "noisy": replace(model, whitening=model.whitening + jnp.triu(noise)),
+        "bfloat16": replace(
+            model, whitening=triangle.of_square(model.whitening.square().astype(jnp.bfloat16).astype(jnp.float32))
+        ),
+        "half as far": replace(model, whitening=triangle.of_square(model.whitening.square() * 0.5)),
+        "nowhere": replace(model, whitening=triangle.of_square(model.whitening.square() * 0)),
+        "far too far": replace(model, whitening=triangle.of_square(model.whitening.square() * 30)),
+        "noisy": replace(model, whitening=triangle.of_square(model.whitening.square() + jnp.triu(noise))),
         "low rank, 16-bit": replace(low, basis=jnp.asarray(coarse)),
         "low rank, cut": LOW_RANK(moments_of(x), max(1, x.shape[2] // 3), RIDGE),
         "low rank, other noise": replace(low, noise=low.noise * 1.1),
@@ -332,17 +336,18 @@ def test_spectral_bound_in_every_range(d: int, size: float) -> None:
 
 def test_no_temporary_is_as_large_as_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
     p, d, r = 1024, 64, 7
-    state = p * d * d * 4
-    monkeypatch.setattr(gaussian, "CHUNK_BYTES", state // 64)
+    triangles, square = jax.eval_shape(lambda: triangle.zeros(p, d)), p * d * d * 4
+    state = sum(panel.size * 4 for panel in triangles.panels)
+    monkeypatch.setattr(gaussian, "CHUNK_BYTES", square // 64)
 
     def shape(*sizes: int) -> Any:
         return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
-    square, mean = shape(p, d, d), shape(p, d)
+    mean = shape(p, d)
     low = LowRankGaussian(mean, shape(p, r, d), shape(p, r), shape(p))
-    exact = WhitenedGaussian(mean, square)
+    exact = WhitenedGaussian(mean, triangles)
     for program, arguments in (
-        (lambda moments: forms.low_rank(moments, r, RIDGE), (Moments(shape(), mean, square),)),
+        (lambda moments: forms.low_rank(moments, r, RIDGE), (Moments(shape(), mean, triangles),)),
         (forms.worst_error, (exact, exact)),
         (forms.worst_error, (exact, low)),
     ):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax import gaussian, shrinkage
+from padim_jax import gaussian, shrinkage, triangle
 from padim_jax.gaussian import Moments, WhitenedGaussian
 from padim_jax.leave_one_out import leave_one_out
 from tests import oracle
@@ -43,7 +43,7 @@ def fitted(x: np.ndarray, strength: np.ndarray | None = None) -> WhitenedGaussia
     scatter = np.einsum("pni,pnj->pij", centred, centred)
     count = jnp.asarray(x.shape[1], x.dtype)
     if strength is None:
-        moments = Moments(count, jnp.asarray(mean, x.dtype), jnp.asarray(scatter, x.dtype))
+        moments = Moments(count, jnp.asarray(mean, x.dtype), triangle.of_square(scatter.astype(x.dtype)))
         model = gaussian.finalize(moments, RIDGE, "inverse-factor")
     else:
         covariance = shrinkage.shrunk(jnp.asarray(scatter / (x.shape[1] - 1), x.dtype), jnp.asarray(strength, x.dtype))

@@ -6,6 +6,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 Images = Float[Array, "n _h _w _c"]
+FEW = 4  # channels: those of an image
 
 
 class Conv(nnx.Module):
@@ -40,6 +41,8 @@ class Conv(nnx.Module):
         kernel, bias = self.kernel[...], self.bias[...][None, None, None]
         size = kernel.shape[0]
         padding = [pad(length, size, self.stride, self.tf_same) for length in x.shape[1:3]]
+        if self.groups == 1 and kernel.shape[2] <= FEW:
+            return _of_few_channels(x, kernel, self.stride, padding) + bias
         if self.groups == 1:
             return _convolve(x, kernel, self.stride, padding, 1) + bias
         return _depthwise(x, kernel, self.stride, padding) + bias
@@ -72,6 +75,28 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int
         feature_group_count=groups,
         precision=lax.Precision.HIGHEST,
     )
+
+
+def _of_few_channels(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]) -> Array:
+    """Convolution of an image, by the faster of two equal programs.
+
+    On CPU one product with the patches, row by row of the kernel: XLA's convolution can't fill a vector with three
+    channels and takes up to three times as long.
+    """
+
+    def patches(x: Array, kernel: Array) -> Array:
+        size, channels_out = kernel.shape[0], kernel.shape[3]
+        padded = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+        height, width = ((padded.shape[axis] - size) // stride + 1 for axis in (1, 2))
+        rows = jnp.stack([padded[:, i : i + (height - 1) * stride + 1 : stride] for i in range(size)], axis=2)
+        strided = [rows[:, :, :, j : j + (width - 1) * stride + 1 : stride] for j in range(size)]
+        by_row = kernel.reshape(size, -1, channels_out)
+        return jnp.einsum("nhiwc,ico->nhwo", jnp.concatenate(strided, axis=-1), by_row, precision=lax.Precision.HIGHEST)
+
+    def library(x: Array, kernel: Array) -> Array:
+        return _convolve(x, kernel, stride, padding, 1)
+
+    return lax.platform_dependent(x, kernel, cpu=patches, default=library)
 
 
 def _depthwise(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]) -> Array:
