@@ -51,7 +51,9 @@ def make_moments(positions: int, d: int, images: int) -> gaussian.Moments:
 
 def exact(moments: gaussian.Moments, x: np.ndarray, positions: int = 8) -> np.ndarray:
     """Distances (positions, n) in float64 of the first positions."""
-    scatter, mean = (np.asarray(a[:positions], np.float64) for a in (moments.scatter, moments.mean))
+    scatter, mean = (
+        np.asarray(a, np.float64) for a in (moments.scatter[:positions].symmetric(), moments.mean[:positions])
+    )
     covariance = scatter / (float(moments.count) - 1) + RIDGE * np.eye(x.shape[2])
     delta = x[:positions].astype(np.float64) - mean[:, None]
     return np.sqrt(np.einsum("pnd,pnd->pn", delta, np.linalg.solve(covariance, delta.mT).mT))

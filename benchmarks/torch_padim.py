@@ -223,7 +223,9 @@ class TorchPadim:
     def use_model(self, model: padim.Padim) -> None:
         """Score with the Gaussians of a model of ``padim_jax``, fitted on the same channels."""
         assert isinstance(model.gaussian, WhitenedGaussian)
-        mean, whitening = (torch.from_numpy(np.array(a)) for a in (model.gaussian.mean, model.gaussian.whitening))
+        mean, whitening = (
+            torch.from_numpy(np.array(a)) for a in (model.gaussian.mean, model.gaussian.whitening.square())
+        )
         self.use(mean, whitening.mT.contiguous())
 
     def score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
