@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from padim_jax.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
 from padim_jax.model import Padim, PadimMoments
 from padim_jax.padim import DEFAULT_SOLVER, finalize
 from padim_jax.shrinkage import HigherMoments
-from padim_jax.storage import ArtifactError, damaged, read_arrays, read_manifest, write
+from padim_jax.storage import ArtifactError, Made, Stored, damaged, read_manifest, write
 from weights_conversion import unflatten
 
 _RATES = ("method", "false_alarm_rate", "pixel_rate")
@@ -93,7 +93,7 @@ def _save_deployed(
         arrays |= {name: fitted.basis, "gaussian.spread": fitted.spread, "gaussian.noise": fitted.noise}
     elif quantised is None:
         square = fitted.whitening if isinstance(fitted, WhitenedGaussian) else fitted.factor
-        arrays[name] = forms.pack_triangle(square, lower=isinstance(fitted, Gaussian))
+        arrays[name] = _packed(square, *fitted.mean.shape, lower=isinstance(fitted, Gaussian))
     if quantised is not None:
         arrays |= {name: quantised.values, "gaussian.scale": quantised.scale}
     _save(path, form, model, model.backbone, arrays, {"solver": solver, **record})
@@ -110,7 +110,7 @@ def save_updatable(updatable: Updatable, path: str | os.PathLike[str]) -> None:
     moments = updatable.moments.moments
     arrays: dict[str, Any] = {
         "moments.mean": moments.mean,
-        "moments.scatter": forms.pack_triangle(moments.scatter, lower=True),
+        "moments.scatter": _packed(moments.scatter, *moments.mean.shape, lower=True),
     }
     if moments.higher is not None:
         arrays |= {f"moments.{f.name}": getattr(moments.higher, f.name) for f in dataclasses.fields(HigherMoments)}
@@ -153,6 +153,12 @@ class _Common:
     projection: Any
     calibration: Calibration | None
     roi: Any
+
+
+def _packed(square: Any, p: int, d: int, *, lower: bool) -> Made:
+    return Made(
+        (p, d * (d + 1) // 2), np.dtype(np.float32), lambda part: forms.pack_triangle(square[part], lower=lower)
+    )
 
 
 def _save(
@@ -220,15 +226,15 @@ def _model(folder: Path, manifest: Mapping[str, Any]) -> Padim:
         raise ArtifactError(f"load: {folder} is damaged (form {form!r})")
     if form.endswith("16bit"):
         wanted["gaussian.scale"] = wanted["gaussian.spread"] if form.startswith("low") else [p, d]
-    common, backbone, arrays = _common(folder, manifest, settings, wanted)
-    fitted = _gaussian(form, solver, arrays)
+    common, backbone, stored, arrays = _common(folder, manifest, settings, wanted, "gaussian.triangle")
+    fitted = _gaussian(form, solver, stored, arrays)
     if not jax.jit(forms.is_finite)(fitted).all():
         raise ArtifactError(f"load: {folder} is damaged: its means or factors are not finite")
     return Padim(backbone, fitted, **{field.name: getattr(common, field.name) for field in dataclasses.fields(_Common)})
 
 
-def _gaussian(form: str, solver: str, arrays: dict[str, np.ndarray]) -> forms.Form:
-    """Taken out of ``arrays`` as they move to the device, so that the host's copy of 3.8 GB goes at once."""
+def _gaussian(form: str, solver: str, stored: Stored, arrays: dict[str, np.ndarray]) -> forms.Form:
+    """Taken out of ``arrays`` as they move to the device, so that the host's copy goes at once."""
 
     def take(name: str) -> Any:
         return jax.device_put(arrays.pop(f"gaussian.{name}"))
@@ -244,11 +250,23 @@ def _gaussian(form: str, solver: str, arrays: dict[str, np.ndarray]) -> forms.Fo
         if lower:
             return Gaussian(take("mean"), take("factor"), strength)
         return WhitenedGaussian(take("mean"), triangle.of_square(take("whitening")), strength)
-    packed = arrays.pop("gaussian.triangle")
-    packed = packed if scale is None else forms.dequantise(Quantised(packed, scale), lower=lower)
-    if lower:
-        return Gaussian(take("mean"), jax.device_put(forms.unpack_triangle(packed, lower=True)), strength)
-    return WhitenedGaussian(take("mean"), jax.device_put(forms.unpack_panels(packed, lower=False)), strength)
+    p, d = arrays["gaussian.mean"].shape
+    parts = stored.parts("gaussian.triangle", arrays)
+    parts = parts if scale is None else _dequantised(parts, scale, lower)
+    if not lower:
+        return WhitenedGaussian(take("mean"), forms.unpack_panels(parts, p, lower=False), strength)
+    factor, done = np.empty((p, d, d), np.float32), 0
+    for part in parts:
+        factor[done : done + len(part)] = forms.unpack_triangle(part, lower=True)
+        done += len(part)
+    return Gaussian(take("mean"), jax.device_put(factor), strength)
+
+
+def _dequantised(parts: Iterable[np.ndarray], scale: np.ndarray, lower: bool) -> Iterator[np.ndarray]:
+    done = 0
+    for part in parts:
+        yield forms.dequantise(Quantised(part, scale[done : done + len(part)]), lower=lower)
+        done += len(part)
 
 
 def _updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
@@ -261,8 +279,11 @@ def _updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
     wanted = {"moments.mean": [p, d], "moments.scatter": [p, d * (d + 1) // 2]}
     if settings.config.covariance == "ledoit-wolf":
         wanted |= {"moments.second": [p], "moments.third": [p, d], "moments.fourth": [p]}
-    common, backbone, arrays = _common(folder, manifest, settings, wanted)
-    if strange := [name for name in wanted if not np.isfinite(arrays[name]).all()]:
+    common, backbone, stored, arrays = _common(folder, manifest, settings, wanted, "moments.scatter")
+    scatter = forms.unpack_panels(stored.parts("moments.scatter", arrays), p, lower=True)
+    finite = {name: np.isfinite(arrays[name]).all() for name in wanted if name != "moments.scatter"}
+    finite["moments.scatter"] = all(jnp.isfinite(panel).all() for panel in scatter.panels)
+    if strange := [name for name, good in finite.items() if not good]:
         raise ArtifactError(f"load: {folder} is damaged: {strange[0]} is not finite")
     images, progress = manifest.get("images"), manifest.get("progress")
     if not isinstance(images, dict) or not all(_is_weight(weight) for weight in images.values()):
@@ -270,11 +291,10 @@ def _updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
     if not (progress is None or isinstance(progress, dict)):
         raise ArtifactError(f"load: {folder} is damaged: its progress is {type(progress).__name__}")
     higher = [jax.device_put(arrays.pop(name)) for name in list(wanted)[2:]]
-    scatter = forms.unpack_panels(arrays.pop("moments.scatter"), lower=True)
     moments = Moments(
         common.count,
         jax.device_put(arrays.pop("moments.mean")),
-        jax.device_put(scatter),
+        scatter,
         HigherMoments(*higher) if higher else None,
     )
     state = PadimMoments(moments, common.config, common.embedding, common.projection)
@@ -302,9 +322,9 @@ def _settings(folder: Path, manifest: Mapping[str, Any]) -> _Settings:
 
 
 def _common(
-    folder: Path, manifest: Mapping[str, Any], settings: _Settings, form: Mapping[str, list[int]]
-) -> tuple[_Common, Backbone, dict[str, np.ndarray]]:
-    """What all forms have, and the arrays that are left: those of ``form``, of these shapes."""
+    folder: Path, manifest: Mapping[str, Any], settings: _Settings, form: Mapping[str, list[int]], later: str
+) -> tuple[_Common, Backbone, Stored, dict[str, np.ndarray]]:
+    """What all forms have, and the arrays that are left: those of ``form``, ``later`` not read yet if in parts."""
     config, embedding, rates, shapes = settings.config, settings.embedding, settings.rates, settings.shapes
     wanted: dict[str, list[int]] = {"count": []}
     if embedding.projected is not None:
@@ -314,7 +334,8 @@ def _common(
     if rates is not None:  # any number of scores
         wanted |= {"calibration.scores": [*shapes.get("calibration.scores", [])][:1], "calibration.pixels": [BINS]}
     _check_shapes(folder, wanted | dict(form), shapes)
-    arrays = read_arrays(folder, manifest)
+    stored = Stored(folder, manifest)
+    arrays = stored.arrays(but=later)
     backbone = _backbone(folder, embedding, arrays)
     if strange := [name for name in wanted if not np.isfinite(arrays[name]).all()]:
         raise ArtifactError(f"load: {folder} is damaged: {strange[0]} is not finite")
@@ -333,7 +354,7 @@ def _common(
         calibration=calibrated,
         roi=None if roi is None else jnp.asarray(roi != 0),
     )
-    return common, backbone, arrays
+    return common, backbone, stored, arrays
 
 
 def _backbone(folder: Path, embedding: Embedding, arrays: dict[str, np.ndarray]) -> Backbone:

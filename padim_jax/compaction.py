@@ -117,8 +117,8 @@ _worst_error = jax.jit(forms.worst_error)
 
 def _quantised(exact: WhitenedGaussian) -> tuple[Quantised, WhitenedGaussian]:
     quantised = forms.quantise_whitening(exact.whitening)
-    panels = forms.unpack_panels(forms.dequantise(quantised, lower=False), lower=False)
-    return quantised, replace(exact, whitening=jax.device_put(panels))
+    panels = forms.unpack_panels([forms.dequantise(quantised, lower=False)], len(exact.mean), lower=False)
+    return quantised, replace(exact, whitening=panels)
 
 
 def _whole(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:

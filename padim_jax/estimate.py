@@ -221,21 +221,21 @@ class _Memory:
             self._phase("update", ("update",), self.state, self.decoding),
             self._phase("factor", ("update", "factor"), self.state + self.costs["factor"].output),
             self._phase("calibrate", ("update", "factor", "leave_one_out"), calibrating, self.decoding),
-            self._phase("save", ("update", "factor", "leave_one_out"), self.state + self.factors, self._saving, False),
+            self._phase("save", ("update", "factor", "leave_one_out"), self.state, self._packing, False),
         )
 
     def of_score(self) -> tuple[Phase, ...]:
         """Phases of ``padim score`` on the updatable model that a fit writes."""
-        # the square on the host, unpacked, is there until the device has its copy
+        # unpacked on the host part by part, then moved to the device panel by panel, the largest a third of it
         return (
-            self._phase("load", (), self.state, max(self.state, self.packed), False),
+            self._phase("load", (), self.state, max(self._packing, self.state // 3), False),
             self._phase("factor", ("factor",), self.state),
             self._phase("score", ("factor", "score"), self.factors, self.decoding),
         )
 
     @property
-    def _saving(self) -> int:
-        return (self.state if self.accelerator else 0) + 2 * self.packed  # the triangles, and what Orbax has of them
+    def _packing(self) -> int:
+        return 3 * min(self.packed, storage.PART_BYTES)  # a part of the triangles, and twice that in Orbax
 
     def _phase(self, name: str, programs: Sequence[str], device: int, host: int = 0, running: bool = True) -> Phase:
         # what the network's libraries have taken they keep
@@ -343,7 +343,7 @@ def _stored(folder: Path, packed: np.ndarray) -> tuple[float, float]:
     start = time.perf_counter()
     storage.write(folder, {}, {"triangle": packed})
     written = time.perf_counter()
-    storage.read_arrays(folder, storage.read_manifest(folder))
+    storage.Stored(folder, storage.read_manifest(folder)).arrays()
     return written - start, time.perf_counter() - written
 
 

@@ -6,7 +6,7 @@ copy of a state of 3.8 GB. The low-rank form and the bound on its error are pure
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import no_type_check
 
@@ -102,19 +102,33 @@ def unpack_triangle(
     return square
 
 
-def unpack_panels(packed: Float[np.ndarray, "p m"], *, lower: bool) -> Triangle:
-    """The matrices of :func:`pack_triangle` in panels on the host: symmetric ones of their lower triangle, or upper.
+def unpack_panels(parts: Iterable[Float[np.ndarray, "_ m"]], p: int, *, lower: bool) -> Triangle:
+    """The matrices of :func:`pack_triangle` in panels on the device: symmetric ones of their lower triangle, or upper.
+
+    Args:
+      parts: the packed triangles of all p positions in order, some at a time; what was unpacked can go.
+      p: positions.
+      lower: as they were packed.
 
     Raises:
-      ValueError: m is no d(d+1)/2.
+      ValueError: m is no d(d+1)/2, or not p positions.
     """
-    d = _side("unpack_panels", packed)
-    panels = [np.empty((len(packed), stop, stop - start), np.float32) for start, stop in triangle.spans(d)]
-    for chunk in _host_chunks(len(packed), d):
-        square = unpack_triangle(packed[chunk], lower=lower, symmetric=lower)
-        for panel, (start, stop) in zip(panels, triangle.spans(d), strict=True):
-            panel[chunk] = square[:, :stop, start:stop]
-    return Triangle(tuple(panels))
+    panels: list[np.ndarray] = []
+    done = 0
+    for part in parts:
+        d = _side("unpack_panels", part)
+        panels = panels or [np.empty((p, stop, stop - start), np.float32) for start, stop in triangle.spans(d)]
+        for chunk in _host_chunks(len(part), d):
+            square = unpack_triangle(part[chunk], lower=lower, symmetric=lower)
+            for panel, (start, stop) in zip(panels, triangle.spans(d), strict=True):
+                panel[done : done + len(square)] = square[:, :stop, start:stop]
+            done += len(square)
+    if done != p:
+        raise ValueError(f"unpack_panels: {done} positions, wanted {p}")
+    moved: list[Array] = []
+    while panels:  # one after the other, or host and device would hold the whole of it
+        moved.append(jax.block_until_ready(jax.device_put(panels.pop(0))))
+    return Triangle(tuple(moved))
 
 
 def _upper(part: Triangle) -> np.ndarray:

@@ -1,17 +1,21 @@
 """Folders of arrays with a manifest: written whole or not at all, nothing pickled, every file checked.
 
-A folder holds ``model.json`` and one ``arrays-…`` folder, an Orbax checkpoint. The JSON file names the arrays that
-belong to it and replaces its predecessor in one rename: whatever happens during a write, the folder is the old one or
-the new one. A folder takes one writer at a time.
+A folder holds ``model.json`` and one ``arrays-…`` folder, an Orbax checkpoint, and in it one more checkpoint for each
+part of an array too large to be held twice: what is being written Orbax holds twice over. The JSON file names the
+arrays that belong to it and replaces its predecessor in one rename: whatever happens during a write, the folder is the
+old one or the new one. A folder takes one writer at a time.
 """
 
+import itertools
 import json
+import math
 import platform
 import re
 import shutil
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,11 +25,12 @@ import orbax.checkpoint as ocp
 
 from weights_conversion.atomic import write_atomically
 
-SCHEMA = 3  # 2: neighbourhood, covariance, projection. 3: forms, calibration, region of interest, images
+# 2: neighbourhood, covariance, projection. 3: forms, calibration, region of interest, images. 4: parts
+SCHEMA = 4
 FORMAT = "padim_jax model"
 MANIFEST = "model.json"
 _ARRAYS = re.compile(r"arrays-[0-9a-f]{16}(\.orbax-checkpoint-tmp.*)?")
-_CHUNK_BYTES = 64 * 2**20  # of one piece on disk, so that writing needs no second copy of the state
+PART_BYTES = 128 * 2**20  # an array beyond that is written and read in parts of its first axis
 _DTYPES = frozenset({"float32", "int16"})
 
 
@@ -33,8 +38,25 @@ class ArtifactError(ValueError):
     """The folder is no model that can be loaded; the message names it and says why."""
 
 
+@dataclass(frozen=True)
+class Made:
+    """An array that is made as it is written, part by part.
+
+    Attributes:
+      shape, dtype: of the whole.
+      make: gives the rows of one slice.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    make: Callable[[slice], np.ndarray]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self.make(rows)
+
+
 def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
-    """Put ``record`` and ``arrays`` (float32 or int16) in place of what ``folder`` holds, in one step.
+    """Put ``record`` and ``arrays`` (float32 or int16, made or to be) in place of what ``folder`` holds, in one step.
 
     Raises:
       ArtifactError: ``folder`` is a file, or a folder with something else in it.
@@ -43,6 +65,7 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) ->
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     directory = f"arrays-{uuid.uuid4().hex[:16]}"
+    parts = {name: rows for name, array in arrays.items() if len(rows := _part_rows(array.shape, array.dtype)) > 1}
     manifest = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -52,13 +75,22 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) ->
         "directory": directory,
         "arrays": {name: list(array.shape) for name, array in arrays.items()},
         "dtypes": {name: str(array.dtype) for name, array in arrays.items() if array.dtype != np.float32},
+        "parts": parts,
     }
     old = {path.name for path in folder.iterdir()}
     try:
-        save_args = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES) for name in arrays}
+        whole = {name: array for name, array in arrays.items() if name not in parts}
+        made = {name: array[:] if isinstance(array, Made) else array for name, array in whole.items()}
         # factors hardly compress, and sizes are told beforehand
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
-            checkpointer.save(folder.resolve() / directory, args=ocp.args.PyTreeSave(dict(arrays), save_args))
+            if made:  # Orbax refuses nothing at all
+                checkpointer.save(folder.resolve() / directory, args=ocp.args.PyTreeSave(made))
+            del made
+            for name, rows in parts.items():
+                for index, (start, stop) in enumerate(_spans(rows)):
+                    part = np.asarray(arrays[name][start:stop])
+                    target = _part(folder.resolve() / directory, name, index)
+                    checkpointer.save(target, args=ocp.args.PyTreeSave({name: part}))
         manifest["files"] = _checksums(folder / directory)
         write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     except Exception as error:  # Orbax reports a full disk, say, as a ValueError of many lines
@@ -120,28 +152,73 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays that belong to ``manifest``, every file checked before it is read.
+class Stored:
+    """The arrays that belong to a manifest, every file checked before any is read.
 
     Raises:
       ArtifactError: incomplete or damaged.
     """
-    try:
-        shapes, files = dict(manifest["arrays"]), dict(manifest["files"])
-        dtypes, directory = dict(manifest.get("dtypes", {})), str(manifest["directory"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(folder, error) from error
-    if not re.fullmatch(r"arrays-[0-9a-f]{16}", directory):
-        raise ArtifactError(f"load: {folder / MANIFEST} is damaged (directory {directory!r})")
-    if not _DTYPES.issuperset(map(str, dtypes.values())):
-        raise ArtifactError(f"load: {folder / MANIFEST} is damaged (dtypes {', '.join(map(str, dtypes.values()))})")
-    _check_files(folder / directory, files)
-    return _restore(folder / directory, shapes, dtypes)
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        try:
+            shapes, files = dict(manifest["arrays"]), dict(manifest["files"])
+            dtypes, directory = dict(manifest.get("dtypes", {})), str(manifest["directory"])
+            parts = {name: [int(n) for n in rows] for name, rows in dict(manifest.get("parts", {})).items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise damaged(folder, error) from error
+        if not re.fullmatch(r"arrays-[0-9a-f]{16}", directory):
+            raise ArtifactError(f"load: {folder / MANIFEST} is damaged (directory {directory!r})")
+        if not _DTYPES.issuperset(map(str, dtypes.values())):
+            raise ArtifactError(f"load: {folder / MANIFEST} is damaged (dtypes {', '.join(map(str, dtypes.values()))})")
+        for name, rows in parts.items():
+            known = name in shapes and re.fullmatch(r"[\w.-]+", name)  # a file's name below
+            if not known or min(rows, default=0) < 1 or [sum(rows)] != shapes[name][:1]:
+                raise ArtifactError(f"load: {folder / MANIFEST} is damaged (parts of {name}: {rows})")
+        self._directory, self._shapes, self._dtypes, self._parts = folder / directory, shapes, dtypes, parts
+        _check_files(self._directory, files)
+
+    def arrays(self, but: str | None = None) -> dict[str, np.ndarray]:
+        """All of them; ``but`` one that :meth:`parts` is to give, if it is stored in parts."""
+        whole = {name: shape for name, shape in self._shapes.items() if name not in self._parts}
+        found = _restore(self._directory, whole, self._dtypes) if whole else {}
+        for name in self._parts.keys() - {but}:
+            found[name] = np.empty(self._shapes[name], self._dtypes.get(name, "float32"))
+            for (start, stop), part in zip(_spans(self._parts[name]), self._read(name), strict=True):
+                found[name][start:stop] = part
+        return found
+
+    def parts(self, name: str, arrays: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+        """Array ``name`` from first rows to last, in parts as it is stored; taken out of ``arrays`` if it is there."""
+        return iter([arrays.pop(name)]) if name in arrays else self._read(name)
+
+    def _read(self, name: str) -> Iterator[np.ndarray]:
+        for index, rows in enumerate(self._parts[name]):
+            shape = {name: [rows, *self._shapes[name][1:]]}
+            yield _restore(_part(self._directory, name, index), shape, self._dtypes)[name]
 
 
 def damaged(folder: Path, error: Exception) -> ArtifactError:
     """The error of a manifest that holds nonsense."""
     return ArtifactError(f"load: {folder / MANIFEST} is damaged ({type(error).__name__}: {error})")
+
+
+def _part_rows(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[int]:
+    """Rows of each part that an array is written in."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= PART_BYTES:
+        return [shape[0]] if shape else [1]
+    rows = max(1, shape[0] * PART_BYTES // size)
+    return [min(rows, shape[0] - start) for start in range(0, shape[0], rows)]
+
+
+def _spans(rows: list[int]) -> list[tuple[int, int]]:
+    """Start and stop of parts of so many rows."""
+    stops = list(itertools.accumulate(rows))
+    return list(zip([0, *stops], stops, strict=False))
+
+
+def _part(directory: Path, name: str, index: int) -> Path:
+    return directory / f"{name}.part-{index:05}"
 
 
 def _checksums(directory: Path) -> dict[str, int]:

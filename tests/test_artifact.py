@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,6 +16,8 @@ import pytest
 
 import padim_jax as padim
 from padim_jax import artifact, storage
+from padim_jax.artifact import Updatable, save_compacted, save_updatable
+from padim_jax.compaction import compact
 from tests.conftest import SMALL, images
 
 
@@ -54,6 +57,57 @@ def test_scores_in_a_new_process_without_the_weights_file(tmp_path: Path) -> Non
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     wanted = padim.score(model, images(2, SMALL, seed=1)).image_score
     np.testing.assert_allclose([float(word) for word in done.stdout.split()], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "form", ["inverse-factor", "triangular-solve", "updatable", "triangle-16bit", "low-rank-16bit"]
+)
+def test_large_arrays_are_stored_in_parts(
+    form: str, small_model: padim.Padim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = small_model.backbone
+    moments = padim.update(backbone, padim.init(backbone, SMALL), images(3, SMALL))
+    model = padim.finalize(backbone, moments)
+    saves: dict[str, Callable[[Path], None]] = {
+        "inverse-factor": lambda path: padim.save(model, path),
+        "triangular-solve": lambda path: padim.save(padim.with_solver(model, "triangular-solve"), path),
+        "updatable": lambda path: save_updatable(Updatable(backbone, moments), path),
+        "triangle-16bit": lambda path: save_compacted(compact(model, 0.1), path),
+        "low-rank-16bit": lambda path: save_compacted(compact(model, 0.1, moments=moments.moments), path),
+    }
+    saves[form](tmp_path / "whole")
+    if form.endswith("bit"):
+        assert storage.read_manifest(tmp_path / "whole")["form"] == form
+    monkeypatch.setattr(storage, "PART_BYTES", 1000)
+    saves[form](tmp_path / "parts")
+    whole, parts = padim.load(tmp_path / "whole"), padim.load(tmp_path / "parts")
+    assert jax.tree.all(jax.tree.map(np.array_equal, whole, parts))
+    assert not any("part-" in path.name for path in (tmp_path / "whole").rglob("*"))
+    pieces = [path for path in (tmp_path / "parts").rglob("*.part-*") if path.is_dir()]
+    assert len(pieces) > 2
+    _flip(max((path for path in pieces[1].rglob("*") if path.is_file()), key=lambda path: path.stat().st_size))
+    with pytest.raises(padim.ArtifactError, match="checksum differs"):
+        padim.load(tmp_path / "parts")
+
+
+def test_an_array_is_made_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PART_BYTES", 4 * 8 * 3)
+    asked: list[int] = []
+
+    def make(rows: slice) -> np.ndarray:
+        asked.append(len(range(*rows.indices(10))))
+        return np.arange(80, dtype=np.float32).reshape(10, 8)[rows]
+
+    storage.write(tmp_path / "m", {}, {"a": storage.Made((10, 8), np.dtype(np.float32), make)})
+    assert asked == [3, 3, 3, 1]
+    stored = storage.Stored(tmp_path / "m", storage.read_manifest(tmp_path / "m"))
+    np.testing.assert_array_equal(stored.arrays()["a"], make(slice(None)))
+    assert stored.arrays(but="a") == {}
+    assert [len(part) for part in stored.parts("a", {})] == [3, 3, 3, 1]
+    for odd in ([3, 3, 3], [11, -1], ["x"], None, [0, 10]):
+        _edit(tmp_path / "m", parts={"a": odd})
+        with pytest.raises(padim.ArtifactError, match="is damaged"):
+            storage.Stored(tmp_path / "m", storage.read_manifest(tmp_path / "m"))
 
 
 def test_manifest_says_what_the_model_is(saved: Path) -> None:
@@ -134,7 +188,7 @@ def _grid_of_floats(saved: Path) -> None:
         (lambda p: (p / "model.json").write_text('{"format": '), "is damaged"),
         (lambda p: (p / "model.json").write_bytes(b"\xff\xfe\x00"), "is damaged"),
         (lambda p: (p / "model.json").write_text("[]"), "does not describe a padim_jax model"),
-        (lambda p: _edit(p, schema=99), "has schema 99, this version reads up to 3.*upgrade"),
+        (lambda p: _edit(p, schema=99), "has schema 99, this version reads up to 4.*upgrade"),
         (lambda p: _edit(p, schema="1"), "has schema '1'"),
         (lambda p: _edit(p, config={"n_channels": -1}), "is damaged.*n_channels=-1"),
         (lambda p: _edit(p, config={"stranger": 1}), "is damaged.*stranger"),

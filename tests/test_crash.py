@@ -29,7 +29,8 @@ def command(*arguments: object) -> list[str]:
 def start_work(run: list[str]) -> subprocess.Popen[bytes]:
     """A command that has imported what it needs and goes to work now."""
     process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
     return process
 
 
@@ -63,7 +64,8 @@ def test_killed_at_random_moments(tmp_path: Path, what: str) -> None:
     shutil.copytree(start, model)
     working = start_work(run)
     began = time.perf_counter()  # of a run that compiles nothing, as those to be killed
-    assert working.communicate() and working.returncode == 0
+    working.communicate()
+    assert working.returncode == 0
     span = time.perf_counter() - began
     assert not np.allclose(old, new, rtol=1e-3)
     rng, outcomes = random.Random(what), []

@@ -62,7 +62,7 @@ def distances(x: np.ndarray, test: np.ndarray, *, shrunk: bool = False) -> np.nd
 
 def dequantised(exact: WhitenedGaussian, quantised: forms.Quantised) -> WhitenedGaussian:
     packed = forms.dequantise(quantised, lower=False)
-    return replace(exact, whitening=jax.device_put(forms.unpack_panels(packed, lower=False)))
+    return replace(exact, whitening=forms.unpack_panels([packed], len(packed), lower=False))
 
 
 def precision(form: WhitenedGaussian | LowRankGaussian) -> np.ndarray:

@@ -75,15 +75,16 @@ def calibrate_command(
             raise click.UsageError(f"{model} is not calibrated; name good images to calibrate it on")
         done = at_rates(known, *rates)
         keep(stored, done, out or model)
-        describe_calibration(replace(_scoring(stored), calibration=done))
+        describe_calibration(done)
         return
     found = find_images(good)
     note_ignored(found.ignored)
     fitted = _scoring(stored)
     with interruption() as stopped, going_on():
-        fitted = calibrated(fitted, None, images_of(stored), found.paths, rates, batch_size, stopped)
-    keep(stored, fitted.calibration, out or model)
-    describe_calibration(fitted)
+        known = calibrated(fitted, None, images_of(stored), found.paths, rates, batch_size, stopped).calibration
+    del fitted  # its factors take as much room as moments, which are packed now
+    keep(stored, known, out or model)
+    describe_calibration(known)
 
 
 def load_any(path: Path) -> Updatable | Padim:
@@ -138,9 +139,8 @@ def calibrated(
             raise click.ClickException(f"{error} (mend or remove it)") from error
 
 
-def describe_calibration(model: Padim) -> None:
+def describe_calibration(known: Calibration | None) -> None:
     """Print what a model's calibration says, and say what it can't."""
-    known = model.calibration
     if known is None:
         say("not calibrated: scores come without p-values and verdicts until padim calibrate has seen good images")
         return

@@ -171,18 +171,19 @@ def fit_command(
             except Interrupted as error:
                 checkpoint.write(network, folded)
                 raise Interrupted(f"{error}; the fit is kept in {unfinished}") from error
+    known, count = model.calibration, int(model.count)
+    del model  # its factors take as much room as the moments, which are packed now
     seconds = time.perf_counter() - start
-    save_updatable(Updatable(network, folded.moments, folded.images, model.calibration, model.roi), out)
+    save_updatable(Updatable(network, folded.moments, folded.images, known, region), out)
     checkpoint.remove()
     notes.say()
     for path, reason in folded.skipped.items():
         say(f"skipped {path}: {reason}")
-    count = len(folded.skipped)
     click.echo(
         f"{out}: {backbone}, {', '.join(embedding.taps)}, d = {embedding.dimension}; fitted on "
-        f"{int(model.count)} images in {seconds:.1f} s" + (f", {count} skipped" if count else "")
+        f"{count} images in {seconds:.1f} s" + (f", {len(folded.skipped)} skipped" if folded.skipped else "")
     )
-    describe_calibration(model)
+    describe_calibration(known)
 
 
 def _with_value_range(config: PadimConfig, paths: Sequence[Path]) -> PadimConfig:

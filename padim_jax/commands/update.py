@@ -94,10 +94,10 @@ def update_command(
         changed = replace(stored, moments=folded.moments, images=folded.images, calibration=None)
         read = [path for path in new if str(path) not in folded.skipped]
         rates = rates_of(stored.calibration, false_alarm_rate, pixel_rate)
-        fitted = calibrated(changed.model(), read, folded.images, others, rates, batch_size, stopped)
-    save_updatable(replace(changed, calibration=fitted.calibration), out or model)
+        known = calibrated(changed.model(), read, folded.images, others, rates, batch_size, stopped).calibration
+    save_updatable(replace(changed, calibration=known), out or model)
     click.echo(f"{out or model}: {len(read)} images added; fitted on {_count(changed)}")
-    describe_calibration(fitted)
+    describe_calibration(known)
 
 
 @click.command("merge")
@@ -190,9 +190,11 @@ def _finish(
     if others is not None:
         with interruption() as stopped, _undisturbed(path):
             fitted = calibrated(fitted, None, changed.images, others, rates, batch_size, stopped)
-    save_updatable(replace(changed, calibration=fitted.calibration), path)
+    known = fitted.calibration
+    del fitted  # its factors take as much room as the moments, which are packed now
+    save_updatable(replace(changed, calibration=known), path)
     click.echo(f"{path}: fitted on {_count(changed)}")
-    describe_calibration(fitted)
+    describe_calibration(known)
 
 
 def _count(stored: Updatable) -> str:
