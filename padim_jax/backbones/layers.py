@@ -43,6 +43,8 @@ class Conv(nnx.Module):
         padding = [pad(length, size, self.stride, self.tf_same) for length in x.shape[1:3]]
         if self.groups == 1 and kernel.shape[2] <= FEW:
             return _of_few_channels(x, kernel, self.stride, padding) + bias
+        if self.groups == 1 and size == 3 and self.stride == 1:
+            return _three_by_three(x, kernel, padding) + bias
         if self.groups == 1:
             return _convolve(x, kernel, self.stride, padding, 1) + bias
         return _depthwise(x, kernel, self.stride, padding) + bias
@@ -97,6 +99,37 @@ def _of_few_channels(x: Array, kernel: Array, stride: int, padding: list[tuple[i
         return _convolve(x, kernel, stride, padding, 1)
 
     return lax.platform_dependent(x, kernel, cpu=patches, default=library)
+
+
+def _three_by_three(x: Array, kernel: Array, padding: list[tuple[int, int]]) -> Array:
+    """3×3 convolution of stride 1, by the faster of two equal programs.
+
+    On CPU two rows of the output at a time from four products with input rows instead of six (Winograd's F(2, 3), down
+    the columns only: Lavin & Gray 2016, section 4.1), their three columns side by side in one product. Along both
+    axes there would be less to multiply, but the sums before and after cost more than that saves.
+    """
+
+    def in_pairs(x: Array, kernel: Array) -> Array:
+        (n, height, width, _), channels_out = x.shape, kernel.shape[3]
+        pairs = -(-height // 2)
+        (above, _), sides = padding
+        padded = jnp.pad(x, [(0, 0), (above, 2 * pairs + 2 - above - height), sides, (0, 0)])
+        columns = jnp.concatenate([padded[:, :, j : j + width] for j in range(3)], axis=-1)
+        d = [columns[:, i : i + 2 * pairs - 1 : 2] for i in range(4)]
+        g = kernel.reshape(3, -1, channels_out)
+        inputs = (d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3])
+        kernels = (g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2])
+        m = [
+            jnp.einsum("nhwc,co->nhwo", rows, taps, precision=lax.Precision.HIGHEST)
+            for rows, taps in zip(inputs, kernels, strict=True)
+        ]
+        both = jnp.stack([m[0] + m[1] + m[2], m[1] - m[2] - m[3]], axis=2)
+        return both.reshape(n, 2 * pairs, width, channels_out)[:, :height]
+
+    def library(x: Array, kernel: Array) -> Array:
+        return _convolve(x, kernel, 1, padding, 1)
+
+    return lax.platform_dependent(x, kernel, cpu=in_pairs, default=library)
 
 
 def _depthwise(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]) -> Array:
