@@ -1,5 +1,7 @@
 """Convolutions of a frozen network, batch norm already folded into kernel and bias."""
 
+import functools
+
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
@@ -63,8 +65,19 @@ def pad(length: int, kernel_size: int, stride: int, tf_same: bool) -> tuple[int,
 
 
 def max_pool(x: Images) -> Images:
-    """3×3 max-pooling with stride 2 and one cell of padding, as after a ResNet's stem."""
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    """3×3 max-pooling of activations ≥ 0 with stride 2 and one cell of padding, as after a ResNet's stem."""
+
+    def shifted(x: Array) -> Array:  # XLA's windowed reduction takes four times as long on CPU
+        height, width = (-(-length // 2) for length in x.shape[1:3])
+        padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        places = [(i, j) for i in range(3) for j in range(3)]
+        windows = [padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2] for i, j in places]
+        return functools.reduce(jnp.maximum, windows)
+
+    def library(x: Array) -> Array:
+        return lax.reduce_window(x, 0.0, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)])
+
+    return lax.platform_dependent(x, cpu=shifted, default=library)
 
 
 def _convolve(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]], groups: int) -> Array:
