@@ -42,6 +42,9 @@ class Conv(nnx.Module):
         """Convolve and add the bias."""
         kernel, bias = self.kernel[...], self.bias[...][None, None, None]
         size = kernel.shape[0]
+        if size == 1:  # a product is all it is; as such it takes half as long on CPU
+            x = x[:, :: self.stride, :: self.stride]
+            return jnp.einsum("nhwc,co->nhwo", x, kernel[0, 0], precision=lax.Precision.HIGHEST) + bias
         padding = [pad(length, size, self.stride, self.tf_same) for length in x.shape[1:3]]
         if self.groups == 1 and kernel.shape[2] <= FEW:
             return _of_few_channels(x, kernel, self.stride, padding) + bias
