@@ -86,11 +86,20 @@ def diagonal(triangle: Triangle) -> Float[Array, "p d"]:
 
 def rows_times(x: Float[Array, "p n d"], upper: Triangle) -> Float[Array, "p n d"]:
     """``x U`` of rows x."""
-    parts = [
+    return jnp.concatenate(_by_panel(x, upper), axis=-1)
+
+
+def squared_norms(x: Float[Array, "p n d"], upper: Triangle) -> Float[Array, "p n"]:
+    """``‖x U‖²`` of rows x; the products are not put together, which on CPU would take longer than they do."""
+    parts = [jnp.sum(part**2, axis=-1) for part in _by_panel(x, upper)]
+    return sum(parts[1:], parts[0])
+
+
+def _by_panel(x: Float[Array, "p n d"], upper: Triangle) -> list[Float[Array, "p n w"]]:
+    return [
         jnp.einsum("pnj,pji->pni", x[:, :, :stop], panel, precision=_HIGHEST)
         for panel, (_, stop) in zip(upper.panels, upper.spans, strict=True)
     ]
-    return jnp.concatenate(parts, axis=-1)
 
 
 def rows_times_transposed(x: Float[Array, "p n d"], upper: Triangle) -> Float[Array, "p n d"]:
