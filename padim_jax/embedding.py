@@ -114,13 +114,15 @@ def embed(
     def together(images: Array) -> Array:
         return _embed(backbone, embedding, images, projection)
 
-    def one_by_one(images: Array) -> Array:
-        # the activations of one image stay in a CPU's cache: nearly twice as fast as those of 16 at once
-        return lax.map(lambda image: together(image[None])[0], images)
+    def few_at_a_time(images: Array) -> Array:
+        found = lax.map(together, images.reshape(-1, few, *images.shape[1:]))
+        return found.reshape(len(images), *found.shape[2:])
 
-    if len(images) == 1:
+    # the activations of one or two images stay in a CPU's cache: 1.5 times as fast as those of 16 at once
+    few = 2 if len(images) % 2 == 0 else 1
+    if len(images) <= few:
         return together(images).transpose(1, 0, 2)
-    return lax.platform_dependent(images, cpu=one_by_one, default=together).transpose(1, 0, 2)
+    return lax.platform_dependent(images, cpu=few_at_a_time, default=together).transpose(1, 0, 2)
 
 
 def _embed(backbone: Backbone, embedding: Embedding, images: Array, projection: Array | None) -> Array:
