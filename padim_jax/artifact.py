@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax import forms, triangle
+from padim_jax import forms, packing, triangle
 from padim_jax.backbones import Backbone, backbone_parameters, build_backbone
 from padim_jax.calibration import BINS, Calibration, calibration
 from padim_jax.compaction import Compacted
@@ -157,7 +157,7 @@ class _Common:
 
 def _packed(square: Any, p: int, d: int, *, lower: bool) -> Made:
     return Made(
-        (p, d * (d + 1) // 2), np.dtype(np.float32), lambda part: forms.pack_triangle(square[part], lower=lower)
+        (p, d * (d + 1) // 2), np.dtype(np.float32), lambda part: packing.pack_triangle(square[part], lower=lower)
     )
 
 
@@ -254,10 +254,10 @@ def _gaussian(form: str, solver: str, stored: Stored, arrays: dict[str, np.ndarr
     parts = stored.parts("gaussian.triangle", arrays)
     parts = parts if scale is None else _dequantised(parts, scale, lower)
     if not lower:
-        return WhitenedGaussian(take("mean"), forms.unpack_panels(parts, p, lower=False), strength)
+        return WhitenedGaussian(take("mean"), packing.unpack_panels(parts, p, lower=False), strength)
     factor, done = np.empty((p, d, d), np.float32), 0
     for part in parts:
-        factor[done : done + len(part)] = forms.unpack_triangle(part, lower=True)
+        factor[done : done + len(part)] = packing.unpack_triangle(part, lower=True)
         done += len(part)
     return Gaussian(take("mean"), jax.device_put(factor), strength)
 
@@ -280,8 +280,8 @@ def _updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
     if settings.config.covariance == "ledoit-wolf":
         wanted |= {"moments.second": [p], "moments.third": [p, d], "moments.fourth": [p]}
     common, backbone, stored, arrays = _common(folder, manifest, settings, wanted, "moments.scatter")
-    scatter = forms.unpack_panels(stored.parts("moments.scatter", arrays), p, lower=True)
-    finite = {name: np.isfinite(arrays[name]).all() for name in wanted if name != "moments.scatter"}
+    scatter = packing.unpack_panels(stored.parts("moments.scatter", arrays), p, lower=True)
+    finite = {name: bool(np.isfinite(arrays[name]).all()) for name in wanted if name != "moments.scatter"}
     finite["moments.scatter"] = all(jnp.isfinite(panel).all() for panel in scatter.panels)
     if strange := [name for name, good in finite.items() if not good]:
         raise ArtifactError(f"load: {folder} is damaged: {strange[0]} is not finite")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax import forms
+from padim_jax import forms, packing
 from padim_jax.boundary import alone
 from padim_jax.forms import LowRankGaussian, Quantised
 from padim_jax.gaussian import Moments, WhitenedGaussian
@@ -117,7 +117,7 @@ _worst_error = jax.jit(forms.worst_error)
 
 def _quantised(exact: WhitenedGaussian) -> tuple[Quantised, WhitenedGaussian]:
     quantised = forms.quantise_whitening(exact.whitening)
-    panels = forms.unpack_panels([forms.dequantise(quantised, lower=False)], len(exact.mean), lower=False)
+    panels = packing.unpack_panels([forms.dequantise(quantised, lower=False)], len(exact.mean), lower=False)
     return quantised, replace(exact, whitening=panels)
 
 

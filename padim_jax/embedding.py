@@ -9,8 +9,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from padim_jax.backbones import Backbone, Tap, backbone_spec, extract
-from padim_jax.config import PadimConfig
+from padim_jax.backbones import Backbone, Tap, backbone_spec
+from padim_jax.config import PadimConfig, Precision
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Embedding:
       grid: (height, width) in cells, that of the finest tap.
       neighbourhood: odd side of the square of cells that activations are averaged over, in each tap's grid.
       projected: dimension d that a matrix takes the channels to; None where the channels are the embedding.
+      precision: of the backbone, see :class:`padim_jax.PadimConfig`.
     """
 
     backbone: str
@@ -34,6 +35,7 @@ class Embedding:
     grid: tuple[int, int]
     neighbourhood: int = 1
     projected: int | None = None
+    precision: Precision = "float32"
 
     @property
     def dimension(self) -> int:
@@ -75,6 +77,7 @@ def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
         grid=_grid(taps, config),
         neighbourhood=config.neighbourhood,
         projected=None if config.projection == "random-channels" else wanted,
+        precision=config.precision,
     )
 
 
@@ -91,6 +94,8 @@ def check_embedding(embedding: Embedding, config: PadimConfig) -> None:
         raise ValueError(f"{embedding.dimension} dimensions are not what n_channels={config.n_channels} asks for")
     if embedding.neighbourhood != config.neighbourhood:
         raise ValueError(f"neighbourhood {embedding.neighbourhood} is not the settings' {config.neighbourhood}")
+    if embedding.precision != config.precision:
+        raise ValueError(f"precision {embedding.precision!r} is not the settings' {config.precision!r}")
     if (embedding.projected is None) != (config.projection == "random-channels"):
         raise ValueError(f"projected={embedding.projected} does not belong to projection={config.projection!r}")
     if embedding.projected is not None and len(channels) != total:
@@ -129,20 +134,23 @@ def _embed(backbone: Backbone, embedding: Embedding, images: Array, projection: 
     spec = backbone.spec
     mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3) for values in (spec.mean, spec.std))
     pixels = (images.astype(jnp.float32) / 255 - mean) / std
-    activations = extract(backbone, pixels, embedding.taps)
+    if embedding.precision == "bfloat16":
+        backbone, pixels = jax.tree.map(lambda array: array.astype(jnp.bfloat16), (backbone, pixels))
+    activations = backbone(pixels, embedding.taps)
     channels_of = {tap.name: tap.channels for tap in spec.taps}
     parts, first = [], 0
     for name in embedding.taps:
         chosen = [c - first for c in embedding.channels if first <= c < first + channels_of[name]]
         part = activations[name]
         if projection is not None:  # Wᵀx is the sum of its taps' shares
+            part = part.astype(jnp.float32)
             rows = projection[first : first + channels_of[name]]
             part = jnp.einsum("nhwc,cd->nhwd", part, rows, precision=lax.Precision.HIGHEST)
         elif len(chosen) < channels_of[name]:
             part = part[..., np.asarray(chosen, int)]
         first += channels_of[name]
         if chosen:
-            parts.append(_upsample(_pooled(part, embedding.neighbourhood), embedding.grid))
+            parts.append(_upsample(_pooled(part.astype(jnp.float32), embedding.neighbourhood), embedding.grid))
     joined = jnp.concatenate(parts, axis=-1) if projection is None else sum(parts[1:], parts[0])  # (n, h, w, d)
     return joined.reshape(len(images), embedding.n_positions, -1)
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from padim_jax import forms, gaussian, padim, scoring, storage
+from padim_jax import gaussian, packing, padim, scoring, storage
 from padim_jax.anomaly_map import anomaly_map, image_score
 from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.calibration import BINS
@@ -328,7 +328,7 @@ def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cos
         return maps, image_score(maps)
 
     (maps, values), found["map"] = measured(jax.jit(draw), grid)
-    packed = forms.pack_triangle(moments.scatter, lower=True)
+    packed = packing.pack_triangle(moments.scatter, lower=True)
     with tempfile.TemporaryDirectory() as folder:
         saving, loading = _stored(Path(folder) / "model", packed)
         item = ScoredImage(Path("image"), float(values[0]), None, None, batch[0], np.asarray(maps[0]), config.crop)

@@ -1,12 +1,10 @@
 """Compact forms of the fitted Gaussians: packed triangles, 16-bit factors, exact low rank; and what a form costs.
 
-Packing and 16-bit storage are host side, NumPy, position chunk by position chunk, so that neither makes a second
-copy of a state of 3.8 GB. The low-rank form and the bound on its error are pure JAX, chunked as
+16-bit storage is host side, NumPy, position chunk by position chunk (:mod:`padim_jax.packing`), so that it makes no
+second copy of a state of 2.3 GB. The low-rank form and the bound on its error are pure JAX, chunked as
 :mod:`padim_jax.gaussian` is.
 """
 
-import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import no_type_check
 
@@ -14,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int16, Shaped
+from jaxtyping import Array, Bool, Float, Int16
 
-from padim_jax import gaussian, triangle
+from padim_jax import gaussian, packing
 from padim_jax.gaussian import Gaussian, Moments, WhitenedGaussian
 from padim_jax.triangle import Triangle
 
@@ -25,7 +23,6 @@ FEEDBACK_LEVELS = 32000  # up to here before feedback: what makes up for other r
 OVERSAMPLING = 8  # directions sketched beyond the rank: a square random matrix can be badly conditioned
 SQUARINGS = 4  # the bound of a spectral norm then exceeds it by d^(1/32) at most: 15 % at d = 100, 22 % at d = 550
 MARGIN = 1.01  # over that bound, for the rounding of its own float32 arithmetic
-_HOST_BYTES = 16 * 2**20  # of the squares of one chunk, about what a processor's cache holds
 _HIGHEST = lax.Precision.HIGHEST
 
 
@@ -67,91 +64,19 @@ class LowRankGaussian:
 Form = Gaussian | WhitenedGaussian | LowRankGaussian
 
 
-def pack_triangle(square: Shaped[Array | np.ndarray, "p d d"] | Triangle, *, lower: bool) -> Shaped[np.ndarray, "p m"]:
-    """One triangle of every matrix with its diagonal, ``m = d(d+1)/2``, row by row from the left (row-major).
-
-    The lower one of a :class:`padim_jax.triangle.Triangle` is that of the symmetric matrix.
-    """
-    panels = square.panels if isinstance(square, Triangle) else None
-    p, d = len(square), square.side if isinstance(square, Triangle) else square.shape[-1]
-    packed = np.empty((p, d * (d + 1) // 2), np.asarray(square[:0] if panels is None else panels[0][:0]).dtype)
-    for chunk in _host_chunks(p, d):
-        part = _upper(square[chunk]) if isinstance(square, Triangle) else np.asarray(square[chunk])
-        part = part.swapaxes(1, 2) if lower and panels is not None else part
-        for row, (columns, place) in enumerate(_rows(d, lower)):
-            packed[chunk, place] = part[:, row, columns]
-    return packed
-
-
-def unpack_triangle(
-    packed: Shaped[np.ndarray, "p m"], *, lower: bool, symmetric: bool = False
-) -> Shaped[np.ndarray, "p d d"]:
-    """The matrices of :func:`pack_triangle`, the other triangle zero, or the mirror image where ``symmetric``.
-
-    Raises:
-      ValueError: m is no d(d+1)/2.
-    """
-    d = _side("unpack_triangle", packed)
-    square = np.zeros((len(packed), d, d), packed.dtype)
-    for chunk in _host_chunks(len(packed), d):
-        part, target = packed[chunk], square[chunk]
-        for row, (columns, place) in enumerate(_rows(d, lower)):
-            target[:, row, columns] = part[:, place]
-            if symmetric:
-                target[:, columns, row] = part[:, place]
-    return square
-
-
-def unpack_panels(parts: Iterable[Float[np.ndarray, "_ m"]], p: int, *, lower: bool) -> Triangle:
-    """The matrices of :func:`pack_triangle` in panels on the device: symmetric ones of their lower triangle, or upper.
-
-    Args:
-      parts: the packed triangles of all p positions in order, some at a time; what was unpacked can go.
-      p: positions.
-      lower: as they were packed.
-
-    Raises:
-      ValueError: m is no d(d+1)/2, or not p positions.
-    """
-    panels: list[np.ndarray] = []
-    done = 0
-    for part in parts:
-        d = _side("unpack_panels", part)
-        panels = panels or [np.empty((p, stop, stop - start), np.float32) for start, stop in triangle.spans(d)]
-        for chunk in _host_chunks(len(part), d):
-            square = unpack_triangle(part[chunk], lower=lower, symmetric=lower)
-            for panel, (start, stop) in zip(panels, triangle.spans(d), strict=True):
-                panel[done : done + len(square)] = square[:, :stop, start:stop]
-            done += len(square)
-    if done != p:
-        raise ValueError(f"unpack_panels: {done} positions, wanted {p}")
-    moved: list[Array] = []
-    while panels:  # one after the other, or host and device would hold the whole of it
-        moved.append(jax.block_until_ready(jax.device_put(panels.pop(0))))
-    return Triangle(tuple(moved))
-
-
-def _upper(part: Triangle) -> np.ndarray:
-    """On the host, the squares of a few positions."""
-    square = np.zeros((len(part), part.side, part.side), np.float32)
-    for panel, (start, stop) in zip(part.panels, part.spans, strict=True):
-        square[:, :stop, start:stop] = panel
-    return square
-
-
 def quantise(packed: Float[np.ndarray, "p m"], *, lower: bool) -> Quantised:
     """A packed triangle in 16 bits, ``values = round(triangle / scale)``, ``scale = max|row| / 32767``.
 
     Raises:
       ValueError: numbers that are not finite, naming positions; or m is no d(d+1)/2.
     """
-    d = _side("quantise", packed)
+    d = packing.side("quantise", packed)
     values, scale = np.empty(packed.shape, np.int16), np.empty((len(packed), d), np.float32)
-    for row, (_, place) in enumerate(_rows(d, lower)):
+    for row, (_, place) in enumerate(packing.rows_of(d, lower)):
         scale[:, row] = np.abs(packed[:, place]).max(axis=1) / LEVELS
     _check_finite("quantise", scale)
-    for chunk in _host_chunks(len(packed), d):
-        for row, (_, place) in enumerate(_rows(d, lower)):
+    for chunk in packing.host_chunks(len(packed), d):
+        for row, (_, place) in enumerate(packing.rows_of(d, lower)):
             values[chunk, place] = _steps(packed[chunk, place], scale[chunk, row, None])
     return Quantised(values, scale)
 
@@ -168,9 +93,9 @@ def quantise_whitening(whitening: Triangle) -> Quantised:
     """
     p, d = len(whitening), whitening.side
     values, scale = np.empty((p, d * (d + 1) // 2), np.int16), np.empty((p, d), np.float32)
-    for chunk in _host_chunks(p, d):
+    for chunk in packing.host_chunks(p, d):
         steps, scale[chunk] = map(np.asarray, _feedback_steps(whitening[chunk].square()))
-        values[chunk] = pack_triangle(steps, lower=False)
+        values[chunk] = packing.pack_triangle(steps, lower=False)
     _check_finite("quantise_whitening", scale)
     return Quantised(values, scale)
 
@@ -179,8 +104,8 @@ def dequantise(quantised: Quantised, *, lower: bool) -> Float[np.ndarray, "p m"]
     """The packed triangle as float32, ``values · scale``."""
     values, scale = quantised.values, quantised.scale
     packed = np.empty(values.shape, np.float32)
-    for chunk in _host_chunks(*scale.shape):
-        for row, (_, place) in enumerate(_rows(scale.shape[1], lower)):
+    for chunk in packing.host_chunks(*scale.shape):
+        for row, (_, place) in enumerate(packing.rows_of(scale.shape[1], lower)):
             np.multiply(values[chunk, place], scale[chunk, row, None], out=packed[chunk, place])
     return packed
 
@@ -192,7 +117,7 @@ def quantise_basis(basis: Float[np.ndarray, "p r d"]) -> Quantised:
       ValueError: numbers that are not finite, naming positions.
     """
     values, scale = np.empty(basis.shape, np.int16), np.empty(basis.shape[:2], np.float32)
-    chunks = list(_host_chunks(len(basis), basis.shape[2]))
+    chunks = list(packing.host_chunks(len(basis), basis.shape[2]))
     for chunk in chunks:
         scale[chunk] = np.abs(basis[chunk]).max(axis=-1) / LEVELS
     _check_finite("quantise_basis", scale)
@@ -368,29 +293,6 @@ def _feedback_steps(whitening: Float[Array, "p d d"]) -> tuple[Int16[Array, "p d
 
     error = lax.fori_loop(0, d, round_row, jnp.zeros_like(whitening))
     return jnp.rint((whitening - error) / scale[..., None]).astype(jnp.int16), scale
-
-
-def _rows(d: int, lower: bool) -> Iterator[tuple[slice, slice]]:
-    """Of each row of a triangle: the columns it has, and their place among the packed numbers."""
-    start = 0
-    for row in range(d):
-        columns = slice(0, row + 1) if lower else slice(row, d)
-        length = columns.stop - columns.start
-        yield columns, slice(start, start + length)
-        start += length
-
-
-def _host_chunks(p: int, d: int) -> Iterator[slice]:
-    chunk = max(1, _HOST_BYTES // (4 * d * d))
-    return (slice(start, min(start + chunk, p)) for start in range(0, p, chunk))
-
-
-def _side(call: str, packed: np.ndarray) -> int:
-    m = packed.shape[1]
-    d = (math.isqrt(8 * m + 1) - 1) // 2
-    if d < 1 or d * (d + 1) // 2 != m:
-        raise ValueError(f"{call}: {m} numbers a position, wanted d(d+1)/2 of them; pack_triangle gives that")
-    return d
 
 
 def _steps(numbers: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -74,6 +74,25 @@ def test_wrong_input(lite0: padim.Backbone) -> None:
         draw_embedding(lite0, padim.PadimConfig(taps=("layer1",)))
 
 
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "resnet50"])
+@pytest.mark.parametrize("projection", ["random-channels", "semi-orthogonal"])
+def test_bfloat16_is_the_backbones_alone(name: str, projection) -> None:
+    backbone = padim.load_backbone(name, "random")
+    config = padim.PadimConfig(n_channels=20, image_size=(33, 50), crop_size=(33, 50), projection=projection)
+    half = dataclasses.replace(config, precision="bfloat16")
+    started = padim.init(backbone, half)
+    x = images(4, padim.PadimConfig(image_size=(36, 52), crop_size=(36, 52)))[:, :33, :50]
+    found = embed(backbone, started.embedding, jnp.asarray(x), started.projection)
+    whole = embed(backbone, draw_embedding(backbone, config), jnp.asarray(x), started.projection)
+    assert found.dtype == jnp.float32
+    off = np.abs(np.asarray(found - whole)).max() / np.abs(np.asarray(whole)).max()
+    assert 1e-5 < off < 0.05  # 8 significant bits, through some twenty layers
+    moments = padim.update(backbone, started, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(moments.moments)} == {jnp.dtype("float32")}
+    with pytest.raises(ValueError, match="precision: 'bfloat16' against 'float32'"):
+        padim.merge(moments, padim.update(backbone, padim.init(backbone, config), x))
+
+
 def test_check_embedding_refuses_what_could_not_be_drawn(lite0: padim.Backbone) -> None:
     config = padim.PadimConfig(n_channels=3)
     good = draw_embedding(lite0, config)
@@ -86,6 +105,7 @@ def test_check_embedding_refuses_what_could_not_be_drawn(lite0: padim.Backbone) 
         {"taps": ("block2",)},
         {"neighbourhood": 3},
         {"projected": 3},
+        {"precision": "bfloat16"},
     ):
         with pytest.raises(ValueError, match=r"."):
             check_embedding(dataclasses.replace(good, **change), config)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from padim_jax import forms, gaussian, triangle
+from padim_jax import forms, gaussian, packing, triangle
 from padim_jax.forms import LowRankGaussian
 from padim_jax.gaussian import Moments, WhitenedGaussian
 
@@ -62,7 +62,7 @@ def distances(x: np.ndarray, test: np.ndarray, *, shrunk: bool = False) -> np.nd
 
 def dequantised(exact: WhitenedGaussian, quantised: forms.Quantised) -> WhitenedGaussian:
     packed = forms.dequantise(quantised, lower=False)
-    return replace(exact, whitening=forms.unpack_panels([packed], len(packed), lower=False))
+    return replace(exact, whitening=packing.unpack_panels([packed], len(packed), lower=False))
 
 
 def precision(form: WhitenedGaussian | LowRankGaussian) -> np.ndarray:
@@ -91,20 +91,20 @@ def true_worst(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussia
 @given(p=st.integers(0, 5), d=st.integers(1, 9), lower=st.booleans(), kind=st.sampled_from(["f4", "i2"]))
 def test_packing_is_exact(p: int, d: int, lower: bool, kind: str) -> None:
     square = np.random.default_rng(d).integers(-999, 999, (p, d, d)).astype(kind)
-    packed = forms.pack_triangle(square, lower=lower)
+    packed = packing.pack_triangle(square, lower=lower)
     rows, columns = np.tril_indices(d) if lower else np.triu_indices(d)  # both row-major
     np.testing.assert_array_equal(packed, square[:, rows, columns], strict=True)
     triangle = np.tril(square) if lower else np.triu(square)
-    np.testing.assert_array_equal(forms.unpack_triangle(packed, lower=lower), triangle, strict=True)
+    np.testing.assert_array_equal(packing.unpack_triangle(packed, lower=lower), triangle, strict=True)
     mirrored = triangle + (np.tril(triangle, -1) + np.triu(triangle, 1)).swapaxes(1, 2)
-    np.testing.assert_array_equal(forms.unpack_triangle(packed, lower=lower, symmetric=True), mirrored, strict=True)
+    np.testing.assert_array_equal(packing.unpack_triangle(packed, lower=lower, symmetric=True), mirrored, strict=True)
 
 
 def test_scatters_are_symmetric_to_the_bit() -> None:
     moments = gaussian.merge(moments_of(sample(4, 9, 7)), moments_of(sample(4, 30, 7, seed=1)))
-    packed = forms.pack_triangle(moments.scatter, lower=True)
+    packed = packing.pack_triangle(moments.scatter, lower=True)
     np.testing.assert_array_equal(
-        forms.unpack_triangle(packed, lower=True, symmetric=True), moments.scatter.symmetric()
+        packing.unpack_triangle(packed, lower=True, symmetric=True), moments.scatter.symmetric()
     )
 
 
@@ -113,7 +113,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def everything() -> list[np.ndarray]:
         model, low = whitened(x), LOW_RANK(moments_of(x, higher=True), 3, RIDGE)
-        packed = forms.pack_triangle(model.whitening, lower=False)
+        packed = packing.pack_triangle(model.whitening, lower=False)
         plain, steps = forms.quantise(packed, lower=False), forms.quantise_basis(np.asarray(low.basis))
         rounded = dequantised(model, forms.quantise_whitening(model.whitening))
         errors = [WORST_ERROR(model, rounded), WORST_ERROR(model, low)]
@@ -121,7 +121,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return [np.asarray(array) for array in (*arrays, dequantised(model, plain).whitening.square())]
 
     whole = everything()
-    monkeypatch.setattr(forms, "_HOST_BYTES", 3 * 5 * 5 * 4)  # 10 positions: a ragged last chunk
+    monkeypatch.setattr(packing, "_HOST_BYTES", 3 * 5 * 5 * 4)  # 10 positions: a ragged last chunk
     for found, wanted in zip(everything(), whole, strict=True):
         np.testing.assert_array_equal(found, wanted)
     monkeypatch.setattr(gaussian, "CHUNK_BYTES", 2 * 5 * 5 * 4)
@@ -133,7 +133,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrong_length_is_named() -> None:
     with pytest.raises(ValueError, match=r"unpack_triangle: 5 numbers a position, wanted d\(d\+1\)/2"):
-        forms.unpack_triangle(np.zeros((2, 5), np.float32), lower=True)
+        packing.unpack_triangle(np.zeros((2, 5), np.float32), lower=True)
 
 
 @pytest.mark.parametrize("lower", [False, True])
@@ -141,11 +141,11 @@ def test_quantised_within_half_a_step(lower: bool) -> None:
     square = np.random.default_rng(0).normal(size=(3, 6, 6)).astype(np.float32)
     square[1, 2] = 0
     triangle = np.tril(square) if lower else np.triu(square)
-    found = forms.quantise(forms.pack_triangle(square, lower=lower), lower=lower)
+    found = forms.quantise(packing.pack_triangle(square, lower=lower), lower=lower)
     assert found.values.dtype == np.int16
     assert np.abs(found.values).max() == forms.LEVELS
     np.testing.assert_allclose(found.scale, np.abs(triangle).max(axis=2) / 32767, rtol=1e-6)
-    back = forms.unpack_triangle(forms.dequantise(found, lower=lower), lower=lower)
+    back = packing.unpack_triangle(forms.dequantise(found, lower=lower), lower=lower)
     assert back.dtype == np.float32
     assert (np.abs(back - triangle) <= found.scale[..., None] * 0.5001 + 1e-7 * np.abs(triangle)).all()
     assert (back[1, 2] == 0).all()
@@ -170,7 +170,7 @@ def test_not_finite_is_named(bad: float) -> None:
     square = np.tile(np.eye(3, dtype=np.float32), (4, 1, 1))
     square[2, 1, 1] = bad
     with pytest.raises(ValueError, match=r"quantise: numbers that are not finite at 1 of 4 positions, 2"):
-        forms.quantise(forms.pack_triangle(square, lower=False), lower=False)
+        forms.quantise(packing.pack_triangle(square, lower=False), lower=False)
     with pytest.raises(ValueError, match=r"quantise_whitening: .* 1 of 4 positions, 2"):
         forms.quantise_whitening(triangle.of_square(square))
     with pytest.raises(ValueError, match=r"quantise_basis: .* 1 of 4 positions, 2"):
@@ -181,7 +181,7 @@ def test_not_finite_is_named(bad: float) -> None:
 def test_rounding_with_feedback_is_rounding(d: int) -> None:
     model = whitened(sample(3, 60, d))
     found = forms.quantise_whitening(model.whitening)
-    plain = forms.quantise(forms.pack_triangle(model.whitening, lower=False), lower=False)
+    plain = forms.quantise(packing.pack_triangle(model.whitening, lower=False), lower=False)
     np.testing.assert_allclose(found.scale, plain.scale * (32767 / 32000), rtol=1e-6)
     rounded = dequantised(model, found)
     # each term L_kk E_k + Σ L_jk E_j is at most half a step of row k, times L_kk
@@ -196,7 +196,7 @@ def test_feedback_at_least_halves_the_worst_error() -> None:
     shared = np.random.default_rng(1).normal(size=(5, 60, 3)) @ np.random.default_rng(2).uniform(size=(5, 3, 48))
     own = np.random.default_rng(3).normal(size=(5, 60, 48))
     model = whitened((10 * shared + own).astype(np.float32))  # channels that rise and fall together, as a network's
-    plain = forms.quantise(forms.pack_triangle(model.whitening, lower=False), lower=False)
+    plain = forms.quantise(packing.pack_triangle(model.whitening, lower=False), lower=False)
     nearest = WORST_ERROR(model, dequantised(model, plain))
     feedback = WORST_ERROR(model, dequantised(model, forms.quantise_whitening(model.whitening)))
     assert (np.asarray(feedback) < np.asarray(nearest) / 2).all()
@@ -271,7 +271,7 @@ def test_every_form_measures_the_same() -> None:
 def others(model: WhitenedGaussian, x: np.ndarray) -> dict[str, WhitenedGaussian | LowRankGaussian]:
     noise = np.random.default_rng(5).normal(size=model.whitening.square().shape).astype(np.float32)
     low = LOW_RANK(moments_of(x), min(x.shape[1] - 1, x.shape[2]), RIDGE)
-    packed = forms.pack_triangle(model.whitening, lower=False)
+    packed = packing.pack_triangle(model.whitening, lower=False)
     coarse = forms.dequantise_basis(forms.quantise_basis(np.asarray(low.basis)))
     return {
         "16-bit": dequantised(model, forms.quantise(packed, lower=False)),

@@ -33,6 +33,7 @@ ROOMS = [
     "padim_jax.embedding",
     "padim_jax.shrinkage",
     "padim_jax.triangle",
+    "padim_jax.packing",
     "padim_jax.gaussian",
     "padim_jax.forms",
     "padim_jax.leave_one_out",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from padim_jax import forms, triangle
+from padim_jax import packing, triangle
 from padim_jax.triangle import Triangle
 
 P = 3
@@ -42,9 +42,9 @@ def test_packed_and_back(d: int) -> None:
     upper = np.triu(matrices(d))
     symmetric = upper + np.triu(upper, 1).swapaxes(1, 2)
     for square, lower in ((upper, False), (symmetric, True)):
-        packed = forms.pack_triangle(triangle.of_square(square), lower=lower)
-        np.testing.assert_array_equal(packed, forms.pack_triangle(square, lower=lower))
-        again = forms.unpack_panels([packed], len(packed), lower=lower)
+        packed = packing.pack_triangle(triangle.of_square(square), lower=lower)
+        np.testing.assert_array_equal(packed, packing.pack_triangle(square, lower=lower))
+        again = packing.unpack_panels([packed], len(packed), lower=lower)
         assert isinstance(again, Triangle)
         np.testing.assert_array_equal(again.symmetric() if lower else again.square(), square)
 

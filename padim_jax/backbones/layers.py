@@ -78,7 +78,9 @@ def max_pool(x: Images) -> Images:
         return functools.reduce(jnp.maximum, windows)
 
     def library(x: Array) -> Array:
-        return lax.reduce_window(x, 0.0, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)])
+        return lax.reduce_window(
+            x, jnp.zeros((), x.dtype), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
+        )
 
     return lax.platform_dependent(x, cpu=shifted, default=library)
 

@@ -31,7 +31,7 @@ from padim_jax.commands.terminal import (
     say,
     wrong_use,
 )
-from padim_jax.config import Covariance, Interpolation, PadimConfig, Projection, Resize
+from padim_jax.config import Covariance, Interpolation, PadimConfig, Precision, Projection, Resize
 from padim_jax.data import find_images, find_value_range, read_roi_of
 from padim_jax.embedding import draw_embedding
 from padim_jax.fitting import Checkpoint, Interrupted, fit_files, identity
@@ -79,6 +79,11 @@ def setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
     "projection",
     click.Choice(get_args(Projection)),
     "How the taps' channels become d; principal components read the images twice.",
+)
+@setting(
+    "precision",
+    click.Choice(get_args(Precision)),
+    "Of the backbone; bfloat16 is for GPUs and TPUs. Statistics are float32 in either.",
 )
 @click.option(
     "--value-range",

@@ -1,0 +1,110 @@
+"""Triangles packed without gaps, as they are stored: on the host, NumPy, position chunk by position chunk."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from padim_jax import triangle
+from padim_jax.triangle import Triangle
+
+_HOST_BYTES = 16 * 2**20  # of the squares of one chunk, about what a processor's cache holds
+
+
+def pack_triangle(square: Shaped[Array | np.ndarray, "p d d"] | Triangle, *, lower: bool) -> Shaped[np.ndarray, "p m"]:
+    """One triangle of every matrix with its diagonal, ``m = d(d+1)/2``, row by row from the left (row-major).
+
+    The lower one of a :class:`padim_jax.triangle.Triangle` is that of the symmetric matrix.
+    """
+    panels = square.panels if isinstance(square, Triangle) else None
+    p, d = len(square), square.side if isinstance(square, Triangle) else square.shape[-1]
+    packed = np.empty((p, d * (d + 1) // 2), np.asarray(square[:0] if panels is None else panels[0][:0]).dtype)
+    for chunk in host_chunks(p, d):
+        part = _upper(square[chunk]) if isinstance(square, Triangle) else np.asarray(square[chunk])
+        part = part.swapaxes(1, 2) if lower and panels is not None else part
+        for row, (columns, place) in enumerate(rows_of(d, lower)):
+            packed[chunk, place] = part[:, row, columns]
+    return packed
+
+
+def unpack_triangle(
+    packed: Shaped[np.ndarray, "p m"], *, lower: bool, symmetric: bool = False
+) -> Shaped[np.ndarray, "p d d"]:
+    """The matrices of :func:`pack_triangle`, the other triangle zero, or the mirror image where ``symmetric``.
+
+    Raises:
+      ValueError: m is no d(d+1)/2.
+    """
+    d = side("unpack_triangle", packed)
+    square = np.zeros((len(packed), d, d), packed.dtype)
+    for chunk in host_chunks(len(packed), d):
+        part, target = packed[chunk], square[chunk]
+        for row, (columns, place) in enumerate(rows_of(d, lower)):
+            target[:, row, columns] = part[:, place]
+            if symmetric:
+                target[:, columns, row] = part[:, place]
+    return square
+
+
+def unpack_panels(parts: Iterable[Float[np.ndarray, "_ m"]], p: int, *, lower: bool) -> Triangle:
+    """The matrices of :func:`pack_triangle` in panels on the device: symmetric ones of their lower triangle, or upper.
+
+    Args:
+      parts: the packed triangles of all p positions in order, some at a time; what was unpacked can go.
+      p: positions.
+      lower: as they were packed.
+
+    Raises:
+      ValueError: m is no d(d+1)/2, or not p positions.
+    """
+    panels: list[np.ndarray] = []
+    done = 0
+    for part in parts:
+        d = side("unpack_panels", part)
+        panels = panels or [np.empty((p, stop, stop - start), np.float32) for start, stop in triangle.spans(d)]
+        for chunk in host_chunks(len(part), d):
+            square = unpack_triangle(part[chunk], lower=lower, symmetric=lower)
+            for panel, (start, stop) in zip(panels, triangle.spans(d), strict=True):
+                panel[done : done + len(square)] = square[:, :stop, start:stop]
+            done += len(square)
+    if done != p:
+        raise ValueError(f"unpack_panels: {done} positions, wanted {p}")
+    moved: list[Array] = []
+    while panels:  # one after the other, or host and device would hold the whole of it
+        moved.append(jax.block_until_ready(jax.device_put(panels.pop(0))))
+    return Triangle(tuple(moved))
+
+
+def _upper(part: Triangle) -> np.ndarray:
+    """On the host, the squares of a few positions."""
+    square = np.zeros((len(part), part.side, part.side), np.float32)
+    for panel, (start, stop) in zip(part.panels, part.spans, strict=True):
+        square[:, :stop, start:stop] = panel
+    return square
+
+
+def rows_of(d: int, lower: bool) -> Iterator[tuple[slice, slice]]:
+    """Of each row of a triangle: the columns it has, and their place among the packed numbers."""
+    start = 0
+    for row in range(d):
+        columns = slice(0, row + 1) if lower else slice(row, d)
+        length = columns.stop - columns.start
+        yield columns, slice(start, start + length)
+        start += length
+
+
+def host_chunks(p: int, d: int) -> Iterator[slice]:
+    """Positions of each chunk of p whose squares stay in a processor's cache."""
+    chunk = max(1, _HOST_BYTES // (4 * d * d))
+    return (slice(start, min(start + chunk, p)) for start in range(0, p, chunk))
+
+
+def side(call: str, packed: np.ndarray) -> int:
+    """The d of packed triangles; ``ValueError`` naming ``call`` where there is none."""
+    m = packed.shape[1]
+    d = (math.isqrt(8 * m + 1) - 1) // 2
+    if d < 1 or d * (d + 1) // 2 != m:
+        raise ValueError(f"{call}: {m} numbers a position, wanted d(d+1)/2 of them; pack_triangle gives that")
+    return d
