@@ -126,4 +126,9 @@ def _abstract_once(name: str) -> tuple[Any, Any]:
 
 
 def _to_device(tree: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {key: _to_device(value) if isinstance(value, Mapping) else jnp.asarray(value) for key, value in tree.items()}
+    """All at once: one by one each shape would compile a program to copy it."""
+    return jax.device_put(_plain(tree))
+
+
+def _plain(tree: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
