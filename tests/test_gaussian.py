@@ -121,7 +121,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = everything()
     for positions in (1, 2, 5, 6):
         monkeypatch.setattr(gaussian, "CHUNK_BYTES", positions * 5 * 5 * 4)
-        assert gaussian._chunk(jnp.zeros((12, 5, 5))) == {1: 1, 2: 2, 5: 4, 6: 6}[positions]
+        assert gaussian._chunk(jnp.zeros((12, 5, 5)), gaussian.CHUNK_BYTES) == {1: 1, 2: 2, 5: 4, 6: 6}[positions]
         for chunked, wanted in zip(everything(), whole, strict=True):
             np.testing.assert_allclose(chunked, wanted, rtol=1e-5, atol=1e-5)
 
