@@ -120,8 +120,8 @@ def plot(path: Path | None, series: Mapping[str, tuple[Sequence[float], Sequence
     figure.savefig(path, dpi=150)
 
 
-def plot_bars(path: Path | None, rows: Sequence[Row], group: Sequence[str], y: str = "ms") -> None:
-    """Draw one bar per row, named by its ``group`` columns; nothing where ``path`` is None."""
+def plot_bars(path: Path | None, rows: Sequence[Row], group: Sequence[str], bar: str = "side", y: str = "ms") -> None:
+    """Draw a bar per row, those with the same ``group`` columns together, a colour for each ``bar``; None: nothing."""
     if path is None:
         return
     try:
@@ -129,13 +129,21 @@ def plot_bars(path: Path | None, rows: Sequence[Row], group: Sequence[str], y: s
     except ImportError:
         print("no plot: pip install matplotlib")
         return
-    figure = figures.Figure(figsize=(6.4, 1 + 0.25 * len(rows)), layout="constrained")
+    groups = list(dict.fromkeys(" ".join(str(row[column]) for column in group) for row in rows))
+    bars = list(dict.fromkeys(str(row[bar]) for row in rows))
+    figure = figures.Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    names = [" ".join(str(row[column]) for column in group) for row in rows]
-    axes.barh(names, [row[y] for row in rows])
-    axes.invert_yaxis()
-    axes.set(xlabel=y)
-    figure.savefig(path, dpi=150)
+    width = 0.85 / len(bars)
+    for index, name in enumerate(bars):
+        own = [row for row in rows if str(row[bar]) == name]
+        places = [groups.index(" ".join(str(row[column]) for column in group)) for row in own]
+        axes.bar([place + (index - (len(bars) - 1) / 2) * width for place in places], [row[y] for row in own], width)
+        axes.containers[-1].set_label(name)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set(ylabel=y)
+    axes.legend()
+    axes.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=120)
 
 
 def _digits(value: float) -> float:

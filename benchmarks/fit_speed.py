@@ -50,7 +50,7 @@ def main() -> int:
             if least is not None and ratio is not None:
                 bounds.append((f"{model}: times as fast as {name}", ratio, least))
     show(rows, ["model", "images", "side", "ms", "q1", "q3", "ours_is_faster", "apart"], options.json)
-    plot_bars(options.plot, rows, ("model", "side"))
+    plot_bars(options.plot, rows, ("model",))
     return judge(bounds)
 
 

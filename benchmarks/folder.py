@@ -101,7 +101,7 @@ def main() -> int:
             if {"ours r18", "anomalib r18"} <= middle.keys():
                 bounds.append((f"{work}: times as fast as anomalib", middle["anomalib r18"] / middle["ours r18"], 1.0))
     show(rows, ["work", "side", "model", "files", "ms", "q1", "q3", "timed", "files_per_s"], options.json)
-    plot_bars(options.plot, rows, ("work", "side", "model"))
+    plot_bars(options.plot, rows, ("work", "model"))
     return judge(bounds)
 
 

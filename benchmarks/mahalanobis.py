@@ -115,7 +115,7 @@ def main() -> int:
         del moments
     columns = "d batch form ms q1 q3 mb gb_per_s read_by_jax_gb_per_s read_by_numpy_gb_per_s share error"
     show(rows, columns.split(), options.json)
-    plot_bars(options.plot, rows, ("d", "batch", "form"), "gb_per_s")
+    plot_bars(options.plot, rows, ("d", "batch"), "form", "gb_per_s")
     return judge(bounds)
 
 

@@ -65,7 +65,7 @@ def main() -> int:
         row["score_changes"] = float(np.max(np.abs(scores[name] / whole - 1)))
         rows.append(row | summary(seconds[name]))
     show(rows, ["precision", "auroc", "score_changes", "ms", "q1", "q3"], options.json)
-    plot_bars(options.plot, rows, ["precision"])
+    plot_bars(options.plot, rows, (), "precision")
     lost = rows[1]["auroc"] - rows[0]["auroc"]
     return judge([("AUROC in bfloat16 less that in float32", lost, -MOST_LOST)])
 
