@@ -22,7 +22,7 @@ from padim_jax.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
 from padim_jax.model import Padim, PadimMoments
 from padim_jax.padim import DEFAULT_SOLVER, finalize
 from padim_jax.shrinkage import HigherMoments
-from padim_jax.storage import ArtifactError, Made, Stored, damaged, read_manifest, write
+from padim_jax.storage import ArtifactError, Made, Stored, attend, damaged, read_manifest, write
 from weights_conversion import unflatten
 
 _RATES = ("method", "false_alarm_rate", "pixel_rate")
@@ -99,10 +99,15 @@ def _save_deployed(
     _save(path, form, model, model.backbone, arrays, {"solver": solver, **record})
 
 
-def save_updatable(updatable: Updatable, path: str | os.PathLike[str]) -> None:
+def save_updatable(updatable: Updatable, path: str | os.PathLike[str], *, attending: bool = False) -> None:
     """Save a model in the form that can be updated, merged and made to forget; :func:`load` scores with it too.
 
     Stored as by :func:`save`, but the moments in place of the factors (the scatter's triangle, as large as a factor's).
+
+    Args:
+      updatable: the model.
+      path: folder to write.
+      attending: write nothing, but take part in gathering the moments for the process that does.
 
     Raises:
       ArtifactError, OSError: as :func:`save`.
@@ -119,7 +124,10 @@ def save_updatable(updatable: Updatable, path: str | os.PathLike[str]) -> None:
         record["progress"] = dict(updatable.progress)
     state, known = updatable.moments, updatable.calibration
     fitted = _Common(state.config, state.embedding, moments.count, state.projection, known, updatable.roi)
-    _save(path, "updatable", fitted, updatable.backbone, arrays, record)
+    if attending:
+        attend(arrays)
+    else:
+        _save(path, "updatable", fitted, updatable.backbone, arrays, record)
 
 
 def load(path: str | os.PathLike[str]) -> Padim:

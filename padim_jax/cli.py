@@ -21,6 +21,7 @@ from padim_jax.commands.inspect import inspect_command
 from padim_jax.commands.score import score_command
 from padim_jax.commands.terminal import debug_option, say
 from padim_jax.commands.update import forget_command, merge_command, update_command
+from padim_jax.processes import leave
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
@@ -106,6 +107,8 @@ def _fail(debug: bool, message: str, code: int) -> int:
         traceback.print_exc()
     first, *more = message.split("\n  ")  # an error that lists entries indents them
     say(f"padim: error: {first}" + (f" … and {len(more)} more lines (--debug shows them)" if more else ""))
+    sys.stdout.flush()
+    leave(code)
     return code
 
 

@@ -120,7 +120,7 @@ def fit_files(
     if folded is None:
         projection = None
         if config.projection == "principal-components":
-            quiet = None if note is None else _ignore
+            quiet = None if note is None else ignore
             first = _told(load_batches(paths, config, batch_size, _ignoring(advance), quiet), advance, stopped)
             batches = padded("fit", first, config)
             projection = principal_components(backbone, draw_embedding(backbone, config), batches)
@@ -213,8 +213,8 @@ def calibrate_files(
     weights: deque[float] = deque()
 
     def batches() -> Iterator[np.ndarray]:
-        for batch in load_batches(paths, model.config, batch_size, note=_ignore):
-            weights.extend(_weights("calibrate", batch, images))
+        for batch in load_batches(paths, model.config, batch_size, note=ignore):
+            weights.extend(fitted_weights("calibrate", batch.paths, batch.digests, images))
             yield batch.images
             advance(len(batch.paths))
             if stopped():
@@ -255,8 +255,8 @@ def left_out_files(
         advance(1)
 
     def batches() -> Iterator[np.ndarray]:
-        for batch in load_batches(paths, model.config, batch_size, report, _ignore):
-            weights.extend(_weights("left_out_files", batch, images))
+        for batch in load_batches(paths, model.config, batch_size, report, ignore):
+            weights.extend(fitted_weights("left_out_files", batch.paths, batch.digests, images))
             pending.append(batch)
             yield batch.images
 
@@ -269,14 +269,20 @@ def left_out_files(
         advance(len(batch.paths))
 
 
-def _weights(call: str, batch: Batch, images: Mapping[str, float] | None) -> list[float]:
-    """What the images of a batch were fitted with; 1 of others, where ``images`` is None."""
+def fitted_weights(
+    call: str, paths: Sequence[Path], digests: Sequence[str], images: Mapping[str, float] | None
+) -> list[float]:
+    """What files were fitted with, by their digests; 1 of others, where ``images`` is None.
+
+    Raises:
+      ValueError: naming ``call`` and a file that is not in ``images``.
+    """
     if images is None:
-        return [1.0] * len(batch.paths)
-    for path, digest in zip(batch.paths, batch.digests, strict=True):
+        return [1.0] * len(paths)
+    for path, digest in zip(paths, digests, strict=True):
         if digest not in images:
             raise ValueError(f"{call}: {path} is not among the images the model was fitted on, or has changed")
-    return [images[digest] for digest in batch.digests]
+    return [images[digest] for digest in digests]
 
 
 def _remember(images: dict[str, float], digests: Sequence[str], half_life: float | None) -> None:
@@ -299,14 +305,14 @@ def _told(
             raise Interrupted("interrupted before anything could be kept")
 
 
-def _ignore(path: Path, text: str) -> None:
+def ignore(path: Path, text: str) -> None:
     """For a pass over files of which the same was, or will be, told in another."""
 
 
 def _ignoring(advance: Advance) -> Unreadable:
     """For a pass before the one that reports."""
 
-    def ignore(_: UnreadableImage) -> None:
+    def skip(_: UnreadableImage) -> None:
         advance(1)
 
-    return ignore
+    return skip

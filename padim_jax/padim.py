@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax import forms, gaussian, triangle
 from padim_jax.backbones import Backbone
-from padim_jax.boundary import alone, check_backbone, check_images, check_solver, is_traced, padded
+from padim_jax.boundary import check_backbone, check_images, check_solver, is_traced, padded
 from padim_jax.config import PadimConfig, differences
-from padim_jax.embedding import draw_embedding, embed
+from padim_jax.embedding import Embedding, draw_embedding, embed
 from padim_jax.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
 from padim_jax.model import Padim, PadimMoments
 from padim_jax.projection import principal_components, semi_orthogonal
@@ -53,14 +53,21 @@ def init(
         raise ValueError(f"init: projection is {there}, with config.projection={config.projection!r}; see fit")
     if projection is not None and projection.shape != shape:
         raise ValueError(f"init: projection is {tuple(projection.shape)}, wanted {shape}: (channels, dimension)")
-    if config.projection == "semi-orthogonal":
-        projection = semi_orthogonal(config.seed, *shape)
     return PadimMoments(
         gaussian.init(embedding.n_positions, embedding.dimension, higher=config.covariance == "ledoit-wolf"),
         config,
         embedding,
-        None if projection is None else jnp.array(projection, jnp.float32),
+        projection_of(config, embedding, projection),
     )
+
+
+def projection_of(
+    config: PadimConfig, embedding: Embedding, projection: Float[Array | np.ndarray, "c d"] | None
+) -> Float[Array, "c d"] | None:
+    """The matrix of a fit: drawn from the seed, given, or none."""
+    if config.projection == "semi-orthogonal":
+        projection = semi_orthogonal(config.seed, len(embedding.channels), embedding.dimension)
+    return None if projection is None else jnp.array(projection, jnp.float32)
 
 
 def update(
@@ -130,7 +137,7 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     before, now = (np.asarray(_diagonal(one.moments.scatter)) for one in (moments, after))
     if not (now >= -1e-5 * before.max(axis=-1, keepdims=True)).all():
         raise ValueError("forget: the moments hold less variance than the images to forget; those were never folded in")
-    lost = alone(_rounding_left, moments.moments, after.moments, moments.config.ridge).max()
+    lost = _rounding_left(moments.moments, after.moments, moments.config.ridge).max()
     if not lost <= _LOST:  # not a number: no longer definite
         raise FloatingPointError(
             f"forget: {left:g} of {float(moments.count):g} images would be left, and what rounding leaves of the "
@@ -144,8 +151,7 @@ def finalize(
 ) -> Padim:
     """Turn moments into a model: ``Σ = C / (n - 1) + ε I`` and its Cholesky factor at every position.
 
-    Works for n ≤ d too, where ε alone makes Σ definite (PaDiM section III-B). A program of your own must not
-    hold two of these, or two triangular-solve scores, side by side on CPU, where jaxlib can hang then.
+    Works for n ≤ d too, where ε alone makes Σ definite (PaDiM section III-B).
 
     Args:
       backbone: the one given to :func:`init`.
@@ -161,11 +167,11 @@ def finalize(
     """
     check_solver("finalize", solver)
     check_backbone("finalize", backbone, moments.embedding)
-    _check_count(moments)
+    check_count(moments)
     factor = _factor_donating if donate and solver == "inverse-factor" else _factor  # no square fits there
     rest = replace(moments.moments, scatter=Triangle(()))  # apart from what may be given away
-    fitted = alone(factor, moments.moments.scatter, rest, moments.config.ridge, solver)
-    return _checked(
+    fitted = factor(moments.moments.scatter, rest, moments.config.ridge, solver)
+    return checked(
         Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
     )
 
@@ -304,17 +310,19 @@ def _check_valid(valid: Array | np.ndarray, n: int) -> Array:
     return jnp.asarray(valid)
 
 
-def _check_count(moments: PadimMoments) -> None:
+def check_count(moments: PadimMoments) -> None:
+    """Raise ``ValueError`` where there are too few images for a covariance."""
     if not is_traced(moments.count) and moments.count < 2:
         raise ValueError(
             f"finalize: {int(moments.count)} images give no covariance (its divisor is n - 1); fit on 2 or more"
         )
 
 
-def _checked(model: Padim) -> Padim:
+def checked(model: Padim, finite: Bool[Array, " p"] | None = None) -> Padim:
+    """The model; ``FloatingPointError`` naming positions that could not be factored, those that are not ``finite``."""
     if is_traced(model.count):
         return model
-    good = np.asarray(_is_finite(model.gaussian))
+    good = np.asarray(_is_finite(model.gaussian) if finite is None else finite)
     if not good.all():
         width = model.embedding.grid[1]
         cells = ", ".join(f"({p // width}, {p % width})" for p in np.flatnonzero(~good)[:5])

@@ -203,7 +203,12 @@ def _run(model: Padim, images: Array) -> Scores:
 @jax.jit
 def _score(model: Padim, images: Array) -> Scores:
     x = embed(model.backbone, model.embedding, images, model.projection)
-    scores = _scores(model, forms.mahalanobis(model.gaussian, x))
+    return judged(model, forms.mahalanobis(model.gaussian, x))
+
+
+def judged(model: Padim, distances: Float[Array, "p n"]) -> Scores:
+    """Maps and image scores of distances, with p-values and verdicts where the model is calibrated."""
+    scores = _scores(model, distances)
     if model.calibration is None:
         return scores
     values = scores.image_score

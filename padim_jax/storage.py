@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -65,7 +66,7 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) ->
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     directory = f"arrays-{uuid.uuid4().hex[:16]}"
-    parts = {name: rows for name, array in arrays.items() if len(rows := _part_rows(array.shape, array.dtype)) > 1}
+    parts = _parts(arrays)
     manifest = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -80,9 +81,11 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) ->
     old = {path.name for path in folder.iterdir()}
     try:
         whole = {name: array for name, array in arrays.items() if name not in parts}
-        made = {name: array[:] if isinstance(array, Made) else array for name, array in whole.items()}
+        made = {name: np.asarray(array[:] if isinstance(array, Made) else array) for name, array in whole.items()}
         # factors hardly compress, and sizes are told beforehand
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
+        alone = _alone()
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             if made:  # Orbax refuses nothing at all
                 checkpointer.save(folder.resolve() / directory, args=ocp.args.PyTreeSave(made))
             del made
@@ -103,6 +106,17 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) ->
         for path in folder.iterdir() if sure else ():
             if _ARRAYS.fullmatch(path.name) and path.name != named and (path.name in old or directory in path.name):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def attend(arrays: Mapping[str, Any]) -> None:
+    """Make the arrays in the order in which :func:`write` does, where another process writes and all must make them."""
+    parts = _parts(arrays)
+    for name, array in arrays.items():
+        if name not in parts and isinstance(array, Made):
+            array[:]
+    for name, rows in parts.items():
+        for start, stop in _spans(rows):
+            arrays[name][start:stop]
 
 
 def disk_bytes(folder: Path) -> int:
@@ -202,6 +216,19 @@ def damaged(folder: Path, error: Exception) -> ArtifactError:
     return ArtifactError(f"load: {folder / MANIFEST} is damaged ({type(error).__name__}: {error})")
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """For checkpoints of one process' arrays: it waits for no other."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process-{own}"
+    )
+
+
+def _parts(arrays: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Rows of the parts of those arrays that are written in several."""
+    return {name: rows for name, array in arrays.items() if len(rows := _part_rows(array.shape, array.dtype)) > 1}
+
+
 def _part_rows(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[int]:
     """Rows of each part that an array is written in."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
@@ -246,7 +273,9 @@ def _check_files(directory: Path, recorded: Mapping[str, Any]) -> None:
 
 def _restore(directory: Path, recorded: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        alone = _alone()
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             stored = checkpointer.metadata(directory.resolve()).item_metadata.tree
             for name, shape in recorded.items():
                 if name not in stored or list(stored[name].shape) != shape:

@@ -79,6 +79,26 @@ def test_update_merge_and_forget_are_fits_from_scratch(folders: Path, capsys: Ca
     assert "not calibrated" in err
     np.testing.assert_allclose(maps(folders / "merged"), whole, rtol=1e-3)
 
+    # many at once, in pairs; one twice, which is said
+    code, out, err = run(
+        capsys,
+        "merge",
+        folders / "a",
+        folders / "b",
+        folders / "a",
+        folders / "b",
+        folders / "b",
+        "--out",
+        folders / "m5",
+    )
+    assert code == 0
+    assert "count twice now" in err
+    one, five = (
+        padim.load_updatable(folders / "whole").moments.count,
+        padim.load_updatable(folders / "m5").moments.count,
+    )
+    assert (float(one), float(five)) == (23, 2 * 14 + 3 * 9)
+
     code, out, err = run(capsys, "update", folders / "a", both, "--out", folders / "updated")
     assert code == 0
     assert "14 of 23 images are in" in err

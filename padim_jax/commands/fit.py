@@ -1,13 +1,15 @@
 """``padim fit``."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import click
+import jax
 
+from padim_jax import mesh as meshes
 from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.backbones import BACKBONES, load_backbone
 from padim_jax.commands.calibrate import (
@@ -18,6 +20,7 @@ from padim_jax.commands.calibrate import (
     rates_of,
     stop_and_say,
 )
+from padim_jax.commands.fit_mesh import MeshOptions, fit_on_mesh, mesh_checkpoint, mesh_options
 from padim_jax.commands.terminal import (
     Notes,
     Size,
@@ -33,7 +36,7 @@ from padim_jax.commands.terminal import (
 )
 from padim_jax.config import Covariance, Interpolation, PadimConfig, Precision, Projection, Resize
 from padim_jax.data import find_images, find_value_range, read_roi_of
-from padim_jax.embedding import draw_embedding
+from padim_jax.embedding import Embedding, draw_embedding
 from padim_jax.fitting import Checkpoint, Interrupted, fit_files, identity
 from padim_jax.padim import finalize
 from padim_jax.presets import preset
@@ -109,6 +112,7 @@ def setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
     metavar="N",
     help="Keep what was done every N images. Default: when interrupted only.",
 )
+@mesh_options
 @batch_option
 @debug_option
 def fit_command(
@@ -134,6 +138,7 @@ def fit_command(
     that new images get p-values and verdicts. The model can be updated, merged and made to forget; padim compact makes
     it smaller. A fit that was interrupted goes on where it was, by the same command.
     """
+    mesh = MeshOptions(**{field.name: settings.pop(field.name) for field in fields(MeshOptions)}).mesh()
     with wrong_use():
         given = {name: value for name, value in settings.items() if value is not None}
         backbone, config = begin(preset_name, backbone)
@@ -150,10 +155,33 @@ def fit_command(
         network = load_backbone(backbone, weights, progress=megabytes(advance))
     with wrong_use():
         embedding = draw_embedding(network, config)
+    start = time.perf_counter()
+    if mesh is None and mesh_checkpoint(out).exists():
+        mesh = meshes.device_mesh(devices=jax.devices()[:1])
+    if mesh is not None:
+        done = fit_on_mesh(
+            network,
+            found.paths,
+            config,
+            mesh,
+            out,
+            region=region,
+            others=others,
+            wanted=wanted,
+            rates=(false_alarm_rate, pixel_rate),
+            skip_unreadable=skip_unreadable,
+            checkpoint_every=checkpoint_every,
+            batch_size=batch_size,
+        )
+        if done is not None:
+            shared, known = done
+            _say_fitted(out, embedding, len(found.paths) - len(shared.skipped), start, shared.skipped)
+            describe_calibration(known)
+        return
     checkpoint = Checkpoint(unfinished, identity(network, config, found.paths), checkpoint_every)
     if unfinished.exists() and checkpoint.read() is None:
         say(f"{unfinished} is of other files or settings; fitting from the start")
-    start, notes = time.perf_counter(), Notes()
+    notes = Notes()
     with interruption() as stopped, going_on():
         with progress_bar("fit", len(found.paths) * config.passes) as advance:
             folded = fit_files(
@@ -178,17 +206,20 @@ def fit_command(
                 raise Interrupted(f"{error}; the fit is kept in {unfinished}") from error
     known, count = model.calibration, int(model.count)
     del model  # its factors take as much room as the moments, which are packed now
-    seconds = time.perf_counter() - start
     save_updatable(Updatable(network, folded.moments, folded.images, known, region), out)
     checkpoint.remove()
     notes.say()
-    for path, reason in folded.skipped.items():
+    _say_fitted(out, embedding, count, start, folded.skipped)
+    describe_calibration(known)
+
+
+def _say_fitted(out: Path, embedding: Embedding, count: int, start: float, skipped: Mapping[str, str]) -> None:
+    for path, reason in skipped.items():
         say(f"skipped {path}: {reason}")
     click.echo(
-        f"{out}: {backbone}, {', '.join(embedding.taps)}, d = {embedding.dimension}; fitted on "
-        f"{count} images in {seconds:.1f} s" + (f", {len(folded.skipped)} skipped" if folded.skipped else "")
+        f"{out}: {embedding.backbone}, {', '.join(embedding.taps)}, d = {embedding.dimension}; fitted on "
+        f"{count} images in {time.perf_counter() - start:.1f} s" + (f", {len(skipped)} skipped" if skipped else "")
     )
-    describe_calibration(known)
 
 
 def _with_value_range(config: PadimConfig, paths: Sequence[Path]) -> PadimConfig:

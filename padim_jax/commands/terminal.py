@@ -105,8 +105,11 @@ def add_bar(progress: Progress, what: str, total: int | None = None, unit: str =
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None = None, unit: str = "images") -> Iterator[Advance]:
-    """Show a bar; the function it gives moves it on."""
+def progress_bar(what: str, total: int | None = None, unit: str = "images", *, shown: bool = True) -> Iterator[Advance]:
+    """Show a bar, or none where another process does; the function it gives moves it on."""
+    if not shown:
+        yield lambda count: None
+        return
     progress = new_progress()
     move = add_bar(progress, what, total, unit)
 

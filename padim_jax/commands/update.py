@@ -102,36 +102,51 @@ def update_command(
 
 @click.command("merge")
 @_model
-@click.argument("other", type=click.Path(path_type=Path))
+@click.argument("others", metavar="OTHER...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @calibration_options
 @batch_option
 @debug_option
 def merge_command(
     model: Path,
-    other: Path,
+    others: tuple[Path, ...],
     out: Path,
     held_out: tuple[Path, ...],
     false_alarm_rate: float | None,
     pixel_rate: float | None,
     batch_size: int,
 ) -> None:
-    """Join MODEL and OTHER, as if one had been fitted on the images of both; no image is needed.
+    """Join MODEL and all OTHERs, as if one had been fitted on the images of all; no image is needed.
 
-    The two must have been fitted alike: backbone, weights, channels, sizes. The result is calibrated only with
-    --calibration: on good images of either, or others.
+    They must have been fitted alike: backbone, weights, channels, sizes. Many are joined in pairs, pairs of pairs and
+    so on, so that rounding grows with the logarithm of their number, and so do the models held in memory. The result
+    is calibrated only with --calibration: on good images of any, or others.
     """
     check_writable(out)
-    first, second = load_updatable(model), load_updatable(other)
+    waiting: list[tuple[int, Updatable]] = []  # how many models each is made of: falling powers of two
+    with progress_bar("merge", 1 + len(others), "models") as advance:
+        for path in (model, *others):
+            size, joined = 1, load_updatable(path)
+            while waiting and waiting[-1][0] == size:
+                size, joined = 2 * size, _both(waiting.pop()[1], joined)
+            waiting.append((size, joined))
+            advance(1)
+    joined = waiting.pop()[1]
+    while waiting:
+        joined = _both(waiting.pop()[1], joined)
+    rates = rates_of(joined.calibration, false_alarm_rate, pixel_rate)
+    _finish(replace(joined, calibration=None), out, held_out, rates, batch_size)
+
+
+def _both(first: Updatable, second: Updatable) -> Updatable:
     if (first.roi is None) != (second.roi is None) or (first.roi is not None and (first.roi != second.roi).any()):
-        raise click.ClickException("merge: the two have different regions of interest; only like models can be merged")
+        raise click.ClickException("merge: two have different regions of interest; only like models can be merged")
     if twice := len(first.images.keys() & second.images.keys()):
         say(f"warning: {twice} images are in both and count twice now")
     images = dict(first.images)
     for digest, weight in second.images.items():
         images[digest] = images.get(digest, 0) + weight
-    both = replace(first, moments=merge(first.moments, second.moments), images=images, calibration=None)
-    _finish(both, out, held_out, rates_of(first.calibration, false_alarm_rate, pixel_rate), batch_size)
+    return replace(first, moments=merge(first.moments, second.moments), images=images)
 
 
 @click.command("forget")

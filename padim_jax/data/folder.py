@@ -122,6 +122,50 @@ def load_batches(
     Yields:
       Batches without the files that can't be read.
     """
+    batch: list[tuple[Path, _Read]] = []
+    for path, read in _read_ahead(paths, config, 3 * batch_size, unreadable, note):
+        if read is not None:
+            batch.append((path, read))
+        if len(batch) == batch_size:
+            yield _batch(batch, config)
+            batch = []
+    if batch:
+        yield _batch(batch, config)
+
+
+def load_groups(
+    paths: Sequence[Path],
+    config: PadimConfig,
+    batch_size: int,
+    unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
+    note: Note | None = None,
+) -> Iterator[Batch]:
+    """As :func:`load_batches`, but of every ``batch_size`` files a batch, without those that can't be read."""
+    batch: list[tuple[Path, _Read]] = []
+    for count, (path, read) in enumerate(_read_ahead(paths, config, 3 * batch_size, unreadable, note), start=1):
+        if read is not None:
+            batch.append((path, read))
+        if count % batch_size == 0 or count == len(paths):
+            yield _batch(batch, config)
+            batch = []
+
+
+@dataclass(frozen=True)
+class _Read:
+    image: UInt8[np.ndarray, "height width 3"]
+    digest: str
+    size: tuple[int, int]
+    notes: list[str]
+
+
+def _read_ahead(
+    paths: Sequence[Path],
+    config: PadimConfig,
+    ahead: int,
+    unreadable: Callable[[UnreadableImage], None],
+    note: Note | None,
+) -> Iterator[tuple[Path, _Read | None]]:
+    """Every file in order with what was read; None of those that can't be, after ``unreadable`` was told."""
     remaining, tell = iter(paths), note or (lambda path, text: None)
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
     try:
@@ -132,8 +176,7 @@ def load_batches(
                 (path, pool.submit(_read, path, config, note is not None)) for path in islice(remaining, count)
             )
 
-        submit(3 * batch_size)
-        batch: list[tuple[Path, _Read]] = []
+        submit(ahead)
         while pending:
             path, future = pending.popleft()
             submit(1)
@@ -141,25 +184,19 @@ def load_batches(
                 read = future.result()
             except UnreadableImage as error:
                 unreadable(error)
+                yield path, None
             else:
-                batch.append((path, read))
                 for text in read.notes:
                     tell(path, text)
-            if batch and (len(batch) == batch_size or not pending):
-                names, done = zip(*batch, strict=True)
-                images = np.stack([one.image for one in done])
-                yield Batch(list(names), images, [one.digest for one in done], [one.size for one in done])
-                batch = []
+                yield path, read
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-@dataclass(frozen=True)
-class _Read:
-    image: UInt8[np.ndarray, "height width 3"]
-    digest: str
-    size: tuple[int, int]
-    notes: list[str]
+def _batch(read: Sequence[tuple[Path, _Read]], config: PadimConfig) -> Batch:
+    done = [one for _, one in read]
+    images = np.stack([one.image for one in done]) if done else np.zeros((0, *config.crop, 3), np.uint8)
+    return Batch([path for path, _ in read], images, [one.digest for one in done], [one.size for one in done])
 
 
 def _read(path: Path, config: PadimConfig, noted: bool) -> _Read:

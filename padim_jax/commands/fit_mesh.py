@@ -1,0 +1,153 @@
+"""``padim fit`` on several devices or by several processes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+from jax.sharding import Mesh
+
+from padim_jax import mesh as meshes
+from padim_jax.backbones import Backbone
+from padim_jax.calibration import Calibration
+from padim_jax.commands.calibrate import going_on, rates_of, stop_and_say
+from padim_jax.commands.terminal import Notes, interruption, progress_bar, say, wrong_use
+from padim_jax.config import PadimConfig
+from padim_jax.fitting import Interrupted, identity
+from padim_jax.padim import init
+from padim_jax.processes import agreed, connect, together
+from padim_jax.shared import MeshCheckpoint, Shared, calibrate_shared, fold_shared, save_shared
+
+
+def mesh_options(command: Any) -> Any:
+    """Options that share a fit out."""
+    for option in (
+        click.option(
+            "--grid", type=click.IntRange(1), help="Devices that share out the positions. Default: all of a process."
+        ),
+        click.option(
+            "--distributed", is_flag=True, help="Be one of the processes that SLURM, Open MPI or a pod tells of."
+        ),
+        click.option("--process-id", type=click.IntRange(0), help="Which of them this is, from 0."),
+        click.option(
+            "--num-processes", type=click.IntRange(1), help="Processes that fit together, by the same command."
+        ),
+        click.option("--coordinator", metavar="HOST:PORT", help="Of process 0, for the others to find it."),
+        click.option("--devices", type=click.IntRange(1), help="Devices of this machine to use. Default: one."),
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """What :func:`mesh_options` were given."""
+
+    devices: int | None
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
+    distributed: bool
+    grid: int | None
+
+    def mesh(self) -> Mesh | None:
+        """Join the other processes, if there are any; the mesh of all their devices. None: one device will do."""
+        several = self.distributed or any(
+            value is not None for value in (self.coordinator, self.num_processes, self.process_id)
+        )
+        with wrong_use():
+            if several:
+                connect(self.coordinator, self.num_processes, self.process_id)
+            elif self.devices is None and self.grid is None:
+                return None
+            here = jax.local_device_count()
+            if self.devices is not None and self.devices > here:
+                raise ValueError(f"--devices {self.devices}: this machine has {here} ({jax.devices()[0].platform})")
+            each = self.devices or here
+            ours: dict[int, list[Any]] = {}
+            for device in jax.devices():
+                ours.setdefault(device.process_index, []).append(device)
+            chosen = [device for _, devices in sorted(ours.items()) for device in devices[:each]]
+            grid = self.grid or each
+            return meshes.device_mesh(max(1, len(chosen) // grid), grid, chosen)
+
+
+def fit_on_mesh(
+    network: Backbone,
+    paths: Sequence[Path],
+    config: PadimConfig,
+    mesh: Mesh,
+    out: Path,
+    *,
+    region: Any,
+    others: Sequence[Path] | None,
+    wanted: bool,
+    rates: tuple[float | None, float | None],
+    skip_unreadable: bool,
+    checkpoint_every: int,
+    batch_size: int,
+) -> tuple[Shared, Calibration | None] | None:
+    """Fit, calibrate and save, in step with the other processes; what was done, in process 0."""
+    if config.projection == "principal-components":
+        raise click.UsageError("--projection principal-components is found on one device only; fit without --devices")
+    first, known = jax.process_index() == 0, identity(network, config, paths)
+    agreed("files, settings or weights", known)
+    checkpoint = MeshCheckpoint(mesh_checkpoint(out), known, checkpoint_every)
+    empty = jax.eval_shape(lambda: init(network, config))
+    backbone = meshes.replicated(mesh, network)
+    shared = checkpoint.read(mesh, empty)
+    if shared is None:
+        if checkpoint.folder.exists() and first:
+            say(f"{checkpoint.folder} is of other files or settings; fitting from the start")
+        shared = Shared(meshes.init(mesh, network, config))
+    notes, found = Notes(), None
+    with together(), interruption() as stopped, going_on():
+        with progress_bar("fit", len(paths), shown=first) as advance:
+            fold_shared(
+                backbone,
+                shared,
+                paths,
+                batch_size=batch_size,
+                unreadable=(lambda error: None) if skip_unreadable else stop_and_say("--skip-unreadable"),
+                note=notes,
+                advance=advance,
+                checkpoint=checkpoint,
+                stopped=stopped,
+            )
+        whole = meshes.joined(shared.moments)
+        model = meshes.finalize(backbone, whole, mesh)
+        if region is not None:
+            model = replace(model, model=replace(model.model, roi=meshes.replicated(mesh, region)))
+        files = others or [path for path in paths if str(path) not in shared.skipped]
+        if wanted and others is None and whole.count < 3:
+            say("not calibrated: leaving one image out takes 3 or more; padim calibrate takes other good images")
+        elif wanted:
+            false_alarm_rate, pixel_rate = rates_of(None, *rates)
+            try:
+                with progress_bar("calibrate", len(files), shown=first) as advance:
+                    found = calibrate_shared(
+                        model,
+                        files,
+                        None if others else shared.images,
+                        batch_size=batch_size,
+                        false_alarm_rate=false_alarm_rate,
+                        pixel_rate=pixel_rate,
+                        advance=advance,
+                        stopped=stopped,
+                    )
+            except Interrupted as error:
+                shared.moments = meshes.split(mesh, whole)
+                checkpoint.write(shared)
+                raise Interrupted(f"{error}; the fit is kept in {checkpoint.folder}") from error
+    del model  # its factors take as much room as the moments
+    save_shared(network, shared, whole, found, region, out)
+    checkpoint.remove()
+    notes.say()
+    return (shared, found) if first else None
+
+
+def mesh_checkpoint(out: Path) -> Path:
+    """Where an unfinished fit on a mesh is kept."""
+    return out.with_name(f"{out.name}.unfinished-mesh")
