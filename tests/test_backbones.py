@@ -45,7 +45,7 @@ def test_backbone_is_a_pytree_that_jits(name: str) -> None:
     )
     x = np.zeros((1, 32, 32, 3), np.float32)
     first = backbone.spec.taps[0].name
-    plain = backbone(jax.numpy.asarray(x), (first,))[first]
+    plain = backbone(jax.numpy.asarray(x), {first: None})[first]
     compiled = jax.jit(lambda b, x: padim.extract(b, x, (first,)))(backbone, x)[first]
     np.testing.assert_allclose(plain, compiled, rtol=1e-5, atol=1e-5)
 

@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from padim_jax.backbones.layers import Conv, Images, relu6
+from padim_jax.backbones.layers import Conv, Images, Taps, relu6, selected
 from weights_conversion.architectures import EfficientNetShape, MBConvShape
 
 
@@ -32,8 +33,8 @@ class MBConv(nnx.Module):
         self.project = Conv(shape.expanded, shape.channels_out, 1)
         self.shape = shape
 
-    def __call__(self, x: Images) -> Images:
-        """Output of the block, after its skip connection."""
+    def __call__(self, x: Images, channels: np.ndarray | None = None) -> Images:
+        """Output of the block, after its skip connection; only those ``channels`` of it, where given."""
         activation = jax.nn.silu if self.shape.squeezed else relu6
         shortcut = x
         if self.shape.has_expansion:
@@ -42,8 +43,8 @@ class MBConv(nnx.Module):
         if self.shape.squeezed:
             gate = self.excite(activation(self.squeeze(jnp.mean(x, axis=(1, 2), keepdims=True))))
             x = x * jax.nn.sigmoid(gate)
-        x = self.project(x)
-        return x + shortcut if self.shape.has_skip else x
+        x = self.project(x, channels)
+        return x + selected(shortcut, channels) if self.shape.has_skip else x
 
 
 class EfficientNet(nnx.Module):
@@ -54,15 +55,16 @@ class EfficientNet(nnx.Module):
         self.blocks = nnx.List(MBConv(block, tf_same=shape.tf_same_padding) for block in shape.blocks())
         self.lite = shape.squeeze_ratio == 0
 
-    def __call__(self, images: Float[Array, "n h w 3"], taps: tuple[str, ...]) -> dict[str, Images]:
-        """Activations of ``taps``, computing nothing past the last of them."""
+    def __call__(self, images: Float[Array, "n h w 3"], taps: Taps) -> dict[str, Images]:
+        """Activations of ``taps``, each with the channels chosen of it; no more of the last is computed."""
         x = self.stem(images)
         x = relu6(x) if self.lite else jax.nn.silu(x)
         found: dict[str, Images] = {}
         for number, block in enumerate(self.blocks):
+            name = f"block{number}"
+            if name in taps and len(found) == len(taps) - 1:
+                return found | {name: block(x, taps[name])}
             x = block(x)
-            if f"block{number}" in taps:
-                found[f"block{number}"] = x
-            if len(found) == len(taps):
-                break
+            if name in taps:
+                found[name] = selected(x, taps[name])
         return found

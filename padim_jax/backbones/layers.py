@@ -1,14 +1,23 @@
 """Convolutions of a frozen network, batch norm already folded into kernel and bias."""
 
 import functools
+from collections.abc import Mapping
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from padim_jax.backbones import winograd
+
 Images = Float[Array, "n _h _w _c"]
+Taps = Mapping[str, np.ndarray | None]  # layers by name, with the indices of the channels wanted; None for all
 FEW = 4  # channels: those of an image
+
+
+class Prepared(nnx.Variable):
+    """A kernel in the form its platform wants; follows from the parameters and is none of them."""
 
 
 class Conv(nnx.Module):
@@ -19,6 +28,8 @@ class Conv(nnx.Module):
     Attributes:
       kernel: (k, k, channels_in / groups, channels_out).
       bias: (channels_out,).
+      rows: of the output that a 3×3 convolution of stride 1 computes at a time on CPU: 4 where there are many.
+      prepared: the kernel as :func:`padim_jax.backbones.winograd.prepare` gives it; None to do so at every call.
     """
 
     def __init__(
@@ -30,29 +41,41 @@ class Conv(nnx.Module):
         stride: int = 1,
         groups: int = 1,
         tf_same: bool = False,
+        rows: winograd.Rows = 2,
     ) -> None:
         shape = (kernel_size, kernel_size, channels_in // groups, channels_out)
         self.kernel = nnx.Param(jnp.zeros(shape, jnp.float32))  # weights are always loaded, never trained
         self.bias = nnx.Param(jnp.zeros(channels_out, jnp.float32))
+        self.prepared: Prepared | None = nnx.data(None)
         self.stride = stride
         self.groups = groups
         self.tf_same = tf_same
+        self.rows: winograd.Rows = rows
 
-    def __call__(self, x: Images) -> Images:
-        """Convolve and add the bias."""
+    @property
+    def by_rows(self) -> bool:
+        """Whether it computes several rows at a time on CPU."""
+        return self.groups == 1 and self.stride == 1 and self.kernel.shape[0] == 3
+
+    def __call__(self, x: Images, channels: np.ndarray | None = None) -> Images:
+        """Convolve and add the bias; only those ``channels`` of the output, where given."""
         kernel, bias = self.kernel[...], self.bias[...][None, None, None]
+        prepared = None if self.prepared is None else self.prepared[...]
+        if channels is not None:
+            kernel, bias = kernel[..., channels], bias[..., channels]
+            prepared = None if prepared is None else prepared[..., channels]
         size = kernel.shape[0]
         if size == 1:  # a product is all it is; as such it takes half as long on CPU
             x = x[:, :: self.stride, :: self.stride]
             return jnp.einsum("nhwc,co->nhwo", x, kernel[0, 0], precision=lax.Precision.HIGHEST) + bias
         padding = [pad(length, size, self.stride, self.tf_same) for length in x.shape[1:3]]
-        if self.groups == 1 and kernel.shape[2] <= FEW:
-            return _of_few_channels(x, kernel, self.stride, padding) + bias
-        if self.groups == 1 and size == 3 and self.stride == 1:
-            return _three_by_three(x, kernel, padding) + bias
-        if self.groups == 1:
-            return _convolve(x, kernel, self.stride, padding, 1) + bias
-        return _depthwise(x, kernel, self.stride, padding) + bias
+        if self.groups > 1:
+            return _depthwise(x, kernel, self.stride, padding) + bias
+        if self.by_rows:
+            return _by_rows(x, kernel, prepared, self.rows, padding) + bias
+        if size == 3:
+            return _strided(x, kernel, self.stride, padding) + bias
+        return _convolve(x, kernel, self.stride, padding, 1) + bias
 
 
 def pad(length: int, kernel_size: int, stride: int, tf_same: bool) -> tuple[int, int]:
@@ -97,57 +120,46 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int
     )
 
 
-def _of_few_channels(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]) -> Array:
-    """Convolution of an image, by the faster of two equal programs.
+def _by_rows(
+    x: Array, kernel: Array, prepared: Array | None, rows: winograd.Rows, padding: list[tuple[int, int]]
+) -> Array:
+    """3×3 convolution of stride 1, by the faster of two equal programs: on CPU Winograd's."""
 
-    On CPU one product with the patches, row by row of the kernel: XLA's convolution can't fill a vector with three
-    channels and takes up to three times as long.
+    def winograds(x: Array, kernel: Array, prepared: Array | None) -> Array:
+        return winograd.convolve(x, winograd.prepare(kernel, rows) if prepared is None else prepared, padding)
+
+    def library(x: Array, kernel: Array, prepared: Array | None) -> Array:
+        return _convolve(x, kernel, 1, padding, 1)
+
+    if x.dtype != jnp.float32:  # fewer digits would not bear its sums
+        return library(x, kernel, prepared)
+    return lax.platform_dependent(x, kernel, prepared, cpu=winograds, default=library)
+
+
+def _strided(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]) -> Array:
+    """3×3 convolution of a larger stride, by the faster of two equal programs.
+
+    On CPU a product with the patches: all at once those of an image, whose few channels can't fill a vector in XLA's
+    convolution, which takes three times as long; of more channels one for each row of the kernel, for want of room.
     """
 
     def patches(x: Array, kernel: Array) -> Array:
-        size, channels_out = kernel.shape[0], kernel.shape[3]
+        channels_in, channels_out = kernel.shape[2:]
         padded = jnp.pad(x, [(0, 0), *padding, (0, 0)])
-        height, width = ((padded.shape[axis] - size) // stride + 1 for axis in (1, 2))
-        rows = jnp.stack([padded[:, i : i + (height - 1) * stride + 1 : stride] for i in range(size)], axis=2)
-        strided = [rows[:, :, :, j : j + (width - 1) * stride + 1 : stride] for j in range(size)]
-        by_row = kernel.reshape(size, -1, channels_out)
-        return jnp.einsum("nhiwc,ico->nhwo", jnp.concatenate(strided, axis=-1), by_row, precision=lax.Precision.HIGHEST)
+        height, width = ((padded.shape[axis] - 3) // stride + 1 for axis in (1, 2))
+        shifted = [padded[:, i : i + (height - 1) * stride + 1 : stride] for i in range(3)]
+        parts = [jnp.stack(shifted, axis=2)] if channels_in <= FEW else [rows[:, :, None] for rows in shifted]
+        total = jnp.zeros((), x.dtype)
+        for rows, taps in zip(parts, kernel.reshape(len(parts), -1, 3 * channels_in, channels_out), strict=True):
+            columns = [rows[:, :, :, j : j + (width - 1) * stride + 1 : stride] for j in range(3)]
+            joined = jnp.concatenate(columns, axis=-1)
+            total += jnp.einsum("nhiwc,ico->nhwo", joined, taps, precision=lax.Precision.HIGHEST)
+        return total
 
     def library(x: Array, kernel: Array) -> Array:
         return _convolve(x, kernel, stride, padding, 1)
 
     return lax.platform_dependent(x, kernel, cpu=patches, default=library)
-
-
-def _three_by_three(x: Array, kernel: Array, padding: list[tuple[int, int]]) -> Array:
-    """3×3 convolution of stride 1, by the faster of two equal programs.
-
-    On CPU two rows of the output at a time from four products with input rows instead of six (Winograd's F(2, 3), down
-    the columns only: Lavin & Gray 2016, section 4.1), their three columns side by side in one product. Along both
-    axes there would be less to multiply, but the sums before and after cost more than that saves.
-    """
-
-    def in_pairs(x: Array, kernel: Array) -> Array:
-        (n, height, width, _), channels_out = x.shape, kernel.shape[3]
-        pairs = -(-height // 2)
-        (above, _), sides = padding
-        padded = jnp.pad(x, [(0, 0), (above, 2 * pairs + 2 - above - height), sides, (0, 0)])
-        columns = jnp.concatenate([padded[:, :, j : j + width] for j in range(3)], axis=-1)
-        d = [columns[:, i : i + 2 * pairs - 1 : 2] for i in range(4)]
-        g = kernel.reshape(3, -1, channels_out)
-        inputs = (d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3])
-        kernels = (g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2])
-        m = [
-            jnp.einsum("nhwc,co->nhwo", rows, taps, precision=lax.Precision.HIGHEST)
-            for rows, taps in zip(inputs, kernels, strict=True)
-        ]
-        both = jnp.stack([m[0] + m[1] + m[2], m[1] - m[2] - m[3]], axis=2)
-        return both.reshape(n, 2 * pairs, width, channels_out)[:, :height]
-
-    def library(x: Array, kernel: Array) -> Array:
-        return _convolve(x, kernel, 1, padding, 1)
-
-    return lax.platform_dependent(x, kernel, cpu=in_pairs, default=library)
 
 
 def _depthwise(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]) -> Array:
@@ -173,6 +185,11 @@ def _depthwise(x: Array, kernel: Array, stride: int, padding: list[tuple[int, in
         return _convolve(x, kernel, stride, padding, x.shape[3])
 
     return lax.platform_dependent(x, kernel, cpu=shifted, default=library)
+
+
+def selected(x: Images, channels: np.ndarray | None) -> Images:
+    """Those ``channels`` of x; None for all."""
+    return x if channels is None else x[..., channels]
 
 
 def relu6(x: Array) -> Array:

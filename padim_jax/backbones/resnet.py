@@ -1,10 +1,12 @@
 """ResNet up to ``layer3``: Flax NNX, NHWC, batch norm folded away (arXiv 1512.03385, 1605.07146)."""
 
 import jax
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from padim_jax.backbones.layers import Conv, Images, max_pool
+from padim_jax.backbones.layers import Conv, Images, Taps, max_pool, selected
+from padim_jax.backbones.winograd import Rows
 from weights_conversion.architectures import ResNetShape
 
 
@@ -14,24 +16,25 @@ class Block(nnx.Module):
     ``y = relu(F(x) + S(x))`` with S the identity, or a strided 1×1 convolution where shapes differ.
     """
 
-    def __init__(self, channels_in: int, width: int, channels_out: int, stride: int, *, bottleneck: bool) -> None:
+    def __init__(
+        self, channels_in: int, width: int, channels_out: int, stride: int, *, bottleneck: bool, rows: Rows
+    ) -> None:
         if bottleneck:
             self.conv1 = Conv(channels_in, width, 1)
-            self.conv2 = Conv(width, width, 3, stride=stride)
+            self.conv2 = Conv(width, width, 3, stride=stride, rows=rows)
             self.conv3 = Conv(width, channels_out, 1)
         else:
-            self.conv1 = Conv(channels_in, channels_out, 3, stride=stride)
-            self.conv2 = Conv(channels_out, channels_out, 3)
+            self.conv1 = Conv(channels_in, channels_out, 3, stride=stride, rows=rows)
+            self.conv2 = Conv(channels_out, channels_out, 3, rows=rows)
         if stride != 1 or channels_in != channels_out:
             self.downsample = Conv(channels_in, channels_out, 1, stride=stride)
         self.bottleneck = bottleneck
 
-    def __call__(self, x: Images) -> Images:
-        """Output of the block, after its last ReLU."""
-        shortcut = self.downsample(x) if hasattr(self, "downsample") else x
-        x = self.conv2(jax.nn.relu(self.conv1(x)))
-        if self.bottleneck:
-            x = self.conv3(jax.nn.relu(x))
+    def __call__(self, x: Images, channels: np.ndarray | None = None) -> Images:
+        """Output of the block, after its last ReLU; only those ``channels`` of it, where given."""
+        shortcut = self.downsample(x, channels) if hasattr(self, "downsample") else selected(x, channels)
+        x = jax.nn.relu(self.conv1(x))
+        x = self.conv3(jax.nn.relu(self.conv2(x)), channels) if self.bottleneck else self.conv2(x, channels)
         return jax.nn.relu(x + shortcut)
 
 
@@ -42,19 +45,23 @@ class ResNet(nnx.Module):
         self.conv1 = Conv(3, 64, 7, stride=2)
         stages: dict[str, list[Block]] = {}
         for path, channels, width, out, stride in shape.blocks():
-            block = Block(channels, width, out, stride, bottleneck=shape.bottleneck)
-            stages.setdefault(path.split(".")[0], []).append(block)
+            stage = path.split(".")[0]
+            rows = 2 if stage == "layer3" else 4  # measured: of the 14 rows there are at 224 pixels, two at a time
+            block = Block(channels, width, out, stride, bottleneck=shape.bottleneck, rows=rows)
+            stages.setdefault(stage, []).append(block)
         self.layer1, self.layer2, self.layer3 = (nnx.List(blocks) for blocks in stages.values())
 
-    def __call__(self, images: Float[Array, "n h w 3"], taps: tuple[str, ...]) -> dict[str, Images]:
-        """Activations of ``taps``, computing nothing past the last of them."""
+    def __call__(self, images: Float[Array, "n h w 3"], taps: Taps) -> dict[str, Images]:
+        """Activations of ``taps``, each with the channels chosen of it; no more of the last is computed."""
         x = max_pool(jax.nn.relu(self.conv1(images)))
         found: dict[str, Images] = {}
         for name in ("layer1", "layer2", "layer3"):
-            for block in getattr(self, name):
+            *others, last = getattr(self, name)
+            for block in others:
                 x = block(x)
+            if name in taps and len(found) == len(taps) - 1:
+                return found | {name: last(x, taps[name])}
+            x = last(x)
             if name in taps:
-                found[name] = x
-            if len(found) == len(taps):
-                break
+                found[name] = selected(x, taps[name])
         return found
