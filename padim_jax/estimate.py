@@ -221,21 +221,22 @@ class _Memory:
             self._phase("update", ("update",), self.state, self.decoding),
             self._phase("factor", ("update", "factor"), self.state + self.costs["factor"].output),
             self._phase("calibrate", ("update", "factor", "leave_one_out"), calibrating, self.decoding),
-            self._phase("save", ("update", "factor", "leave_one_out"), self.state, self._packing, False),
+            self._phase("save", ("update", "factor", "leave_one_out"), self.state, 3 * self._part, False),
         )
 
     def of_score(self) -> tuple[Phase, ...]:
         """Phases of ``padim score`` on the updatable model that a fit writes."""
         # unpacked on the host part by part, then moved to the device panel by panel, the largest a third of it
         return (
-            self._phase("load", (), self.state, max(self._packing, self.state // 3), False),
+            self._phase("load", (), self.state, max(2 * self._part, self.state // 3), False),
             self._phase("factor", ("factor",), self.state),
             self._phase("score", ("factor", "score"), self.factors, self.decoding),
         )
 
     @property
-    def _packing(self) -> int:
-        return 3 * min(self.packed, storage.PART_BYTES)  # a part of the triangles, and twice that in Orbax
+    def _part(self) -> int:
+        """Of the triangles; reading takes as much again in Orbax, writing twice that."""
+        return min(self.packed, storage.PART_BYTES)
 
     def _phase(self, name: str, programs: Sequence[str], device: int, host: int = 0, running: bool = True) -> Phase:
         # what the network's libraries have taken they keep

@@ -21,6 +21,7 @@ from padim_jax.triangle import Triangle
 LEVELS = 32767  # of int16 on either side of 0; -32768 is not used
 FEEDBACK_LEVELS = 32000  # up to here before feedback: what makes up for other rounding may need a few more
 OVERSAMPLING = 8  # directions sketched beyond the rank: a square random matrix can be badly conditioned
+BASES_BYTES = 4 * 2**20  # of a low rank, what stays in a CPU's cache
 SQUARINGS = 4  # the bound of a spectral norm then exceeds it by d^(1/32) at most: 15 % at d = 100, 22 % at d = 550
 MARGIN = 1.01  # over that bound, for the rounding of its own float32 arithmetic
 _HIGHEST = lax.Precision.HIGHEST
@@ -182,13 +183,20 @@ def low_rank(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
 def mahalanobis_low_rank(low: LowRankGaussian, x: Float[Array, "p n d"]) -> Float[Array, "p n"]:
     """Mahalanobis distance, not squared: ``M² = ‖δ - Bᵀy‖² / noise + Σ y² / (spread + noise)``.
 
-    With ``δ = x - μ`` and ``y = B δ``; a sum of squares, so that nothing cancels.
+    With ``δ = x - μ`` and ``y = B δ``; a sum of squares, so that nothing cancels. On CPU in chunks of positions whose
+    bases stay in its cache between the two products: at d = 550 and rank 59 one image in 29 instead of 57 ms, 16 in
+    95 instead of 304.
     """
-    centred = x - low.mean[:, None]
-    y = jnp.einsum("pnd,prd->pnr", centred, low.basis, precision=_HIGHEST)
-    rest = centred - jnp.einsum("pnr,prd->pnd", y, low.basis, precision=_HIGHEST)
-    within = jnp.sum(y**2 / (low.spread + low.noise[:, None])[:, None], axis=-1)
-    return jnp.sqrt(jnp.sum(rest**2, axis=-1) / low.noise[:, None] + within)
+
+    def distances(x: Array, low: LowRankGaussian) -> Array:
+        centred = x - low.mean[:, None]
+        y = jnp.einsum("pnd,prd->pnr", centred, low.basis, precision=_HIGHEST)
+        rest = centred - jnp.einsum("pnr,prd->pnd", y, low.basis, precision=_HIGHEST)
+        within = jnp.sum(y**2 / (low.spread + low.noise[:, None])[:, None], axis=-1)
+        return jnp.sqrt(jnp.sum(rest**2, axis=-1) / low.noise[:, None] + within)
+
+    most = BASES_BYTES // max(1, low.basis[0].size * low.basis.dtype.itemsize)
+    return gaussian.in_cache(distances, gaussian.divisor(len(x), most), x, low)
 
 
 def mahalanobis(form: Form, x: Float[Array, "p n d"]) -> Float[Array, "p n"]:

@@ -40,7 +40,8 @@ def test_taps_have_the_stated_shapes(name: str, size: tuple[int, int]) -> None:
 def test_backbone_is_a_pytree_that_jits(name: str) -> None:
     backbone = padim.load_backbone(name, weights="random")
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(backbone))
-    assert sum(leaf.size for leaf in jax.tree.leaves(backbone)) == sum(
+    leaves, prepared = jax.tree.leaves(backbone), jax.tree.leaves(backbone.prepared)
+    assert sum(leaf.size for leaf in leaves) == sum(leaf.size for leaf in prepared) + sum(
         array.size for array in backbone_parameters(backbone).values()
     )
     x = np.zeros((1, 32, 32, 3), np.float32)

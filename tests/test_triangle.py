@@ -31,6 +31,9 @@ def test_products_and_squares(d: int) -> None:
     close(triangle.rows_times(jnp.asarray(x), of_upper), x @ upper)
     transposed = triangle.rows_times_transposed(jnp.asarray(x), of_upper)
     close(transposed, x @ upper.swapaxes(1, 2))
+    for n in (1, 2):
+        norms = triangle.squared_norms(jnp.asarray(x[:, :n]), of_upper)
+        close(norms, np.sum((x[:, :n] @ upper) ** 2, axis=-1), rtol=1e-4)
     along = triangle.symmetric_times(of_symmetric, jnp.asarray(x[:, 0]))
     close(along, np.einsum("pij,pj->pi", symmetric, x[:, 0]))
     more = triangle.added_products(of_symmetric, jnp.asarray(x))

@@ -166,6 +166,4 @@ def _prepared(name: str, parameters: Mapping[str, Any]) -> dict[str, np.ndarray]
 
 def _convolutions(network: ResNet | EfficientNet) -> dict[str, Conv]:
     """Convolutions by path."""
-    return {
-        ".".join(map(str, path)): module for path, module in nnx.iter_modules(network) if isinstance(module, Conv)
-    }
+    return {".".join(map(str, path)): module for path, module in nnx.iter_modules(network) if isinstance(module, Conv)}
