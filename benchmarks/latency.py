@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--repeats", type=int, default=3, help="timed calls of a turn (%(default)s)")
+    parser.add_argument("--repeats", type=int, help="timed calls of a turn (10 of one image, 3 of more)")
     add_options(parser, rounds=7)
     options = parser.parse_args()
     rows: list[Row] = []
@@ -45,7 +45,8 @@ def main() -> int:
         sides, apart = fitted(options.sides, backbone, padim.PadimConfig(), [random_images(16)], images[:4])
         for batch in options.batches:
             works = {name: partial(side.score, images[:batch]) for name, side in sides.items()}
-            seconds = alternate(works, options.rounds, repeats=options.repeats, settle=True)
+            repeats = options.repeats or (10 if batch == 1 else 3)
+            seconds = alternate(works, options.rounds, repeats=repeats, settle=True)
             middle = {name: statistics.median(values) for name, values in seconds.items()}
             for name, values in seconds.items():
                 row: Row = {"model": model, "batch": batch, "side": name} | summary(values)

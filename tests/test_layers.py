@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.backbones import winograd
+from padim_jax.backbones import Backbone, winograd
 from padim_jax.backbones.layers import Conv, pad
 
 
@@ -72,7 +72,7 @@ def test_chosen_channels_are_those_of_the_whole(name: str) -> None:
 def test_backbone_without_prepared_kernels_is_the_same() -> None:
     backbone = padim.load_backbone("resnet18", weights="random")
     assert backbone.prepared  # here; another platform wants none
-    plain = padim.backbones.Backbone(backbone.parameters, {}, backbone.spec, backbone.weights_digest)
+    plain = Backbone(backbone.parameters, {}, backbone.spec, backbone.weights_digest)
     x = np.random.default_rng(0).standard_normal((1, 32, 48, 3)).astype(np.float32)
     one, other = padim.extract(backbone, x), padim.extract(plain, x)
     for tap, values in one.items():
