@@ -21,6 +21,7 @@ def direct(x: np.ndarray, conv: Conv) -> np.ndarray:
 
 
 @pytest.mark.parametrize("height", [1, 2, 3, 4, 5, 7, 8, 14])
+@pytest.mark.parametrize("width", [9, 10])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -31,15 +32,18 @@ def direct(x: np.ndarray, conv: Conv) -> np.ndarray:
         {"kernel_size": 5, "groups": 6},
         {"kernel_size": 1, "stride": 2},
         {"kernel_size": 7, "stride": 2},
+        {"kernel_size": 7, "stride": 2, "channels_in": 3},
+        {"kernel_size": 3, "stride": 2, "channels_in": 3, "tf_same": True},
+        {"kernel_size": 3, "stride": 1, "channels_in": 3},
     ],
     ids=str,
 )
-def test_every_convolution_is_the_sum_it_stands_for(height: int, settings: dict) -> None:
+def test_every_convolution_is_the_sum_it_stands_for(height: int, width: int, settings: dict) -> None:
     rng = np.random.default_rng(height)
-    conv = Conv(6, 6, **settings)
+    conv = Conv(**{"channels_in": 6, "channels_out": 6} | settings)
     conv.kernel[...] = jnp.asarray(rng.standard_normal(conv.kernel.shape), jnp.float32)
     conv.bias[...] = jnp.asarray(rng.standard_normal(6), jnp.float32)
-    x = rng.standard_normal((2, height, 9, 6)).astype(np.float32)
+    x = rng.standard_normal((2, height, width, settings.get("channels_in", 6))).astype(np.float32)
     wanted = direct(x, conv)
     np.testing.assert_allclose(conv(jnp.asarray(x)), wanted, atol=2e-5)
     if conv.groups == 1:
@@ -51,9 +55,11 @@ def test_every_convolution_is_the_sum_it_stands_for(height: int, settings: dict)
 def test_a_kernel_is_prepared_alike_on_host_and_device(rows: winograd.Rows) -> None:
     kernel = np.random.default_rng(0).standard_normal((3, 3, 5, 7)).astype(np.float32)
     here, there = winograd.prepare(kernel, rows), winograd.prepare(jnp.asarray(kernel), rows)
-    assert isinstance(here, np.ndarray)
-    assert here.shape == (rows + 2, 5, 3, 7)
-    np.testing.assert_allclose(here, there, atol=1e-6)
+    assert len(here) == len(there) == rows + 2
+    for one, other in zip(here, there, strict=True):
+        assert isinstance(one, np.ndarray)
+        assert one.shape == (5, 3, 7)
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2", "efficientnet_lite0"])

@@ -12,9 +12,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from padim_jax.backbones import winograd
 from padim_jax.backbones.efficientnet import EfficientNet
-from padim_jax.backbones.layers import Conv, Images, Prepared, Taps
+from padim_jax.backbones.layers import Conv, Images, Taps
 from padim_jax.backbones.resnet import ResNet
 from padim_jax.backbones.spec import BackboneSpec, backbone_spec
 from weights_conversion import ARCHITECTURES, ConversionError, flatten
@@ -34,13 +33,13 @@ class Backbone:
 
     Attributes:
       parameters: nested dictionaries of float32 arrays, as :func:`build_backbone` takes them.
-      prepared: kernels by path in the form that the platform wants, where it wants another.
+      prepared: kernels by path in the parts that the platform wants, where it wants any (:meth:`Conv.prepare`).
       spec: static facts (taps, pixel statistics).
       weights_digest: SHA-256 over all parameters by path, in hex; tells equal weights from others.
     """
 
     parameters: Mapping[Any, Any]
-    prepared: Mapping[str, Array]
+    prepared: Mapping[str, tuple[Array, ...]]
     spec: BackboneSpec
     weights_digest: str
 
@@ -52,7 +51,7 @@ class Backbone:
         network = nnx.merge(graph, state)
         for path, conv in _convolutions(network).items():
             if path in self.prepared:
-                conv.prepared = Prepared(self.prepared[path])
+                conv.prepared = nnx.data(self.prepared[path])
         return network
 
     def __call__(self, images: Float[Array, "n h w 3"], taps: Taps) -> dict[str, Images]:
@@ -151,17 +150,14 @@ def _plain(tree: Mapping[Any, Any]) -> dict[Any, Any]:
     return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
-def _prepared(name: str, parameters: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _prepared(name: str, parameters: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, ...]]:
     """Kernels by path that the default platform wants prepared."""
     if jax.default_backend() != "cpu":
         return {}
     graph, state = _abstract(name)
     convolutions = _convolutions(nnx.merge(graph, state)).items()
-    return {
-        path: winograd.prepare(np.asarray(parameters[f"{path}.kernel"]), conv.rows)
-        for path, conv in convolutions
-        if conv.by_rows
-    }
+    found = {path: conv.prepare(np.asarray(parameters[f"{path}.kernel"])) for path, conv in convolutions}
+    return {path: parts for path, parts in found.items() if parts}
 
 
 def _convolutions(network: ResNet | EfficientNet) -> dict[str, Conv]:

@@ -10,14 +10,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from padim_jax.backbones import winograd
+from padim_jax.backbones.winograd import Kernel
 
 Images = Float[Array, "n _h _w _c"]
 Taps = Mapping[str, np.ndarray | None]  # layers by name, with the indices of the channels wanted; None for all
 FEW = 4  # channels: those of an image
-
-
-class Prepared(nnx.Variable):
-    """A kernel in the form its platform wants; follows from the parameters and is none of them."""
+BANDS = 4  # of rows, that an image's patches are put together in
 
 
 class Conv(nnx.Module):
@@ -29,7 +27,7 @@ class Conv(nnx.Module):
       kernel: (k, k, channels_in / groups, channels_out).
       bias: (channels_out,).
       rows: of the output that a 3×3 convolution of stride 1 computes at a time on CPU: 4 where there are many.
-      prepared: the kernel as :func:`padim_jax.backbones.winograd.prepare` gives it; None to do so at every call.
+      prepared: what :meth:`prepare` gives, so as not to do it at every call; empty to do so.
     """
 
     def __init__(
@@ -46,24 +44,25 @@ class Conv(nnx.Module):
         shape = (kernel_size, kernel_size, channels_in // groups, channels_out)
         self.kernel = nnx.Param(jnp.zeros(shape, jnp.float32))  # weights are always loaded, never trained
         self.bias = nnx.Param(jnp.zeros(channels_out, jnp.float32))
-        self.prepared: Prepared | None = nnx.data(None)
+        self.prepared: tuple[Array, ...] = nnx.data(())
         self.stride = stride
         self.groups = groups
         self.tf_same = tf_same
         self.rows: winograd.Rows = rows
 
-    @property
-    def by_rows(self) -> bool:
-        """Whether it computes several rows at a time on CPU."""
-        return self.groups == 1 and self.stride == 1 and self.kernel.shape[0] == 3
+    def prepare(self, kernel: Kernel) -> tuple[Kernel, ...]:
+        """The kernel in the parts that a CPU multiplies by, each an array of its own: slices would be copied."""
+        if self.groups > 1 or kernel.shape[0] != 3 or (kernel.shape[2] <= FEW and self.stride == 2):
+            return ()
+        return winograd.prepare(kernel, self.rows) if self.stride == 1 else tuple(kernel)
 
     def __call__(self, x: Images, channels: np.ndarray | None = None) -> Images:
         """Convolve and add the bias; only those ``channels`` of the output, where given."""
         kernel, bias = self.kernel[...], self.bias[...][None, None, None]
-        prepared = None if self.prepared is None else self.prepared[...]
+        prepared = self.prepared or self.prepare(kernel)
         if channels is not None:
             kernel, bias = kernel[..., channels], bias[..., channels]
-            prepared = None if prepared is None else prepared[..., channels]
+            prepared = tuple(part[..., channels] for part in prepared)
         size = kernel.shape[0]
         if size == 1:  # a product is all it is; as such it takes half as long on CPU
             x = x[:, :: self.stride, :: self.stride]
@@ -71,10 +70,12 @@ class Conv(nnx.Module):
         padding = [pad(length, size, self.stride, self.tf_same) for length in x.shape[1:3]]
         if self.groups > 1:
             return _depthwise(x, kernel, self.stride, padding) + bias
-        if self.by_rows:
-            return _by_rows(x, kernel, prepared, self.rows, padding) + bias
+        if kernel.shape[2] <= FEW and self.stride == 2:
+            return _of_an_image(x, kernel, padding) + bias
+        if size == 3 and self.stride == 1:
+            return _by_rows(x, kernel, prepared, padding) + bias
         if size == 3:
-            return _strided(x, kernel, self.stride, padding) + bias
+            return _strided(x, kernel, prepared, self.stride, padding) + bias
         return _convolve(x, kernel, self.stride, padding, 1) + bias
 
 
@@ -120,15 +121,13 @@ def _convolve(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int
     )
 
 
-def _by_rows(
-    x: Array, kernel: Array, prepared: Array | None, rows: winograd.Rows, padding: list[tuple[int, int]]
-) -> Array:
+def _by_rows(x: Array, kernel: Array, prepared: tuple[Array, ...], padding: list[tuple[int, int]]) -> Array:
     """3×3 convolution of stride 1, by the faster of two equal programs: on CPU Winograd's."""
 
-    def winograds(x: Array, kernel: Array, prepared: Array | None) -> Array:
-        return winograd.convolve(x, winograd.prepare(kernel, rows) if prepared is None else prepared, padding)
+    def winograds(x: Array, kernel: Array, prepared: tuple[Array, ...]) -> Array:
+        return winograd.convolve(x, prepared, padding)
 
-    def library(x: Array, kernel: Array, prepared: Array | None) -> Array:
+    def library(x: Array, kernel: Array, prepared: tuple[Array, ...]) -> Array:
         return _convolve(x, kernel, 1, padding, 1)
 
     if x.dtype != jnp.float32:  # fewer digits would not bear its sums
@@ -136,30 +135,58 @@ def _by_rows(
     return lax.platform_dependent(x, kernel, prepared, cpu=winograds, default=library)
 
 
-def _strided(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]) -> Array:
-    """3×3 convolution of a larger stride, by the faster of two equal programs.
+def _of_an_image(x: Array, kernel: Array, padding: list[tuple[int, int]]) -> Array:
+    """Convolution of stride 2 of few channels, by the faster of two equal programs.
 
-    On CPU a product with the patches: all at once those of an image, whose few channels can't fill a vector in XLA's
-    convolution, which takes three times as long; of more channels one for each row of the kernel, for want of room.
+    On CPU products with the patches, in bands of rows for the sake of its cache. XLA's convolution can't fill a vector
+    with three channels and takes up to three times as long; so would patches put together pixel by pixel: two pixels
+    beside each other are one stretch of memory, and a patch is put together from such stretches.
     """
 
     def patches(x: Array, kernel: Array) -> Array:
-        channels_in, channels_out = kernel.shape[2:]
-        padded = jnp.pad(x, [(0, 0), *padding, (0, 0)])
-        height, width = ((padded.shape[axis] - 3) // stride + 1 for axis in (1, 2))
-        shifted = [padded[:, i : i + (height - 1) * stride + 1 : stride] for i in range(3)]
-        parts = [jnp.stack(shifted, axis=2)] if channels_in <= FEW else [rows[:, :, None] for rows in shifted]
-        total = jnp.zeros((), x.dtype)
-        for rows, taps in zip(parts, kernel.reshape(len(parts), -1, 3 * channels_in, channels_out), strict=True):
-            columns = [rows[:, :, :, j : j + (width - 1) * stride + 1 : stride] for j in range(3)]
-            joined = jnp.concatenate(columns, axis=-1)
-            total += jnp.einsum("nhiwc,ico->nhwo", joined, taps, precision=lax.Precision.HIGHEST)
-        return total
+        size, _, channels_in, channels_out = kernel.shape
+        (above, below), (before, after) = padding
+        padded = jnp.pad(x, [(0, 0), (above, below), (before, after + (x.shape[2] + before + after) % 2), (0, 0)])
+        n, rows, columns, _ = padded.shape
+        height, width = (rows - size) // 2 + 1, (x.shape[2] + before + after - size) // 2 + 1
+        pairs = padded.reshape(n, rows, columns // 2, 2 * channels_in)
+        band, found = -(-height // BANDS), []
+        for first in range(0, height, band):
+            last = min(first + band, height) - 1
+            own = pairs[:, 2 * first : 2 * last + size]
+            stretches = [own[:, :, j // 2 : j // 2 + width, : (size - j) * channels_in] for j in range(0, size, 2)]
+            beside = lax.optimization_barrier(jnp.concatenate(stretches, axis=-1))
+            below = [beside[:, i : i + 2 * (last - first) + 1 : 2] for i in range(size)]
+            joined, by_patch = jnp.concatenate(below, axis=-1), kernel.reshape(-1, channels_out)
+            found.append(jnp.einsum("nhwc,co->nhwo", joined, by_patch, precision=lax.Precision.HIGHEST))
+        return jnp.concatenate(found, axis=1)
 
     def library(x: Array, kernel: Array) -> Array:
-        return _convolve(x, kernel, stride, padding, 1)
+        return _convolve(x, kernel, 2, padding, 1)
 
     return lax.platform_dependent(x, kernel, cpu=patches, default=library)
+
+
+def _strided(
+    x: Array, kernel: Array, prepared: tuple[Array, ...], stride: int, padding: list[tuple[int, int]]
+) -> Array:
+    """3×3 convolution of a larger stride, by the faster of two equal programs: on CPU a product a row of the kernel."""
+
+    def by_rows(x: Array, kernel: Array, prepared: tuple[Array, ...]) -> Array:
+        padded = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+        height, width = ((padded.shape[axis] - 3) // stride + 1 for axis in (1, 2))
+        total = jnp.zeros((), x.dtype)
+        for i, taps in enumerate(prepared):
+            rows = padded[:, i : i + (height - 1) * stride + 1 : stride]
+            columns = [rows[:, :, j : j + (width - 1) * stride + 1 : stride] for j in range(3)]
+            joined, by_row = jnp.concatenate(columns, axis=-1), taps.reshape(-1, taps.shape[2])
+            total += jnp.einsum("nhwc,co->nhwo", joined, by_row, precision=lax.Precision.HIGHEST)
+        return total
+
+    def library(x: Array, kernel: Array, prepared: tuple[Array, ...]) -> Array:
+        return _convolve(x, kernel, stride, padding, 1)
+
+    return lax.platform_dependent(x, kernel, prepared, cpu=by_rows, default=library)
 
 
 def _depthwise(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]) -> Array:

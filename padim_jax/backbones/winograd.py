@@ -47,17 +47,16 @@ _OUTPUT = {
 }
 
 
-def prepare(kernel: Kernel, rows: Rows) -> Kernel:
-    """A kernel (3, 3, c, o) as :func:`convolve` takes it, (rows + 2, c, 3, o), in NumPy if it is there."""
-    stack: Any = np.stack if isinstance(kernel, np.ndarray) else jnp.stack
-    return stack([_combined(weights, kernel).transpose(1, 0, 2) for weights in _KERNEL[rows]])
+def prepare(kernel: Kernel, rows: Rows) -> tuple[Kernel, ...]:
+    """A kernel (3, 3, c, o) as :func:`convolve` takes it, (c, 3, o) for each product; in NumPy if it is there."""
+    return tuple(_combined(weights, kernel).transpose(1, 0, 2) for weights in _KERNEL[rows])
 
 
 def convolve(
-    x: Float[Array, "n h w c"], prepared: Float[Array, "m c 3 o"], padding: Sequence[tuple[int, int]]
+    x: Float[Array, "n h w c"], prepared: Sequence[Float[Array, "c 3 o"]], padding: Sequence[tuple[int, int]]
 ) -> Float[Array, "n h w o"]:
     """Convolution of stride 1; by ``padding`` the output is as large as x."""
-    (n, height, width, channels_in), channels_out = x.shape, prepared.shape[-1]
+    (n, height, width, channels_in), channels_out = x.shape, prepared[0].shape[-1]
     rows = len(prepared) - 2
     groups = -(-height // rows)
     (above, _), sides = padding
