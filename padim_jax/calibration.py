@@ -119,12 +119,10 @@ def calibration(
         raise ValueError("calibrate: wanted finite scores of at least one good image")
     threshold = scores[len(scores) - _rank(len(scores), false_alarm_rate)]
     edge, median = _quantile(pixels, pixel_rate), _quantile(pixels, 0.5)
+    colours = np.asarray([median, 2 * threshold - median], np.float32)
+    found = (scores, np.asarray(pixels, np.float32), threshold, np.float32(edge), colours)
     return Calibration(
-        scores=jnp.asarray(scores),
-        pixels=jnp.asarray(pixels, jnp.float32),
-        threshold=jnp.asarray(threshold),
-        pixel_threshold=jnp.asarray(edge, jnp.float32),
-        colour_scale=jnp.asarray([median, 2 * threshold - median], jnp.float32),
+        *jax.device_put(found),  # one by one each number of scores would compile a program to copy it
         method=method,
         false_alarm_rate=float(false_alarm_rate),
         pixel_rate=float(pixel_rate),

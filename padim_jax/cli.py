@@ -17,8 +17,10 @@ from padim_jax.commands.demo import demo_command
 from padim_jax.commands.estimate import estimate_command
 from padim_jax.commands.evaluate import evaluate_command, report_command
 from padim_jax.commands.fit import fit_command
+from padim_jax.commands.fit_many import fit_many_command
 from padim_jax.commands.inspect import inspect_command
 from padim_jax.commands.score import score_command
+from padim_jax.commands.score_many import score_many_command
 from padim_jax.commands.terminal import debug_option, say
 from padim_jax.commands.update import forget_command, merge_command, update_command
 from padim_jax.processes import leave
@@ -35,6 +37,8 @@ def app() -> None:
     \b
       padim fit GOOD_DIR --out MODEL        learn from a folder of good images
       padim score MODEL PATH... --out DIR   score new images, with a heat map each
+      padim fit-many TABLE --out MODELS     fit a model for every line of a table
+      padim score-many MODELS TABLE --out DIR   score each image by the model it belongs to
       padim calibrate MODEL GOOD_DIR        p-values and thresholds, from good images alone
       padim update MODEL NEW_GOOD_DIR       learn from more good images
       padim merge MODEL OTHER --out MODEL   join two models; padim forget MODEL DIR takes images out
@@ -51,7 +55,9 @@ def app() -> None:
 
 for command in (
     fit_command,
+    fit_many_command,
     score_command,
+    score_many_command,
     calibrate_command,
     update_command,
     merge_command,

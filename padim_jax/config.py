@@ -123,6 +123,11 @@ class PadimConfig:
         return _pair("crop_size", self.crop_size)
 
     @property
+    def computed(self) -> "PadimConfig":
+        """The same without what only reading files depends on, so that models that differ in it share a program."""
+        return self if self.value_range is None else dataclasses.replace(self, value_range=None)
+
+    @property
     def passes(self) -> int:
         """How many times a fit reads its images."""
         return 2 if self.projection == "principal-components" else 1

@@ -4,8 +4,10 @@ import csv
 import hashlib
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -24,6 +26,7 @@ from weights_conversion.atomic import write_atomically
 
 T = TypeVar("T")
 _LONGEST_NAME = 255  # bytes, of a file on the usual file systems
+_MARKER = ".written-by-padim"  # in a folder of results: it may be replaced
 
 Advance = Callable[[int], None]  # told how many more files are done
 
@@ -73,7 +76,8 @@ def score_files(
         advance(1)
 
     for batch in load_batches(paths, model.config, batch_size, report, note):
-        scores = score(model, fill_up(batch.images, batch_size) if len(paths) > batch_size else batch.images)
+        size = batch_size if len(paths) > batch_size else filled_size(len(batch.images), batch_size)
+        scores = score(model, fill_up(batch.images, size))
         values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
         p_values = None if scores.p_value is None else np.asarray(scores.p_value)
         verdicts = None if scores.anomalous is None else np.asarray(scores.anomalous)
@@ -90,6 +94,11 @@ def score_files(
                 size=batch.sizes[index],
             )
         advance(len(batch.paths))
+
+
+def filled_size(count: int, most: int) -> int:
+    """The power of two that ``count`` images are filled up to, ``most`` at most: few sizes, few compiled programs."""
+    return min(most, 1 << max(0, count - 1).bit_length())
 
 
 def fill_up(images: UInt8[np.ndarray, "n height width 3"], count: int) -> UInt8[np.ndarray, "count height width 3"]:
@@ -111,13 +120,15 @@ class Row:
         """Either "anomalous" or "normal", or nothing where the model is not calibrated."""
         return "" if self.anomalous is None else ("anomalous" if self.anomalous else "normal")
 
+    @property
+    def cells(self) -> tuple[Path, str, str, str]:
+        """Path, score, p-value and verdict as they stand in a table; the last two empty without a calibration."""
+        return self.path, f"{self.score:.7g}", "" if self.p_value is None else f"{self.p_value:.7g}", self.verdict
+
 
 def write_scores(path: Path, rows: Sequence[Row]) -> None:
     """Write ``path,score,p_value,verdict`` rows as CSV, in one step; the last two empty without a calibration."""
-    lines = [
-        (row.path, f"{row.score:.7g}", "" if row.p_value is None else f"{row.p_value:.7g}", row.verdict) for row in rows
-    ]
-    write_table(path, ("path", "score", "p_value", "verdict"), lines)
+    write_table(path, ("path", "score", "p_value", "verdict"), [row.cells for row in rows])
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -150,6 +161,26 @@ def write_map(target: Path, item: ScoredImage, config: PadimConfig, original: bo
     values = to_original(item.anomaly_map, item.size, config) if original else item.anomaly_map
     target.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(values.astype(np.float32)).save(target, format="TIFF")
+
+
+def is_replaceable(folder: Path) -> bool:
+    """Whether ``folder`` is not there, or one that :func:`replaced` wrote."""
+    return not folder.exists() or (folder / _MARKER).exists()
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A new folder to write to, which at the end takes the place of ``folder``, unless something fails."""
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        fresh.mkdir()
+        (fresh / _MARKER).touch()
+        yield fresh
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 class ResultSpool:

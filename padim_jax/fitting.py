@@ -9,22 +9,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from padim_jax.artifact import Updatable, load_updatable, save_updatable
 from padim_jax.backbones import Backbone
 from padim_jax.boundary import padded
-from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
+from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.data.decode import Note
-from padim_jax.data.folder import Batch
+from padim_jax.data.folder import Batch, digest_file
 from padim_jax.embedding import draw_embedding
 from padim_jax.files import Advance, ScoredImage
 from padim_jax.model import Padim, PadimMoments
-from padim_jax.padim import accumulate, init
+from padim_jax.padim import accumulate, finalize, init
 from padim_jax.projection import principal_components
-from padim_jax.scoring import calibrate, leave_one_out_scores
+from padim_jax.scoring import calibrate, leave_one_out_scores, with_roi
 from padim_jax.storage import ArtifactError
 
 Unreadable = Callable[[UnreadableImage], None]
@@ -106,10 +106,11 @@ def fit_files(
     advance: Advance = lambda count: None,
     checkpoint: Checkpoint | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    least: int = 0,
 ) -> Folded:
     """Moments of image files, from where an earlier fit was interrupted if there is a checkpoint of it.
 
-    ``advance`` is told of every file ``config.passes`` times.
+    ``advance`` is told of every file ``config.passes`` times; ``least`` is as of :func:`padim_jax.padim.accumulate`.
 
     Raises:
       UnreadableImage: from ``unreadable``.
@@ -122,7 +123,7 @@ def fit_files(
         if config.projection == "principal-components":
             quiet = None if note is None else ignore
             first = _told(load_batches(paths, config, batch_size, _ignoring(advance), quiet), advance, stopped)
-            batches = padded("fit", first, config)
+            batches = padded("fit", first, config, least)
             projection = principal_components(backbone, draw_embedding(backbone, config), batches)
         folded = Folded(init(backbone, config, projection=projection))
     elif config.passes > 1:
@@ -138,6 +139,7 @@ def fit_files(
         advance=advance,
         checkpoint=checkpoint,
         stopped=stopped,
+        least=least,
     )
     return folded
 
@@ -154,6 +156,7 @@ def fold_files(
     advance: Advance = lambda count: None,
     checkpoint: Checkpoint | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    least: int = 0,
 ) -> None:
     """Fold image files into ``folded``; its moments are used up and replaced.
 
@@ -177,7 +180,7 @@ def fold_files(
             yield batch.images
 
     before = len(folded.skipped)
-    for moments in accumulate(backbone, folded.moments, batches(), half_life=half_life):
+    for moments in accumulate(backbone, folded.moments, batches(), half_life=half_life, least=least):
         batch = pending.popleft()
         folded.moments = moments
         _remember(folded.images, batch.digests, half_life)
@@ -192,6 +195,66 @@ def fold_files(
             raise Interrupted(f"interrupted{kept}")
 
 
+def finish(
+    backbone: Backbone,
+    folded: Folded,
+    out: Path,
+    checkpoint: Checkpoint,
+    roi: Bool[np.ndarray, "height width"] | None,
+    calibrated: Callable[[Padim], Padim],
+) -> tuple[Calibration | None, int]:
+    """Factor what was folded, calibrate and save it, and forget the checkpoint.
+
+    Args:
+      backbone: the one it was folded with.
+      folded: of all files.
+      out: folder to write.
+      checkpoint: where an unfinished fit is kept, which it is once more if calibrating is interrupted.
+      roi: as of :func:`padim_jax.scoring.with_roi`.
+      calibrated: gives the model with its calibration, or as it is.
+
+    Returns:
+      The calibration, and how many images the model was fitted on.
+
+    Raises:
+      ValueError, FloatingPointError: as :func:`padim_jax.finalize` and ``calibrated``.
+      ArtifactError, OSError: as :func:`padim_jax.artifact.save_updatable`.
+      Interrupted: from ``calibrated``.
+    """
+    try:
+        model = calibrated(with_roi(finalize(backbone, folded.moments), roi))
+    except Interrupted as error:
+        checkpoint.write(backbone, folded)
+        raise Interrupted(f"{error}; the fit is kept in {checkpoint.folder}") from error
+    known, count = model.calibration, int(model.count)
+    del model  # its factors take as much room as the moments, which are packed now
+    save_updatable(Updatable(backbone, folded.moments, folded.images, known, roi), out)
+    checkpoint.remove()
+    return known, count
+
+
+def calibration_files(
+    model: Padim, fitted: Sequence[Path], images: Mapping[str, float] | None, others: Sequence[Path] | None
+) -> tuple[Sequence[Path], Mapping[str, float] | None] | None:
+    """Files to calibrate on, and their weights, as :func:`calibrate_files` takes them: ``others`` where given.
+
+    None where images would be left out of a model of too few.
+
+    Raises:
+      ValueError: some of ``others`` are among the ``images`` fitted on, and some are not.
+    """
+    paths, known = (fitted, images) if others is None else (others, None)
+    if others is not None and images is not None:
+        inside = [digest_file(path) in images for path in others]
+        if any(inside) and not all(inside):
+            raise ValueError(
+                f"{sum(inside)} of {len(others)} images were fitted on and the others ({others[inside.index(False)]}) "
+                "were not; calibrate on one kind or the other"
+            )
+        known = images if all(inside) else None
+    return None if known is not None and model.count < 3 else (paths, known)
+
+
 def calibrate_files(
     model: Padim,
     paths: Sequence[Path],
@@ -202,6 +265,7 @@ def calibrate_files(
     pixel_rate: float = PIXEL_RATE,
     advance: Advance = lambda count: None,
     stopped: Callable[[], bool] = lambda: False,
+    least: int = 0,
 ) -> Padim:
     """Calibrate on image files: those that ``images`` lists, each left out in turn, or, with None, others.
 
@@ -227,6 +291,7 @@ def calibrate_files(
         weights=iter(weights.popleft, None),
         false_alarm_rate=false_alarm_rate,
         pixel_rate=pixel_rate,
+        least=least,
     )
 
 

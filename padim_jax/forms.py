@@ -71,7 +71,7 @@ def quantise(packed: Float[np.ndarray, "p m"], *, lower: bool) -> Quantised:
     Raises:
       ValueError: numbers that are not finite, naming positions; or m is no d(d+1)/2.
     """
-    d = packing.side("quantise", packed)
+    d = packing.side("quantise", packed.shape[1])
     values, scale = np.empty(packed.shape, np.int16), np.empty((len(packed), d), np.float32)
     for row, (_, place) in enumerate(packing.rows_of(d, lower)):
         scale[:, row] = np.abs(packed[:, place]).max(axis=1) / LEVELS

@@ -37,7 +37,7 @@ def unpack_triangle(
     Raises:
       ValueError: m is no d(d+1)/2.
     """
-    d = side("unpack_triangle", packed)
+    d = side("unpack_triangle", packed.shape[1])
     square = np.zeros((len(packed), d, d), packed.dtype)
     for chunk in host_chunks(len(packed), d):
         part, target = packed[chunk], square[chunk]
@@ -62,7 +62,7 @@ def unpack_panels(parts: Iterable[Float[np.ndarray, "_ m"]], p: int, *, lower: b
     panels: list[np.ndarray] = []
     done = 0
     for part in parts:
-        d = side("unpack_panels", part)
+        d = side("unpack_panels", part.shape[1])
         panels = panels or [np.empty((p, stop, stop - start), np.float32) for start, stop in triangle.spans(d)]
         for chunk in host_chunks(len(part), d):
             square = unpack_triangle(part[chunk], lower=lower, symmetric=lower)
@@ -101,9 +101,8 @@ def host_chunks(p: int, d: int) -> Iterator[slice]:
     return (slice(start, min(start + chunk, p)) for start in range(0, p, chunk))
 
 
-def side(call: str, packed: np.ndarray) -> int:
-    """The d of packed triangles; ``ValueError`` naming ``call`` where there is none."""
-    m = packed.shape[1]
+def side(call: str, m: int) -> int:
+    """The d of triangles packed in m numbers; ``ValueError`` naming ``call`` where there is none."""
     d = (math.isqrt(8 * m + 1) - 1) // 2
     if d < 1 or d * (d + 1) // 2 != m:
         raise ValueError(f"{call}: {m} numbers a position, wanted d(d+1)/2 of them; pack_triangle gives that")

@@ -218,6 +218,7 @@ def accumulate(
     batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
     *,
     half_life: float | None = None,
+    least: int = 0,
 ) -> Iterator[PadimMoments]:
     """Fold batches in one after the other, in place: :func:`update` without a copy of the state.
 
@@ -226,6 +227,7 @@ def accumulate(
       moments: to start from; used up.
       batches: uint8 RGB arrays (n, height, width, 3) of ``config.crop_size``; n may vary.
       half_life: as of :func:`update`.
+      least: smaller batches are filled up to so many images, or to the largest so far.
 
     Yields:
       The moments after each batch, good until the next is asked for.
@@ -235,9 +237,11 @@ def accumulate(
     """
     check_backbone("fit", backbone, moments.embedding)
     half = _half_life("fit", half_life)
-    for images, valid in padded("fit", batches, moments.config):
-        moments = _update_donating(backbone, moments, images, valid, half)
-        yield jax.block_until_ready(moments)  # one batch in flight: a fast reader must not queue up images
+    config = moments.config
+    for images, valid in padded("fit", batches, config, least):
+        found = _update_donating(backbone, replace(moments, config=config.computed), images, valid, half)
+        moments = replace(jax.block_until_ready(found), config=config)
+        yield moments  # one batch in flight: a fast reader must not queue up images
 
 
 def _update_pure(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from padim_jax import calibration, forms, gaussian
 from padim_jax.anomaly_map import anomaly_map, image_score
 from padim_jax.boundary import alone, check_images, check_solver, padded
-from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
+from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram
 from padim_jax.embedding import embed
 from padim_jax.forms import LowRankGaussian
 from padim_jax.gaussian import Gaussian, Solver, WhitenedGaussian
@@ -101,6 +101,7 @@ def calibrate(
     weights: Iterable[float] | None = None,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     pixel_rate: float = PIXEL_RATE,
+    least: int = 0,
 ) -> Padim:
     """Calibrate on good images alone, so that scores come with p-values and verdicts.
 
@@ -117,6 +118,7 @@ def calibrate(
         left out twice by weight 2. Implies ``partial``.
       false_alarm_rate: share of good images that may be called anomalous, in (0, 1).
       pixel_rate: share of good images' pixels that may be marked, in (0, 1).
+      least: smaller batches are filled up to so many images, or to the largest so far.
 
     Raises:
       TypeError, ValueError: images as :func:`score`; a rate outside (0, 1); leave-one-out of other images than the
@@ -126,9 +128,9 @@ def calibrate(
     fitted = None if held_out else _for_leave_one_out("calibrate", model)
     histogram, scores = Histogram(), list[np.ndarray]()
     total, moved = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
-    for found, share, shift in _each_batch("calibrate", model, fitted, batches, weights):
-        maps = np.asarray(found.anomaly_map)
-        scores.extend(np.asarray(found.image_score))
+    for found, n, share, shift in _each_batch("calibrate", model, fitted, batches, weights, least):
+        maps = np.asarray(found.anomaly_map)[:n]
+        scores.extend(np.asarray(found.image_score)[:n])
         histogram.add(maps if model.roi is None else maps[:, np.asarray(model.roi)])
         total += share
         moved = moved if shift is None else moved + np.asarray(shift, np.float64)
@@ -161,8 +163,8 @@ def leave_one_out_scores(
         such score at all.
     """
     fitted = _for_leave_one_out("leave_one_out_scores", model)
-    for scores, _, _ in _each_batch("leave_one_out_scores", model, fitted, batches, weights):
-        yield scores
+    for found, n, _, _ in _each_batch("leave_one_out_scores", model, fitted, batches, weights):
+        yield Scores(found.image_score[:n], found.anomaly_map[:n])
 
 
 def _each_batch(
@@ -171,23 +173,27 @@ def _each_batch(
     fitted: Padim | None,
     batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
     weights: Iterable[float] | None,
-) -> Iterator[tuple[Scores, float, Array | None]]:
-    """Scores, sum of weights and Σ w (x - μ) of each batch, left out of ``fitted``; by ``model`` where that is None."""
+    least: int = 0,
+) -> Iterator[tuple[Scores, int, float, Array | None]]:
+    """Scores, how many of them count, sum of weights and Σ w (x - μ) of each batch.
+
+    Left out of ``fitted``; by ``model`` where that is None.
+    """
     given = iter(weights) if weights is not None else None
     done = 0
-    for images, valid in padded(call, batches, model.config):
+    for images, valid in padded(call, batches, model.config, least):
         n = int(valid.sum())
         share = np.zeros(len(images), np.float32)
         share[:n] = 1 if given is None else [next(given) for _ in range(n)]
         if fitted is None:
             found, shift = _run(model, images), None
         else:
-            found, shift = alone(_leave_one_out, fitted, images, share)
+            found, shift = alone(_leave_one_out, _program(fitted), images, share)
         values = np.asarray(found.image_score)[:n]
         if not np.isfinite(values).all():
             _refuse(call, fitted is None, done, model)
         done += n
-        yield Scores(found.image_score[:n], found.anomaly_map[:n]), float(share.sum(dtype=np.float64)), shift
+        yield found, n, float(share.sum(dtype=np.float64)), shift
 
 
 _OTHERS = ", or give other images with held_out=True"
@@ -195,25 +201,33 @@ _with_solver = jax.jit(gaussian.with_solver, static_argnames="solver")
 
 
 def _run(model: Padim, images: Array) -> Scores:
-    if isinstance(model.gaussian, Gaussian):
-        return alone(_score, model, images)
-    return _score(model, images)
+    """By one program for all models alike, and a small one for the calibration, which each has of another length."""
+    program = _program(replace(model, calibration=None))
+    scores = alone(_score, program, images) if isinstance(model.gaussian, Gaussian) else _score(program, images)
+    return scores if model.calibration is None else _judged(model.calibration, scores)
+
+
+def _program(model: Padim) -> Padim:
+    return replace(model, config=model.config.computed)
 
 
 @jax.jit
 def _score(model: Padim, images: Array) -> Scores:
     x = embed(model.backbone, model.embedding, images, model.projection)
-    return judged(model, forms.mahalanobis(model.gaussian, x))
+    return _scores(model, forms.mahalanobis(model.gaussian, x))
+
+
+@jax.jit
+def _judged(known: Calibration, scores: Scores) -> Scores:
+    values = scores.image_score
+    p, verdict = calibration.p_values(known, values), calibration.is_anomalous(known, values)
+    return replace(scores, p_value=p, anomalous=verdict)
 
 
 def judged(model: Padim, distances: Float[Array, "p n"]) -> Scores:
     """Maps and image scores of distances, with p-values and verdicts where the model is calibrated."""
     scores = _scores(model, distances)
-    if model.calibration is None:
-        return scores
-    values = scores.image_score
-    p, verdict = calibration.p_values(model.calibration, values), calibration.is_anomalous(model.calibration, values)
-    return replace(scores, p_value=p, anomalous=verdict)
+    return scores if model.calibration is None else _judged(model.calibration, scores)
 
 
 @jax.jit

@@ -1,5 +1,7 @@
 """Convolutions by whatever program the platform takes, against sums written out in float64."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,9 +40,10 @@ def direct(x: np.ndarray, conv: Conv) -> np.ndarray:
     ],
     ids=str,
 )
-def test_every_convolution_is_the_sum_it_stands_for(height: int, width: int, settings: dict) -> None:
+def test_every_convolution_is_the_sum_it_stands_for(height: int, width: int, settings: dict[str, Any]) -> None:
     rng = np.random.default_rng(height)
-    conv = Conv(**{"channels_in": 6, "channels_out": 6} | settings)
+    sizes: dict[str, Any] = {"channels_in": 6, "channels_out": 6}
+    conv = Conv(**(sizes | settings))
     conv.kernel[...] = jnp.asarray(rng.standard_normal(conv.kernel.shape), jnp.float32)
     conv.bias[...] = jnp.asarray(rng.standard_normal(6), jnp.float32)
     x = rng.standard_normal((2, height, width, settings.get("channels_in", 6))).astype(np.float32)

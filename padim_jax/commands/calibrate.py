@@ -10,18 +10,25 @@ import click
 
 from padim_jax.artifact import Updatable, load, load_updatable, save, save_updatable
 from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, at_rates
-from padim_jax.commands.terminal import batch_option, debug_option, interruption, note_ignored, progress_bar, say
+from padim_jax.commands.terminal import (
+    batch_option,
+    debug_option,
+    interruption,
+    note_ignored,
+    progress_bar,
+    say,
+    wrong_use,
+)
 from padim_jax.data import UnreadableImage, find_images
-from padim_jax.data.folder import digest_file
-from padim_jax.fitting import Interrupted, Unreadable, calibrate_files
+from padim_jax.fitting import Interrupted, Unreadable, calibrate_files, calibration_files
 from padim_jax.model import Padim
 from padim_jax.storage import check_writable, read_manifest
 
 _RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
-def calibration_options(command: Any) -> Any:
-    """Options of every command that calibrates."""
+def rate_options(command: Any) -> Any:
+    """The rates of every command that calibrates."""
     for option in (
         click.option(
             "--pixel-rate",
@@ -33,16 +40,21 @@ def calibration_options(command: Any) -> Any:
             type=_RATE,
             help=f"Share of good images that may be called anomalous. Default: {FALSE_ALARM_RATE:g}, or the model's.",
         ),
-        click.option(
-            "--calibration",
-            "held_out",
-            multiple=True,
-            type=click.Path(exists=True, path_type=Path),
-            help="Good images to calibrate on instead of those read; repeat for several folders.",
-        ),
     ):
         command = option(command)
     return command
+
+
+def calibration_options(command: Any) -> Any:
+    """Options of every command that calibrates one model."""
+    others = click.option(
+        "--calibration",
+        "held_out",
+        multiple=True,
+        type=click.Path(exists=True, path_type=Path),
+        help="Good images to calibrate on instead of those read; repeat for several folders.",
+    )
+    return others(rate_options(command))
 
 
 @click.command("calibrate")
@@ -116,19 +128,16 @@ def calibrated(
     stopped: Callable[[], bool],
 ) -> Padim:
     """Model calibrated on ``others`` if given, fitted on or not, else on the files ``fitted``, left out in turn."""
-    paths, known = fitted or (), images
-    if others is not None:
-        paths = others
-        known = images if images is not None and _among(others, images) else None
-    if known is not None and model.count < 3:
+    with wrong_use():
+        chosen = calibration_files(model, fitted or (), images, others)
+    if chosen is None:
         say("not calibrated: leaving one image out takes 3 or more; padim calibrate takes other good images")
         return model
-    with progress_bar("calibrate", len(paths)) as advance:
+    with progress_bar("calibrate", len(chosen[0])) as advance:
         try:
             return calibrate_files(
                 model,
-                paths,
-                known,
+                *chosen,
                 batch_size=batch_size,
                 false_alarm_rate=rates[0],
                 pixel_rate=rates[1],
@@ -186,15 +195,3 @@ def rates_of(
 
 def _scoring(stored: Updatable | Padim) -> Padim:
     return stored.model() if isinstance(stored, Updatable) else stored
-
-
-def _among(paths: Sequence[Path], images: Mapping[str, float]) -> bool:
-    """Whether all files are among those fitted on (True) or none is (False)."""
-    inside = [digest_file(path) in images for path in paths]
-    if any(inside) and not all(inside):
-        stranger = paths[inside.index(False)]
-        raise click.UsageError(
-            f"{sum(inside)} of {len(paths)} images were fitted on and the others ({stranger}) were not; calibrate on "
-            "one kind or the other"
-        )
-    return all(inside)

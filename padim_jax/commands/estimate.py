@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from padim_jax.backbones import BACKBONES, load_backbone
-from padim_jax.commands.fit import begin, setting
+from padim_jax.commands.settings import begin, setting
 from padim_jax.commands.terminal import Size, batch_option, debug_option, wrong_use
 from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, find_value_range, load_batches

@@ -1,17 +1,15 @@
 """``padim fit``."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import jax
 
 from padim_jax import mesh as meshes
-from padim_jax.artifact import Updatable, save_updatable
-from padim_jax.backbones import BACKBONES, load_backbone
 from padim_jax.commands.calibrate import (
     calibrated,
     calibration_options,
@@ -21,80 +19,28 @@ from padim_jax.commands.calibrate import (
     stop_and_say,
 )
 from padim_jax.commands.fit_mesh import MeshOptions, fit_on_mesh, mesh_checkpoint, mesh_options
+from padim_jax.commands.settings import chosen, loaded, settings_options, with_value_range
 from padim_jax.commands.terminal import (
     Notes,
-    Size,
     batch_option,
     debug_option,
     interruption,
-    megabytes,
     note_ignored,
     progress_bar,
     roi_option,
     say,
-    wrong_use,
 )
-from padim_jax.config import Covariance, Interpolation, PadimConfig, Precision, Projection, Resize
-from padim_jax.data import find_images, find_value_range, read_roi_of
+from padim_jax.data import find_images, read_roi_of
 from padim_jax.embedding import Embedding, draw_embedding
-from padim_jax.fitting import Checkpoint, Interrupted, fit_files, identity
-from padim_jax.padim import finalize
-from padim_jax.presets import preset
-from padim_jax.scoring import with_roi
+from padim_jax.fitting import Checkpoint, finish, fit_files, identity
+from padim_jax.model import Padim
 from padim_jax.storage import check_writable
-
-
-def setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
-    """Option for a field of ``PadimConfig``; None where it was not given."""
-    default = getattr(PadimConfig(), name)
-    shown = "the backbone's" if default is None else str(default)
-    return click.option(f"--{name.replace('_', '-')}", type=kind, show_default=shown, help=about)
 
 
 @click.command("fit")
 @click.argument("good_dir", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
-@click.option("--preset", "preset_name", metavar="NAME", help="Settings by name; options given besides win.")
-@click.option("--backbone", type=click.Choice(list(BACKBONES)), help="Network. Default: the preset's, or Lite0.")
-@click.option(
-    "--weights",
-    type=str,
-    help="Weights file (.pth, .safetensors), or 'random'. Default: embedded, or the publisher's file.",
-)
-@click.option("--tap", "taps", multiple=True, help="Layer to embed; repeat for several. Default: the backbone's.")
-@setting("n_channels", int, "Dimension d of the embedding.")
-@setting("ridge", float, "ε added to the covariance's diagonal.")
-@setting("seed", int, "Of the random channel selection.")
-@setting("image_size", Size(), "Resize images to this.")
-@setting(
-    "resize",
-    click.Choice(get_args(Resize)),
-    "Stretch to the image size; or keep the aspect: cover it and take the centre, or fit inside with black around.",
-)
-@setting("crop_size", Size(), "Then cut out the centre.")
-@setting("sigma", float, "Blur of the map, in pixels.")
-@setting("interpolation", click.Choice(get_args(Interpolation)), "Of images and maps; the paper's is bicubic.")
-@setting("neighbourhood", int, "Average activations over k x k cells; odd.")
-@setting(
-    "covariance", click.Choice(get_args(Covariance)), "Sample covariance + ε I, or shrunk at each position besides."
-)
-@setting(
-    "projection",
-    click.Choice(get_args(Projection)),
-    "How the taps' channels become d; principal components read the images twice.",
-)
-@setting(
-    "precision",
-    click.Choice(get_args(Precision)),
-    "Of the backbone; bfloat16 is for GPUs and TPUs. Statistics are float32 in either.",
-)
-@click.option(
-    "--value-range",
-    type=float,
-    nargs=2,
-    metavar="LOW HIGH",
-    help="Of images of more than 8 bits a channel: the values that become black and white. Default: found.",
-)
+@settings_options
 @click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
 @roi_option
 @click.option(
@@ -118,10 +64,7 @@ def setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
 def fit_command(
     good_dir: Path,
     out: Path,
-    preset_name: str | None,
-    backbone: str | None,
     weights: str | None,
-    taps: tuple[str, ...],
     skip_unreadable: bool,
     roi: Path | None,
     wanted: bool,
@@ -139,22 +82,16 @@ def fit_command(
     it smaller. A fit that was interrupted goes on where it was, by the same command.
     """
     mesh = MeshOptions(**{field.name: settings.pop(field.name) for field in fields(MeshOptions)}).mesh()
-    with wrong_use():
-        given = {name: value for name, value in settings.items() if value is not None}
-        backbone, config = begin(preset_name, backbone)
-        config = replace(config, **given, **({"taps": taps} if taps else {}))
-        BACKBONES[backbone].select(config.taps)
+    backbone, config = chosen(**settings)
     check_writable(out)  # now, not after an hour of fitting
     unfinished = out.with_name(f"{out.name}.unfinished")
     found = find_images([good_dir], exclude=out)
     note_ignored(found.ignored)
-    config = _with_value_range(config, found.paths)
+    config = with_value_range(config, found.paths)
     others = find_images(held_out).paths if held_out else None
     region = None if roi is None else read_roi_of(roi, config, found.paths)
-    with progress_bar("download", unit="MB") as advance:
-        network = load_backbone(backbone, weights, progress=megabytes(advance))
-    with wrong_use():
-        embedding = draw_embedding(network, config)
+    network = loaded(backbone, weights, config)
+    embedding = draw_embedding(network, config)
     start = time.perf_counter()
     if mesh is None and mesh_checkpoint(out).exists():
         mesh = meshes.device_mesh(devices=jax.devices()[:1])
@@ -195,19 +132,13 @@ def fit_command(
                 checkpoint=checkpoint,
                 stopped=stopped,
             )
-        model = with_roi(finalize(network, folded.moments), region)
-        if wanted:
-            rates = rates_of(None, false_alarm_rate, pixel_rate)
-            fitted = [path for path in found.paths if str(path) not in folded.skipped]
-            try:
-                model = calibrated(model, fitted, folded.images, others, rates, batch_size, stopped)
-            except Interrupted as error:
-                checkpoint.write(network, folded)
-                raise Interrupted(f"{error}; the fit is kept in {unfinished}") from error
-    known, count = model.calibration, int(model.count)
-    del model  # its factors take as much room as the moments, which are packed now
-    save_updatable(Updatable(network, folded.moments, folded.images, known, region), out)
-    checkpoint.remove()
+        rates = rates_of(None, false_alarm_rate, pixel_rate)
+        fitted = [path for path in found.paths if str(path) not in folded.skipped]
+
+        def calibrate(model: Padim) -> Padim:
+            return calibrated(model, fitted, folded.images, others, rates, batch_size, stopped) if wanted else model
+
+        known, count = finish(network, folded, out, checkpoint, region, calibrate)
     notes.say()
     _say_fitted(out, embedding, count, start, folded.skipped)
     describe_calibration(known)
@@ -220,29 +151,3 @@ def _say_fitted(out: Path, embedding: Embedding, count: int, start: float, skipp
         f"{out}: {embedding.backbone}, {', '.join(embedding.taps)}, d = {embedding.dimension}; fitted on "
         f"{count} images in {time.perf_counter() - start:.1f} s" + (f", {len(skipped)} skipped" if skipped else "")
     )
-
-
-def _with_value_range(config: PadimConfig, paths: Sequence[Path]) -> PadimConfig:
-    """Settings with the range of the files' values, where they have more than 8 bits and none was given."""
-    if config.value_range is not None:
-        return config
-    with progress_bar("fit range", len(paths)) as advance:
-        value_range = find_value_range(paths, advance=advance)
-    if value_range is None:
-        return config
-    low, high = value_range
-    say(
-        f"images of more than 8 bits: values {low:.12g} to {high:.12g} are what this model takes, black to white; "
-        "others are refused (--value-range sets the range)"
-    )
-    return replace(config, value_range=value_range)
-
-
-def begin(name: str | None, backbone: str | None) -> tuple[str, PadimConfig]:
-    """Backbone and settings to start from."""
-    found = preset(name or "lite0")
-    if name is not None and backbone not in (None, found.backbone):
-        raise ValueError(f"--backbone {backbone} is not that of --preset {name}, {found.backbone}; give one of the two")
-    if len(found.members) != 1:
-        raise ValueError(f"--preset {name} sums the maps of {len(found.members)} models; it is there for evaluate only")
-    return backbone or found.backbone, found.members[0]

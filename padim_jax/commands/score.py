@@ -1,7 +1,6 @@
 """``padim score``."""
 
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import closing
 from math import inf
@@ -18,6 +17,8 @@ from padim_jax.files import (
     Row,
     ScoredImage,
     common_folder,
+    is_replaceable,
+    replaced,
     result_place,
     score_files,
     write_heatmap,
@@ -30,8 +31,7 @@ from padim_jax.scoring import narrowed
 
 Where = Literal["crop", "original"]
 _WHERE = click.Choice(get_args(Where))
-_UNREADABLE = "unreadable.csv"
-_MARKER = ".written-by-padim"  # in a folder of heat maps: it may be replaced
+UNREADABLE = "unreadable.csv"
 
 
 @click.command("score")
@@ -81,7 +81,7 @@ def score_command(
         raise click.UsageError(f"--out {out} holds images to score ({inside[0]}); choose another folder")
     wanted = [name for name, asked in (("heatmaps", heatmaps), ("masks", masks), ("maps", maps)) if asked]
     for folder in (out / name for name in wanted):
-        if folder.exists() and not (folder / _MARKER).exists():
+        if not is_replaceable(folder):
             raise click.UsageError(f"{folder} is there already and not ours to replace; choose another --out")
     note_ignored(found.ignored)
     fitted = load(model)
@@ -103,9 +103,9 @@ def score_command(
                     spool.add(item)
         write_scores(out / "scores.csv", scored)
         if unreadable:
-            write_table(out / _UNREADABLE, ("path", "reason"), [(error.path, error.reason) for error in unreadable])
+            write_table(out / UNREADABLE, ("path", "reason"), [(error.path, error.reason) for error in unreadable])
         else:
-            (out / _UNREADABLE).unlink(missing_ok=True)  # an earlier run's
+            (out / UNREADABLE).unlink(missing_ok=True)  # an earlier run's
         if wanted and scored:
             known = fitted.calibration
             scale = spool.scale() if known is None else (float(known.colour_scale[0]), float(known.colour_scale[1]))
@@ -138,17 +138,8 @@ def _write_all(
     spool: ResultSpool, folder: Path, root: Path, write: Callable[[Path, ScoredImage], None], count: int
 ) -> None:
     """Write a file for every result beside ``folder``, then put them in place of an earlier run's."""
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     suffix = ".tif" if folder.name == "maps" else ".png"
-    try:
-        fresh.mkdir()
-        (fresh / _MARKER).touch()
-        with progress_bar(folder.name.replace("heatmaps", "heat maps"), count) as advance:
-            for item in spool:
-                write(fresh / result_place(item.path, root, suffix), item)
-                advance(1)
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    with replaced(folder) as fresh, progress_bar(folder.name.replace("heatmaps", "heat maps"), count) as advance:
+        for item in spool:
+            write(fresh / result_place(item.path, root, suffix), item)
+            advance(1)

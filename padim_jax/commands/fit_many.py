@@ -1,0 +1,101 @@
+"""``padim fit-many``."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+
+from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
+from padim_jax.commands.calibrate import going_on, rate_options
+from padim_jax.commands.settings import chosen, loaded, settings_options
+from padim_jax.commands.terminal import Notes, batch_option, debug_option, interruption, progress_bar, say, wrong_use
+from padim_jax.factory import Journal, Terms, fit_many
+from padim_jax.files import write_table
+from padim_jax.manifest import read_jobs
+
+
+class Part(click.ParamType):
+    """``2/8``: the second of eight."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse; anything else is wrong use."""
+        numbers = [int(part) for part in str(value).split("/") if part.isdecimal()]
+        if len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1]:
+            self.fail(f"{value!r} is not I/N with I from 1 to N", param, ctx)
+        return tuple(numbers)
+
+
+@click.command("fit-many")
+@click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the models.")
+@settings_options
+@click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read; else their model fails.")
+@click.option(
+    "--calibrate/--no-calibrate", default=True, show_default=True, help="Read the images again, for p-values."
+)
+@rate_options
+@click.option(
+    "--devices", type=click.IntRange(1), help="Devices of this machine to share the models out. Default: all."
+)
+@click.option("--part", type=Part(), default="1/1", help="Fit every N-th model only, from the I-th: for N machines.")
+@batch_option
+@debug_option
+def fit_many_command(
+    table: Path,
+    out: Path,
+    weights: str | None,
+    skip_unreadable: bool,
+    calibrate: bool,
+    false_alarm_rate: float | None,
+    pixel_rate: float | None,
+    devices: int | None,
+    part: tuple[int, int],
+    batch_size: int,
+    **settings: Any,
+) -> None:
+    """Fit a model for every line of TABLE, all with one network and one compiled program.
+
+    TABLE is in CSV; its columns are model,good: the name of a model, which becomes a folder in --out, and its folder
+    of good images, relative to the table. Two more may be there, and empty: calibration, a folder of other good images
+    to calibrate on, and roi, a mask file. All models have the same settings.
+
+    A model that fails is named, with the reason, and the others are fitted; then the exit code is 1. The same command,
+    given again, fits what failed, what is new and what has changed. --out/models.csv lists all.
+    """
+    with wrong_use():
+        jobs = read_jobs(table)[part[0] - 1 :: part[1]]
+        here = jax.local_devices()
+        if devices is not None and devices > len(here):
+            raise ValueError(f"--devices {devices}: this machine has {len(here)} ({here[0].platform})")
+    name, config = chosen(**settings)
+    network = loaded(name, weights, config)
+    rates = (false_alarm_rate or FALSE_ALARM_RATE, pixel_rate or PIXEL_RATE)
+    terms = Terms(config, batch_size, calibrate, *rates, skip_unreadable)
+    out.mkdir(parents=True, exist_ok=True)
+    journal, notes, counts = Journal(out, part), Notes(), Counter[str]()
+    try:
+        with interruption() as stopped, going_on(), progress_bar("fit", len(jobs), unit="models") as advance:
+            outcomes = fit_many(network, jobs, terms, out, journal, devices=here[:devices], note=notes, stopped=stopped)
+            for outcome in outcomes:
+                counts[outcome.status] += 1
+                if outcome.status == "failed":
+                    say(f"not fitted: {outcome.name}: {outcome.reason}")
+                advance(1)
+    finally:
+        fields = ("name", "status", "images", "skipped", "threshold", "seconds", "reason")
+        rows = [[_cell(getattr(one, field)) for field in fields] for _, one in sorted(journal.last.items())]
+        write_table(out / "models.csv", ("model", *fields[1:]), rows)
+        notes.say()
+    click.echo(
+        f"{out / 'models.csv'}: {counts['fitted']} fitted, {counts['kept']} there already, {counts['failed']} failed"
+    )
+    if counts["failed"]:
+        raise click.ClickException(f"{counts['failed']} of {len(jobs)} models failed; they are named above")
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else value

@@ -1,0 +1,213 @@
+"""Score with many models: each loaded when an image asks for it, all within a budget of bytes, on one network."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Array, UInt8
+
+from padim_jax import packing, triangle
+from padim_jax.artifact import load
+from padim_jax.backbones import Backbone
+from padim_jax.boundary import check_images
+from padim_jax.data import UnreadableImage, stop_at_unreadable
+from padim_jax.data.decode import Note
+from padim_jax.files import Advance, ScoredImage, fill_up, filled_size, score_files
+from padim_jax.model import Padim, Scores
+from padim_jax.scoring import score
+from padim_jax.storage import damaged, read_manifest
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+WINDOW = 256  # images of a stream that are looked at together, so that those of one model are scored in batches
+_TRIANGLES = ("gaussian.triangle", "moments.scatter")
+
+
+class Fleet:
+    """Models by name, of which those used last are kept loaded.
+
+    Models of equal settings run one compiled program, and models of equal weights share one network.
+
+    Attributes:
+      folder: of the models, each in a folder of its name, as ``padim fit-many`` writes them.
+      budget: bytes that loaded models may take, their shared networks apart.
+      loads: how often a model was loaded.
+    """
+
+    def __init__(self, folder: Path, budget: int) -> None:
+        self.folder, self.budget, self.loads = folder, budget, 0
+        self._loaded: OrderedDict[str, tuple[Padim, int]] = OrderedDict()
+        self._networks: dict[str, Backbone] = {}
+        self._scales: dict[str, tuple[float, float] | None] = {}
+
+    @property
+    def held(self) -> int:
+        """Bytes that loaded models take."""
+        return sum(size for _, size in self._loaded.values())
+
+    def model(self, name: str) -> Padim:
+        """The model called ``name``, loaded if it is not; those not used for longest make room for it.
+
+        Raises:
+          ValueError: it alone takes more than the budget.
+          ArtifactError: as :func:`padim_jax.load`.
+        """
+        if name not in self._loaded:
+            size = resident_bytes(self.folder / name)
+            if size > self.budget:
+                raise ValueError(
+                    f"Fleet: model {name!r} takes {size / 1e6:.1f} MB, more than the budget of "
+                    f"{self.budget / 1e6:.1f} MB; raise it, or padim compact the model"
+                )
+            while self._loaded and self.held + size > self.budget:
+                self._loaded.popitem(last=False)
+            model = load(self.folder / name)
+            network = self._networks.setdefault(model.backbone.weights_digest, model.backbone)
+            self._loaded[name] = replace(model, backbone=network), size
+            known = model.calibration
+            scale = None if known is None else (float(known.colour_scale[0]), float(known.colour_scale[1]))
+            self._scales[name] = scale
+            self.loads += 1
+        self._loaded.move_to_end(name)
+        return self._loaded[name][0]
+
+    def colour_scale(self, name: str) -> tuple[float, float] | None:
+        """Distances at the ends of the heat maps' colours of a model that was loaded; None if it is not calibrated."""
+        return self._scales[name]
+
+    def score(
+        self,
+        stream: Iterable[tuple[str, UInt8[Array | np.ndarray, "height width 3"]]],
+        *,
+        batch_size: int = 16,
+        window: int = WINDOW,
+    ) -> Iterator[tuple[str, Scores]]:
+        """Score a mixed stream, each image by the model it names.
+
+        Args:
+          stream: names of models, and uint8 RGB images of their ``config.crop_size``.
+          batch_size: most images of one model to compute at once.
+          window: images to wait for, so that those of one model come together; 1 waits for none.
+
+        Yields:
+          In the stream's order, the name and the :class:`padim_jax.Scores` of one image, on the host.
+
+        Raises:
+          TypeError, ValueError: as :func:`padim_jax.score`; as :meth:`model`.
+          ArtifactError: as :meth:`model`.
+        """
+
+        def of_model(name: str, images: Sequence[Array | np.ndarray]) -> list[Scores]:
+            model, found = self.model(name), list[Scores]()
+            for first in range(0, len(images), batch_size):
+                batch = np.concatenate([_checked(model, image) for image in images[first : first + batch_size]])
+                scores = jax.device_get(score(model, fill_up(batch, filled_size(len(batch), batch_size))))
+                found += [jax.tree.map(lambda a, i=i: a[i : i + 1], scores) for i in range(len(batch))]
+            return found
+
+        yield from self._routed(stream, window, of_model)
+
+    def score_files(
+        self,
+        routes: Iterable[tuple[str, Path]],
+        *,
+        batch_size: int = 16,
+        window: int = WINDOW,
+        unreadable: Callable[[str, UnreadableImage], None] | None = None,
+        refused: Callable[[str, Exception], None] | None = None,
+        advance: Advance = lambda count: None,
+        note: Note | None = None,
+    ) -> Iterator[tuple[str, ScoredImage]]:
+        """Score image files, each by the model it is given with: :func:`padim_jax.files.score_files` for many models.
+
+        Args:
+          routes: names of models and files.
+          batch_size: as of :meth:`score`.
+          window: as of :meth:`score`.
+          unreadable: told of files that can't be read, with the name of the model; they get no score. None raises.
+          refused: told of a model that can't be loaded, at every window that asks for it; its files get no score. None
+            raises.
+          advance: told of every file.
+          note: as of :func:`padim_jax.data.load_batches`.
+
+        Yields:
+          In the routes' order, the name and the result of each file that has one.
+
+        Raises:
+          UnreadableImage: a file that can't be read.
+          ValueError, ArtifactError: as :meth:`model`.
+          FloatingPointError: as :func:`padim_jax.files.score_files`.
+        """
+
+        def of_model(name: str, paths: Sequence[Path]) -> list[ScoredImage | None]:
+            try:
+                model = self.model(name)
+            except (ValueError, OSError) as error:
+                if refused is None:
+                    raise
+                refused(name, error)
+                advance(len(paths))
+                return [None] * len(paths)
+            once = list(dict.fromkeys(paths))
+            advance(len(paths) - len(once))
+            report = stop_at_unreadable if unreadable is None else partial(unreadable, name)
+            found = score_files(model, once, batch_size=batch_size, unreadable=report, advance=advance, note=note)
+            by_path = {item.path: item for item in found}
+            return [by_path.get(path) for path in paths]
+
+        for name, item in self._routed(routes, window, of_model):
+            if item is not None:
+                yield name, item
+
+    def _routed(
+        self, stream: Iterable[tuple[str, Item]], window: int, of_model: Callable[[str, Sequence[Item]], Sequence[T]]
+    ) -> Iterator[tuple[str, T]]:
+        """Results in order, a window at a time: of loaded models first, so that none of them is loaded twice for it."""
+        if window < 1:
+            raise ValueError(f"Fleet: window={window}, wanted 1 or more images")
+        waiting = iter(stream)
+        while items := list(islice(waiting, window)):
+            places: dict[str, list[int]] = {}
+            for index, (name, _) in enumerate(items):
+                places.setdefault(name, []).append(index)
+            results: dict[int, T] = {}
+            for name in sorted(places, key=lambda name: name not in self._loaded):
+                found = of_model(name, [items[index][1] for index in places[name]])
+                results |= dict(zip(places[name], found, strict=True))
+            for index, (name, _) in enumerate(items):
+                yield name, results.pop(index)
+
+
+def _checked(model: Padim, image: Array | np.ndarray) -> UInt8[np.ndarray, "1 height width 3"]:
+    one = np.asarray(image)[None]
+    check_images("Fleet.score", one, model.config)
+    return one
+
+
+def resident_bytes(folder: Path) -> int:
+    """Bytes that the arrays of a model take once it is loaded, at most; its network apart.
+
+    Raises:
+      ArtifactError: no model, or damaged.
+    """
+    manifest, total = read_manifest(folder), 4  # a calibration's thresholds and colours follow from its arrays
+    try:
+        for name, shape in dict(manifest["arrays"]).items():
+            if name in _TRIANGLES and manifest.get("solver") != "triangular-solve":
+                d = packing.side("load", shape[1])
+                total += shape[0] * sum(stop * (stop - start) for start, stop in triangle.spans(d))
+            elif name in _TRIANGLES:
+                total += shape[0] * packing.side("load", shape[1]) ** 2
+            elif not name.startswith("backbone."):
+                total += math.prod(shape)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise damaged(folder, error) from error
+    return 4 * total

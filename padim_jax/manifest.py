@@ -1,0 +1,109 @@
+"""Tables of many models in CSV: which good images each is fitted on, and which images each is to score."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model to fit.
+
+    Attributes:
+      name: its folder, relative to that of all models; may have several parts, as ``bracket/camera-2``.
+      good: folder of good images.
+      calibration: folder of others to calibrate on; None for the good ones, each left out in turn.
+      roi: mask file, the region of interest; None for everywhere.
+    """
+
+    name: str
+    good: Path
+    calibration: Path | None = None
+    roi: Path | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """Images and the model that is to score them.
+
+    Attributes:
+      name: of the model, as in :class:`Job`.
+      path: image file, or a folder of them.
+    """
+
+    name: str
+    path: Path
+
+
+def read_jobs(path: Path) -> list[Job]:
+    """Models to fit, from columns ``model,good`` and, where wanted, ``calibration,roi``, which may be empty.
+
+    Paths are relative to the table's folder.
+
+    Raises:
+      ValueError: no such table, a name that is no relative path, the same name twice, or one inside another; says
+        where.
+      OSError: it can't be read.
+    """
+    found: dict[str, Job] = {}
+    for line, row in _rows(path, ("model", "good"), ("calibration", "roi")):
+        name = _name(path, line, row["model"])
+        if name in found:
+            raise ValueError(f"{path}, line {line}: model {name!r} is there twice; names must differ")
+        here = {key: path.parent / value for key, value in row.items() if key != "model" and value}
+        found[name] = Job(name, **here)
+    for name in found:
+        around = next((str(outer) for outer in PurePosixPath(name).parents if str(outer) in found), None)
+        if around is not None:
+            raise ValueError(f"{path}: model {name!r} would lie inside the folder of model {around!r}; rename one")
+    return list(found.values())
+
+
+def read_routes(path: Path) -> list[Route]:
+    """What to score by which model, from columns ``model,path``; paths are relative to the table's folder.
+
+    Raises:
+      ValueError, OSError: as :func:`read_jobs`; a name may be there many times.
+    """
+    rows = _rows(path, ("model", "path"), ())
+    return [Route(_name(path, line, row["model"]), path.parent / row["path"]) for line, row in rows]
+
+
+def _rows(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows by column with their lines; none of ``needed`` is empty."""
+    wanted = f"{','.join(needed)}" + (f" and, if you like, {','.join(optional)}" if optional else "")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            columns = [column.strip() for column in next(reader, [])]
+            unknown = [column for column in columns if column not in (*needed, *optional)]
+            missing = [column for column in needed if column not in columns]
+            if unknown or missing or len(set(columns)) != len(columns):
+                raise ValueError(f"{path}: its first line is {','.join(columns)!r}, wanted the columns {wanted}")
+            count = 0
+            for cells in reader:
+                if not cells:
+                    continue
+                row = dict(zip(columns, cells, strict=False))
+                if len(cells) != len(columns) or not all(row[column] for column in needed):
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: {','.join(cells)!r}, wanted {len(columns)} values, "
+                        f"{' and '.join(needed)} not empty"
+                    )
+                count += 1
+                yield reader.line_num, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no table in CSV (UTF-8): {error}") from error
+    if count == 0:
+        raise ValueError(f"{path} has no lines after the first, {','.join(columns)!r}")
+
+
+def _name(path: Path, line: int, given: str) -> str:
+    parts = given.split("/")
+    if not all(part and part[0] != "." and part.isprintable() and "\\" not in part for part in parts):
+        raise ValueError(
+            f"{path}, line {line}: model {given!r}, wanted a name, or names joined by /, that begin with no dot: each "
+            "is a folder"
+        )
+    return given

@@ -1,0 +1,293 @@
+"""Many models in one run, and scoring with many."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import padim_jax as padim
+from padim_jax.artifact import load_updatable
+from padim_jax.cli import main
+from padim_jax.factory import Journal, Outcome, Terms, fit_many
+from padim_jax.fitting import Interrupted
+from padim_jax.fleet import Fleet, resident_bytes
+from padim_jax.manifest import Job
+from tests.conftest import SMALL, images, write_images
+
+SETTINGS = "--n-channels 12 --image-size 40x56 --crop-size 32x48 --sigma 1.5".split()
+CONFIG = replace(SMALL, image_size=SMALL.crop_size)  # files as they are, so that their pixels are at hand
+TERMS = Terms(CONFIG, batch_size=8)
+
+
+def jobs_in(root: Path, counts: Sequence[int]) -> list[Job]:
+    """A folder of so many good images for each job."""
+    jobs = []
+    for index, count in enumerate(counts):
+        good = root / "good" / str(index)
+        write_images(good, images(count, SMALL, seed=index))
+        jobs.append(Job(f"part{index // 3}/camera{index % 3}", good))
+    return jobs
+
+
+def outcomes(backbone: padim.Backbone, jobs: Sequence[Job], out: Path, terms: Terms = TERMS) -> dict[str, Outcome]:
+    """Of one run."""
+    out.mkdir(exist_ok=True)
+    return {outcome.name: outcome for outcome in fit_many(backbone, jobs, terms, out, Journal(out))}
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """Programs compiled, or fetched from the cache of compiled ones, so far."""
+    found: list[str] = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.slow
+def test_thirty_models_take_one_compilation(lite0: padim.Backbone, tmp_path: Path, compilations: list[str]) -> None:
+    counts = [14 + index % 5 for index in range(30)]  # ragged; more than d, so that rounding stays small
+    jobs = jobs_in(tmp_path, counts)
+    (jobs[7].good / "004b.png").write_bytes(b"no image")
+    out = tmp_path / "models"
+    out.mkdir()
+    run = fit_many(lite0, jobs, TERMS, out, Journal(out))
+    found = [next(run)]
+    assert found[0].status == "fitted"
+    so_far = len(compilations)
+    found += list(run)
+    assert len(compilations) == so_far
+    assert {outcome.name for outcome in found if outcome.status == "failed"} == {"part2/camera1"}
+    assert "004b.png" in next(outcome.reason for outcome in found if outcome.status == "failed")
+    assert not (out / "part2" / "camera1").exists()
+    test = images(3, SMALL, seed=99)
+    for index in (0, 1, 8, 29):
+        wanted = padim.fit(lite0, [images(counts[index], SMALL, seed=index)], CONFIG)
+        wanted = padim.calibrate(wanted, [images(counts[index], SMALL, seed=index)])
+        one, other = (padim.score(model, test) for model in (padim.load(out / jobs[index].name), wanted))
+        np.testing.assert_allclose(one.anomaly_map, other.anomaly_map, rtol=1e-4)
+        np.testing.assert_allclose(np.asarray(one.p_value), np.asarray(other.p_value))
+    assert len(load_updatable(out / jobs[29].name).images) == counts[29]
+
+
+def test_a_run_goes_on_where_it_was(lite0: padim.Backbone, tmp_path: Path) -> None:
+    jobs, out = jobs_in(tmp_path, [5, 5, 5, 5]), tmp_path / "models"
+    shutil.rmtree(jobs[3].good)
+    first = outcomes(lite0, jobs, out)
+    assert [first[job.name].status for job in jobs] == ["fitted", "fitted", "fitted", "failed"]
+    assert "there is no file or folder" in first[jobs[3].name].reason
+    journal = out / "models.jsonl"
+    journal.write_text(journal.read_text() + '{"name": "part0/camera0", "status":')  # torn by a power cut
+    write_images(jobs[3].good, images(4, SMALL, seed=3))
+    write_images(jobs[1].good, images(6, SMALL, seed=1))
+    shutil.rmtree(out / jobs[2].name)
+    again = outcomes(lite0, jobs, out)
+    assert [again[job.name].status for job in jobs] == ["kept", "fitted", "fitted", "fitted"]
+    assert again[jobs[0].name] == replace(first[jobs[0].name], status="kept", seconds=again[jobs[0].name].seconds)
+    assert {outcome.status for outcome in outcomes(lite0, jobs, out).values()} == {"kept"}
+    wider = replace(TERMS, config=replace(CONFIG, n_channels=13))
+    assert {outcome.status for outcome in outcomes(lite0, jobs, out, wider).values()} == {"fitted"}
+
+
+def test_interrupted_it_keeps_what_is_done(lite0: padim.Backbone, tmp_path: Path) -> None:
+    jobs, out = jobs_in(tmp_path, [20, 20, 20]), tmp_path / "models"
+    out.mkdir()
+    asked = iter([False] * 12 + [True] * 1000)
+    with pytest.raises(Interrupted, match="models that are done are kept"):
+        list(fit_many(lite0, jobs, TERMS, out, Journal(out), stopped=lambda: next(asked)))
+    kept = {path.name for path in out.rglob("*.unfinished")}
+    done = outcomes(lite0, jobs, out)
+    assert {outcome.status for outcome in done.values()} <= {"fitted", "kept"}
+    assert kept
+    assert not list(out.rglob("*.unfinished"))
+    alone = padim.fit(lite0, [images(20, SMALL, seed=2)], CONFIG)
+    test = images(3, SMALL, seed=99)
+    found = padim.score(padim.load(out / jobs[2].name), test).anomaly_map
+    np.testing.assert_allclose(found, padim.score(alone, test).anomaly_map, rtol=1e-4)
+
+
+def test_calibration_and_roi_of_a_job(lite0: padim.Backbone, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (job, other), out = jobs_in(tmp_path, [5, 5]), tmp_path / "models"
+    mask = np.zeros((32, 48), np.uint8)
+    mask[:, :24] = 255
+    Image.fromarray(mask).save(tmp_path / "roi.png")
+    both = replace(job, calibration=other.good, roi=tmp_path / "roi.png")
+    few = replace(other, good=tmp_path / "two")
+    write_images(few.good, images(2, SMALL))
+    found = outcomes(lite0, [both, few], out)
+    model = padim.load(out / both.name)
+    assert model.calibration is not None
+    assert model.calibration.method == "held-out"
+    assert model.roi is not None
+    assert found[both.name].threshold == float(model.calibration.threshold)
+    assert (found[few.name].status, found[few.name].threshold) == ("fitted", None)  # too few to leave one out
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs, out = jobs_in(tmp_path, [5, 5, 5]), tmp_path / "models"
+    (jobs[1].good / "bad.png").write_bytes(b"no image")
+    table = tmp_path / "table.csv"
+    table.write_text("model,good\n" + "".join(f"{job.name},good/{job.good.name}\n" for job in jobs))
+    command = ["fit-many", str(table), "--out", str(out), *SETTINGS]
+    assert main([*command, "--part", "2/2"]) == 1
+    said = capsys.readouterr()
+    assert "0 fitted, 0 there already, 1 failed" in said.out
+    assert f"not fitted: {jobs[1].name}:" in said.err
+    assert "1 of 1 models failed" in said.err
+    assert main([*command, "--part", "1/2"]) == 0
+    assert main([*command, "--skip-unreadable"]) == 0
+    with (out / "models.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["model"], row["status"], row["images"], row["skipped"]) for row in rows] == [
+        ("part0/camera0", "fitted", "5", "0"),
+        ("part0/camera1", "fitted", "5", "1"),
+        ("part0/camera2", "fitted", "5", "0"),
+    ]
+    assert main([*command, "--part", "3/2"]) == 2
+    assert main([*command, "--devices", "99"]) == 2
+    table.write_text("model\n")
+    assert main(command) == 2
+
+
+DEVICES = """
+import sys
+from pathlib import Path
+import jax, padim_jax as padim
+from padim_jax import factory
+from tests.test_factory import TERMS, jobs_in
+
+assert jax.device_count() == 3
+backbone, used = padim.load_backbone("efficientnet_lite0"), set()
+fit = factory._fit
+
+def spied(job, network, *rest):
+    used.add(next(iter(jax.tree.leaves(network)[0].devices())))
+    found = fit(job, network, *rest)
+    return found
+
+factory._fit = spied
+root = Path(sys.argv[1])
+jobs, out = jobs_in(root, [5] * 9), root / "models"
+out.mkdir()
+found = list(factory.fit_many(backbone, jobs, TERMS, out, factory.Journal(out), devices=jax.devices()))
+assert {outcome.status for outcome in found} == {"fitted"}, found
+assert used == set(jax.devices()), used
+print("done")
+"""
+
+
+def test_models_are_shared_out_over_devices(tmp_path: Path) -> None:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=3"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DEVICES, str(tmp_path)],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def fleet(lite0: padim.Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of four models, the last not calibrated, and of their images."""
+    root = tmp_path_factory.mktemp("fleet")
+    jobs = jobs_in(root, [6, 6, 6, 2])
+    outcomes(lite0, jobs, root / "models")
+    return root
+
+
+NAMES = ["part0/camera0", "part0/camera1", "part0/camera2", "part1/camera0"]
+
+
+def test_a_mixed_stream_is_routed_within_the_budget(fleet: Path) -> None:
+    models = fleet / "models"
+    each = resident_bytes(models / NAMES[0])
+    actual = padim.load(models / NAMES[0])
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(replace(actual, backbone=None)))
+    assert kept <= each <= 1.05 * kept
+    stream = [(NAMES[index % 4], image) for index, image in enumerate(images(22, SMALL, seed=5))]
+    for budget, window in ((2 * each, 7), (4 * each, 1), (each, 22)):
+        many = Fleet(models, budget)
+        found = list(many.score(stream, batch_size=4, window=window))
+        assert many.held <= budget
+        assert many.loads >= 4 if budget < 4 * each else many.loads == 4
+        assert [name for name, _ in found] == [name for name, _ in stream]
+        for (name, image), (_, scores) in zip(stream[:8], found[:8], strict=True):
+            wanted = padim.score(padim.load(models / name), image[None])
+            np.testing.assert_allclose(scores.anomaly_map, wanted.anomaly_map, rtol=1e-4)
+            assert (scores.p_value is None) == (wanted.p_value is None)
+            if wanted.p_value is not None:
+                np.testing.assert_allclose(np.asarray(scores.p_value), np.asarray(wanted.p_value))
+    assert len({id(many.model(name).backbone) for name in NAMES}) == 1
+
+
+def test_models_used_last_stay(fleet: Path) -> None:
+    each = resident_bytes(fleet / "models" / NAMES[0])
+    many = Fleet(fleet / "models", 2 * each)
+    for name in (NAMES[0], NAMES[1], NAMES[0], NAMES[2], NAMES[0]):
+        many.model(name)
+    assert many.loads == 3
+    with pytest.raises(ValueError, match=r"part0/camera0.*more than the budget"):
+        Fleet(fleet / "models", each - 1).model(NAMES[0])
+    with pytest.raises(ValueError, match="no model at"):
+        many.model("part0/camera9")
+    with pytest.raises(ValueError, match="window=0"):
+        list(many.score([], window=0))
+    with pytest.raises(ValueError, match="crop_size"):
+        list(many.score([(NAMES[0], np.zeros((8, 8, 3), np.uint8))]))
+
+
+def test_the_score_many_command(fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, out = tmp_path / "stream.csv", tmp_path / "out"
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    good = fleet / "good"
+    lines = [
+        (NAMES[1], good / "1" / "003.png"),
+        (NAMES[0], good / "0"),
+        (NAMES[1], good / "1" / "003.png"),
+        (NAMES[3], good / "3" / "001.png"),
+        ("part9", good / "3" / "001.png"),
+        (NAMES[2], tmp_path / "bad.png"),
+    ]
+    table.write_text("model,path\n" + "".join(f"{name},{path}\n" for name, path in lines))
+    command = ["score-many", str(fleet / "models"), str(table), "--out", str(out), "--memory", "2MB"]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "2 of 11 images have no score" in said.err
+    assert "no heat maps of models that are not calibrated: part1/camera0" in " ".join(said.err.split())
+    with (out / "scores.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["model"] for row in rows] == [NAMES[1], *[NAMES[0]] * 6, NAMES[1], NAMES[3]]
+    assert rows[0] == rows[7]
+    assert rows[8]["verdict"] == ""
+    with (out / "unreadable.csv").open(newline="") as stream:
+        assert [row["model"] for row in csv.DictReader(stream)] == [NAMES[2], "part9"]
+    pictures = [path.relative_to(out / "heatmaps").as_posix() for path in (out / "heatmaps").rglob("*.png")]
+    assert len(pictures) == 7
+    assert all(path.startswith(("part0/camera0/", "part0/camera1/")) for path in pictures)
+    assert main(["score", str(fleet / "models" / NAMES[0]), str(good / "0"), "--out", str(tmp_path / "one")]) == 0
+    with (tmp_path / "one" / "scores.csv").open(newline="") as stream:
+        alone = {row["path"]: row["score"] for row in csv.DictReader(stream)}
+    assert {row["path"]: row["score"] for row in rows[1:7]} == pytest.approx(alone)
+    assert main([*command, "--memory", "much"]) == 2
+    (out / "heatmaps" / ".written-by-padim").unlink()
+    assert main(command) == 2
+    assert json.loads((fleet / "models" / "models.jsonl").read_text().splitlines()[0])["status"] == "fitted"
