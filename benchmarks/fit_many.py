@@ -78,9 +78,12 @@ def main() -> int:
     backbone = padim.load_backbone("efficientnet_lite0")
     terms = Terms(padim.PadimConfig(n_channels=options.n_channels))
     compiled: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, _, **__: compiled.append(event) if event.endswith("backend_compile_duration") else None
-    )
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         jobs, outcomes = write_jobs(root, options.models, options.images), list[Outcome]()
