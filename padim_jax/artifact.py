@@ -39,7 +39,7 @@ class Updatable:
         empty where they were not files.
       calibration: of the model that these moments give; None where it is not calibrated.
       roi: region of interest, bool (height, width) at crop size; None for everywhere.
-      progress: what an unfinished fit has to remember; None for a model.
+      progress: what an unfinished fit has to remember, or a model of what it was made from; None for nothing.
     """
 
     backbone: Backbone

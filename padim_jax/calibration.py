@@ -141,6 +141,16 @@ def p_values(known: Calibration, scores: Float[Array, " m"]) -> Float[Array, " m
     return (1 + n - jnp.searchsorted(known.scores, scores, side="left")) / jnp.asarray(n + 1, jnp.float32)
 
 
+def on_host(
+    known: Calibration, scores: Float[np.ndarray, " m"]
+) -> tuple[Float[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
+    """:func:`p_values` and :func:`is_anomalous` without a program for every number of scores there are."""
+    ascending = np.asarray(known.scores)
+    n = len(ascending)
+    p = (1 + n - np.searchsorted(ascending, scores, side="left")).astype(np.float32) / np.float32(n + 1)
+    return p, ~(scores <= np.asarray(known.threshold))
+
+
 def is_anomalous(known: Calibration, scores: Float[Array, " m"]) -> Bool[Array, " m"]:
     """Which scores lie above the threshold; those that are not finite count as above."""
     return ~(scores <= known.threshold)

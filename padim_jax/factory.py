@@ -1,7 +1,7 @@
 """Many models in one run: one network in memory, one compiled program, models shared out over devices.
 
-A run goes on when a model fails, and says which did. What was fitted stands in a journal beside the models, by which
-the same run, started again, fits only what is missing or has changed.
+A run goes on when a model fails, and says which did. Every model remembers what it was made from, so that the same run,
+started again, fits only what failed, is new or has changed. What became of each stands in a journal beside them.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -25,15 +25,17 @@ from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, find_value_range, read_roi_of, stop_at_unreadable
 from padim_jax.data.decode import Note
+from padim_jax.data.folder import describe
 from padim_jax.embedding import draw_embedding
 from padim_jax.fitting import Checkpoint, Interrupted, calibrate_files, calibration_files, finish, fit_files, identity
 from padim_jax.manifest import Job
 from padim_jax.model import Padim
 from padim_jax.storage import ArtifactError, check_writable, read_manifest
 
-Status = Literal["fitted", "kept", "failed"]  # kept: it was there already, of the same files and settings
+Status = Literal["fitted", "kept", "failed"]  # kept: it was there already, made from the same files and settings
 
 AT_ONCE_BYTES = 2**30  # of moments and factors: up to here a device fits two models at a time
+_FEW = 3  # skipped files that are named
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Terms:
       batch_size: images computed at once.
       calibrate: whether models are calibrated, on the images they were fitted on or a job's own others.
       false_alarm_rate, pixel_rate: as of :func:`padim_jax.calibrate`.
-      skip_unreadable: leave out files that can't be read; otherwise the model with the first of them fails.
+      skip_unreadable: fit without files that can't be read; otherwise their model fails, as it does where one of a
+        job's calibration folder can't be.
     """
 
     config: PadimConfig
@@ -63,52 +66,59 @@ class Outcome:
     Attributes:
       name: of the model.
       status: see ``Status``.
-      identity: digest of files and settings; "" where it failed before they were known.
-      images: fitted on.
+      images: it was fitted on.
       skipped: files that could not be read.
       threshold: of its calibration, in units of distance; None without.
+      false_alarm_rate: that the threshold attains; None without.
       seconds: it took.
-      reason: why it failed, in one line.
+      notes: what is to be known of it, each in one line: why it failed, what was left out or decided.
     """
 
     name: str
     status: Status
-    identity: str = ""
     images: int = 0
     skipped: int = 0
     threshold: float | None = None
+    false_alarm_rate: float | None = None
     seconds: float = 0.0
-    reason: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Journal:
-    """Outcomes of earlier runs and of this one, a line each; the last of a name counts.
+    """Outcomes of this run and of those before, a line each; the last of a name counts.
 
     Args:
       folder: of the models.
-      part: of how many this run is one, from 1; each writes a file of its own, and reads all.
+      part: which of how many runs this is, from 1; each writes a file of its own.
     """
 
     def __init__(self, folder: Path, part: tuple[int, int] = (1, 1)) -> None:
-        self._path = folder / ("models.jsonl" if part == (1, 1) else f"models.{part[0]}-of-{part[1]}.jsonl")
-        self.last: dict[str, Outcome] = {}
-        files = sorted(folder.glob("models*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
-        for path in files:
-            for line in path.read_text("utf-8").splitlines():
-                try:
-                    outcome = Outcome(**json.loads(line))
-                except (ValueError, TypeError):  # torn by a power cut: that model is fitted again
-                    continue
-                self.last[outcome.name] = outcome
+        self._folder, self._lock = folder, threading.Lock()
+        self._path = folder / f".models.{part[0]}-of-{part[1]}.jsonl"
+        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):  # torn by a power cut
+            self._path.write_bytes(self._path.read_bytes() + b"\n")
 
     def add(self, outcome: Outcome) -> None:
-        """Write one down, so that it outlasts a power cut."""
-        self.last[outcome.name] = outcome
-        torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write("\n" * torn + json.dumps(asdict(outcome)) + "\n")
+        """Write one down, so that it outlasts a power cut; threads may do so at once."""
+        line = json.dumps(asdict(outcome) | {"at": time.time()})
+        with self._lock, self._path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+    def last(self) -> dict[str, Outcome]:
+        """The last outcome of every model, of whatever part."""
+        found: dict[str, tuple[float, Outcome]] = {}
+        for path in self._folder.glob(".models.*.jsonl"):
+            for line in path.read_text("utf-8").splitlines():
+                try:
+                    read = json.loads(line)
+                    at, outcome = float(read.pop("at")), Outcome(**read | {"notes": tuple(read["notes"])})
+                except (ValueError, TypeError, KeyError, AttributeError):  # torn
+                    continue
+                if outcome.name not in found or at >= found[outcome.name][0]:
+                    found[outcome.name] = at, outcome
+        return {name: outcome for name, (_, outcome) in found.items()}
 
 
 def fit_many(
@@ -121,7 +131,7 @@ def fit_many(
     devices: Sequence[Any] | None = None,
     note: Note | None = None,
     stopped: Callable[[], bool] = lambda: False,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Fit, calibrate and save a model for each job.
 
     The first model of a device is fitted alone, so that what it compiles is there for the others; smaller batches are
@@ -132,59 +142,66 @@ def fit_many(
       jobs: what to fit; names must differ.
       terms: what they have in common.
       out: folder of the models.
-      journal: of that folder; told of every outcome.
+      journal: of that folder; told of every outcome but of models kept that it knows as they are.
       devices: to share the models out over; None for the default one.
-      note: as of :func:`padim_jax.data.load_batches`.
-      stopped: asked after every batch; once true, models under way are kept unfinished and no other is begun.
+      note: as of :func:`padim_jax.data.load_batches`; called by several threads.
+      stopped: asked after every batch, by several threads; once true, models under way are kept unfinished and no
+        other is begun.
 
     Yields:
       Outcomes as they come.
 
     Raises:
-      Interrupted: ``stopped`` has become true.
+      ValueError: settings that the network does not have.
+      OSError: the journal can't be written.
+      Interrupted: ``stopped`` has become true before all was done.
     """
     many = 2 if 2 * _state_bytes(backbone, terms.config) <= AT_ONCE_BYTES else 1
     places: SimpleQueue[_Place] = SimpleQueue()
     made = [_Place(device, _on(device, backbone)) for device in devices or jax.devices()[:1]]
     for place in made * many:
         places.put(place)
+    left, before = threading.Event(), journal.last()
+
+    def ended() -> bool:
+        return left.is_set() or stopped()
 
     def run(job: Job) -> Outcome:
-        place, start = places.get(), time.perf_counter()
+        place = places.get()
         try:
             with nullcontext() if place.warm else place.alone, jax.default_device(place.device):
-                start = time.perf_counter()
-                outcome = _fit(job, place.backbone, terms, out, journal.last.get(job.name), note, stopped)
+                if ended():
+                    raise Interrupted("interrupted before it was begun")
+                outcome = _tried(job, place.backbone, terms, out, note, ended)
                 place.warm = place.warm or outcome.status == "fitted"
-        except Interrupted:
-            raise
-        except Exception as error:  # whatever ails one model must not end the others
-            foreseen = isinstance(error, ValueError | OSError | ArithmeticError)
-            outcome = Outcome(job.name, "failed", reason=str(error) if foreseen else f"{type(error).__name__}: {error}")
         finally:
             places.put(place)
-        return replace(outcome, seconds=time.perf_counter() - start)
+        known = before.get(job.name)
+        if outcome.status != "kept" or known is None or known.status == "failed":
+            journal.add(outcome)
+        return outcome
 
-    waiting, running = iter(jobs), set[Future[Outcome]]()
-    interrupted: Interrupted | None = None
+    waiting, running, unfinished = iter(jobs), set[Future[Outcome]](), False
     with ThreadPoolExecutor(len(made) * many, thread_name_prefix="fit") as pool:
-        while True:
-            while not stopped() and len(running) < len(made) * many and (job := next(waiting, None)) is not None:
-                running.add(pool.submit(run, job))
-            if not running:
-                break
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                try:
-                    outcome = future.result()
-                except Interrupted as error:
-                    interrupted = error
-                else:
-                    if outcome.status != "kept":
-                        journal.add(outcome)
-                    yield outcome
-    if interrupted is not None or stopped():
-        raise Interrupted("interrupted; models that are done are kept")
+        try:
+            while True:
+                while len(running) < len(made) * many and (job := next(waiting, None)) is not None:
+                    if ended():
+                        unfinished = True
+                        break
+                    running.add(pool.submit(run, job))
+                if not running:
+                    break
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    try:
+                        yield future.result()
+                    except Interrupted:
+                        unfinished = True
+        finally:
+            left.set()  # whoever asked for outcomes asks for no more: what runs stops after its batch
+    if unfinished:
+        raise Interrupted("interrupted; models that are done are kept, and what others have read")
 
 
 @dataclass(eq=False)
@@ -203,27 +220,44 @@ def _on(device: Any, backbone: Backbone) -> Backbone:
         return jax.device_put(jax.device_get(backbone))
 
 
+def _tried(
+    job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note | None, stopped: Callable[[], bool]
+) -> Outcome:
+    """The outcome of a job, failure or not."""
+    start = time.perf_counter()
+    try:
+        outcome = _fit(job, backbone, terms, out, note, stopped)
+    except Interrupted:
+        raise
+    except Exception as error:  # whatever ails one model must not end the others
+        foreseen = isinstance(error, ValueError | OSError | ArithmeticError)
+        reason = (str(error) if foreseen else f"{type(error).__name__}: {error}").replace("\n", " ")
+        stays = () if _made_from(out / job.name) is None else ("the model of an earlier fit is still there",)
+        outcome = Outcome(job.name, "failed", notes=(reason, *stays))
+    return replace(outcome, seconds=time.perf_counter() - start)
+
+
 def _fit(
-    job: Job,
-    backbone: Backbone,
-    terms: Terms,
-    out: Path,
-    before: Outcome | None,
-    note: Note | None,
-    stopped: Callable[[], bool],
+    job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note | None, stopped: Callable[[], bool]
 ) -> Outcome:
     target, config = out / job.name, terms.config
-    paths = find_images([job.good], exclude=out).paths
+    found = find_images([job.good], exclude=out)
+    paths, notes = found.paths, [f"ignored files that are not images: {describe(found.ignored)}"] * bool(found.ignored)
     others = None if job.calibration is None else find_images([job.calibration], exclude=out).paths
     if config.value_range is None:
         config = replace(config, value_range=find_value_range(paths))
+        if config.value_range is not None:
+            notes.append("values {:.12g} to {:.12g} are black to white".format(*config.value_range))
     known = _identity(job, backbone, replace(terms, config=config), paths, others)
-    if before is not None and before.identity == known and before.status == "fitted" and _is_model(target):
-        return replace(before, status="kept")
+    # names with a dot are none of a table's
+    checkpoint = Checkpoint(target.with_name(f".{target.name}.unfinished"), known)
+    before = _made_from(target)
+    if before is not None and before.get("identity") == known and (terms.skip_unreadable or not before.get("skipped")):
+        checkpoint.remove()
+        return Outcome(job.name, "kept", int(before["images"]), int(before["skipped"]))
     check_writable(target)
     region = None if job.roi is None else read_roi_of(job.roi, config, paths)
     target.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint = Checkpoint(target.with_name(f"{target.name}.unfinished"), known)
     folded = fit_files(
         backbone,
         paths,
@@ -251,25 +285,31 @@ def _fit(
             least=terms.batch_size,
         )
 
-    calibration, count = finish(backbone, folded, target, checkpoint, region, calibrated)
-    threshold = None if calibration is None else float(calibration.threshold)
-    return Outcome(job.name, "fitted", known, count, len(folded.skipped), threshold)
+    skipped = [f"skipped {path}: {reason}" for path, reason in folded.skipped.items()]
+    notes += skipped[:_FEW] + [f"skipped {len(skipped) - _FEW} more"] * (len(skipped) > _FEW)
+    made_from = {"identity": known, "images": len(paths) - len(skipped), "skipped": len(skipped)}
+    calibration, count = finish(backbone, folded, target, checkpoint, region, calibrated, made_from)
+    if calibration is None:
+        notes += ["not calibrated: leaving one image out takes 3 or more"] * terms.calibrate
+        return Outcome(job.name, "fitted", count, len(skipped), notes=tuple(notes))
+    threshold, rate = float(calibration.threshold), calibration.attained_rate
+    return Outcome(job.name, "fitted", count, len(skipped), threshold, rate, notes=tuple(notes))
 
 
 def _identity(job: Job, backbone: Backbone, terms: Terms, paths: Sequence[Path], others: Sequence[Path] | None) -> str:
     """Digest of all that a job's model follows from; ``terms`` with the settings it is fitted with."""
-    of_images = identity(backbone, terms.config, paths)
-    of_others = None if others is None else identity(backbone, terms.config, others)
-    of_roi = None if job.roi is None else identity(backbone, terms.config, [job.roi])
-    rest = (terms.calibrate, terms.false_alarm_rate, terms.pixel_rate, terms.skip_unreadable)
-    return hashlib.sha256(json.dumps([of_images, of_others, of_roi, rest]).encode()).hexdigest()
+    groups = [paths, others, None if job.roi is None else [job.roi]]
+    of_files = [None if group is None else identity(backbone, terms.config, group) for group in groups]
+    rest = (terms.calibrate, terms.false_alarm_rate, terms.pixel_rate)
+    return hashlib.sha256(json.dumps([of_files, rest]).encode()).hexdigest()
 
 
-def _is_model(folder: Path) -> bool:
+def _made_from(folder: Path) -> dict[str, Any] | None:
+    """What a model remembers of what it was made from, nothing where it was made otherwise; None: there is no model."""
     try:
-        return bool(read_manifest(folder))
-    except ArtifactError:
-        return False
+        return dict(read_manifest(folder).get("progress") or {})
+    except (ArtifactError, TypeError, ValueError):
+        return None
 
 
 def _state_bytes(backbone: Backbone, config: PadimConfig) -> int:

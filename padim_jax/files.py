@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from padim_jax.calibration import on_host
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches, mask_to_original, stop_at_unreadable, to_original
 from padim_jax.data.decode import Note
@@ -75,12 +76,12 @@ def score_files(
         unreadable(error)
         advance(1)
 
+    known, bare = model.calibration, replace(model, calibration=None)
     for batch in load_batches(paths, model.config, batch_size, report, note):
         size = batch_size if len(paths) > batch_size else filled_size(len(batch.images), batch_size)
-        scores = score(model, fill_up(batch.images, size))
+        scores = score(bare, fill_up(batch.images, size))
         values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
-        p_values = None if scores.p_value is None else np.asarray(scores.p_value)
-        verdicts = None if scores.anomalous is None else np.asarray(scores.anomalous)
+        p_values, verdicts = (None, None) if known is None else on_host(known, values)
         for index, (path, image) in enumerate(zip(batch.paths, batch.images, strict=True)):
             if not np.isfinite(values[index]):
                 raise FloatingPointError(f"score: {path} got {values[index]}; the model or the image is broken")

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -90,7 +92,7 @@ class Checkpoint:
 
 def identity(backbone: Backbone, config: PadimConfig, paths: Sequence[Path]) -> str:
     """Digest of everything a fit's moments depend on: weights, settings, the files' names, sizes and times."""
-    files = [(str(path), status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]]
+    files = [(os.path.abspath(path), status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]]
     described = json.dumps([backbone.weights_digest, asdict(config), files])
     return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -187,10 +189,11 @@ def fold_files(
         folded.done += len(batch.paths) + len(folded.skipped) - before
         since, before = since + len(batch.paths), len(folded.skipped)
         advance(len(batch.paths))
-        if checkpoint is not None and (stopped() or (checkpoint.every and since >= checkpoint.every)):
+        stop = stopped()
+        if checkpoint is not None and (stop or (checkpoint.every and since >= checkpoint.every)):
             checkpoint.write(backbone, folded)
             since = 0
-        if stopped():
+        if stop:
             kept = f"; {folded.done} files are kept in {checkpoint.folder}" if checkpoint is not None else ""
             raise Interrupted(f"interrupted{kept}")
 
@@ -202,16 +205,20 @@ def finish(
     checkpoint: Checkpoint,
     roi: Bool[np.ndarray, "height width"] | None,
     calibrated: Callable[[Padim], Padim],
+    progress: Mapping[str, Any] | None = None,
 ) -> tuple[Calibration | None, int]:
     """Factor what was folded, calibrate and save it, and forget the checkpoint.
+
+    Whatever fails once it is factored, the fit is kept in the checkpoint.
 
     Args:
       backbone: the one it was folded with.
       folded: of all files.
       out: folder to write.
-      checkpoint: where an unfinished fit is kept, which it is once more if calibrating is interrupted.
+      checkpoint: where an unfinished fit is kept.
       roi: as of :func:`padim_jax.scoring.with_roi`.
       calibrated: gives the model with its calibration, or as it is.
+      progress: as of :class:`padim_jax.artifact.Updatable`.
 
     Returns:
       The calibration, and how many images the model was fitted on.
@@ -221,14 +228,18 @@ def finish(
       ArtifactError, OSError: as :func:`padim_jax.artifact.save_updatable`.
       Interrupted: from ``calibrated``.
     """
+    fitted = with_roi(finalize(backbone, folded.moments), roi)
     try:
-        model = calibrated(with_roi(finalize(backbone, folded.moments), roi))
-    except Interrupted as error:
+        model = calibrated(fitted)
+    except Exception as error:
         checkpoint.write(backbone, folded)
+        if not isinstance(error, Interrupted):
+            raise
         raise Interrupted(f"{error}; the fit is kept in {checkpoint.folder}") from error
+    del fitted
     known, count = model.calibration, int(model.count)
     del model  # its factors take as much room as the moments, which are packed now
-    save_updatable(Updatable(backbone, folded.moments, folded.images, known, roi), out)
+    save_updatable(Updatable(backbone, folded.moments, folded.images, known, roi, progress), out)
     checkpoint.remove()
     return known, count
 

@@ -4,7 +4,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -15,9 +14,9 @@ from jaxtyping import Array, UInt8
 
 from padim_jax import packing, triangle
 from padim_jax.artifact import load
-from padim_jax.backbones import Backbone
 from padim_jax.boundary import check_images
-from padim_jax.data import UnreadableImage, stop_at_unreadable
+from padim_jax.calibration import on_host
+from padim_jax.data import UnreadableImage
 from padim_jax.data.decode import Note
 from padim_jax.files import Advance, ScoredImage, fill_up, filled_size, score_files
 from padim_jax.model import Padim, Scores
@@ -26,9 +25,11 @@ from padim_jax.storage import damaged, read_manifest
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+Failed = Callable[[str, Path, Exception], None]  # told of a model's name, a file that has no score, and why
 
 WINDOW = 256  # images of a stream that are looked at together, so that those of one model are scored in batches
 _TRIANGLES = ("gaussian.triangle", "moments.scatter")
+_FORESEEN = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)  # of one model: RuntimeError is XLA's
 
 
 class Fleet:
@@ -45,7 +46,6 @@ class Fleet:
     def __init__(self, folder: Path, budget: int) -> None:
         self.folder, self.budget, self.loads = folder, budget, 0
         self._loaded: OrderedDict[str, tuple[Padim, int]] = OrderedDict()
-        self._networks: dict[str, Backbone] = {}
         self._scales: dict[str, tuple[float, float] | None] = {}
 
     @property
@@ -70,11 +70,9 @@ class Fleet:
             while self._loaded and self.held + size > self.budget:
                 self._loaded.popitem(last=False)
             model = load(self.folder / name)
-            network = self._networks.setdefault(model.backbone.weights_digest, model.backbone)
-            self._loaded[name] = replace(model, backbone=network), size
             known = model.calibration
             scale = None if known is None else (float(known.colour_scale[0]), float(known.colour_scale[1]))
-            self._scales[name] = scale
+            self._loaded[name], self._scales[name] = (model, size), scale
             self.loads += 1
         self._loaded.move_to_end(name)
         return self._loaded[name][0]
@@ -101,15 +99,20 @@ class Fleet:
           In the stream's order, the name and the :class:`padim_jax.Scores` of one image, on the host.
 
         Raises:
-          TypeError, ValueError: as :func:`padim_jax.score`; as :meth:`model`.
+          TypeError, ValueError: as :func:`padim_jax.score`; as :meth:`model`; a size below 1.
           ArtifactError: as :meth:`model`.
         """
+        _check_sizes("Fleet.score", batch_size, window)
 
         def of_model(name: str, images: Sequence[Array | np.ndarray]) -> list[Scores]:
-            model, found = self.model(name), list[Scores]()
+            model = self.model(name)
+            known, bare, found = model.calibration, replace(model, calibration=None), list[Scores]()
             for first in range(0, len(images), batch_size):
                 batch = np.concatenate([_checked(model, image) for image in images[first : first + batch_size]])
-                scores = jax.device_get(score(model, fill_up(batch, filled_size(len(batch), batch_size))))
+                scores = jax.device_get(score(bare, fill_up(batch, filled_size(len(batch), batch_size))))
+                if known is not None:
+                    p_values, verdicts = on_host(known, scores.image_score)
+                    scores = replace(scores, p_value=p_values, anomalous=verdicts)
                 found += [jax.tree.map(lambda a, i=i: a[i : i + 1], scores) for i in range(len(batch))]
             return found
 
@@ -121,8 +124,7 @@ class Fleet:
         *,
         batch_size: int = 16,
         window: int = WINDOW,
-        unreadable: Callable[[str, UnreadableImage], None] | None = None,
-        refused: Callable[[str, Exception], None] | None = None,
+        failed: Failed | None = None,
         advance: Advance = lambda count: None,
         note: Note | None = None,
     ) -> Iterator[tuple[str, ScoredImage]]:
@@ -132,9 +134,8 @@ class Fleet:
           routes: names of models and files.
           batch_size: as of :meth:`score`.
           window: as of :meth:`score`.
-          unreadable: told of files that can't be read, with the name of the model; they get no score. None raises.
-          refused: told of a model that can't be loaded, at every window that asks for it; its files get no score. None
-            raises.
+          failed: told of every file that gets no score: it can't be read, its model can't be loaded, or gives no finite
+            score. None raises instead.
           advance: told of every file.
           note: as of :func:`padim_jax.data.load_batches`.
 
@@ -142,26 +143,32 @@ class Fleet:
           In the routes' order, the name and the result of each file that has one.
 
         Raises:
-          UnreadableImage: a file that can't be read.
-          ValueError, ArtifactError: as :meth:`model`.
-          FloatingPointError: as :func:`padim_jax.files.score_files`.
+          ValueError: a size below 1.
+          UnreadableImage, ValueError, ArtifactError, FloatingPointError: what ``failed`` would be told.
         """
+        _check_sizes("Fleet.score_files", batch_size, window)
 
         def of_model(name: str, paths: Sequence[Path]) -> list[ScoredImage | None]:
+            once = dict.fromkeys(paths)
+            found: dict[Path, ScoredImage] = {}
+            reasons: dict[Path, Exception] = {}
+
+            def unreadable(error: UnreadableImage) -> None:
+                reasons[error.path] = error
+
             try:
                 model = self.model(name)
-            except (ValueError, OSError) as error:
-                if refused is None:
-                    raise
-                refused(name, error)
-                advance(len(paths))
-                return [None] * len(paths)
-            once = list(dict.fromkeys(paths))
-            advance(len(paths) - len(once))
-            report = stop_at_unreadable if unreadable is None else partial(unreadable, name)
-            found = score_files(model, once, batch_size=batch_size, unreadable=report, advance=advance, note=note)
-            by_path = {item.path: item for item in found}
-            return [by_path.get(path) for path in paths]
+                for item in score_files(model, list(once), batch_size=batch_size, unreadable=unreadable, note=note):
+                    found[item.path] = item
+            except _FORESEEN as error:
+                reasons |= {path: error for path in once if path not in found and path not in reasons}
+            advance(len(paths))
+            for path in paths:
+                if path in reasons and failed is None:
+                    raise reasons[path]
+                if path in reasons and failed is not None:
+                    failed(name, path, reasons[path])
+            return [found.get(path) for path in paths]
 
         for name, item in self._routed(routes, window, of_model):
             if item is not None:
@@ -171,8 +178,6 @@ class Fleet:
         self, stream: Iterable[tuple[str, Item]], window: int, of_model: Callable[[str, Sequence[Item]], Sequence[T]]
     ) -> Iterator[tuple[str, T]]:
         """Results in order, a window at a time: of loaded models first, so that none of them is loaded twice for it."""
-        if window < 1:
-            raise ValueError(f"Fleet: window={window}, wanted 1 or more images")
         waiting = iter(stream)
         while items := list(islice(waiting, window)):
             places: dict[str, list[int]] = {}
@@ -184,12 +189,6 @@ class Fleet:
                 results |= dict(zip(places[name], found, strict=True))
             for index, (name, _) in enumerate(items):
                 yield name, results.pop(index)
-
-
-def _checked(model: Padim, image: Array | np.ndarray) -> UInt8[np.ndarray, "1 height width 3"]:
-    one = np.asarray(image)[None]
-    check_images("Fleet.score", one, model.config)
-    return one
 
 
 def resident_bytes(folder: Path) -> int:
@@ -211,3 +210,15 @@ def resident_bytes(folder: Path) -> int:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise damaged(folder, error) from error
     return 4 * total
+
+
+def _checked(model: Padim, image: Array | np.ndarray) -> UInt8[np.ndarray, "1 height width 3"]:
+    one = np.asarray(image)[None]
+    check_images("Fleet.score", one, model.config)
+    return one
+
+
+def _check_sizes(call: str, batch_size: int, window: int) -> None:
+    for name, size in (("batch_size", batch_size), ("window", window)):
+        if size < 1:
+            raise ValueError(f"{call}: {name}={size}, wanted 1 or more images")

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+LIST = "models.csv"  # of a run's models, in their folder
+
 
 @dataclass(frozen=True)
 class Job:
@@ -42,8 +44,8 @@ def read_jobs(path: Path) -> list[Job]:
     Paths are relative to the table's folder.
 
     Raises:
-      ValueError: no such table, a name that is no relative path, the same name twice, or one inside another; says
-        where.
+      ValueError: other columns, a line that is incomplete, a name that is no relative path, the same name twice, or one
+        inside another; says where.
       OSError: it can't be read.
     """
     found: dict[str, Job] = {}
@@ -75,7 +77,7 @@ def _rows(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterato
     wanted = f"{','.join(needed)}" + (f" and, if you like, {','.join(optional)}" if optional else "")
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
+            reader = csv.reader(stream, strict=True, skipinitialspace=True)
             columns = [column.strip() for column in next(reader, [])]
             unknown = [column for column in columns if column not in (*needed, *optional)]
             missing = [column for column in needed if column not in columns]
@@ -101,6 +103,8 @@ def _rows(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterato
 
 def _name(path: Path, line: int, given: str) -> str:
     parts = given.split("/")
+    if parts[0] == LIST:
+        raise ValueError(f"{path}, line {line}: model {given!r} would lie where the list of models does; rename it")
     if not all(part and part[0] != "." and part.isprintable() and "\\" not in part for part in parts):
         raise ValueError(
             f"{path}, line {line}: model {given!r}, wanted a name, or names joined by /, that begin with no dot: each "

@@ -188,7 +188,7 @@ def _each_batch(
         if fitted is None:
             found, shift = _run(model, images), None
         else:
-            found, shift = alone(_leave_one_out, _program(fitted), images, share)
+            found, shift = _leave_one_out(_program(fitted), images, share)
         values = np.asarray(found.image_score)[:n]
         if not np.isfinite(values).all():
             _refuse(call, fitted is None, done, model)

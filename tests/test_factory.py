@@ -1,7 +1,6 @@
 """Many models in one run, and scoring with many."""
 
 import csv
-import json
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
 from padim_jax.cli import main
+from padim_jax.data import UnreadableImage
 from padim_jax.factory import Journal, Outcome, Terms, fit_many
 from padim_jax.fitting import Interrupted
 from padim_jax.fleet import Fleet, resident_bytes
@@ -72,7 +72,7 @@ def test_thirty_models_take_one_compilation(lite0: padim.Backbone, tmp_path: Pat
     found += list(run)
     assert len(compilations) == so_far
     assert {outcome.name for outcome in found if outcome.status == "failed"} == {"part2/camera1"}
-    assert "004b.png" in next(outcome.reason for outcome in found if outcome.status == "failed")
+    assert "004b.png" in next(outcome.notes[0] for outcome in found if outcome.status == "failed")
     assert not (out / "part2" / "camera1").exists()
     test = images(3, SMALL, seed=99)
     for index in (0, 1, 8, 29):
@@ -89,35 +89,108 @@ def test_a_run_goes_on_where_it_was(lite0: padim.Backbone, tmp_path: Path) -> No
     shutil.rmtree(jobs[3].good)
     first = outcomes(lite0, jobs, out)
     assert [first[job.name].status for job in jobs] == ["fitted", "fitted", "fitted", "failed"]
-    assert "there is no file or folder" in first[jobs[3].name].reason
-    journal = out / "models.jsonl"
+    assert "there is no file or folder" in first[jobs[3].name].notes[0]
+    journal = out / ".models.1-of-1.jsonl"
     journal.write_text(journal.read_text() + '{"name": "part0/camera0", "status":')  # torn by a power cut
     write_images(jobs[3].good, images(4, SMALL, seed=3))
     write_images(jobs[1].good, images(6, SMALL, seed=1))
     shutil.rmtree(out / jobs[2].name)
     again = outcomes(lite0, jobs, out)
     assert [again[job.name].status for job in jobs] == ["kept", "fitted", "fitted", "fitted"]
-    assert again[jobs[0].name] == replace(first[jobs[0].name], status="kept", seconds=again[jobs[0].name].seconds)
     assert {outcome.status for outcome in outcomes(lite0, jobs, out).values()} == {"kept"}
+    assert {name: one.images for name, one in Journal(out).last().items()} == dict(
+        zip([job.name for job in jobs], [5, 6, 5, 4], strict=True)
+    )
     wider = replace(TERMS, config=replace(CONFIG, n_channels=13))
     assert {outcome.status for outcome in outcomes(lite0, jobs, out, wider).values()} == {"fitted"}
+
+
+def test_what_is_kept_is_what_the_model_itself_was_made_from(lite0: padim.Backbone, tmp_path: Path) -> None:
+    (job, other), out = jobs_in(tmp_path, [5, 5]), tmp_path / "models"
+    assert outcomes(lite0, [job], out)[job.name].status == "fitted"
+    # by other settings, and the journal never heard of it
+    wider = replace(TERMS, config=replace(CONFIG, n_channels=13))
+    list(fit_many(lite0, [job], wider, out, Journal(tmp_path)))
+    assert outcomes(lite0, [job], out)[job.name].status == "fitted"
+    assert outcomes(lite0, [job], out)[job.name].status == "kept"
+    assert main(["update", str(out / job.name), str(other.good)]) == 0
+    assert outcomes(lite0, [job], out)[job.name].status == "fitted"
+    (job.good / "bad.png").write_bytes(b"no image")
+    failed = outcomes(lite0, [job], out)[job.name]
+    assert failed.status == "failed"
+    assert failed.notes[1] == "the model of an earlier fit is still there"
+    skipping = replace(TERMS, skip_unreadable=True)
+    skipped = outcomes(lite0, [job], out, skipping)[job.name]
+    assert (skipped.status, skipped.skipped) == ("fitted", 1)
+    assert "bad.png" in skipped.notes[0]
+    assert outcomes(lite0, [job], out, skipping)[job.name].status == "kept"
+    assert outcomes(lite0, [job], out)[job.name].status == "failed"
+    # as it is there after all, the list must not go on calling it failed
+    assert outcomes(lite0, [job], out, skipping)[job.name].status == "kept"
+    assert Journal(out).last()[job.name].status == "kept"
 
 
 def test_interrupted_it_keeps_what_is_done(lite0: padim.Backbone, tmp_path: Path) -> None:
     jobs, out = jobs_in(tmp_path, [20, 20, 20]), tmp_path / "models"
     out.mkdir()
-    asked = iter([False] * 12 + [True] * 1000)
+    run, asked = fit_many(lite0, jobs, TERMS, out, Journal(out), stopped=lambda: asked), False
+    assert next(run).status == "fitted"
+    asked = True
     with pytest.raises(Interrupted, match="models that are done are kept"):
-        list(fit_many(lite0, jobs, TERMS, out, Journal(out), stopped=lambda: next(asked)))
-    kept = {path.name for path in out.rglob("*.unfinished")}
+        list(run)
     done = outcomes(lite0, jobs, out)
-    assert {outcome.status for outcome in done.values()} <= {"fitted", "kept"}
-    assert kept
+    assert sorted(outcome.status for outcome in done.values()) == ["fitted", "fitted", "kept"]
     assert not list(out.rglob("*.unfinished"))
     alone = padim.fit(lite0, [images(20, SMALL, seed=2)], CONFIG)
     test = images(3, SMALL, seed=99)
     found = padim.score(padim.load(out / jobs[2].name), test).anomaly_map
     np.testing.assert_allclose(found, padim.score(alone, test).anomaly_map, rtol=1e-4)
+    # one who asks for no more outcomes ends the run too
+    shutil.rmtree(out)
+    out.mkdir()
+    run = fit_many(lite0, jobs, TERMS, out, Journal(out))
+    next(run)
+    run.close()
+    made = [path for path in out.rglob("model.json") if not path.parent.name.endswith(".unfinished")]
+    assert len(Journal(out).last()) == len(made) < 3
+
+
+def test_a_fault_of_the_calibration_does_not_cost_the_fit(lite0: padim.Backbone, tmp_path: Path) -> None:
+    (job, other), out = jobs_in(tmp_path, [5, 5]), tmp_path / "models"
+    (other.good / "bad.png").write_bytes(b"no image")
+    both = replace(job, calibration=other.good)
+    assert "bad.png" in outcomes(lite0, [both], out)[job.name].notes[0]
+    assert list(out.rglob(".*.unfinished"))
+    (other.good / "bad.png").unlink()
+    assert outcomes(lite0, [both], out)[job.name].status == "fitted"
+    assert not list(out.rglob(".*.unfinished"))
+    small = replace(job, roi=tmp_path / "roi.png")
+    write_images(tmp_path / "roi", np.full((1, 8, 8, 3), 255, np.uint8))[0].rename(tmp_path / "roi.png")
+    assert "8×8 pixels, the images have 48×32" in outcomes(lite0, [small], out)[job.name].notes[0]
+
+
+def test_value_ranges_share_a_program(lite0: padim.Backbone, tmp_path: Path, compilations: list[str]) -> None:
+    from PIL import Image
+
+    jobs = []
+    for name, bits in (("twelve", 12), ("ten", 10)):
+        (tmp_path / name).mkdir()
+        for index, image in enumerate(images(14, SMALL, seed=bits)):
+            deep = image[..., 0].astype(np.uint16) * (2**bits // 256)
+            deep[0, 0] = 2**bits - 1
+            Image.fromarray(deep).save(tmp_path / name / f"{index}.png")
+        jobs.append(Job(name, tmp_path / name))
+    out = tmp_path / "models"
+    out.mkdir()
+    run = fit_many(lite0, jobs, TERMS, out, Journal(out))
+    first, so_far = next(run), len(compilations)
+    (second,) = run
+    assert len(compilations) == so_far
+    assert [one.notes for one in sorted((first, second), key=lambda one: one.name)] == [
+        ("values 0 to 1023 are black to white",),
+        ("values 0 to 4095 are black to white",),
+    ]
+    assert padim.load(out / "ten").config.value_range == (0, 1023)
 
 
 def test_calibration_and_roi_of_a_job(lite0: padim.Backbone, tmp_path: Path) -> None:
@@ -136,7 +209,8 @@ def test_calibration_and_roi_of_a_job(lite0: padim.Backbone, tmp_path: Path) -> 
     assert model.calibration.method == "held-out"
     assert model.roi is not None
     assert found[both.name].threshold == float(model.calibration.threshold)
-    assert (found[few.name].status, found[few.name].threshold) == ("fitted", None)  # too few to leave one out
+    assert (found[few.name].status, found[few.name].threshold) == ("fitted", None)
+    assert "leaving one image out takes 3" in found[few.name].notes[0]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,12 +228,14 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*command, "--skip-unreadable"]) == 0
     with (out / "models.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
+    assert "bad.png" in rows[1]["notes"]
     assert [(row["model"], row["status"], row["images"], row["skipped"]) for row in rows] == [
         ("part0/camera0", "fitted", "5", "0"),
         ("part0/camera1", "fitted", "5", "1"),
         ("part0/camera2", "fitted", "5", "0"),
     ]
-    assert main([*command, "--part", "3/2"]) == 2
+    for wrong in ("3/2", "0/2", "2//2", "2/x/2"):
+        assert main([*command, "--part", wrong]) == 2
     assert main([*command, "--devices", "99"]) == 2
     table.write_text("model\n")
     assert main(command) == 2
@@ -217,7 +293,7 @@ def fleet(lite0: padim.Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pa
 NAMES = ["part0/camera0", "part0/camera1", "part0/camera2", "part1/camera0"]
 
 
-def test_a_mixed_stream_is_routed_within_the_budget(fleet: Path) -> None:
+def test_a_mixed_stream_is_routed_within_the_budget(lite0: padim.Backbone, fleet: Path) -> None:
     models = fleet / "models"
     each = resident_bytes(models / NAMES[0])
     actual = padim.load(models / NAMES[0])
@@ -236,7 +312,16 @@ def test_a_mixed_stream_is_routed_within_the_budget(fleet: Path) -> None:
             assert (scores.p_value is None) == (wanted.p_value is None)
             if wanted.p_value is not None:
                 np.testing.assert_allclose(np.asarray(scores.p_value), np.asarray(wanted.p_value))
-    assert len({id(many.model(name).backbone) for name in NAMES}) == 1
+    assert len({id(padim.load(models / name).backbone) for name in NAMES} | {id(lite0)}) == 1
+
+
+def test_a_fleet_compiles_few_programs(fleet: Path, compilations: list[str]) -> None:
+    models, stream = fleet / "models", [(NAMES[0], image) for image in images(4, SMALL)]
+    many = Fleet(models, 10**9)
+    list(many.score(stream, window=4))
+    so_far = len(compilations)
+    list(many.score([(NAMES[2], image) for _, image in stream[:3]], window=4))  # filled up to four
+    assert len(compilations) == so_far
 
 
 def test_models_used_last_stay(fleet: Path) -> None:
@@ -249,8 +334,14 @@ def test_models_used_last_stay(fleet: Path) -> None:
         Fleet(fleet / "models", each - 1).model(NAMES[0])
     with pytest.raises(ValueError, match="no model at"):
         many.model("part0/camera9")
-    with pytest.raises(ValueError, match="window=0"):
+    with pytest.raises(ValueError, match=r"Fleet\.score: window=0"):
         list(many.score([], window=0))
+    with pytest.raises(ValueError, match=r"Fleet\.score_files: batch_size=0"):
+        list(many.score_files([], batch_size=0))
+    with pytest.raises(UnreadableImage, match="nowhere"):
+        list(many.score_files([(NAMES[0], Path("nowhere.png"))]))
+    with pytest.raises(ValueError, match="no model at"):
+        list(many.score_files([("part0/camera9", Path("nowhere.png"))]))
     with pytest.raises(ValueError, match="crop_size"):
         list(many.score([(NAMES[0], np.zeros((8, 8, 3), np.uint8))]))
 
@@ -266,12 +357,14 @@ def test_the_score_many_command(fleet: Path, tmp_path: Path, capsys: pytest.Capt
         (NAMES[3], good / "3" / "001.png"),
         ("part9", good / "3" / "001.png"),
         (NAMES[2], tmp_path / "bad.png"),
+        (NAMES[2], tmp_path / "bad.png"),
+        (NAMES[2], tmp_path / "nowhere.png"),
     ]
     table.write_text("model,path\n" + "".join(f"{name},{path}\n" for name, path in lines))
     command = ["score-many", str(fleet / "models"), str(table), "--out", str(out), "--memory", "2MB"]
     assert main(command) == 1
     said = capsys.readouterr()
-    assert "2 of 11 images have no score" in said.err
+    assert "4 of 13 images have no score" in said.err
     assert "no heat maps of models that are not calibrated: part1/camera0" in " ".join(said.err.split())
     with (out / "scores.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -279,7 +372,7 @@ def test_the_score_many_command(fleet: Path, tmp_path: Path, capsys: pytest.Capt
     assert rows[0] == rows[7]
     assert rows[8]["verdict"] == ""
     with (out / "unreadable.csv").open(newline="") as stream:
-        assert [row["model"] for row in csv.DictReader(stream)] == [NAMES[2], "part9"]
+        assert sorted(row["model"] for row in csv.DictReader(stream)) == [*[NAMES[2]] * 3, "part9"]
     pictures = [path.relative_to(out / "heatmaps").as_posix() for path in (out / "heatmaps").rglob("*.png")]
     assert len(pictures) == 7
     assert all(path.startswith(("part0/camera0/", "part0/camera1/")) for path in pictures)
@@ -290,4 +383,3 @@ def test_the_score_many_command(fleet: Path, tmp_path: Path, capsys: pytest.Capt
     assert main([*command, "--memory", "much"]) == 2
     (out / "heatmaps" / ".written-by-padim").unlink()
     assert main(command) == 2
-    assert json.loads((fleet / "models" / "models.jsonl").read_text().splitlines()[0])["status"] == "fitted"

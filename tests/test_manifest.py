@@ -9,7 +9,7 @@ from padim_jax.manifest import Job, Route, read_jobs, read_routes
 
 def test_jobs_and_routes(tmp_path: Path) -> None:
     jobs, routes = tmp_path / "jobs.csv", tmp_path / "routes.csv"
-    jobs.write_text('\ufeffgood,model,roi,calibration\r\n"a, b",x/y,,held\r\n\r\n/abs,x/z,m.png,\r\n', "utf-8")
+    jobs.write_text('\ufeffgood,model,roi,calibration\r\n"a, b",x/y,,held\r\n\r\n/abs, x/z,m.png,\r\n', "utf-8")
     assert read_jobs(jobs) == [
         Job("x/y", tmp_path / "a, b", calibration=tmp_path / "held"),
         Job("x/z", Path("/abs"), roi=tmp_path / "m.png"),
@@ -37,6 +37,7 @@ def test_jobs_and_routes(tmp_path: Path) -> None:
         ("model,good\n../a,b\n", "line 2: model '../a', wanted a name"),
         ("model,good\n/a,b\n", "wanted a name"),
         ("model,good\na//b,b\n", "wanted a name"),
+        ("model,good\nmodels.csv,b\n", "would lie where the list of models does"),
         ("model,good\n.a,b\n", "begin with no dot"),
         ("model,good\na\\b,b\n", "wanted a name"),
         ('model,good\n"a,b\n', "no table in CSV"),

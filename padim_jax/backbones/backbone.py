@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,7 @@ def _extract(backbone: Backbone, images: Float[Array, "n h w 3"], taps: tuple[st
 
 
 def build_backbone(name: str, parameters: Mapping[Any, Any]) -> Backbone:
-    """The Flax module of backbone ``name`` holding ``parameters``.
+    """The Flax module of backbone ``name`` holding ``parameters``; the one there is, where its weights are the same.
 
     Args:
       name: one of ``BACKBONES``.
@@ -113,9 +114,17 @@ def build_backbone(name: str, parameters: Mapping[Any, Any]) -> Backbone:
     }
     if any(faults.values()):
         raise ConversionError(name, faults)
+    # a hundred models of the same weights have one network in memory; by device, as threads may have one each
+    key = name, parameters_digest(given), str(jax.device_put(np.zeros(())).device)
+    known = _BUILT.get(key)
+    if known is not None:
+        return known
     # all to the device at once: one by one each shape would compile a program to copy it
     on_device, prepared = jax.device_put((_plain(parameters), _prepared(name, given)))
-    return Backbone(on_device, prepared, backbone_spec(name), parameters_digest(given))
+    return _BUILT.setdefault(key, Backbone(on_device, prepared, backbone_spec(name), key[1]))
+
+
+_BUILT: WeakValueDictionary[tuple[str, str, str], Backbone] = WeakValueDictionary()
 
 
 def backbone_parameters(backbone: Backbone) -> dict[str, np.ndarray]:

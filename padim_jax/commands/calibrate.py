@@ -17,7 +17,6 @@ from padim_jax.commands.terminal import (
     note_ignored,
     progress_bar,
     say,
-    wrong_use,
 )
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.fitting import Interrupted, Unreadable, calibrate_files, calibration_files
@@ -128,8 +127,12 @@ def calibrated(
     stopped: Callable[[], bool],
 ) -> Padim:
     """Model calibrated on ``others`` if given, fitted on or not, else on the files ``fitted``, left out in turn."""
-    with wrong_use():
+    try:
         chosen = calibration_files(model, fitted or (), images, others)
+    except UnreadableImage as error:
+        raise click.ClickException(f"{error} (mend or remove it)") from error
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     if chosen is None:
         say("not calibrated: leaving one image out takes 3 or more; padim calibrate takes other good images")
         return model

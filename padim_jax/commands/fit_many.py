@@ -1,19 +1,20 @@
 """``padim fit-many``."""
 
+import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import jax
 
-from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
-from padim_jax.commands.calibrate import going_on, rate_options
+from padim_jax.commands.calibrate import going_on, rate_options, rates_of
 from padim_jax.commands.settings import chosen, loaded, settings_options
 from padim_jax.commands.terminal import Notes, batch_option, debug_option, interruption, progress_bar, say, wrong_use
-from padim_jax.factory import Journal, Terms, fit_many
+from padim_jax.factory import Journal, Outcome, Terms, fit_many
 from padim_jax.files import write_table
-from padim_jax.manifest import read_jobs
+from padim_jax.manifest import LIST, Job, read_jobs
 
 
 class Part(click.ParamType):
@@ -23,10 +24,10 @@ class Part(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse; anything else is wrong use."""
-        numbers = [int(part) for part in str(value).split("/") if part.isdecimal()]
-        if len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1]:
+        found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", str(value))
+        if found is None or int(found[1]) > int(found[2]):
             self.fail(f"{value!r} is not I/N with I from 1 to N", param, ctx)
-        return tuple(numbers)
+        return int(found[1]), int(found[2])
 
 
 @click.command("fit-many")
@@ -67,14 +68,14 @@ def fit_many_command(
     given again, fits what failed, what is new and what has changed. --out/models.csv lists all.
     """
     with wrong_use():
-        jobs = read_jobs(table)[part[0] - 1 :: part[1]]
+        every = read_jobs(table)
         here = jax.local_devices()
         if devices is not None and devices > len(here):
             raise ValueError(f"--devices {devices}: this machine has {len(here)} ({here[0].platform})")
+    jobs = every[part[0] - 1 :: part[1]]
     name, config = chosen(**settings)
     network = loaded(name, weights, config)
-    rates = (false_alarm_rate or FALSE_ALARM_RATE, pixel_rate or PIXEL_RATE)
-    terms = Terms(config, batch_size, calibrate, *rates, skip_unreadable)
+    terms = Terms(config, batch_size, calibrate, *rates_of(None, false_alarm_rate, pixel_rate), skip_unreadable)
     out.mkdir(parents=True, exist_ok=True)
     journal, notes, counts = Journal(out, part), Notes(), Counter[str]()
     try:
@@ -82,20 +83,26 @@ def fit_many_command(
             outcomes = fit_many(network, jobs, terms, out, journal, devices=here[:devices], note=notes, stopped=stopped)
             for outcome in outcomes:
                 counts[outcome.status] += 1
-                if outcome.status == "failed":
-                    say(f"not fitted: {outcome.name}: {outcome.reason}")
+                kinds = ["not fitted" if outcome.status == "failed" else "note", *["note"] * len(outcome.notes)]
+                for kind, text in zip(kinds, outcome.notes, strict=False):
+                    say(f"{kind}: {outcome.name}: {text}")
                 advance(1)
     finally:
-        fields = ("name", "status", "images", "skipped", "threshold", "seconds", "reason")
-        rows = [[_cell(getattr(one, field)) for field in fields] for _, one in sorted(journal.last.items())]
-        write_table(out / "models.csv", ("model", *fields[1:]), rows)
+        _write_list(out / LIST, every, journal.last())
         notes.say()
-    click.echo(
-        f"{out / 'models.csv'}: {counts['fitted']} fitted, {counts['kept']} there already, {counts['failed']} failed"
-    )
+    click.echo(f"{out / LIST}: {counts['fitted']} fitted, {counts['kept']} there already, {counts['failed']} failed")
     if counts["failed"]:
         raise click.ClickException(f"{counts['failed']} of {len(jobs)} models failed; they are named above")
 
 
+def _write_list(path: Path, jobs: Sequence[Job], last: Mapping[str, Outcome]) -> None:
+    """The table's models that were tried, in its order, whatever run they were of."""
+    fields = ("name", "status", "images", "skipped", "threshold", "false_alarm_rate", "seconds", "notes")
+    tried = [last[job.name] for job in jobs if job.name in last]
+    write_table(path, ("model", *fields[1:]), [[_cell(getattr(one, field)) for field in fields] for one in tried])
+
+
 def _cell(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return "; ".join(value)
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else value

@@ -1,14 +1,26 @@
 """``padim score-many``."""
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import click
 
 from padim_jax.commands.score import UNREADABLE
-from padim_jax.commands.terminal import Notes, batch_option, debug_option, note_ignored, progress_bar, say, wrong_use
+from padim_jax.commands.terminal import (
+    Notes,
+    batch_option,
+    debug_option,
+    interruption,
+    note_ignored,
+    progress_bar,
+    say,
+    wrong_use,
+)
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.files import (
     Row,
@@ -20,7 +32,7 @@ from padim_jax.files import (
     write_table,
 )
 from padim_jax.fleet import Fleet
-from padim_jax.manifest import read_routes
+from padim_jax.manifest import Route, read_routes
 
 _UNITS = {"MB": 10**6, "GB": 10**9}
 
@@ -61,48 +73,59 @@ def score_many_command(models: Path, table: Path, out: Path, memory: int, heatma
         wanted = read_routes(table)
     if heatmaps and not is_replaceable(out / "heatmaps"):
         raise click.UsageError(f"{out / 'heatmaps'} is there already and not ours to replace; choose another --out")
-    routes: list[tuple[str, Path]] = []
-    for route in wanted:
-        found = find_images([route.path], exclude=out)
-        note_ignored(found.ignored, str(route.path))
-        routes += [(route.name, path) for path in found.paths]
+    lost: list[tuple[str, Path, str]] = []
+    routes = _files(wanted, out, lost)
     out.mkdir(parents=True, exist_ok=True)
-    fleet, notes = Fleet(models, memory), Notes()
-    refused: dict[str, Exception] = {}
-    unreadable: list[tuple[str, UnreadableImage]] = []
-    rows: list[tuple[str, Row]] = []
-    with replaced(out / "heatmaps") if heatmaps else nullcontext(out) as fresh:
-        root = common_folder([path for _, path in routes])
+    fleet, notes, rows = Fleet(models, memory), Notes(), list[tuple[str, Row]]()
+
+    def failed(name: str, path: Path, error: Exception) -> None:
+        lost.append((name, path, error.reason if isinstance(error, UnreadableImage) else str(error)))
+
+    with replaced(out / "heatmaps") if heatmaps else nullcontext(out) as fresh, interruption() as stopped:
+        root = common_folder([path for _, path in routes]) if routes else out
         with progress_bar("score", len(routes)) as advance:
             for name, item in fleet.score_files(
-                routes,
+                takewhile(lambda _: not stopped(), routes),
                 batch_size=batch_size,
-                unreadable=lambda name, error: unreadable.append((name, error)),
-                refused=refused.__setitem__,
+                failed=failed,
                 advance=advance,
                 note=notes,
             ):
                 rows.append((name, Row(item.path, item.score, item.p_value, item.anomalous)))
                 if heatmaps and (scale := fleet.colour_scale(name)) is not None:
                     write_heatmap(fresh / name / result_place(item.path, root), item, scale)
-    columns = ("model", "path", "score", "p_value", "verdict")
-    write_table(out / "scores.csv", columns, [(name, *row.cells) for name, row in rows])
-    lost = [(name, error.path, error.reason) for name, error in unreadable]
-    lost += [(name, path, str(refused[name])) for name, path in routes if name in refused]
-    if lost:
-        write_table(out / UNREADABLE, ("model", "path", "reason"), lost)
-    else:
-        (out / UNREADABLE).unlink(missing_ok=True)  # an earlier run's
+        columns = ("model", "path", "score", "p_value", "verdict")
+        write_table(out / "scores.csv", columns, [(name, *row.cells) for name, row in rows])
+        if lost:
+            write_table(out / UNREADABLE, ("model", "path", "reason"), lost)
+        else:
+            (out / UNREADABLE).unlink(missing_ok=True)  # an earlier run's
     notes.say()
-    for name, error in refused.items():
-        say(f"not loaded: {name}: {error}")
-    for _, error in unreadable:
-        say(f"not scored: {error.path}: {error.reason}")
+    reasons = Counter((name, reason) for name, _, reason in lost)
+    for name, path, reason in lost:
+        if more := reasons.pop((name, reason), 0):
+            say(f"not scored: {path} by {name}: {reason}" + f" (and {more - 1} more for that)" * (more > 1))
     if heatmaps and (bare := {name for name, _ in rows if fleet.colour_scale(name) is None}):
         say(f"no heat maps of models that are not calibrated: {', '.join(sorted(bare))}")
     click.echo(
         f"{out / 'scores.csv'}: {len(rows)} scored, {len(lost)} not; {sum(bool(row.anomalous) for _, row in rows)} "
         f"anomalous; {fleet.loads} times a model was loaded"
     )
+    if stopped():
+        raise click.ClickException(f"interrupted; {len(rows)} of {len(routes)} images were scored")
     if lost:
-        raise click.ClickException(f"{len(lost)} of {len(routes)} images have no score")
+        raise click.ClickException(f"{len(lost)} of {len(rows) + len(lost)} images have no score")
+
+
+def _files(wanted: Sequence[Route], out: Path, lost: list[tuple[str, Path, str]]) -> list[tuple[str, Path]]:
+    """Names of models and image files, folders searched; what is not there goes to ``lost``."""
+    routes: list[tuple[str, Path]] = []
+    for route in wanted:
+        try:
+            found = find_images([route.path], exclude=out)
+        except (ValueError, OSError) as error:
+            lost.append((route.name, route.path, str(error)))
+            continue
+        note_ignored(found.ignored, str(route.path))
+        routes += [(route.name, path) for path in found.paths]
+    return routes

@@ -152,12 +152,14 @@ class Notes:
     def __init__(self) -> None:
         self._paths: dict[str, list[Path]] = {}
         self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def __call__(self, path: Path, text: str) -> None:
-        """Take one down."""
-        self._counts[text] += 1
-        if self._counts[text] <= self._SHOWN:
-            self._paths.setdefault(text, []).append(path)
+        """Take one down; threads may do so at once."""
+        with self._lock:
+            self._counts[text] += 1
+            if self._counts[text] <= self._SHOWN:
+                self._paths.setdefault(text, []).append(path)
 
     def say(self) -> None:
         """Say them all."""

@@ -91,7 +91,7 @@ def update_command(
         notes.say()
         for path, reason in folded.skipped.items():
             say(f"skipped {path}: {reason}")
-        changed = replace(stored, moments=folded.moments, images=folded.images, calibration=None)
+        changed = replace(stored, moments=folded.moments, images=folded.images, calibration=None, progress=None)
         read = [path for path in new if str(path) not in folded.skipped]
         rates = rates_of(stored.calibration, false_alarm_rate, pixel_rate)
         known = calibrated(changed.model(), read, folded.images, others, rates, batch_size, stopped).calibration
@@ -146,7 +146,7 @@ def _both(first: Updatable, second: Updatable) -> Updatable:
     images = dict(first.images)
     for digest, weight in second.images.items():
         images[digest] = images.get(digest, 0) + weight
-    return replace(first, moments=merge(first.moments, second.moments), images=images)
+    return replace(first, moments=merge(first.moments, second.moments), images=images, progress=None)
 
 
 @click.command("forget")
@@ -192,7 +192,9 @@ def forget_command(
         fold_files(
             stored.backbone, gone, found.paths, batch_size=batch_size, note=Notes(), advance=advance, stopped=stopped
         )
-    changed = replace(stored, moments=forget(stored.moments, gone.moments), images=left, calibration=None)
+    changed = replace(
+        stored, moments=forget(stored.moments, gone.moments), images=left, calibration=None, progress=None
+    )
     _finish(changed, out or model, held_out, rates_of(stored.calibration, false_alarm_rate, pixel_rate), batch_size)
 
 
