@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+from scipy.special import betaincinv
 
 Method = Literal["leave-one-out", "held-out"]
 
@@ -73,11 +74,9 @@ class Calibration:
         Over draws of n calibration scores, the rate beyond the k-th largest follows Beta(k, n + 1 - k)
         (order statistics of independent, continuous scores).
         """
-        from scipy.stats import beta
-
         n, tail = len(self.scores), (1 - confidence) / 2
         k = _rank(n, self.false_alarm_rate)
-        low, high = beta.ppf([tail, 1 - tail], k, n + 1 - k)
+        low, high = betaincinv(k, n + 1 - k, [tail, 1 - tail])  # scipy.stats takes a second to import
         return float(low), float(high)
 
 

@@ -16,7 +16,9 @@ from padim_jax import fitting
 from tests.conftest import SMALL, images, write_images
 from tests.test_cli import rows, run
 
-SIZES = ("--image-size", "40x56", "--crop-size", "32x48", "--n-channels", "8", "--sigma", "1.5", "--batch-size", "4")
+SIZES = (
+    "--tap block2 --tap block4 --image-size 40x56 --crop-size 32x48 --n-channels 8 --sigma 1.5 --batch-size 4".split()
+)
 Capture = pytest.CaptureFixture[str]
 BIG = padim.PadimConfig(image_size=(40, 56), crop_size=(40, 56))
 
@@ -41,7 +43,7 @@ def maps(model: Path) -> np.ndarray:
 
 
 def test_fit_calibrates_and_score_says_verdicts(folders: Path, capsys: Capture) -> None:
-    said = fit(capsys, folders / "first", folders / "m", "--false-alarm-rate", "0.1")
+    said = fit(capsys, folders / "first", folders / "m", "--false-alarm-rate", "0.1", "--n-channels", 12)
     assert "calibrated on 14 good images (leave-one-out): above" in said
     assert "false alarms 6.67% expected" in said
     code, out, _ = run(capsys, "score", folders / "m", folders / "odd", folders / "first", "--out", folders / "r")

@@ -15,7 +15,7 @@ from padim_jax.cli import main
 from tests.conftest import SMALL, images, write_images
 
 pytestmark = pytest.mark.slow
-SIZES = ["--n-channels", "12", "--image-size", "32x48", "--crop-size", "32x48"]
+SIZES = "--tap block2 --tap block4 --n-channels 12 --image-size 32x48 --crop-size 32x48".split()
 TRIES = 10  # of each command
 
 

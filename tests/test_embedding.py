@@ -74,16 +74,24 @@ def test_wrong_input(lite0: padim.Backbone) -> None:
         draw_embedding(lite0, padim.PadimConfig(taps=("layer1",)))
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "resnet50"])
-@pytest.mark.parametrize("projection", ["random-channels", "semi-orthogonal"])
+@pytest.mark.parametrize(
+    ("name", "projection"),
+    [
+        ("efficientnet_lite0", "semi-orthogonal"),
+        ("resnet18", "random-channels"),
+        ("resnet50", "random-channels"),
+    ],
+)
 def test_bfloat16_is_the_backbones_alone(name: str, projection) -> None:
     backbone = padim.load_backbone(name, "random")
-    config = padim.PadimConfig(n_channels=20, image_size=(33, 50), crop_size=(33, 50), projection=projection)
+    taps = backbone.spec.default_taps[:2]
+    config = padim.PadimConfig(n_channels=20, image_size=(33, 50), crop_size=(33, 50), projection=projection, taps=taps)
     half = dataclasses.replace(config, precision="bfloat16")
     started = padim.init(backbone, half)
     x = images(4, padim.PadimConfig(image_size=(36, 52), crop_size=(36, 52)))[:, :33, :50]
-    found = embed(backbone, started.embedding, jnp.asarray(x), started.projection)
-    whole = embed(backbone, draw_embedding(backbone, config), jnp.asarray(x), started.projection)
+    of = jax.jit(embed, static_argnums=1)
+    found = of(backbone, started.embedding, jnp.asarray(x), started.projection)
+    whole = of(backbone, draw_embedding(backbone, config), jnp.asarray(x), started.projection)
     assert found.dtype == jnp.float32
     off = np.abs(np.asarray(found - whole)).max() / np.abs(np.asarray(whole)).max()
     assert 1e-5 < off < 0.05  # 8 significant bits, through some twenty layers

@@ -16,20 +16,16 @@ from padim_jax.estimate import Files, estimate, sizes_on_disk
 from padim_jax.storage import disk_bytes
 from tests.conftest import images
 
-SHAPES = {
-    "lite0": (),
-    "wide": ("--n-channels", "200", "--image-size", "160x224", "--crop-size", "160x224"),
-}
+SIZES = "--n-channels 200 --image-size 160x224 --crop-size 160x224".split()  # arrays outweigh the interpreter
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a device's peak is not the process's")
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_fit_takes_what_was_estimated(shape: str, tmp_path: Path) -> None:
+def test_a_fit_takes_what_was_estimated(tmp_path: Path) -> None:
     good, model = write_images(tmp_path / "good", 32), tmp_path / "model"
-    command = [sys.executable, "-m", "padim_jax.cli", "estimate", str(good), "--json", *SHAPES[shape]]
+    command = [sys.executable, "-m", "padim_jax.cli", "estimate", str(good), "--json", *SIZES]
     said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    fit_peak, _ = peak_of(["fit", str(good), "--out", str(model), *SHAPES[shape]])
+    fit_peak, _ = peak_of(["fit", str(good), "--out", str(model), *SIZES])
     score_peak, _ = peak_of(["score", str(model), str(good), "--out", str(tmp_path / "out")])
     assert max(phase["host"] for phase in said["fit"]) / 1e9 == pytest.approx(fit_peak, rel=0.15)
     assert max(phase["host"] for phase in said["score"]) / 1e9 == pytest.approx(score_peak, rel=0.15)
@@ -65,7 +61,7 @@ def test_state_is_that_of_init(lite0: padim.Backbone, small: padim.PadimConfig, 
     found = estimate(lite0, config, 8, images(4, config), Files(40 * 56))
     p, d = 96, 12
     higher = 4 * (2 * p + p * d) if "covariance" in changes else 0
-    projection = 4 * 256 * d if "projection" in changes else 0
+    projection = 4 * 64 * d if "projection" in changes else 0
     assert found.state == 4 * (1 + p * d + p * d * d) + higher + projection
     assert (found.positions, found.dimension, found.measured_positions) == (p, d, p)
     assert [phase.name for phase in found.fit] == ["update", "factor", "calibrate", "save"]

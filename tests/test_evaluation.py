@@ -135,6 +135,7 @@ def test_an_interrupted_evaluation_goes_on(
     assert len(json.loads((tmp_path / "out" / "results.json").read_text())["runs"]) == 2
 
 
+@pytest.mark.slow
 def test_seeds_and_presets(bottle: Path, tmp_path: Path, padim_command: Command) -> None:
     out = tmp_path / "out"
     names = ("--preset", "lite0", "--preset", "lite0-pca100", "--preset", "lite0-sum")
@@ -155,6 +156,7 @@ def test_seeds_and_presets(bottle: Path, tmp_path: Path, padim_command: Command)
     assert not list(out.rglob("report.html"))
 
 
+@pytest.mark.slow
 def test_a_sum_of_maps_is_the_sum(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     (category,) = find_categories(bottle, tmp_path / "prepared")
     builder = prepared(category)

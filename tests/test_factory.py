@@ -23,7 +23,7 @@ from padim_jax.fleet import Fleet, resident_bytes
 from padim_jax.manifest import Job
 from tests.conftest import SMALL, images, write_images
 
-SETTINGS = "--n-channels 12 --image-size 40x56 --crop-size 32x48 --sigma 1.5".split()
+SETTINGS = "--tap block2 --tap block4 --n-channels 12 --image-size 40x56 --crop-size 32x48 --sigma 1.5".split()
 CONFIG = replace(SMALL, image_size=SMALL.crop_size)  # files as they are, so that their pixels are at hand
 TERMS = Terms(CONFIG, batch_size=8)
 
@@ -268,6 +268,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_models_are_shared_out_over_devices(tmp_path: Path) -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=3"
     done = subprocess.run(

@@ -195,18 +195,19 @@ def test_rule_for_standing_out() -> None:
 
 
 def test_conditions_and_determinants_are_those_of_the_covariances(lite0: padim.Backbone) -> None:
-    good = images(30, SMALL)
-    moments = padim.update(lite0, padim.init(lite0, SMALL), good)
+    config = replace(SMALL, taps=None)
+    good = images(30, config)
+    moments = padim.update(lite0, padim.init(lite0, config), good)
     model = with_solver(padim.finalize(lite0, moments), "triangular-solve")
-    covariances = np.asarray(moments.moments.scatter.symmetric(), np.float64) / 29 + SMALL.ridge * np.eye(12)[None]
+    covariances = np.asarray(moments.moments.scatter.symmetric(), np.float64) / 29 + config.ridge * np.eye(12)[None]
     found = find_conditions(model)
     assert not found.sampled
     np.testing.assert_allclose(found.numbers, np.linalg.cond(covariances), rtol=1e-3)
     wanted = np.linalg.slogdet(covariances)[1].reshape(model.embedding.grid)
     np.testing.assert_allclose(log_determinants(model), wanted, rtol=1e-4)
-    few = padim.update(lite0, padim.init(lite0, SMALL), good[:8])
+    few = padim.update(lite0, padim.init(lite0, config), good[:8])
     full = padim.finalize(lite0, few, solver="triangular-solve")
-    low = replace(full, gaussian=low_rank(few.moments, 7, SMALL.ridge))
+    low = replace(full, gaussian=low_rank(few.moments, 7, config.ridge))
     np.testing.assert_allclose(find_conditions(low).numbers, find_conditions(full).numbers, rtol=1e-2)
     np.testing.assert_allclose(log_determinants(low), log_determinants(full), atol=2e-3)
     with pytest.raises(ValueError, match=r'pass with_solver\(model, "triangular-solve"\)'):

@@ -16,7 +16,9 @@ from padim_jax.cli import main
 from padim_jax.processes import share
 from tests.conftest import SMALL, images, write_images
 
-SETTINGS = "--n-channels 12 --image-size 40x56 --crop-size 32x48 --sigma 1.5 --batch-size 3".split()
+SETTINGS = (
+    "--tap block2 --tap block4 --n-channels 12 --image-size 40x56 --crop-size 32x48 --sigma 1.5 --batch-size 3".split()
+)
 
 
 def run(count: int, arguments: Sequence[object], *, own: Sequence[Sequence[object]] = ()) -> list[tuple[int, str]]:
@@ -82,6 +84,7 @@ def test_processes_give_the_model_of_one(good: Path, tmp_path: Path, count: int,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good", "many", "one"]
 
 
+@pytest.mark.slow
 def test_a_failure_stops_all_in_words_and_one_process_goes_on(
     good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

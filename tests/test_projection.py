@@ -35,7 +35,7 @@ def test_principal_components_are_scikit_learns(lite0: padim.Backbone) -> None:
     x = images(7, SMALL)
     model = padim.fit(lite0, [x[:3], x[3:]], PRINCIPAL)
     w = np.asarray(model.projection)
-    everything = oracle.embeddings(lite0, replace(model.embedding, projected=None), x).reshape(-1, 256)
+    everything = oracle.embeddings(lite0, replace(model.embedding, projected=None), x).reshape(-1, 64)
     wanted = np.asarray(PCA(12, svd_solver="full").fit(everything).components_).T
     np.testing.assert_allclose(np.abs(np.sum(w * wanted, axis=0)), 1, atol=1e-3)
 
@@ -65,7 +65,7 @@ def test_merge_wants_one_projection(lite0: padim.Backbone) -> None:
     merged = padim.finalize(lite0, padim.merge(a, b))
     whole = padim.fit(lite0, [x], SEMI)
     np.testing.assert_allclose(padim.score(merged, x).image_score, padim.score(whole, x).image_score, rtol=1e-3)
-    w = semi_orthogonal(0, 256, 12)
+    w = semi_orthogonal(0, 64, 12)
     started = [padim.init(lite0, PRINCIPAL, projection=part) for part in (w, w[:, ::-1])]
     with pytest.raises(ValueError, match=r"merge: the projections differ by up to 0\.\d+"):
         padim.merge(*started)
@@ -80,8 +80,8 @@ def test_wrong_input(lite0: padim.Backbone) -> None:
     ):
         padim.init(lite0, PRINCIPAL)
     with pytest.raises(ValueError, match=r"init: projection is given, with config\.projection='random-channels'"):
-        padim.init(lite0, SMALL, projection=np.eye(256, 12, dtype=np.float32))
-    with pytest.raises(ValueError, match=r"init: projection is \(3, 3\), wanted \(256, 12\)"):
+        padim.init(lite0, SMALL, projection=np.eye(64, 12, dtype=np.float32))
+    with pytest.raises(ValueError, match=r"init: projection is \(3, 3\), wanted \(64, 12\)"):
         padim.init(lite0, PRINCIPAL, projection=np.eye(3, dtype=np.float32))
     with pytest.raises(ValueError, match="principal components: no images"):
         padim.fit(lite0, [], PRINCIPAL)
