@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from scipy.special import betaincinv
 
 Method = Literal["leave-one-out", "held-out"]
 
@@ -74,9 +73,11 @@ class Calibration:
         Over draws of n calibration scores, the rate beyond the k-th largest follows Beta(k, n + 1 - k)
         (order statistics of independent, continuous scores).
         """
+        from scipy.special import betaincinv  # scipy.stats would take a second to import, this a tenth
+
         n, tail = len(self.scores), (1 - confidence) / 2
         k = _rank(n, self.false_alarm_rate)
-        low, high = betaincinv(k, n + 1 - k, [tail, 1 - tail])  # scipy.stats takes a second to import
+        low, high = betaincinv(k, n + 1 - k, [tail, 1 - tail])
         return float(low), float(high)
 
 

@@ -10,14 +10,7 @@ import click
 
 from padim_jax.artifact import Updatable, load, load_updatable, save, save_updatable
 from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, at_rates
-from padim_jax.commands.terminal import (
-    batch_option,
-    debug_option,
-    interruption,
-    note_ignored,
-    progress_bar,
-    say,
-)
+from padim_jax.commands.terminal import batch_option, debug_option, interruption, note_ignored, progress_bar, say
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.fitting import Interrupted, Unreadable, calibrate_files, calibration_files
 from padim_jax.model import Padim

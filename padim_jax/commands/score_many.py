@@ -22,15 +22,7 @@ from padim_jax.commands.terminal import (
     wrong_use,
 )
 from padim_jax.data import UnreadableImage, find_images
-from padim_jax.files import (
-    Row,
-    common_folder,
-    is_replaceable,
-    replaced,
-    result_place,
-    write_heatmap,
-    write_table,
-)
+from padim_jax.files import Row, common_folder, is_replaceable, replaced, result_place, write_heatmap, write_table
 from padim_jax.fleet import Fleet
 from padim_jax.manifest import Route, read_routes
 
