@@ -21,7 +21,13 @@ SETTINGS = (
 )
 
 
-def run(count: int, arguments: Sequence[object], *, own: Sequence[Sequence[object]] = ()) -> list[tuple[int, str]]:
+def run(
+    count: int,
+    arguments: Sequence[object],
+    *,
+    own: Sequence[Sequence[object]] = (),
+    program: Sequence[str] = ("-m", "padim_jax.cli"),
+) -> list[tuple[int, str]]:
     """Exit code and standard error of each of the processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -30,7 +36,7 @@ def run(count: int, arguments: Sequence[object], *, own: Sequence[Sequence[objec
     commands = [[*arguments, *(own[index] if own else ()), *shared, index] for index in range(count)]
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "padim_jax.cli", *map(str, command)],
+            [sys.executable, *program, *map(str, command)],
             env=os.environ | {"JAX_PLATFORMS": "cpu"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -101,6 +107,28 @@ def test_a_failure_stops_all_in_words_and_one_process_goes_on(
     assert_alike(tmp_path / "many", tmp_path / "one")
     assert not (tmp_path / "many.unfinished-mesh").exists()
     capfd.readouterr()
+
+
+DIES_SAVING = """
+import os, signal, sys
+from padim_jax.cli import main
+from padim_jax.commands import fit_mesh
+
+if sys.argv[-1] == "1":
+    fit_mesh.save_shared = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_saving_stops_the_other_in_words(good: Path, tmp_path: Path) -> None:
+    (good / "015b.png").unlink()
+    command = ["fit", good, *SETTINGS, "--checkpoint-every", "6", "--no-calibrate", "--out", tmp_path / "many"]
+    (left, text), (killed, _) = run(2, command, program=["-c", DIES_SAVING])
+    assert (left, killed) == (1, -9)
+    assert "process 0 of 2 stops, because another one has gone" in " ".join(text.split())
+    assert [code for code, _ in run(2, command)] == [0, 0]
+    assert len(load_updatable(tmp_path / "many").images) == 19
 
 
 def test_processes_that_see_different_files_refuse(good: Path, tmp_path: Path) -> None:

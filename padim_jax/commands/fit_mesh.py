@@ -74,6 +74,7 @@ class MeshOptions:
             return meshes.device_mesh(max(1, len(chosen) // grid), grid, chosen)
 
 
+@together()
 def fit_on_mesh(
     network: Backbone,
     paths: Sequence[Path],
@@ -103,7 +104,7 @@ def fit_on_mesh(
             say(f"{checkpoint.folder} is of other files or settings; fitting from the start")
         shared = Shared(meshes.init(mesh, network, config))
     notes, found = Notes(), None
-    with together(), interruption() as stopped, going_on():
+    with interruption() as stopped, going_on():
         with progress_bar("fit", len(paths), shown=first) as advance:
             fold_shared(
                 backbone,
