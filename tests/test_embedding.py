@@ -74,18 +74,11 @@ def test_wrong_input(lite0: padim.Backbone) -> None:
         draw_embedding(lite0, padim.PadimConfig(taps=("layer1",)))
 
 
-@pytest.mark.parametrize(
-    ("name", "projection"),
-    [
-        ("efficientnet_lite0", "semi-orthogonal"),
-        ("resnet18", "random-channels"),
-        ("resnet50", "random-channels"),
-    ],
-)
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "resnet50"])
+@pytest.mark.parametrize("projection", ["random-channels", "semi-orthogonal"])
 def test_bfloat16_is_the_backbones_alone(name: str, projection) -> None:
     backbone = padim.load_backbone(name, "random")
-    taps = backbone.spec.default_taps[:2]
-    config = padim.PadimConfig(n_channels=20, image_size=(33, 50), crop_size=(33, 50), projection=projection, taps=taps)
+    config = padim.PadimConfig(n_channels=20, image_size=(33, 50), crop_size=(33, 50), projection=projection)
     half = dataclasses.replace(config, precision="bfloat16")
     started = padim.init(backbone, half)
     x = images(4, padim.PadimConfig(image_size=(36, 52), crop_size=(36, 52)))[:, :33, :50]

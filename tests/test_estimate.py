@@ -16,16 +16,21 @@ from padim_jax.estimate import Files, estimate, sizes_on_disk
 from padim_jax.storage import disk_bytes
 from tests.conftest import images
 
-SIZES = "--n-channels 200 --image-size 160x224 --crop-size 160x224".split()  # arrays outweigh the interpreter
+SHAPES = {
+    "lite0": (),
+    "wide": ("--n-channels", "200", "--image-size", "160x224", "--crop-size", "160x224"),
+}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a device's peak is not the process's")
-def test_a_fit_takes_what_was_estimated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_fit_takes_what_was_estimated(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))  # compiling takes memory too
     good, model = write_images(tmp_path / "good", 32), tmp_path / "model"
-    command = [sys.executable, "-m", "padim_jax.cli", "estimate", str(good), "--json", *SIZES]
+    command = [sys.executable, "-m", "padim_jax.cli", "estimate", str(good), "--json", *SHAPES[shape]]
     said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    fit_peak, _ = peak_of(["fit", str(good), "--out", str(model), *SIZES])
+    fit_peak, _ = peak_of(["fit", str(good), "--out", str(model), *SHAPES[shape]])
     score_peak, _ = peak_of(["score", str(model), str(good), "--out", str(tmp_path / "out")])
     assert max(phase["host"] for phase in said["fit"]) / 1e9 == pytest.approx(fit_peak, rel=0.15)
     assert max(phase["host"] for phase in said["score"]) / 1e9 == pytest.approx(score_peak, rel=0.15)
