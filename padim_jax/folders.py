@@ -1,0 +1,122 @@
+"""Folders that this package writes: one writer at a time, and nothing removed that is not marked as its own."""
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+LOCK = ".padim-lock"  # in a folder that is being written; it says by whom
+MARKER = ".written-by-padim"  # in a folder of ours: it may be replaced or removed
+_TRIES = 20  # of creating a folder that another process removes as empty at the same time
+
+
+class FolderInUse(OSError):
+    """Another process is writing the folder; the message says which one."""
+
+
+@contextmanager
+def locked(folder: Path, call: str) -> Iterator[None]:
+    """Hold the lock of ``folder``, which is created if need be; no other process can hold it at the same time.
+
+    The operating system releases the lock when its holder dies, so a stale one never blocks. A thread that holds it may
+    take it again. A folder that was created for the lock and is still empty at the end is removed.
+
+    Args:
+      folder: to be written.
+      call: what wants to write, for the messages.
+
+    Raises:
+      FolderInUse: another process, or another thread of this one, holds the lock.
+      OSError: the folder can't be written.
+    """
+    lock, created = _acquire(folder, call)
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:  # the outermost; unlinked while held, so that nobody locks a file without a name
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()
+            if created:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        lock.release()
+
+
+def check_free(folder: Path, call: str) -> None:
+    """Raise as :func:`locked` does, without keeping the lock."""
+    with locked(folder, call):
+        pass
+
+
+def mark(folder: Path) -> None:
+    """Mark ``folder`` as ours; it is created if need be.
+
+    Raises:
+      FileExistsError: a folder without the mark that holds something already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_ours(folder):
+        if any(path.name != LOCK for path in folder.iterdir()):
+            raise FileExistsError(f"{folder} already exists and was not written by padim; move it away or rename it")
+        (folder / MARKER).touch()
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether ``folder`` carries the mark of :func:`mark`."""
+    return (folder / MARKER).is_file()
+
+
+def remove(folder: Path) -> None:
+    """Remove ``folder`` with all that is in it, if it carries our mark; leave it alone if it does not."""
+    if not folder.is_symlink() and is_ours(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _acquire(folder: Path, call: str) -> tuple[filelock.BaseFileLock, bool]:
+    created = False
+    for _ in range(_TRIES):
+        try:
+            created = not folder.exists() or created
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(folder / LOCK, is_singleton=True)
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise FolderInUse(
+                f"{call}: {folder} is being written by {_holder(folder)}; try again once it is done"
+            ) from None
+        except FileNotFoundError:  # removed between the two steps
+            continue
+        except FileExistsError:
+            raise OSError(f"{call}: {folder} is a file, wanted a folder; choose another name") from None
+        except OSError as error:
+            raise OSError(f"{call}: can't write to {folder} ({error.strerror or error})") from error
+        if lock.lock_counter == 1:
+            holder = {
+                "process": os.getpid(),
+                "host": socket.gethostname(),
+                "command": shlex.join(sys.argv),
+                "since": time.time(),
+            }
+            with contextlib.suppress(OSError):  # a full disk must not keep anybody from tidying up
+                (folder / LOCK).write_text(json.dumps(holder), encoding="utf-8", errors="backslashreplace")
+        return lock, created
+    raise OSError(f"{call}: {folder} is removed again and again by another process")
+
+
+def _holder(folder: Path) -> str:
+    """The process that holds the lock of ``folder``, in words."""
+    try:
+        found = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        since = time.strftime("%H:%M:%S", time.localtime(float(found["since"])))
+        return f"process {int(found['process'])} on {found['host']!s} since {since} ({found['command']!s:.200})"
+    except (OSError, ValueError, TypeError, KeyError):  # not written yet, or gone just now
+        return "another process"

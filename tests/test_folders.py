@@ -1,0 +1,84 @@
+"""One writer at a time, and nothing removed that is not ours."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from padim_jax.folders import LOCK, FolderInUse, is_ours, locked, mark, remove
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from padim_jax.folders import locked
+with locked(Path(sys.argv[1]), "hold"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(folder: Path) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_a_second_writer_is_told_who_holds_the_folder_and_a_dead_one_does_not_block(tmp_path: Path) -> None:
+    process = hold(tmp_path / "model")
+    with pytest.raises(FolderInUse, match=rf"update: .*model is being written by process {process.pid} on .* since"):  # noqa: SIM117
+        with locked(tmp_path / "model", "update"):
+            pass
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (tmp_path / "model" / LOCK).exists()
+    with locked(tmp_path / "model", "update"):
+        assert json.loads((tmp_path / "model" / LOCK).read_text())["process"] == os.getpid()
+    assert not (tmp_path / "model" / LOCK).exists()
+
+
+def test_a_thread_may_take_its_lock_again_and_another_may_not(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def other() -> None:
+        try:
+            with locked(tmp_path / "model", "other"):
+                pass
+        except FolderInUse as error:
+            refused.append(str(error))
+
+    with locked(tmp_path / "model", "outer"):
+        with locked(tmp_path / "model", "inner"):
+            pass
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1
+    assert not (tmp_path / "model").exists()  # it was created for the lock and nothing was written
+
+
+def test_a_file_is_no_folder_to_lock(tmp_path: Path) -> None:
+    (tmp_path / "model").touch()
+    with pytest.raises(OSError, match="is a file, wanted a folder"):  # noqa: SIM117
+        with locked(tmp_path / "model", "fit"):
+            pass
+
+
+def test_only_marked_folders_are_removed(tmp_path: Path) -> None:
+    foreign, ours = tmp_path / "foreign", tmp_path / "ours"
+    (foreign / "deep").mkdir(parents=True)
+    remove(foreign)
+    assert foreign.exists()
+    with pytest.raises(FileExistsError, match="already exists and was not written by padim"):
+        mark(foreign)
+    mark(ours)
+    (ours / "rows").touch()
+    mark(ours)
+    assert is_ours(ours)
+    remove(ours)
+    assert not ours.exists()
