@@ -13,6 +13,8 @@ Projection = Literal["random-channels", "semi-orthogonal", "principal-components
 Resize = Literal["stretch", "shorter-side", "pad"]
 Precision = Literal["float32", "bfloat16"]
 Size = int | tuple[int, int]
+_MOST_PIXELS = 89_478_485  # Pillow's limit: larger images are not read
+_WIDEST = 255  # cells of a neighbourhood's side
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,9 @@ class PadimConfig:
             raise ValueError(
                 f"PadimConfig: sigma={self.sigma!r}, wanted a number of pixels from 0 to the crop's {max(self.crop)}"
             )
-        if not _is_int(self.neighbourhood) or self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
+        if not _is_int(self.neighbourhood) or self.neighbourhood % 2 == 0 or not 1 <= self.neighbourhood <= _WIDEST:
             raise ValueError(
-                f"PadimConfig: neighbourhood={self.neighbourhood!r}, wanted an odd number of cells: 1, 3, 5"
+                f"PadimConfig: neighbourhood={self.neighbourhood!r}, wanted an odd number of cells from 1 to {_WIDEST}"
             )
         if self.value_range is not None:
             object.__setattr__(self, "value_range", _range(self.value_range))
@@ -147,6 +149,8 @@ def _short(value: object, limit: int = 60) -> str:
 def _pair(field: str, size: Any) -> tuple[int, int]:
     pair = size if isinstance(size, tuple | list) else (size, size)
     if len(pair) == 2 and all(_is_int(length) and length > 0 for length in pair):
+        if pair[0] * pair[1] > _MOST_PIXELS:
+            raise ValueError(f"PadimConfig: {field}={size!r}, wanted at most {_MOST_PIXELS / 1e6:.0f} megapixels")
         return int(pair[0]), int(pair[1])
     raise ValueError(f"PadimConfig: {field}={size!r}, wanted a positive integer or a (height, width) pair")
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from padim_jax import gaussian, packing, padim, scoring, storage
+from padim_jax import arrays, gaussian, packing, padim, scoring, storage
 from padim_jax.anomaly_map import anomaly_map, image_score
 from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.calibration import BINS
@@ -236,7 +236,7 @@ class _Memory:
     @property
     def _part(self) -> int:
         """Of the triangles; reading takes as much again in Orbax, writing twice that."""
-        return min(self.packed, storage.PART_BYTES)
+        return min(self.packed, arrays.PART_BYTES)
 
     def _phase(self, name: str, programs: Sequence[str], device: int, host: int = 0, running: bool = True) -> Phase:
         # what the network's libraries have taken they keep

@@ -3,120 +3,144 @@
 A folder holds ``model.json`` and one ``arrays-…`` folder, an Orbax checkpoint, and in it one more checkpoint for each
 part of an array too large to be held twice: what is being written Orbax holds twice over. The JSON file names the
 arrays that belong to it and replaces its predecessor in one rename: whatever happens during a write, the folder is the
-old one or the new one. A folder takes one writer at a time.
+old one or the new one. A folder takes one writer at a time, which holds its lock (:mod:`padim_jax.folders`).
 """
 
-import itertools
+import hashlib
 import json
 import math
 import platform
 import re
 import shutil
 import uuid
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
+from padim_jax.arrays import (
+    ArtifactError,
+    checksums,
+    part_folder,
+    part_rows,
+    restore_arrays,
+    spans,
+    write_arrays,
+)
+from padim_jax.folders import LOCK, MARKER, is_ours, locked, mark
 from weights_conversion.atomic import write_atomically
 
 # 2: neighbourhood, covariance, projection. 3: forms, calibration, region of interest, images. 4: parts
-SCHEMA = 4
+# 5: checksum of the manifest itself
+SCHEMA = 5
 FORMAT = "padim_jax model"
 MANIFEST = "model.json"
-_ARRAYS = re.compile(r"arrays-[0-9a-f]{16}(\.orbax-checkpoint-tmp.*)?")
-PART_BYTES = 128 * 2**20  # an array beyond that is written and read in parts of its first axis
+PREVIOUS = "previous.json"  # the manifest of what the last change replaced
+_UNFINISHED = ".unfinished"  # arrays that are still being written
+_ARRAYS = re.compile(r"arrays-[0-9a-f]{16}(\.unfinished)?(\.orbax-checkpoint-tmp.*)?")
+_OURS = re.compile(rf"{_ARRAYS.pattern}|\.?(model|previous)\.json(\.\d+\.tmp)?")
+_MOST_COMPRESSED = 64  # bytes of arrays over bytes of files, of the compressed ones of earlier versions
 _DTYPES = frozenset({"float32", "int16"})
 
 
-class ArtifactError(ValueError):
-    """The folder is no model that can be loaded; the message names it and says why."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """An array that is made as it is written, part by part.
-
-    Attributes:
-      shape, dtype: of the whole.
-      make: gives the rows of one slice.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    make: Callable[[slice], np.ndarray]
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        return self.make(rows)
-
-
-def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any], *, keep_previous: bool = False) -> None:
     """Put ``record`` and ``arrays`` (float32 or int16, made or to be) in place of what ``folder`` holds, in one step.
 
+    Args:
+      folder: of the model.
+      record: what the manifest says besides.
+      arrays: by name.
+      keep_previous: keep what is replaced, so that :func:`undo` brings it back; else that and anything kept before go.
+
     Raises:
-      ArtifactError: ``folder`` is a file, or a folder with something else in it.
+      ArtifactError: ``folder`` is a file, or a folder with something else in it; an array is not finite; another
+        program replaced the model meanwhile.
+      FolderInUse: another process is writing it.
       OSError: it can't be written; what is there already is left as it was.
     """
     check_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    directory = f"arrays-{uuid.uuid4().hex[:16]}"
-    parts = _parts(arrays)
-    manifest = {
-        "format": FORMAT,
-        "schema": SCHEMA,
-        "versions": {name: version(name) for name in ("padim-jax", "jax", "flax", "orbax-checkpoint", "numpy")}
-        | {"python": platform.python_version()},
-        **record,
-        "directory": directory,
-        "arrays": {name: list(array.shape) for name, array in arrays.items()},
-        "dtypes": {name: str(array.dtype) for name, array in arrays.items() if array.dtype != np.float32},
-        "parts": parts,
-    }
-    old = {path.name for path in folder.iterdir()}
-    try:
-        whole = {name: array for name, array in arrays.items() if name not in parts}
-        made = {name: np.asarray(array[:] if isinstance(array, Made) else array) for name, array in whole.items()}
-        # factors hardly compress, and sizes are told beforehand
-        alone = _alone()
-        handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
-        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-            if made:  # Orbax refuses nothing at all
-                checkpointer.save(folder.resolve() / directory, args=ocp.args.PyTreeSave(made))
-            del made
-            for name, rows in parts.items():
-                for index, (start, stop) in enumerate(_spans(rows)):
-                    part = np.asarray(arrays[name][start:stop])
-                    target = _part(folder.resolve() / directory, name, index)
-                    checkpointer.save(target, args=ocp.args.PyTreeSave({name: part}))
-        manifest["files"] = _checksums(folder / directory)
-        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    except Exception as error:  # Orbax reports a full disk, say, as a ValueError of many lines
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise OSError(f"save: can't write {folder} ({reason}); a model already there is as it was") from error
-    finally:
-        # what the manifest does not name is of no use: the old arrays, or the new ones if it was not reached
-        named = _read_json(folder / MANIFEST).get("directory")
-        sure = named is not None or not (folder / MANIFEST).exists()
-        for path in folder.iterdir() if sure else ():
-            if _ARRAYS.fullmatch(path.name) and path.name != named and (path.name in old or directory in path.name):
-                shutil.rmtree(path, ignore_errors=True)
+    with locked(folder, "save"):
+        check_writable(folder)
+        if not (folder / MANIFEST).exists():
+            mark(folder)
+        before = _named(folder / MANIFEST)
+        directory = f"arrays-{uuid.uuid4().hex[:16]}"
+        parts = part_rows(arrays)
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "versions": {name: version(name) for name in ("padim-jax", "jax", "flax", "orbax-checkpoint", "numpy")}
+            | {"python": platform.python_version()},
+            **record,
+            "directory": directory,
+            "arrays": {name: list(array.shape) for name, array in arrays.items()},
+            "dtypes": {name: str(array.dtype) for name, array in arrays.items() if array.dtype != np.float32},
+            "parts": parts,
+        }
+        try:
+            manifest["files"] = write_arrays(folder / f"{directory}{_UNFINISHED}", arrays, parts)
+            manifest["checksum"] = manifest_checksum(manifest)
+            if _named(folder / MANIFEST) != before:
+                raise ArtifactError(f"save: {folder} was replaced by another program meanwhile; nothing was written")
+            (folder / f"{directory}{_UNFINISHED}").rename(folder / directory)
+            if keep_previous and before is not None:
+                write_atomically(folder / PREVIOUS, (folder / MANIFEST).read_bytes())
+            write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+            if not keep_previous:
+                (folder / PREVIOUS).unlink(missing_ok=True)
+        except ArtifactError:
+            raise
+        except Exception as error:  # Orbax reports a full disk, say, as a ValueError of many lines
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise OSError(f"save: can't write {folder} ({reason}); a model already there is as it was") from error
+        finally:
+            _tidy(folder)
+            if _named(folder / MANIFEST) is not None or {path.name for path in folder.iterdir()} <= {LOCK, MARKER}:
+                (folder / MARKER).unlink(missing_ok=True)  # the manifest says whose it is, or there is nothing
 
 
-def attend(arrays: Mapping[str, Any]) -> None:
-    """Make the arrays in the order in which :func:`write` does, where another process writes and all must make them."""
-    parts = _parts(arrays)
-    for name, array in arrays.items():
-        if name not in parts and isinstance(array, Made):
-            array[:]
-    for name, rows in parts.items():
-        for start, stop in _spans(rows):
-            arrays[name][start:stop]
+def undo(folder: Path) -> dict[str, Any]:
+    """Bring back what the last :func:`write` that kept it replaced; a second time undoes that. Gives its manifest.
+
+    Raises:
+      ArtifactError: no model, or nothing was kept.
+      FolderInUse: another process is writing it.
+      OSError: it can't be written.
+    """
+    with locked(folder, "undo"):
+        now = json.dumps(read_manifest(folder), indent=1).encode()
+        if not (folder / PREVIOUS).is_file() or _named(folder / PREVIOUS) is None:
+            raise ArtifactError(f"undo: {folder} keeps no earlier state; only update, forget and calibrate keep one")
+        earlier = (folder / PREVIOUS).read_bytes()
+        write_atomically(folder / MANIFEST, earlier)
+        write_atomically(folder / PREVIOUS, now)
+        _tidy(folder)
+        return read_manifest(folder)
+
+
+def manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 in hex of a manifest's entries but for the checksum itself: against decay, not malice."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the arrays that no manifest of a folder of ours names; the caller holds its lock."""
+    manifests = [path for path in (folder / MANIFEST, folder / PREVIOUS) if path.exists()]
+    named = {_named(path) for path in manifests}
+    if None in named or not (manifests or is_ours(folder)):
+        return  # not sure what belongs to it
+    for path in folder.iterdir():
+        if _ARRAYS.fullmatch(path.name) and path.name not in named:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _named(path: Path) -> str | None:
+    """The folder of arrays that a manifest names; None where there is none that can be read."""
+    found = _read_json(path).get("directory")
+    return found if isinstance(found, str) else None
 
 
 def disk_bytes(folder: Path) -> int:
@@ -127,10 +151,13 @@ def disk_bytes(folder: Path) -> int:
 def check_writable(folder: Path) -> None:
     """Raise ``ArtifactError`` where :func:`save` would refuse: a file, or a folder with something else in it."""
     if folder.is_dir():
-        ours = re.compile(rf"{_ARRAYS.pattern}|\.?model\.json(\.\d+\.tmp)?")
-        strangers = [path.name for path in sorted(folder.iterdir()) if not ours.fullmatch(path.name)]
-        if (folder / MANIFEST).exists() and _read_json(folder / MANIFEST).get("format", FORMAT) != FORMAT:
+        names = {path.name for path in folder.iterdir()} - {LOCK, MARKER}
+        strangers = sorted(name for name in names if not _OURS.fullmatch(name))
+        described = (folder / MANIFEST).exists()
+        if described and _read_json(folder / MANIFEST).get("format", FORMAT) != FORMAT:
             strangers.append(MANIFEST)
+        if names and not described and not is_ours(folder):  # what looks like ours, but nothing says that it is
+            strangers += sorted(names)
         if strangers:
             raise ArtifactError(
                 f"save: {folder} holds other things ({strangers[0]}); choose a new folder for the model"
@@ -163,6 +190,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"load: {folder} has schema {schema!r}, this version reads up to {SCHEMA}; "
             f"it was written by padim-jax {by}: upgrade with pip install -U padim-jax"
         )
+    if (schema >= 5 or "checksum" in manifest) and manifest.get("checksum") != manifest_checksum(manifest):
+        raise ArtifactError(f"load: {folder / MANIFEST} is damaged (its checksum differs); copy the model again")
     return manifest
 
 
@@ -190,14 +219,19 @@ class Stored:
                 raise ArtifactError(f"load: {folder / MANIFEST} is damaged (parts of {name}: {rows})")
         self._directory, self._shapes, self._dtypes, self._parts = folder / directory, shapes, dtypes, parts
         _check_files(self._directory, files)
+        claimed, held = _array_bytes(folder, shapes, dtypes), disk_bytes(self._directory)
+        if claimed > (held if manifest["schema"] >= 5 else _MOST_COMPRESSED * held + 2**20):
+            raise ArtifactError(
+                f"load: {folder / MANIFEST} is damaged: it tells of {claimed} bytes of arrays, the files hold {held}"
+            )
 
     def arrays(self, but: str | None = None) -> dict[str, np.ndarray]:
         """All of them; ``but`` one that :meth:`parts` is to give, if it is stored in parts."""
         whole = {name: shape for name, shape in self._shapes.items() if name not in self._parts}
-        found = _restore(self._directory, whole, self._dtypes) if whole else {}
+        found = restore_arrays(self._directory, whole, self._dtypes) if whole else {}
         for name in self._parts.keys() - {but}:
             found[name] = np.empty(self._shapes[name], self._dtypes.get(name, "float32"))
-            for (start, stop), part in zip(_spans(self._parts[name]), self._read(name), strict=True):
+            for (start, stop), part in zip(spans(self._parts[name]), self._read(name), strict=True):
                 found[name][start:stop] = part
         return found
 
@@ -208,7 +242,7 @@ class Stored:
     def _read(self, name: str) -> Iterator[np.ndarray]:
         for index, rows in enumerate(self._parts[name]):
             shape = {name: [rows, *self._shapes[name][1:]]}
-            yield _restore(_part(self._directory, name, index), shape, self._dtypes)[name]
+            yield restore_arrays(part_folder(self._directory, name, index), shape, self._dtypes)[name]
 
 
 def damaged(folder: Path, error: Exception) -> ArtifactError:
@@ -216,83 +250,24 @@ def damaged(folder: Path, error: Exception) -> ArtifactError:
     return ArtifactError(f"load: {folder / MANIFEST} is damaged ({type(error).__name__}: {error})")
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """For checkpoints of one process' arrays: it waits for no other."""
-    own = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process-{own}"
-    )
-
-
-def _parts(arrays: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Rows of the parts of those arrays that are written in several."""
-    return {name: rows for name, array in arrays.items() if len(rows := _part_rows(array.shape, array.dtype)) > 1}
-
-
-def _part_rows(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[int]:
-    """Rows of each part that an array is written in."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if size <= PART_BYTES:
-        return [shape[0]] if shape else [1]
-    rows = max(1, shape[0] * PART_BYTES // size)
-    return [min(rows, shape[0] - start) for start in range(0, shape[0], rows)]
-
-
-def _spans(rows: list[int]) -> list[tuple[int, int]]:
-    """Start and stop of parts of so many rows."""
-    stops = list(itertools.accumulate(rows))
-    return list(zip([0, *stops], stops, strict=False))
-
-
-def _part(directory: Path, name: str, index: int) -> Path:
-    return directory / f"{name}.part-{index:05}"
-
-
-def _checksums(directory: Path) -> dict[str, int]:
-    """CRC-32 of every file below ``directory``, by relative path: against decay and partial copies, not malice."""
-    found: dict[str, int] = {}
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        checksum = 0
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                checksum = zlib.crc32(block, checksum)
-        found[path.relative_to(directory).as_posix()] = checksum
-    return found
+def _array_bytes(folder: Path, shapes: Mapping[str, Any], dtypes: Mapping[str, str]) -> int:
+    total = 0
+    for name, shape in shapes.items():
+        if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+            raise ArtifactError(f"load: {folder / MANIFEST} is damaged (array {name} has shape {shape!r})")
+        total += math.prod(shape) * np.dtype(dtypes.get(name, "float32")).itemsize
+    return total
 
 
 def _check_files(directory: Path, recorded: Mapping[str, Any]) -> None:
     # before Orbax sees them: it fails on damaged files in ways that print long after the error
-    found = _checksums(directory)
+    found = checksums(directory)
     if missing := sorted(recorded.keys() - found.keys()):
         raise ArtifactError(
             f"load: {directory / missing[0]} is missing; the model was copied in part: copy it again, as a whole folder"
         )
     if changed := sorted(name for name in found if found[name] != recorded.get(name)):
         raise ArtifactError(f"load: {directory / changed[0]} is damaged (its checksum differs); copy the model again")
-
-
-def _restore(directory: Path, recorded: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
-    try:
-        alone = _alone()
-        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-            stored = checkpointer.metadata(directory.resolve()).item_metadata.tree
-            for name, shape in recorded.items():
-                if name not in stored or list(stored[name].shape) != shape:
-                    raise ValueError(f"array {name} is missing or has another shape than recorded")
-            arguments = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in recorded}
-            restored = checkpointer.restore(
-                directory.resolve(),
-                args=ocp.args.PyTreeRestore(item=dict.fromkeys(recorded, 0), restore_args=arguments),
-            )
-    except Exception as error:  # a damaged checkpoint can fail anywhere in Orbax and TensorStore
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArtifactError(f"load: {directory} is damaged ({reason}); restore the model from a copy") from error
-    wanted = {name: dtypes.get(name, "float32") for name in restored}
-    if strange := [name for name, array in restored.items() if array.dtype != wanted[name]]:
-        found, right = restored[strange[0]].dtype, wanted[strange[0]]
-        raise ArtifactError(f"load: {directory} is damaged: {strange[0]} is {found}, wanted {right}")
-    return restored
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Strict climate, and small models shared by the tests."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
+from padim_jax.storage import manifest_checksum
 
 # compiling is most of the work: what one process has compiled the others, and those that tests start, read
 COMPILED = os.environ.setdefault(
@@ -65,6 +67,13 @@ def good_dir(tmp_path: Path) -> Path:
         place = folder / "later" if index > 3 else folder
         Image.fromarray(pixels).save(place / f"part{index}.png")
     return folder
+
+
+def rewrite_manifest(folder: Path, **changes: object) -> None:
+    """Change a model's manifest as somebody would who knows of its checksum."""
+    manifest = json.loads((folder / "model.json").read_text()) | changes
+    manifest["checksum"] = manifest_checksum(manifest)
+    (folder / "model.json").write_text(json.dumps(manifest))
 
 
 def write_images(folder: Path, pixels: np.ndarray) -> list[Path]:

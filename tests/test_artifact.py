@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax import artifact, storage
+from padim_jax import arrays, artifact, storage
 from padim_jax.artifact import Updatable, save_compacted, save_updatable
 from padim_jax.compaction import compact
-from tests.conftest import SMALL, images
+from tests.conftest import SMALL, images, rewrite_manifest
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_large_arrays_are_stored_in_parts(
     saves[form](tmp_path / "whole")
     if form.endswith("bit"):
         assert storage.read_manifest(tmp_path / "whole")["form"] == form
-    monkeypatch.setattr(storage, "PART_BYTES", 1000)
+    monkeypatch.setattr(arrays, "PART_BYTES", 1000)
     saves[form](tmp_path / "parts")
     whole, parts = padim.load(tmp_path / "whole"), padim.load(tmp_path / "parts")
     assert jax.tree.all(jax.tree.map(np.array_equal, whole, parts))
@@ -92,14 +92,14 @@ def test_large_arrays_are_stored_in_parts(
 
 
 def test_an_array_is_made_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PART_BYTES", 4 * 8 * 3)
+    monkeypatch.setattr(arrays, "PART_BYTES", 4 * 8 * 3)
     asked: list[int] = []
 
     def make(rows: slice) -> np.ndarray:
         asked.append(len(range(*rows.indices(10))))
         return np.arange(80, dtype=np.float32).reshape(10, 8)[rows]
 
-    storage.write(tmp_path / "m", {}, {"a": storage.Made((10, 8), np.dtype(np.float32), make)})
+    storage.write(tmp_path / "m", {}, {"a": arrays.Made((10, 8), np.dtype(np.float32), make)})
     assert asked == [3, 3, 3, 1]
     stored = storage.Stored(tmp_path / "m", storage.read_manifest(tmp_path / "m"))
     np.testing.assert_array_equal(stored.arrays()["a"], make(slice(None)))
@@ -133,8 +133,7 @@ def test_replaces_a_model_and_leaves_nothing_behind(saved: Path, small_model: pa
 
 
 def _edit(saved: Path, **changes: object) -> None:
-    manifest = json.loads((saved / "model.json").read_text())
-    (saved / "model.json").write_text(json.dumps(manifest | changes))
+    rewrite_manifest(saved, **changes)
 
 
 def _arrays(saved: Path) -> Path:
@@ -154,26 +153,26 @@ def _flip(path: Path) -> None:
 def _record(saved: Path, name: str, shape: list[int]) -> None:
     manifest = json.loads((saved / "model.json").read_text())
     manifest["arrays"][name] = shape
-    (saved / "model.json").write_text(json.dumps(manifest))
+    rewrite_manifest(saved, **manifest)
 
 
 def _swap_weights(saved: Path) -> None:
     """A model whose files are whole, but whose settings name other weights."""
     manifest = json.loads((saved / "model.json").read_text())
     manifest["embedding"]["weights_digest"] = "0" * 64
-    (saved / "model.json").write_text(json.dumps(manifest))
+    rewrite_manifest(saved, **manifest)
 
 
 def _five_channels(saved: Path) -> None:
     manifest = json.loads((saved / "model.json").read_text())
     manifest["config"]["n_channels"] = 5
-    (saved / "model.json").write_text(json.dumps(manifest))
+    rewrite_manifest(saved, **manifest)
 
 
 def _grid_of_floats(saved: Path) -> None:
     manifest = json.loads((saved / "model.json").read_text())
     manifest["embedding"]["grid"] = [8.0, 12.0]
-    (saved / "model.json").write_text(json.dumps(manifest))
+    rewrite_manifest(saved, **manifest)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +188,7 @@ def _grid_of_floats(saved: Path) -> None:
         (lambda p: (p / "model.json").write_text('{"format": '), "is damaged"),
         (lambda p: (p / "model.json").write_bytes(b"\xff\xfe\x00"), "is damaged"),
         (lambda p: (p / "model.json").write_text("[]"), "does not describe a padim_jax model"),
-        (lambda p: _edit(p, schema=99), "has schema 99, this version reads up to 4.*upgrade"),
+        (lambda p: _edit(p, schema=99), "has schema 99, this version reads up to 5.*upgrade"),
         (lambda p: _edit(p, schema="1"), "has schema '1'"),
         (lambda p: _edit(p, config={"n_channels": -1}), "is damaged.*n_channels=-1"),
         (lambda p: _edit(p, config={"stranger": 1}), "is damaged.*stranger"),
@@ -200,6 +199,12 @@ def _grid_of_floats(saved: Path) -> None:
         (lambda p: _edit(p, files={}), "is damaged"),
         (lambda p: _record(p, "gaussian.mean", [1, 1]), "gaussian.mean has shape"),
         (lambda p: _record(p, "stranger", [1]), "unknown arrays stranger"),
+        (
+            lambda p: _record(p, "backbone.stem.bias", [10**9, 225]),
+            "tells of 900[0-9]{9} bytes of arrays, the files hold",
+        ),
+        (lambda p: _record(p, "backbone.stem.bias", [-1]), r"stem.bias has shape \[-1\]"),
+        (lambda p: _edit(p, config={"image_size": 10**6, "crop_size": 10**6}), "wanted at most 89 megapixels"),
         (lambda p: _record(p, "backbone.stem.bias", [31]), "stem.bias is missing or has another shape"),
         (lambda p: _record(p, "backbone.stem.more", [31]), "stem.more is missing or has another shape"),
         (_swap_weights, "other backbone weights than it was fitted with"),
@@ -213,6 +218,49 @@ def test_damage_is_told_in_words(saved: Path, damage, words: str) -> None:
     damage(saved)
     with pytest.raises(padim.ArtifactError, match=words):
         padim.load(saved)
+
+
+def test_no_flipped_bit_of_the_manifest_changes_a_model(saved: Path) -> None:
+    content = (saved / "model.json").read_bytes()
+    whole = json.loads(content)
+    for bit in np.random.default_rng(0).choice(8 * len(content), 400, replace=False):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << (bit % 8)
+        (saved / "model.json").write_bytes(flipped)
+        try:
+            assert storage.read_manifest(saved) == whole, bit  # of white space
+        except padim.ArtifactError:
+            continue
+
+
+def test_nothing_is_saved_that_could_not_be_loaded(small_model: padim.Padim, tmp_path: Path) -> None:
+    broken = replace(
+        small_model, gaussian=replace(small_model.gaussian, mean=small_model.gaussian.mean.at[3].set(np.nan))
+    )
+    with pytest.raises(padim.ArtifactError, match=r"gaussian\.mean is not finite"):
+        padim.save(broken, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_a_change_replaced_can_be_brought_back(saved: Path, small_model: padim.Padim) -> None:
+    with pytest.raises(padim.ArtifactError, match="keeps no earlier state"):
+        storage.undo(saved)
+    padim.save(padim.with_solver(small_model, "triangular-solve"), saved, keep_previous=True)
+    assert len(list(saved.iterdir())) == 4
+    for kind in ("whitening", "factor", "whitening"):
+        storage.undo(saved)
+        assert hasattr(padim.load(saved).gaussian, kind)
+    padim.save(small_model, saved)
+    assert len(list(saved.iterdir())) == 2
+
+
+def test_arrays_of_nobody_known_are_left_alone(small_model: padim.Padim, tmp_path: Path) -> None:
+    precious = tmp_path / "model" / "arrays-0123456789abcdef" / "precious.npy"
+    precious.parent.mkdir(parents=True)
+    precious.touch()
+    with pytest.raises(padim.ArtifactError, match=r"holds other things \(arrays-0123456789abcdef\)"):
+        padim.save(small_model, tmp_path / "model")
+    assert precious.exists()
 
 
 def test_not_a_model(tmp_path: Path) -> None:
@@ -272,7 +320,7 @@ def test_an_interrupt_after_the_rename_leaves_the_new_model(
 
 
 def test_loading_while_it_is_replaced(saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, seen = artifact.read_manifest, []
+    read, seen = artifact.common.read_manifest, []
 
     def replaced_after_reading(folder: Path) -> dict:
         manifest = read(folder)
@@ -281,7 +329,7 @@ def test_loading_while_it_is_replaced(saved: Path, small_model: padim.Padim, mon
             padim.save(padim.with_solver(small_model, "triangular-solve"), folder)
         return manifest
 
-    monkeypatch.setattr(artifact, "read_manifest", replaced_after_reading)
+    monkeypatch.setattr(artifact.common, "read_manifest", replaced_after_reading)
     assert hasattr(padim.load(saved).gaussian, "factor")
 
 

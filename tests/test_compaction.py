@@ -1,6 +1,5 @@
 """Every form of a model scores within its stated bound, and is as large on disk as the table says."""
 
-import json
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from padim_jax.backbones import backbone_parameters
 from padim_jax.compaction import compact, form_bytes
 from padim_jax.forms import LowRankGaussian
 from padim_jax.storage import disk_bytes, read_manifest
-from tests.conftest import images
+from tests.conftest import images, rewrite_manifest
 from tests.test_structure import ROOT
 
 OVERHEAD = 100_000  # bytes of a manifest and Orbax's own files, for models of any size
@@ -128,8 +127,7 @@ def test_what_cannot_be_done_with_a_compact_model_is_refused(lite0: padim.Backbo
 def test_damage_is_told(lite0: padim.Backbone, tmp_path: Path, changes: dict[str, object], words: str) -> None:
     stored = updatable(lite0, 8)
     save_compacted(compact(stored.model(), 0.1, moments=stored.moments.moments, rank=7), tmp_path / "m")
-    manifest = json.loads((tmp_path / "m" / "model.json").read_text()) | changes
-    (tmp_path / "m" / "model.json").write_text(json.dumps(manifest))
+    rewrite_manifest(tmp_path / "m", **changes)
     with pytest.raises(padim.ArtifactError, match=words):
         padim.load(tmp_path / "m")
 

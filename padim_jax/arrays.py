@@ -1,0 +1,149 @@
+"""Named arrays in a folder of Orbax checkpoints, a large one in parts, so that nothing is held twice."""
+
+import itertools
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+PART_BYTES = 128 * 2**20  # an array beyond that is written and read in parts of its first axis
+
+
+class ArtifactError(ValueError):
+    """The folder is no model that can be loaded; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An array that is made as it is written, part by part.
+
+    Attributes:
+      shape, dtype: of the whole.
+      make: gives the rows of one slice.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    make: Callable[[slice], np.ndarray]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self.make(rows)
+
+
+def write_arrays(directory: Path, arrays: Mapping[str, Any], parts: Mapping[str, list[int]]) -> dict[str, int]:
+    """Write arrays to ``directory``; gives the checksums of its files."""
+    whole = {name: array for name, array in arrays.items() if name not in parts}
+    made = {name: _finite(name, array[:] if isinstance(array, Made) else array) for name, array in whole.items()}
+    alone = _alone()
+    # factors hardly compress, and sizes are told beforehand
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        if made:  # Orbax refuses nothing at all
+            checkpointer.save(directory.resolve(), args=ocp.args.PyTreeSave(made))
+        del made
+        for name, rows in parts.items():
+            for index, (start, stop) in enumerate(spans(rows)):
+                part = _finite(name, arrays[name][start:stop])
+                checkpointer.save(part_folder(directory.resolve(), name, index), args=ocp.args.PyTreeSave({name: part}))
+    return checksums(directory)
+
+
+def _finite(name: str, array: Any) -> np.ndarray:
+    found = np.asarray(array)
+    if not np.isfinite(found).all():
+        raise ArtifactError(f"save: {name} is not finite, so the model could not be loaded again; nothing was written")
+    return found
+
+
+def attend(arrays: Mapping[str, Any]) -> None:
+    """Make the arrays in the order in which :func:`write` does, where another process writes and all must make them."""
+    parts = part_rows(arrays)
+    for name, array in arrays.items():
+        if name not in parts and isinstance(array, Made):
+            array[:]
+    for name, rows in parts.items():
+        for start, stop in spans(rows):
+            arrays[name][start:stop]
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """For checkpoints of one process' arrays: it waits for no other."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process-{own}"
+    )
+
+
+def part_rows(arrays: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Rows of the parts of those arrays that are written in several."""
+    return {name: rows for name, array in arrays.items() if len(rows := _part_rows(array.shape, array.dtype)) > 1}
+
+
+def _part_rows(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[int]:
+    """Rows of each part that an array is written in."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= PART_BYTES:
+        return [shape[0]] if shape else [1]
+    rows = max(1, shape[0] * PART_BYTES // size)
+    return [min(rows, shape[0] - start) for start in range(0, shape[0], rows)]
+
+
+def spans(rows: list[int]) -> list[tuple[int, int]]:
+    """Start and stop of parts of so many rows."""
+    stops = list(itertools.accumulate(rows))
+    return list(zip([0, *stops], stops, strict=False))
+
+
+def part_folder(directory: Path, name: str, index: int) -> Path:
+    """Folder of one part of array ``name``."""
+    return directory / f"{name}.part-{index:05}"
+
+
+def checksums(directory: Path) -> dict[str, int]:
+    """CRC-32 of every file below ``directory``, by relative path: against decay and partial copies, not malice."""
+    found: dict[str, int] = {}
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        checksum = 0
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                checksum = zlib.crc32(block, checksum)
+        found[path.relative_to(directory).as_posix()] = checksum
+    return found
+
+
+def restore_arrays(directory: Path, recorded: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Arrays of these shapes from the checkpoint ``directory``; float32 but for those in ``dtypes``.
+
+    Raises:
+      ArtifactError: damaged, or other arrays than recorded.
+    """
+    try:
+        alone = _alone()
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+            stored = checkpointer.metadata(directory.resolve()).item_metadata.tree
+            for name, shape in recorded.items():
+                if name not in stored or list(stored[name].shape) != shape:
+                    raise ValueError(f"array {name} is missing or has another shape than recorded")
+                chunk = getattr(stored[name].storage, "chunk_shape", None) or ()
+                if math.prod(chunk) > max(1, math.prod(shape)):
+                    raise ValueError(f"array {name} is stored in pieces larger than it is")
+            arguments = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in recorded}
+            restored = checkpointer.restore(
+                directory.resolve(),
+                args=ocp.args.PyTreeRestore(item=dict.fromkeys(recorded, 0), restore_args=arguments),
+            )
+    except Exception as error:  # a damaged checkpoint can fail anywhere in Orbax and TensorStore
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(f"load: {directory} is damaged ({reason}); restore the model from a copy") from error
+    wanted = {name: dtypes.get(name, "float32") for name in restored}
+    if strange := [name for name, array in restored.items() if array.dtype != wanted[name]]:
+        found, right = restored[strange[0]].dtype, wanted[strange[0]]
+        raise ArtifactError(f"load: {directory} is damaged: {strange[0]} is {found}, wanted {right}")
+    return restored
