@@ -10,6 +10,7 @@ et al., arXiv 1905.02928).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-Method = Literal["leave-one-out", "held-out"]
+Method = Literal["leave-one-out", "held-out", "kept"]  # kept: also of models before an update, or of merged parts
 
 FALSE_ALARM_RATE = 0.01
 PIXEL_RATE = 0.001
@@ -133,6 +134,22 @@ def at_rates(known: Calibration, false_alarm_rate: float, pixel_rate: float) -> 
     """The same scores with thresholds for other rates."""
     scores, pixels = np.asarray(known.scores), np.asarray(known.pixels)
     return calibration(scores, pixels, known.method, false_alarm_rate, pixel_rate)
+
+
+def joined(parts: Sequence[Calibration], false_alarm_rate: float, pixel_rate: float) -> Calibration:
+    """The scores of several calibrations together, as scores that are kept from other states of a model.
+
+    A good new image's score by the model as it is now, and these, are not exchangeable any more, so the false-alarm
+    rate holds only as far as the models' scores are alike. More images make the distances of good images smaller, so
+    scores kept from a model of fewer are rather too high: they err towards fewer false alarms.
+
+    Raises:
+      ValueError: as :func:`calibration`.
+    """
+    scores = np.concatenate([np.asarray(one.scores) for one in parts])
+    pixels = sum((np.asarray(one.pixels) for one in parts), np.zeros(BINS, np.float32))
+    method: Method = parts[0].method if len(parts) == 1 else "kept"
+    return calibration(scores, pixels, method, false_alarm_rate, pixel_rate)
 
 
 def p_values(known: Calibration, scores: Float[Array, " m"]) -> Float[Array, " m"]:

@@ -22,7 +22,7 @@ from padim_jax.commands.inspect import inspect_command
 from padim_jax.commands.score import score_command
 from padim_jax.commands.score_many import score_many_command
 from padim_jax.commands.terminal import debug_option, say
-from padim_jax.commands.update import forget_command, merge_command, update_command
+from padim_jax.commands.update import forget_command, merge_command, undo_command, update_command
 from padim_jax.processes import leave
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
@@ -42,6 +42,7 @@ def app() -> None:
       padim calibrate MODEL GOOD_DIR        p-values and thresholds, from good images alone
       padim update MODEL NEW_GOOD_DIR       learn from more good images
       padim merge MODEL OTHER --out MODEL   join two models; padim forget MODEL DIR takes images out
+      padim undo MODEL                      bring back what the last change replaced
       padim compact MODEL --out SMALL       the smallest form within a stated error
       padim estimate [GOOD_DIR]             memory, disk and seconds a fit and a score will take
       padim inspect FOLDER_OR_MODEL         likely mistakes among good images; the facts of a model
@@ -62,6 +63,7 @@ for command in (
     update_command,
     merge_command,
     forget_command,
+    undo_command,
     compact_command,
     estimate_command,
     inspect_command,

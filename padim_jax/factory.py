@@ -18,19 +18,22 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from padim_jax import gaussian
 from padim_jax.backbones import Backbone
+from padim_jax.calibrating import TooFewImages, calibrate_files, calibration_files, check_plausible, own_scores
 from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, find_value_range, read_roi_of, stop_at_unreadable
 from padim_jax.data.decode import Note
 from padim_jax.data.folder import describe
 from padim_jax.embedding import draw_embedding
-from padim_jax.fitting import Checkpoint, Interrupted, calibrate_files, calibration_files, finish, fit_files, identity
+from padim_jax.fitting import Checkpoint, Interrupted, finish, fit_files, identity
+from padim_jax.folders import locked
 from padim_jax.manifest import Job
 from padim_jax.model import Padim
-from padim_jax.storage import ArtifactError, check_writable, read_manifest
+from padim_jax.storage import ArtifactError, check_writable, is_whole, read_manifest
 
 Status = Literal["fitted", "kept", "failed"]  # kept: it was there already, made from the same files and settings
 
@@ -47,6 +50,9 @@ class Terms:
       batch_size: images computed at once.
       calibrate: whether models are calibrated, on the images they were fitted on or a job's own others.
       false_alarm_rate, pixel_rate: as of :func:`padim_jax.calibrate`.
+      replace_changed: fit models anew that were updated, calibrated or made otherwise since; without, they are kept and
+        named.
+      trusted: calibrate on a job's other images even where they score much higher than those fitted on.
       skip_unreadable: fit without files that can't be read; otherwise their model fails, as it does where one of a
         job's calibration folder can't be.
     """
@@ -57,6 +63,8 @@ class Terms:
     false_alarm_rate: float = FALSE_ALARM_RATE
     pixel_rate: float = PIXEL_RATE
     skip_unreadable: bool = False
+    replace_changed: bool = False
+    trusted: bool = False
 
 
 @dataclass(frozen=True)
@@ -232,12 +240,19 @@ def _tried(
     except Exception as error:  # whatever ails one model must not end the others
         foreseen = isinstance(error, ValueError | OSError | ArithmeticError)
         reason = (str(error) if foreseen else f"{type(error).__name__}: {error}").replace("\n", " ")
-        stays = () if _made_from(out / job.name) is None else ("the model of an earlier fit is still there",)
+        stays = () if not _is_there(out / job.name) else ("the model of an earlier fit is still there",)
         outcome = Outcome(job.name, "failed", notes=(reason, *stays))
     return replace(outcome, seconds=time.perf_counter() - start)
 
 
 def _fit(
+    job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note | None, stopped: Callable[[], bool]
+) -> Outcome:
+    with locked(out / job.name, "fit-many"):
+        return _fit_locked(job, backbone, terms, out, note, stopped)
+
+
+def _fit_locked(
     job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note | None, stopped: Callable[[], bool]
 ) -> Outcome:
     target, config = out / job.name, terms.config
@@ -251,8 +266,13 @@ def _fit(
     known = _identity(job, backbone, replace(terms, config=config), paths, others)
     # names with a dot are none of a table's
     checkpoint = Checkpoint(target.with_name(f".{target.name}.unfinished"), known)
+    checkpoint.check()
     before = _made_from(target)
-    if before is not None and before.get("identity") == known and (terms.skip_unreadable or not before.get("skipped")):
+    if before is not None and not terms.replace_changed and (how := _lived_on(before)):
+        text = f"it was {how} since it was fitted, and is kept as it is; --replace-changed fits it anew"
+        return Outcome(job.name, "kept", int(before.get("images", 0)), int(before.get("skipped", 0)), notes=(text,))
+    as_it_was = before is not None and "since" not in before and before.get("identity") == known
+    if before is not None and as_it_was and (terms.skip_unreadable or not before.get("skipped")):
         checkpoint.remove()
         return Outcome(job.name, "kept", int(before["images"]), int(before["skipped"]))
     check_writable(target)
@@ -271,26 +291,36 @@ def _fit(
     )
 
     def calibrated(model: Padim) -> Padim:
-        fitted = [path for path in paths if str(path) not in folded.skipped]
-        chosen = calibration_files(model, fitted, folded.images, others) if terms.calibrate else None
-        if chosen is None:
+        if not terms.calibrate:
             return model
-        return calibrate_files(
-            model,
-            *chosen,
-            batch_size=terms.batch_size,
-            false_alarm_rate=terms.false_alarm_rate,
-            pixel_rate=terms.pixel_rate,
-            stopped=stopped,
-            least=terms.batch_size,
-        )
+        fitted = [path for path in paths if str(path) not in folded.skipped]
+        try:
+            chosen, weights = calibration_files(model, fitted, folded.images, others)
+            done = calibrate_files(
+                model,
+                chosen,
+                weights,
+                batch_size=terms.batch_size,
+                false_alarm_rate=terms.false_alarm_rate,
+                pixel_rate=terms.pixel_rate,
+                stopped=stopped,
+                tell=notes.append,
+                least=terms.batch_size,
+            )
+        except TooFewImages as error:
+            notes.append(f"not calibrated: {error}")
+            return model
+        enough = min(float(model.count), len(folded.images)) >= 3
+        if weights is None and enough and not terms.trusted and done.calibration is not None:
+            own = own_scores(model, fitted, folded.images, batch_size=terms.batch_size)
+            check_plausible("calibrate", np.asarray(done.calibration.scores), own)
+        return done
 
     skipped = [f"skipped {path}: {reason}" for path, reason in folded.skipped.items()]
     notes += skipped[:_FEW] + [f"skipped {len(skipped) - _FEW} more"] * (len(skipped) > _FEW)
     made_from = {"identity": known, "images": len(paths) - len(skipped), "skipped": len(skipped)}
     calibration, count = finish(backbone, folded, target, checkpoint, region, calibrated, made_from)
     if calibration is None:
-        notes += ["not calibrated: leaving one image out takes 3 or more"] * terms.calibrate
         return Outcome(job.name, "fitted", count, len(skipped), notes=tuple(notes))
     threshold, rate = float(calibration.threshold), calibration.attained_rate
     return Outcome(job.name, "fitted", count, len(skipped), threshold, rate, notes=tuple(notes))
@@ -305,11 +335,23 @@ def _identity(job: Job, backbone: Backbone, terms: Terms, paths: Sequence[Path],
 
 
 def _made_from(folder: Path) -> dict[str, Any] | None:
-    """What a model remembers of what it was made from, nothing where it was made otherwise; None: there is no model."""
+    """What a model remembers of what it was made from, nothing where it was made otherwise; None: no whole model."""
     try:
-        return dict(read_manifest(folder).get("progress") or {})
+        manifest = read_manifest(folder)
+        return dict(manifest.get("progress") or {}) if is_whole(folder, manifest) else None
     except (ArtifactError, TypeError, ValueError):
         return None
+
+
+def _lived_on(before: dict[str, Any]) -> str:
+    """What was done to a model since this command made it, in words; nothing where it is as it was."""
+    if "identity" not in before and "since" not in before:
+        return "made by another command"
+    return ", ".join(dict.fromkeys(map(str, before.get("since", ()))))
+
+
+def _is_there(folder: Path) -> bool:
+    return _made_from(folder) is not None
 
 
 def _state_bytes(backbone: Backbone, config: PadimConfig) -> int:

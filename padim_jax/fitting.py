@@ -1,11 +1,12 @@
-"""Fit, update and calibrate on image files: host loops with flat memory, which an interruption does not undo."""
+"""Fit and update on image files: host loops with flat memory, which an interruption does not undo."""
 
 import hashlib
 import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,24 @@ from jaxtyping import Bool, UInt8
 from padim_jax.artifact import Updatable, load_updatable, save_updatable
 from padim_jax.backbones import Backbone
 from padim_jax.boundary import padded
-from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration
+from padim_jax.calibration import Calibration
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.data.decode import Note
-from padim_jax.data.folder import Batch, digest_file
+from padim_jax.data.folder import Batch
 from padim_jax.embedding import draw_embedding
-from padim_jax.files import Advance, ScoredImage
+from padim_jax.files import Advance
+from padim_jax.folders import is_ours
 from padim_jax.model import Padim, PadimMoments
 from padim_jax.padim import accumulate, finalize, init
 from padim_jax.projection import principal_components
-from padim_jax.scoring import calibrate, leave_one_out_scores, with_roi
-from padim_jax.storage import ArtifactError
+from padim_jax.scoring import with_roi
+from padim_jax.storage import ArtifactError, check_writable, read_manifest
 
 Unreadable = Callable[[UnreadableImage], None]
+
+MOST_SIZES = 1000  # of images' files, that a model remembers
+_NO_WEIGHT = 2.0**-64  # less counts as nothing in sums of float32, and would end at 0
 
 
 class Interrupted(Exception):
@@ -45,12 +50,24 @@ class Folded:
       images: digest of each file and the weight it counts with; that of a file that is there twice is 2.
       done: how many files were dealt with, readable or not.
       skipped: those that could not be read, with the reason.
+      sizes: (width, height) of the files in pixels, each once, in the order met.
     """
 
     moments: PadimMoments
     images: dict[str, float] = field(default_factory=dict)
     done: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
+    sizes: dict[tuple[int, int], None] = field(default_factory=dict)
+
+    def remember_sizes(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Take the sizes of a batch in, as long as they are few: more than 1,000 say nothing."""
+        if len(self.sizes) <= MOST_SIZES:
+            self.sizes.update(dict.fromkeys(sizes))
+
+    @property
+    def image_sizes(self) -> tuple[tuple[int, int], ...]:
+        """As of :class:`padim_jax.artifact.Updatable`."""
+        return tuple(self.sizes) if len(self.sizes) <= MOST_SIZES else ()
 
 
 @dataclass(frozen=True)
@@ -67,10 +84,20 @@ class Checkpoint:
     identity: str
     every: int = 0
 
+    def check(self) -> None:
+        """Raise ``FileExistsError`` where something lies in the folder's place that is no unfinished fit of ours."""
+        if self.folder.is_symlink() or (self.folder.exists() and not (self._is_ours() or _is_empty(self.folder))):
+            raise FileExistsError(
+                f"fit: {self.folder}, where an unfinished fit would be kept, already exists and is none of padim's; "
+                "move it away, or choose another name for the model"
+            )
+
     def write(self, backbone: Backbone, folded: Folded) -> None:
         """Replace what is kept, in one step."""
+        self.check()
         progress = {"identity": self.identity, "done": folded.done, "skipped": folded.skipped}
-        save_updatable(Updatable(backbone, folded.moments, folded.images, progress=progress), self.folder)
+        kept = Updatable(backbone, folded.moments, folded.images, progress=progress, image_sizes=folded.image_sizes)
+        save_updatable(kept, self.folder)
 
     def read(self) -> Folded | None:
         """What an earlier, unfinished fit of the same files and settings has kept; None where there is none."""
@@ -83,11 +110,27 @@ class Checkpoint:
         progress = stored.progress or {}
         if progress.get("identity") != self.identity:
             return None
-        return Folded(stored.moments, dict(stored.images), int(progress["done"]), dict(progress["skipped"]))
+        return Folded(
+            stored.moments,
+            dict(stored.images),
+            int(progress["done"]),
+            dict(progress["skipped"]),
+            dict.fromkeys(stored.image_sizes),
+        )
 
     def remove(self) -> None:
-        """Forget it, once the model is saved."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Forget it, once the model is saved; nothing is removed that is not ours, or with anything else in it."""
+        with suppress(ArtifactError):
+            check_writable(self.folder)
+            if self._is_ours() and not self.folder.is_symlink():
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _is_ours(self) -> bool:
+        try:
+            progress = read_manifest(self.folder).get("progress")
+        except ArtifactError:
+            return is_ours(self.folder)  # killed while it was written for the first time
+        return isinstance(progress, dict) and {"identity", "done", "skipped"} <= progress.keys()
 
 
 def identity(backbone: Backbone, config: PadimConfig, paths: Sequence[Path]) -> str:
@@ -185,6 +228,7 @@ def fold_files(
     for moments in accumulate(backbone, folded.moments, batches(), half_life=half_life, least=least):
         batch = pending.popleft()
         folded.moments = moments
+        folded.remember_sizes(batch.sizes)
         _remember(folded.images, batch.digests, half_life)
         folded.done += len(batch.paths) + len(folded.skipped) - before
         since, before = since + len(batch.paths), len(folded.skipped)
@@ -239,136 +283,23 @@ def finish(
     del fitted
     known, count = model.calibration, int(model.count)
     del model  # its factors take as much room as the moments, which are packed now
-    save_updatable(Updatable(backbone, folded.moments, folded.images, known, roi, progress), out)
+    save_updatable(Updatable(backbone, folded.moments, folded.images, known, roi, progress, folded.image_sizes), out)
     checkpoint.remove()
     return known, count
 
 
-def calibration_files(
-    model: Padim, fitted: Sequence[Path], images: Mapping[str, float] | None, others: Sequence[Path] | None
-) -> tuple[Sequence[Path], Mapping[str, float] | None] | None:
-    """Files to calibrate on, and their weights, as :func:`calibrate_files` takes them: ``others`` where given.
-
-    None where images would be left out of a model of too few.
-
-    Raises:
-      ValueError: some of ``others`` are among the ``images`` fitted on, and some are not.
-    """
-    paths, known = (fitted, images) if others is None else (others, None)
-    if others is not None and images is not None:
-        inside = [digest_file(path) in images for path in others]
-        if any(inside) and not all(inside):
-            raise ValueError(
-                f"{sum(inside)} of {len(others)} images were fitted on and the others ({others[inside.index(False)]}) "
-                "were not; calibrate on one kind or the other"
-            )
-        known = images if all(inside) else None
-    return None if known is not None and model.count < 3 else (paths, known)
-
-
-def calibrate_files(
-    model: Padim,
-    paths: Sequence[Path],
-    images: Mapping[str, float] | None,
-    *,
-    batch_size: int,
-    false_alarm_rate: float = FALSE_ALARM_RATE,
-    pixel_rate: float = PIXEL_RATE,
-    advance: Advance = lambda count: None,
-    stopped: Callable[[], bool] = lambda: False,
-    least: int = 0,
-) -> Padim:
-    """Calibrate on image files: those that ``images`` lists, each left out in turn, or, with None, others.
-
-    Raises:
-      UnreadableImage: the first file that can't be read.
-      ValueError: a file that is not in ``images``; as :func:`padim_jax.calibrate`.
-      Interrupted: ``stopped`` has become true.
-    """
-    weights: deque[float] = deque()
-
-    def batches() -> Iterator[np.ndarray]:
-        for batch in load_batches(paths, model.config, batch_size, note=ignore):
-            weights.extend(fitted_weights("calibrate", batch.paths, batch.digests, images))
-            yield batch.images
-            advance(len(batch.paths))
-            if stopped():
-                raise Interrupted("interrupted while calibrating")
-
-    return calibrate(
-        model,
-        batches(),
-        held_out=images is None,
-        weights=iter(weights.popleft, None),
-        false_alarm_rate=false_alarm_rate,
-        pixel_rate=pixel_rate,
-        least=least,
-    )
-
-
-def left_out_files(
-    model: Padim,
-    paths: Sequence[Path],
-    images: Mapping[str, float],
-    *,
-    batch_size: int,
-    unreadable: Unreadable = stop_at_unreadable,
-    advance: Advance = lambda count: None,
-) -> Iterator[ScoredImage]:
-    """Score image files that a model was fitted on, each by the model of all the others, in order.
-
-    As :func:`padim_jax.files.score_files` does for others; ``images`` are those of the fit with their weights.
-
-    Raises:
-      UnreadableImage: from ``unreadable``.
-      ValueError: a file that is not in ``images``; as :func:`padim_jax.scoring.leave_one_out_scores`.
-    """
-    pending: deque[Batch] = deque()
-    weights: deque[float] = deque()
-
-    def report(error: UnreadableImage) -> None:
-        unreadable(error)
-        advance(1)
-
-    def batches() -> Iterator[np.ndarray]:
-        for batch in load_batches(paths, model.config, batch_size, report, ignore):
-            weights.extend(fitted_weights("left_out_files", batch.paths, batch.digests, images))
-            pending.append(batch)
-            yield batch.images
-
-    for scores in leave_one_out_scores(model, batches(), iter(weights.popleft, None)):
-        batch = pending.popleft()
-        maps = np.asarray(scores.anomaly_map)
-        for index, value in enumerate(np.asarray(scores.image_score)):
-            path, image, size = batch.paths[index], batch.images[index], batch.sizes[index]
-            yield ScoredImage(path, float(value), None, None, image, maps[index], size)
-        advance(len(batch.paths))
-
-
-def fitted_weights(
-    call: str, paths: Sequence[Path], digests: Sequence[str], images: Mapping[str, float] | None
-) -> list[float]:
-    """What files were fitted with, by their digests; 1 of others, where ``images`` is None.
-
-    Raises:
-      ValueError: naming ``call`` and a file that is not in ``images``.
-    """
-    if images is None:
-        return [1.0] * len(paths)
-    for path, digest in zip(paths, digests, strict=True):
-        if digest not in images:
-            raise ValueError(f"{call}: {path} is not among the images the model was fitted on, or has changed")
-    return [images[digest] for digest in digests]
-
-
 def _remember(images: dict[str, float], digests: Sequence[str], half_life: float | None) -> None:
-    """Add files of one batch, the older ones fading as their moments did."""
+    """Add files of one batch, the older ones fading as their moments did; those of no weight left are dropped."""
     if half_life is not None:
-        for digest in images:
-            images[digest] *= 2 ** (-len(digests) / half_life)
+        faded = 2 ** (-len(digests) / half_life)
+        for digest in list(images):
+            images[digest] *= faded
+            if images[digest] < _NO_WEIGHT:
+                del images[digest]
     for age, digest in enumerate(reversed(digests)):
         weight = 1.0 if half_life is None else 2 ** (-age / half_life)
-        images[digest] = images.get(digest, 0.0) + weight
+        if weight >= _NO_WEIGHT:
+            images[digest] = images.get(digest, 0.0) + weight
 
 
 def _told(
@@ -392,3 +323,7 @@ def _ignoring(advance: Advance) -> Unreadable:
         advance(1)
 
     return skip
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and next(folder.iterdir(), None) is None

@@ -24,7 +24,7 @@ class FolderInUse(OSError):
 
 
 @contextmanager
-def locked(folder: Path, call: str) -> Iterator[None]:
+def locked(folder: Path, call: str, name: str = LOCK) -> Iterator[None]:
     """Hold the lock of ``folder``, which is created if need be; no other process can hold it at the same time.
 
     The operating system releases the lock when its holder dies, so a stale one never blocks. A thread that holds it may
@@ -33,18 +33,19 @@ def locked(folder: Path, call: str) -> Iterator[None]:
     Args:
       folder: to be written.
       call: what wants to write, for the messages.
+      name: of the lock's file; another one where several may write at a time, each its own part.
 
     Raises:
       FolderInUse: another process, or another thread of this one, holds the lock.
       OSError: the folder can't be written.
     """
-    lock, created = _acquire(folder, call)
+    lock, created = _acquire(folder, call, name)
     try:
         yield
     finally:
         if lock.lock_counter == 1:  # the outermost; unlinked while held, so that nobody locks a file without a name
             with contextlib.suppress(OSError):
-                (folder / LOCK).unlink()
+                (folder / name).unlink()
             if created:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
@@ -81,17 +82,17 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _acquire(folder: Path, call: str) -> tuple[filelock.BaseFileLock, bool]:
+def _acquire(folder: Path, call: str, name: str) -> tuple[filelock.BaseFileLock, bool]:
     created = False
     for _ in range(_TRIES):
         try:
             created = not folder.exists() or created
             folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(folder / LOCK, is_singleton=True)
+            lock = filelock.FileLock(folder / name, is_singleton=True)
             lock.acquire(blocking=False)
         except filelock.Timeout:
             raise FolderInUse(
-                f"{call}: {folder} is being written by {_holder(folder)}; try again once it is done"
+                f"{call}: {folder} is being written by {_holder(folder / name)}; try again once it is done"
             ) from None
         except FileNotFoundError:  # removed between the two steps
             continue
@@ -107,15 +108,15 @@ def _acquire(folder: Path, call: str) -> tuple[filelock.BaseFileLock, bool]:
                 "since": time.time(),
             }
             with contextlib.suppress(OSError):  # a full disk must not keep anybody from tidying up
-                (folder / LOCK).write_text(json.dumps(holder), encoding="utf-8", errors="backslashreplace")
+                (folder / name).write_text(json.dumps(holder), encoding="utf-8", errors="backslashreplace")
         return lock, created
     raise OSError(f"{call}: {folder} is removed again and again by another process")
 
 
-def _holder(folder: Path) -> str:
-    """The process that holds the lock of ``folder``, in words."""
+def _holder(lock: Path) -> str:
+    """The process that holds a lock, in words."""
     try:
-        found = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        found = json.loads(lock.read_text(encoding="utf-8"))
         since = time.strftime("%H:%M:%S", time.localtime(float(found["since"])))
         return f"process {int(found['process'])} on {found['host']!s} since {since} ({found['command']!s:.200})"
     except (OSError, ValueError, TypeError, KeyError):  # not written yet, or gone just now

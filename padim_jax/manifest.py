@@ -1,10 +1,12 @@
 """Tables of many models in CSV: which good images each is fitted on, and which images each is to score."""
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+_LONGEST = 200  # bytes of a folder's name, which gets a few more while its model is being fitted
 LIST = "models.csv"  # of a run's models, in their folder
 
 
@@ -109,5 +111,10 @@ def _name(path: Path, line: int, given: str) -> str:
         raise ValueError(
             f"{path}, line {line}: model {given!r}, wanted a name, or names joined by /, that begin with no dot: each "
             "is a folder"
+        )
+    if long := [part for part in parts if len(os.fsencode(part)) > _LONGEST]:
+        raise ValueError(
+            f"{path}, line {line}: model {given[:40]!r}… has a name of {len(os.fsencode(long[0]))} bytes, wanted "
+            f"at most {_LONGEST}: each is a folder"
         )
     return given

@@ -116,7 +116,7 @@ class Step:
       valid: bool (n,), which of them count.
       files: of all processes in order, with their digest; None of those that could not be read.
       stop: whether one of the processes was asked to stop.
-      paths, digests: of this process's valid images.
+      paths, digests, sizes: of this process's valid images.
     """
 
     images: UInt8[np.ndarray, "n height width 3"]
@@ -125,6 +125,7 @@ class Step:
     stop: bool
     paths: list[Path]
     digests: list[str]
+    sizes: list[tuple[int, int]]
 
 
 def share(paths: Sequence[Path], batch_size: int, count: int, own: int) -> list[Sequence[Path]]:
@@ -188,5 +189,11 @@ def steps(
         images = np.zeros((size, *config.crop, 3), np.uint8)
         images[: len(batch.images)] = batch.images
         yield Step(
-            images, np.arange(size) < len(batch.images), files, bool(heard[:, 0].any()), batch.paths, batch.digests
+            images,
+            np.arange(size) < len(batch.images),
+            files,
+            bool(heard[:, 0].any()),
+            batch.paths,
+            batch.digests,
+            batch.sizes,
         )

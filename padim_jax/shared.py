@@ -3,6 +3,7 @@
 Checkpoints are Orbax's: each process writes and reads its own part, on whatever mesh it is.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,11 +19,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from padim_jax import mesh as meshes
 from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.backbones import Backbone
+from padim_jax.calibrating import fitted_weights
 from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram, Method, calibration
 from padim_jax.data import UnreadableImage, stop_at_unreadable
 from padim_jax.data.decode import Note
 from padim_jax.files import Advance
-from padim_jax.fitting import Interrupted, Unreadable, fitted_weights, ignore
+from padim_jax.fitting import MOST_SIZES, Interrupted, Unreadable, ignore
+from padim_jax.folders import is_ours, mark, remove
 from padim_jax.mesh import MeshModel, MeshMoments
 from padim_jax.model import PadimMoments
 from padim_jax.processes import gathered, steps, together
@@ -37,12 +40,14 @@ class Shared:
       moments: on the mesh.
       images, done, skipped: as of :class:`padim_jax.fitting.Folded`; the reasons of files that another process could
         not read are told there.
+      sizes: likewise, of the files that this process read.
     """
 
     moments: MeshMoments
     images: dict[str, float] = field(default_factory=dict)
     done: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
+    sizes: dict[tuple[int, int], None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,19 @@ class MeshCheckpoint:
     identity: str
     every: int = 0
 
+    def check(self) -> None:
+        """Raise ``FileExistsError`` where something lies in the folder's place that is no unfinished fit of ours."""
+        if self.folder.is_symlink() or (self.folder.exists() and not is_ours(self.folder) and any(self._entries())):
+            raise FileExistsError(
+                f"fit: {self.folder}, where an unfinished fit would be kept, already exists and is none of padim's; "
+                "move it away, or choose another name for the model"
+            )
+
     def write(self, shared: Shared) -> None:
         """Replace what is kept; the rows' moments are joined for it."""
+        if jax.process_index() == 0:
+            self.check()
+            mark(self.folder)
         mesh, projection = shared.moments.mesh, shared.moments.projection
         joined = meshes.joined(shared.moments)
         progress = {
@@ -68,6 +84,7 @@ class MeshCheckpoint:
             "done": shared.done,
             "images": shared.images,
             "skipped": shared.skipped,
+            "sizes": list(shared.sizes),
         }
         leaves = dict(zip(_names(joined), jax.tree.leaves(joined.moments), strict=True))
         if projection is not None:
@@ -78,8 +95,8 @@ class MeshCheckpoint:
                 target, args=ocp.args.Composite(state=ocp.args.PyTreeSave(leaves), progress=ocp.args.JsonSave(progress))
             )
         if jax.process_index() == 0:
-            for other in self.folder.glob("step-*"):
-                if other.name != target.name:
+            for other in self._entries():
+                if re.fullmatch(r"step-\d{12}(\.orbax.*)?", other.name) and other.name != target.name:
                     shutil.rmtree(other, ignore_errors=True)
         shared.moments = meshes.split(mesh, joined)
 
@@ -115,13 +132,20 @@ class MeshCheckpoint:
         moments = jax.tree.unflatten(jax.tree.structure(empty.moments), [leaves[name] for name in names])
         whole = PadimMoments(moments, empty.config, empty.embedding, leaves.get("projection"))
         return Shared(
-            meshes.split(mesh, whole), dict(progress["images"]), int(progress["done"]), dict(progress["skipped"])
+            meshes.split(mesh, whole),
+            dict(progress["images"]),
+            int(progress["done"]),
+            dict(progress["skipped"]),
+            dict.fromkeys((int(width), int(height)) for width, height in progress.get("sizes", ())),
         )
 
     def remove(self) -> None:
-        """Forget it, once the model is saved."""
+        """Forget it, once the model is saved, if it is ours."""
         if jax.process_index() == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove(self.folder)
+
+    def _entries(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.is_dir() else [self.folder]
 
 
 def fold_shared(
@@ -171,6 +195,8 @@ def fold_shared(
                 shared.skipped.setdefault(str(path), "not readable; the process that was to read it says why")
             else:
                 shared.images[digest] = shared.images.get(digest, 0.0) + 1
+        if len(shared.sizes) <= MOST_SIZES:
+            shared.sizes.update(dict.fromkeys(step.sizes))
         shared.done += len(step.files)
         since += len(step.files)
         advance(len(step.files))
@@ -193,7 +219,9 @@ def calibrate_shared(
     advance: Advance = lambda count: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Calibration:
-    """Calibrate on image files by all processes: :func:`padim_jax.fitting.calibrate_files`.
+    """Calibrate on image files by all processes: :func:`padim_jax.calibrating.calibrate_files`.
+
+    Files of the same content count once; of different content with the same pixels each counts.
 
     Raises:
       UnreadableImage, ValueError, Interrupted: as there.
@@ -201,7 +229,7 @@ def calibrate_shared(
     """
     mesh, config = model.mesh, model.model.config
     roi = None if model.model.roi is None else np.asarray(model.model.roi)
-    histogram, scores = Histogram(), np.full(0, np.nan, np.float32)
+    histogram, scores, met = Histogram(), np.full(0, np.nan, np.float32), set[str]()
     for step in steps(paths, config, batch_size, multiple=len(mesh.local_devices), note=ignore, stopped=stopped):
         placed, n = meshes.shared_out(mesh, step.images), len(step.digests)
         with together():
@@ -216,8 +244,14 @@ def calibrate_shared(
             raise FloatingPointError(
                 "calibrate: a score is not finite; an image has no leave-one-out score, or the model is broken"
             )
+        first = {path: digest for path, digest in reversed(step.files) if digest is not None and digest not in met}
+        first = {digest: path for path, digest in first.items()}  # of files that are there several times the first
+        met |= first.keys()
+        kept = [first.get(digest) == path for path, digest in zip(step.paths, step.digests, strict=True)]
         values[n:] = np.nan
+        values[:n][~np.array(kept, bool)] = np.nan
         scores = np.concatenate([scores, values])
+        maps = maps[np.array(kept, bool)]
         histogram.add(maps if roi is None else maps[:, roi])
         advance(len(step.files))
         if step.stop:
@@ -250,8 +284,10 @@ def save_shared(
     rest = jax.tree.map(lambda a: _rows(a, 0, p) if a.ndim else np.asarray(a), replace(whole.moments, scatter=None))
     projection: Any = None if whole.projection is None else np.asarray(whole.projection)
     moments = PadimMoments(replace(rest, scatter=scatter), whole.config, whole.embedding, projection)
+    sizes = tuple(shared.sizes) if len(shared.sizes) <= MOST_SIZES else ()
+    done = Updatable(network, moments, shared.images, known, roi, image_sizes=sizes)
     with together():
-        save_updatable(Updatable(network, moments, shared.images, known, roi), out, attending=jax.process_index() > 0)
+        save_updatable(done, out, attending=jax.process_index() > 0)
     gathered(np.zeros(1))  # until it is there
 
 

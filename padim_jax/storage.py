@@ -195,6 +195,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether every file that a manifest names is there; their checksums are for whoever reads them."""
+    directory = folder / str(manifest.get("directory"))
+    files = manifest.get("files")
+    return isinstance(files, dict) and all((directory / name).is_file() for name in files)
+
+
 class Stored:
     """The arrays that belong to a manifest, every file checked before any is read.
 

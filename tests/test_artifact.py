@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax import arrays, artifact, storage
-from padim_jax.artifact import Updatable, save_compacted, save_updatable
+from padim_jax import arrays, storage
+from padim_jax.artifact import Updatable, common, save_compacted, save_updatable
 from padim_jax.compaction import compact
 from tests.conftest import SMALL, images, rewrite_manifest
 
@@ -320,7 +320,7 @@ def test_an_interrupt_after_the_rename_leaves_the_new_model(
 
 
 def test_loading_while_it_is_replaced(saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, seen = artifact.common.read_manifest, []
+    read, seen = common.read_manifest, []
 
     def replaced_after_reading(folder: Path) -> dict:
         manifest = read(folder)
@@ -329,7 +329,7 @@ def test_loading_while_it_is_replaced(saved: Path, small_model: padim.Padim, mon
             padim.save(padim.with_solver(small_model, "triangular-solve"), folder)
         return manifest
 
-    monkeypatch.setattr(artifact.common, "read_manifest", replaced_after_reading)
+    monkeypatch.setattr(common, "read_manifest", replaced_after_reading)
     assert hasattr(padim.load(saved).gaussian, "factor")
 
 

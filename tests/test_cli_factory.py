@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax import fitting
+from padim_jax import calibrating, fitting
 from tests.conftest import SMALL, images, write_images
 from tests.test_cli import rows, run
 
@@ -67,6 +67,12 @@ def test_too_few_images_are_said_plainly(folders: Path, capsys: Capture) -> None
     assert run(capsys, "score", folders / "m", folders / "odd", "--out", folders / "r", "--masks", "crop")[0] == 2
 
 
+def calibration_of(model: Path) -> padim.Calibration:
+    known = padim.load_updatable(model).calibration
+    assert known is not None
+    return known
+
+
 def test_update_merge_and_forget_are_fits_from_scratch(folders: Path, capsys: Capture) -> None:
     fit(capsys, folders / "first", folders / "a")
     fit(capsys, folders / "second", folders / "b")
@@ -78,7 +84,8 @@ def test_update_merge_and_forget_are_fits_from_scratch(folders: Path, capsys: Ca
 
     code, _, err = run(capsys, "merge", folders / "a", folders / "b", "--out", folders / "merged")
     assert code == 0
-    assert "not calibrated" in err
+    assert "the 23 calibration scores are those of the parts" in err
+    assert len(calibration_of(folders / "merged").scores) == 23
     np.testing.assert_allclose(maps(folders / "merged"), whole, rtol=1e-3)
 
     # many at once, in pairs; one twice, which is said
@@ -95,6 +102,7 @@ def test_update_merge_and_forget_are_fits_from_scratch(folders: Path, capsys: Ca
     )
     assert code == 0
     assert "count twice now" in err
+    assert len(calibration_of(folders / "m5").scores) == 23
     one, five = (
         padim.load_updatable(folders / "whole").moments.count,
         padim.load_updatable(folders / "m5").moments.count,
@@ -105,7 +113,13 @@ def test_update_merge_and_forget_are_fits_from_scratch(folders: Path, capsys: Ca
     assert code == 0
     assert "14 of 23 images are in" in err
     assert "9 images added; fitted on 23 images" in out
-    assert "calibrated on 9 good images (leave-one-out)" in out
+    assert re.search(
+        "14 calibration scores of the model before are kept beside 9 new ones; .* [0-9.]+ times as high", err
+    )
+    assert "calibrated on 23 good images (kept" in out
+    assert set(map(float, calibration_of(folders / "a").scores)) < set(
+        map(float, calibration_of(folders / "updated").scores)
+    )
     np.testing.assert_allclose(maps(folders / "updated"), whole, rtol=1e-3)
     code, _, err = run(capsys, "update", folders / "updated", both)
     assert code == 1
@@ -238,9 +252,10 @@ def test_an_interrupted_fit_goes_on(
     read: list[int] = []
     plain = fitting.load_batches
     with monkeypatch.context() as patch:
-        patch.setattr(
-            fitting, "load_batches", lambda paths, *a, **k: (read.append(len(paths)), plain(paths, *a, **k))[1]
-        )
+        for module in (fitting, calibrating):
+            patch.setattr(
+                module, "load_batches", lambda paths, *a, **k: (read.append(len(paths)), plain(paths, *a, **k))[1]
+            )
         fit(capsys, folders / "first", folders / "m", *more)
     assert read == [6, 14]  # what was left, and all for the calibration
     assert not (folders / "m.unfinished").exists()

@@ -114,6 +114,14 @@ def test_what_is_kept_is_what_the_model_itself_was_made_from(lite0: padim.Backbo
     assert outcomes(lite0, [job], out)[job.name].status == "fitted"
     assert outcomes(lite0, [job], out)[job.name].status == "kept"
     assert main(["update", str(out / job.name), str(other.good)]) == 0
+    kept = outcomes(lite0, [job], out)[job.name]
+    assert (kept.status, kept.notes) == (
+        "kept",
+        ("it was updated since it was fitted, and is kept as it is; --replace-changed fits it anew",),
+    )
+    assert len(padim.load_updatable(out / job.name).images) == 10
+    assert outcomes(lite0, [job], out, replace(TERMS, replace_changed=True))[job.name].status == "fitted"
+    shutil.rmtree(next((out / job.name).glob("arrays-*")))
     assert outcomes(lite0, [job], out)[job.name].status == "fitted"
     (job.good / "bad.png").write_bytes(b"no image")
     failed = outcomes(lite0, [job], out)[job.name]

@@ -79,6 +79,7 @@ ROOMS = [
     "padim_jax.report",
     "padim_jax.files",
     "padim_jax.fitting",
+    "padim_jax.calibrating",
     "padim_jax.fleet",
     "padim_jax.manifest",
     "padim_jax.factory",

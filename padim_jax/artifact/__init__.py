@@ -1,6 +1,15 @@
 """A model on disk: one self-contained folder, in an updatable or a deployed form."""
 
 from padim_jax.artifact.deployed import load, load_image_sizes, save, save_compacted
-from padim_jax.artifact.updatable import Updatable, load_updatable, save_updatable
+from padim_jax.artifact.updatable import Updatable, lived_on, load_updatable, save_updatable
 
-__all__ = ["Updatable", "load", "load_image_sizes", "load_updatable", "save", "save_compacted", "save_updatable"]
+__all__ = [
+    "Updatable",
+    "lived_on",
+    "load",
+    "load_image_sizes",
+    "load_updatable",
+    "save",
+    "save_compacted",
+    "save_updatable",
+]

@@ -52,6 +52,12 @@ class Updatable:
         return dataclasses.replace(fitted, calibration=self.calibration, roi=self.roi)
 
 
+def lived_on(progress: Mapping[str, Any] | None, how: str) -> dict[str, Any]:
+    """What a model remembers of what it was made from, with the word that it is not any more as it was fitted."""
+    known = dict(progress or {})
+    return known | {"since": [*known.get("since", ()), how]}
+
+
 def save_updatable(
     updatable: Updatable, path: str | os.PathLike[str], *, attending: bool = False, keep_previous: bool = False
 ) -> None:

@@ -7,15 +7,38 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from jaxtyping import Float
 
-from padim_jax.artifact import Updatable, load, load_updatable, save, save_updatable
+from padim_jax.artifact import Updatable, lived_on, load, load_image_sizes, load_updatable, save, save_updatable
+from padim_jax.calibrating import (
+    TooFewImages,
+    calibrate_files,
+    calibration_files,
+    check_plausible,
+    own_scores,
+)
 from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, at_rates
-from padim_jax.commands.terminal import batch_option, debug_option, interruption, note_ignored, progress_bar, say
+from padim_jax.commands.terminal import (
+    batch_option,
+    debug_option,
+    interruption,
+    note_ignored,
+    progress_bar,
+    say,
+    wrong_use,
+)
 from padim_jax.data import UnreadableImage, find_images
-from padim_jax.fitting import Interrupted, Unreadable, calibrate_files, calibration_files
+from padim_jax.fitting import Interrupted, Unreadable
+from padim_jax.folders import locked
 from padim_jax.model import Padim
 from padim_jax.storage import check_writable, read_manifest
 
+_METHODS = {
+    "leave-one-out": "leave-one-out",
+    "held-out": "held-out",
+    "kept": "kept, also from earlier states or parts of the model",
+}
 _RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
@@ -37,6 +60,14 @@ def rate_options(command: Any) -> Any:
     return command
 
 
+trust_option = click.option(
+    "--trust-calibration",
+    "trusted",
+    is_flag=True,
+    help="Take the images to calibrate on for good ones even where they score much higher than those fitted on.",
+)
+
+
 def calibration_options(command: Any) -> Any:
     """Options of every command that calibrates one model."""
     others = click.option(
@@ -46,7 +77,7 @@ def calibration_options(command: Any) -> Any:
         type=click.Path(exists=True, path_type=Path),
         help="Good images to calibrate on instead of those read; repeat for several folders.",
     )
-    return others(rate_options(command))
+    return others(trust_option(rate_options(command)))
 
 
 @click.command("calibrate")
@@ -55,6 +86,7 @@ def calibration_options(command: Any) -> Any:
 @click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")
 @click.option("--false-alarm-rate", type=_RATE, help="Share of good images that may be called anomalous.")
 @click.option("--pixel-rate", type=_RATE, help="Share of good images' pixels that masks may mark.")
+@trust_option
 @batch_option
 @debug_option
 def calibrate_command(
@@ -63,32 +95,45 @@ def calibrate_command(
     out: Path | None,
     false_alarm_rate: float | None,
     pixel_rate: float | None,
+    trusted: bool,
     batch_size: int,
 ) -> None:
     """Calibrate MODEL on GOOD images, for p-values and verdicts; without GOOD, change its rates only.
 
     Images that MODEL was fitted on are each scored by the model of all the others; images it was not fitted on are
-    scored as they are (split-conformal: exact p-values). A mix of the two is refused.
+    scored as they are (split-conformal: exact p-values). A mix of the two is refused, and so are images that score much
+    higher than the model's own good ones do. MODEL as it was before is kept: padim undo brings it back.
     """
     check_writable(out or model)
-    stored = load_any(model)
-    known = stored.calibration
-    rates = rates_of(known, false_alarm_rate, pixel_rate)
-    if not good:
-        if known is None:
-            raise click.UsageError(f"{model} is not calibrated; name good images to calibrate it on")
-        done = at_rates(known, *rates)
-        keep(stored, done, out or model)
+    with locked(out or model, "calibrate"):
+        stored = load_any(model)
+        known = stored.calibration
+        rates = rates_of(known, false_alarm_rate, pixel_rate)
+        if not good:
+            if known is None:
+                raise click.UsageError(f"{model} is not calibrated; name good images to calibrate it on")
+            done = at_rates(known, *rates)
+            keep(stored, done, out or model, model)
+            describe_calibration(done)
+            return
+        found = find_images(good)
+        note_ignored(found.ignored)
+        fitted = _scoring(stored)
+        own = None if known is None else np.asarray(known.scores)
+        with interruption() as stopped, going_on():
+            done = calibrated(
+                fitted, None, images_of(stored), found.paths, rates, batch_size, stopped, own=own, trusted=trusted
+            ).calibration
+        del fitted  # its factors take as much room as moments, which are packed now
+        if done is None:
+            raise click.ClickException(f"{model} is as it was")
+        keep(stored, done, out or model, model)
         describe_calibration(done)
-        return
-    found = find_images(good)
-    note_ignored(found.ignored)
-    fitted = _scoring(stored)
-    with interruption() as stopped, going_on():
-        known = calibrated(fitted, None, images_of(stored), found.paths, rates, batch_size, stopped).calibration
-    del fitted  # its factors take as much room as moments, which are packed now
-    keep(stored, known, out or model)
-    describe_calibration(known)
+        if known is not None and len(done.scores) < len(known.scores):
+            say(
+                f"warning: {len(done.scores)} scores took the place of {len(known.scores)}, so the threshold is less "
+                "certain than it was (padim undo brings it back)"
+            )
 
 
 def load_any(path: Path) -> Updatable | Padim:
@@ -101,13 +146,13 @@ def images_of(stored: Updatable | Padim) -> Mapping[str, float] | None:
     return stored.images if isinstance(stored, Updatable) else None
 
 
-def keep(stored: Updatable | Padim, known: Calibration | None, path: Path) -> None:
-    """Save a model in its form, with another calibration."""
+def keep(stored: Updatable | Padim, known: Calibration | None, path: Path, model: Path) -> None:
+    """Save a model that was loaded from ``model`` in its form, with another calibration; what it replaces is kept."""
     changed = replace(stored, calibration=known)
     if isinstance(changed, Updatable):
-        save_updatable(changed, path)
+        save_updatable(replace(changed, progress=lived_on(changed.progress, "calibrated")), path, keep_previous=True)
     else:
-        save(changed, path)
+        save(changed, path, image_sizes=load_image_sizes(model), keep_previous=True)
 
 
 def calibrated(
@@ -118,30 +163,41 @@ def calibrated(
     rates: tuple[float, float],
     batch_size: int,
     stopped: Callable[[], bool],
+    *,
+    own: Float[np.ndarray, " n"] | None = None,
+    trusted: bool = False,
 ) -> Padim:
-    """Model calibrated on ``others`` if given, fitted on or not, else on the files ``fitted``, left out in turn."""
+    """Model calibrated on ``others`` if given, fitted on or not, else on the files ``fitted``, left out in turn.
+
+    Others that it was not fitted on are compared with its ``own`` images' scores, or where these are not known with
+    those of some of ``fitted``; unless they are ``trusted``.
+    """
     try:
-        chosen = calibration_files(model, fitted or (), images, others)
-    except UnreadableImage as error:
-        raise click.ClickException(f"{error} (mend or remove it)") from error
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if chosen is None:
-        say("not calibrated: leaving one image out takes 3 or more; padim calibrate takes other good images")
-        return model
-    with progress_bar("calibrate", len(chosen[0])) as advance:
-        try:
-            return calibrate_files(
+        with wrong_use(but=(TooFewImages, UnreadableImage)):
+            paths, weights = calibration_files(model, fitted or (), images, others)
+        with progress_bar("calibrate", len(paths)) as advance:
+            done = calibrate_files(
                 model,
-                *chosen,
+                paths,
+                weights,
                 batch_size=batch_size,
                 false_alarm_rate=rates[0],
                 pixel_rate=rates[1],
                 advance=advance,
                 stopped=stopped,
+                tell=lambda text: say(f"note: {text}"),
             )
-        except UnreadableImage as error:
-            raise click.ClickException(f"{error} (mend or remove it)") from error
+        if weights is None and not trusted and done.calibration is not None:
+            if own is None and fitted and images is not None and min(float(model.count), len(images)) >= 3:
+                own = own_scores(model, fitted, images, batch_size=batch_size)
+            if own is not None:
+                check_plausible("calibrate", np.asarray(done.calibration.scores), own)
+    except TooFewImages as error:
+        say(f"not calibrated: {error}")
+        return model
+    except UnreadableImage as error:
+        raise click.ClickException(f"{error} (mend or remove it)") from error
+    return done
 
 
 def describe_calibration(known: Calibration | None) -> None:
@@ -151,7 +207,7 @@ def describe_calibration(known: Calibration | None) -> None:
         return
     n, (low, high) = len(known.scores), known.interval()
     click.echo(
-        f"calibrated on {n} good images ({known.method}): above {float(known.threshold):.4g} is anomalous; "
+        f"calibrated on {n} good images ({_METHODS[known.method]}): above {float(known.threshold):.4g} is anomalous; "
         f"false alarms {known.attained_rate:.2%} expected, {low:.2%} to {high:.2%} with 95 % confidence"
     )
     if n < known.images_wanted:

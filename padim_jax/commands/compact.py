@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
-from padim_jax.artifact import Updatable, save_compacted
+from padim_jax.artifact import Updatable, load_image_sizes, save_compacted
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import debug_option, say
 from padim_jax.compaction import Compacted, compact
+from padim_jax.folders import locked
 from padim_jax.model import Padim
 from padim_jax.storage import check_writable, disk_bytes
 
@@ -32,9 +33,9 @@ def compact_command(model: Path, out: Path, max_error: float) -> None:
     check_writable(out)
     if out.resolve() == model.resolve():
         raise click.UsageError("--out is MODEL itself, which would lose what updating needs; choose another folder")
-    stored = load_any(model)
-    found = _compacted(stored, max_error)
-    save_compacted(found, out)
+    with locked(out, "compact"):
+        found = _compacted(load_any(model), max_error)
+        save_compacted(found, out, image_sizes=load_image_sizes(model))
     for form, size, error in found.tried:
         bound = "exact" if error == 0 else f"distances within {error:.2g}"
         say(f"{form:15} {size / 1e6:10.2f} MB  {bound}{'' if error <= max_error else ', not within --max-error'}")

@@ -7,11 +7,12 @@ import click
 
 from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.backbones import load_backbone
+from padim_jax.calibrating import calibrate_files
 from padim_jax.commands.terminal import batch_option, debug_option, progress_bar
 from padim_jax.config import PadimConfig
 from padim_jax.demo import demo_split
 from padim_jax.files import ResultSpool, score_files, write_heatmap
-from padim_jax.fitting import calibrate_files, fit_files
+from padim_jax.fitting import fit_files
 from padim_jax.padim import finalize
 from padim_jax.storage import check_writable
 

@@ -9,11 +9,13 @@ from typing import Any
 import click
 import jax
 
-from padim_jax.commands.calibrate import going_on, rate_options, rates_of
+from padim_jax.backbones import Backbone
+from padim_jax.commands.calibrate import going_on, rate_options, rates_of, trust_option
 from padim_jax.commands.settings import chosen, loaded, settings_options
 from padim_jax.commands.terminal import Notes, batch_option, debug_option, interruption, progress_bar, say, wrong_use
 from padim_jax.factory import Journal, Outcome, Terms, fit_many
 from padim_jax.files import write_table
+from padim_jax.folders import LOCK, locked
 from padim_jax.manifest import LIST, Job, read_jobs
 
 
@@ -39,6 +41,10 @@ class Part(click.ParamType):
     "--calibrate/--no-calibrate", default=True, show_default=True, help="Read the images again, for p-values."
 )
 @rate_options
+@trust_option
+@click.option(
+    "--replace-changed", is_flag=True, help="Fit models anew that were updated, calibrated or made otherwise since."
+)
 @click.option(
     "--devices", type=click.IntRange(1), help="Devices of this machine to share the models out. Default: all."
 )
@@ -53,6 +59,8 @@ def fit_many_command(
     calibrate: bool,
     false_alarm_rate: float | None,
     pixel_rate: float | None,
+    trusted: bool,
+    replace_changed: bool,
     devices: int | None,
     part: tuple[int, int],
     batch_size: int,
@@ -65,7 +73,8 @@ def fit_many_command(
     to calibrate on, and roi, a mask file. All models have the same settings.
 
     A model that fails is named, with the reason, and the others are fitted; then the exit code is 1. The same command,
-    given again, fits what failed, what is new and what has changed. --out/models.csv lists all.
+    given again, fits what failed, what is new and what has changed. Models that padim update, forget, merge or
+    calibrate changed are kept and named. --out/models.csv lists all.
     """
     with wrong_use():
         every = read_jobs(table)
@@ -75,12 +84,25 @@ def fit_many_command(
     jobs = every[part[0] - 1 :: part[1]]
     name, config = chosen(**settings)
     network = loaded(name, weights, config)
-    terms = Terms(config, batch_size, calibrate, *rates_of(None, false_alarm_rate, pixel_rate), skip_unreadable)
-    out.mkdir(parents=True, exist_ok=True)
+    rates = rates_of(None, false_alarm_rate, pixel_rate)
+    terms = Terms(config, batch_size, calibrate, *rates, skip_unreadable, replace_changed, trusted)
+    with locked(out, "fit-many", f"{LOCK}-{part[0]}-of-{part[1]}"):
+        _fit_all(network, every, jobs, terms, out, part, here[:devices])
+
+
+def _fit_all(
+    network: Backbone,
+    every: Sequence[Job],
+    jobs: Sequence[Job],
+    terms: Terms,
+    out: Path,
+    part: tuple[int, int],
+    devices: Sequence[Any],
+) -> None:
     journal, notes, counts = Journal(out, part), Notes(), Counter[str]()
     try:
         with interruption() as stopped, going_on(), progress_bar("fit", len(jobs), unit="models") as advance:
-            outcomes = fit_many(network, jobs, terms, out, journal, devices=here[:devices], note=notes, stopped=stopped)
+            outcomes = fit_many(network, jobs, terms, out, journal, devices=devices, note=notes, stopped=stopped)
             for outcome in outcomes:
                 counts[outcome.status] += 1
                 kinds = ["not fitted" if outcome.status == "failed" else "note", *["note"] * len(outcome.notes)]

@@ -1,21 +1,26 @@
 """``padim fit`` on several devices or by several processes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from padim_jax import mesh as meshes
 from padim_jax.backbones import Backbone
+from padim_jax.calibrating import TooFewImages, calibration_files, check_plausible, few_of
 from padim_jax.calibration import Calibration
 from padim_jax.commands.calibrate import going_on, rates_of, stop_and_say
 from padim_jax.commands.terminal import Notes, interruption, progress_bar, say, wrong_use
 from padim_jax.config import PadimConfig
+from padim_jax.data import UnreadableImage
 from padim_jax.fitting import Interrupted, identity
+from padim_jax.mesh import MeshModel
 from padim_jax.padim import init
 from padim_jax.processes import agreed, connect, together
 from padim_jax.shared import MeshCheckpoint, Shared, calibrate_shared, fold_shared, save_shared
@@ -85,6 +90,7 @@ def fit_on_mesh(
     region: Any,
     others: Sequence[Path] | None,
     wanted: bool,
+    trusted: bool,
     rates: tuple[float | None, float | None],
     skip_unreadable: bool,
     checkpoint_every: int,
@@ -121,32 +127,52 @@ def fit_on_mesh(
         model = meshes.finalize(backbone, whole, mesh)
         if region is not None:
             model = replace(model, model=replace(model.model, roi=meshes.replicated(mesh, region)))
-        files = others or [path for path in paths if str(path) not in shared.skipped]
-        if wanted and others is None and whole.count < 3:
-            say("not calibrated: leaving one image out takes 3 or more; padim calibrate takes other good images")
-        elif wanted:
-            false_alarm_rate, pixel_rate = rates_of(None, *rates)
-            try:
-                with progress_bar("calibrate", len(files), shown=first) as advance:
-                    found = calibrate_shared(
-                        model,
-                        files,
-                        None if others else shared.images,
-                        batch_size=batch_size,
-                        false_alarm_rate=false_alarm_rate,
-                        pixel_rate=pixel_rate,
-                        advance=advance,
-                        stopped=stopped,
-                    )
-            except Interrupted as error:
+        if wanted:
+            if jax.process_count() > 1:  # whatever happens to one of them, the others can't keep it then
                 shared.moments = meshes.split(mesh, whole)
                 checkpoint.write(shared)
+            try:
+                fitted = [path for path in paths if str(path) not in shared.skipped]
+                calibrate = partial(calibrate_shared, model, batch_size=batch_size, stopped=stopped)
+                found = _calibrated(calibrate, model, fitted, shared, others, rates, trusted)
+            except Exception as error:
+                if jax.process_count() == 1:
+                    shared.moments = meshes.split(mesh, whole)
+                    checkpoint.write(shared)
+                if not isinstance(error, Interrupted):
+                    raise
                 raise Interrupted(f"{error}; the fit is kept in {checkpoint.folder}") from error
     del model  # its factors take as much room as the moments
     save_shared(network, shared, whole, found, region, out)
     checkpoint.remove()
     notes.say()
     return (shared, found) if first else None
+
+
+def _calibrated(
+    calibrate: Callable[..., Calibration],
+    model: MeshModel,
+    fitted: Sequence[Path],
+    shared: Shared,
+    others: Sequence[Path] | None,
+    rates: tuple[float | None, float | None],
+    trusted: bool,
+) -> Calibration | None:
+    """The calibration on ``others`` if given, fitted on or not, else on the files ``fitted``, left out in turn."""
+    first, (false_alarm_rate, pixel_rate) = jax.process_index() == 0, rates_of(None, *rates)
+    try:
+        with wrong_use(but=(TooFewImages, UnreadableImage)):
+            files, weights = calibration_files(model.model, fitted, shared.images, others)
+    except TooFewImages as error:
+        if first:
+            say(f"not calibrated: {error}")
+        return None
+    with progress_bar("calibrate", len(files), shown=first) as advance:
+        found = calibrate(files, weights, false_alarm_rate=false_alarm_rate, pixel_rate=pixel_rate, advance=advance)
+    if weights is None and not trusted and min(float(model.model.count), len(shared.images)) >= 3:
+        own = calibrate(few_of(fitted), shared.images)
+        check_plausible("calibrate", np.asarray(found.scores), np.asarray(own.scores))
+    return found
 
 
 def mesh_checkpoint(out: Path) -> Path:

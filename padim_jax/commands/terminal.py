@@ -36,6 +36,11 @@ class Size(click.ParamType):
         return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
+def size_text(size: int | tuple[int, int]) -> str:
+    """A size as :class:`Size` reads it."""
+    return str(size) if isinstance(size, int) else "x".join(map(str, size))
+
+
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 batch_option = click.option(
     "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images computed at once."
@@ -69,10 +74,12 @@ def interruption() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def wrong_use() -> Iterator[None]:
-    """Turn a ``ValueError`` about what the user typed into wrong use, exit code 2."""
+def wrong_use(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn a ``ValueError`` about what the user typed into wrong use, exit code 2, all but those that mean more."""
     try:
         yield
+    except but:
+        raise
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

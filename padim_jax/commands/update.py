@@ -1,13 +1,17 @@
-"""``padim update``, ``padim merge`` and ``padim forget``."""
+"""``padim update``, ``padim merge``, ``padim forget`` and ``padim undo``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
+from jaxtyping import Float
 
-from padim_jax.artifact import Updatable, load_updatable, save_updatable
+from padim_jax.artifact import Updatable, lived_on, load_updatable, save_updatable
+from padim_jax.calibrating import LEAST_P, compare, held_out_scores
+from padim_jax.calibration import Calibration, at_rates, joined
 from padim_jax.commands.calibrate import (
     calibrated,
     calibration_options,
@@ -26,9 +30,10 @@ from padim_jax.commands.terminal import (
 )
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.data.folder import digest_file
-from padim_jax.fitting import Folded, Interrupted, fold_files
+from padim_jax.fitting import MOST_SIZES, Folded, Interrupted, fold_files
+from padim_jax.folders import locked
 from padim_jax.padim import forget, init, merge
-from padim_jax.storage import check_writable
+from padim_jax.storage import check_writable, undo
 
 _model = click.argument("model", type=click.Path(path_type=Path))
 _out = click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")
@@ -57,47 +62,102 @@ def update_command(
     held_out: tuple[Path, ...],
     false_alarm_rate: float | None,
     pixel_rate: float | None,
+    trusted: bool,
     batch_size: int,
 ) -> None:
     """Add the good images of GOOD_DIR to MODEL, as if it had been fitted on all.
 
-    Images that MODEL knows already are left out. Then it is calibrated anew: on the new images, each left out in turn,
-    or on all good images at hand with --calibration.
+    Images that MODEL knows already are left out. The calibration keeps the scores it has, and those of the new images
+    are added, each left out in turn; --calibration takes the place of all of them. MODEL as it was before is kept:
+    padim undo brings it back.
     """
-    check_writable(out or model)
-    stored = load_updatable(model)
-    found = find_images([good_dir])
-    note_ignored(found.ignored)
-    others = find_images(held_out).paths if held_out else None
-    new = [path for path in found.paths if _digest(path) not in stored.images]
-    if len(new) < len(found.paths):
-        say(f"{len(found.paths) - len(new)} of {len(found.paths)} images are in {model} already and are left out")
-    if not new:
-        raise click.ClickException(f"{good_dir} holds no image that is not in {model} already; nothing was changed")
-    folded, notes = Folded(stored.moments, dict(stored.images)), Notes()
-    with interruption() as stopped, _undisturbed(model):
-        with progress_bar("update", len(new)) as advance:
-            fold_files(
-                stored.backbone,
-                folded,
-                new,
-                batch_size=batch_size,
-                half_life=half_life,
-                unreadable=(lambda error: None) if skip_unreadable else stop_and_say("--skip-unreadable"),
-                note=notes,
-                advance=advance,
-                stopped=stopped,
+    target = out or model
+    check_writable(target)
+    with locked(target, "update"):
+        stored = load_updatable(model)
+        found = find_images([good_dir])
+        note_ignored(found.ignored)
+        others = find_images(held_out).paths if held_out else None
+        new = [path for path in found.paths if _digest(path) not in stored.images]
+        if len(new) < len(found.paths):
+            say(f"{len(found.paths) - len(new)} of {len(found.paths)} images are in {model} already and are left out")
+        if not new:
+            raise click.ClickException(f"{good_dir} holds no image that is not in {model} already; nothing was changed")
+        folded, notes = Folded(stored.moments, dict(stored.images), sizes=dict.fromkeys(stored.image_sizes)), Notes()
+        before = stored.calibration
+        with interruption() as stopped, _undisturbed(model):
+            then = None  # what the new images score before they are known
+            if before is not None and others is None:
+                then = _scores_before(stored, new, batch_size, skip_unreadable)
+            with progress_bar("update", len(new)) as advance:
+                fold_files(
+                    stored.backbone,
+                    folded,
+                    new,
+                    batch_size=batch_size,
+                    half_life=half_life,
+                    unreadable=(lambda error: None) if skip_unreadable else stop_and_say("--skip-unreadable"),
+                    note=notes,
+                    advance=advance,
+                    stopped=stopped,
+                )
+            notes.say()
+            for path, reason in folded.skipped.items():
+                say(f"skipped {path}: {reason}")
+            changed = replace(
+                stored,
+                moments=folded.moments,
+                images=folded.images,
+                calibration=None,
+                progress=lived_on(stored.progress, "updated"),
+                image_sizes=folded.image_sizes,
             )
-        notes.say()
-        for path, reason in folded.skipped.items():
-            say(f"skipped {path}: {reason}")
-        changed = replace(stored, moments=folded.moments, images=folded.images, calibration=None, progress=None)
-        read = [path for path in new if str(path) not in folded.skipped]
-        rates = rates_of(stored.calibration, false_alarm_rate, pixel_rate)
-        known = calibrated(changed.model(), read, folded.images, others, rates, batch_size, stopped).calibration
-    save_updatable(replace(changed, calibration=known), out or model)
-    click.echo(f"{out or model}: {len(read)} images added; fitted on {_count(changed)}")
+            read = [path for path in new if str(path) not in folded.skipped]
+            kept = [path for path in read if half_life is None or _digest(path) in folded.images]  # not faded at once
+            rates = rates_of(before, false_alarm_rate, pixel_rate)
+            own = None if before is None else np.asarray(before.scores)
+            known = calibrated(
+                changed.model(), kept, folded.images, others, rates, batch_size, stopped, own=own, trusted=trusted
+            ).calibration
+            if before is not None and then is not None and not (half_life is not None and _suffices(known, before)):
+                known = _with_earlier(known, before, then, rates)
+        save_updatable(replace(changed, calibration=known), target, keep_previous=True)
+    click.echo(f"{target}: {len(read)} images added; fitted on {_count(changed)}")
     describe_calibration(known)
+
+
+def _scores_before(
+    stored: Updatable, new: Sequence[Path], batch_size: int, skip_unreadable: bool
+) -> Float[np.ndarray, " n"]:
+    """What images score by the model that does not know them yet."""
+    unreadable = (lambda error: None) if skip_unreadable else stop_and_say("--skip-unreadable")
+    with progress_bar("compare", len(new)) as advance:
+        return held_out_scores(stored.model(), new, batch_size=batch_size, advance=advance, unreadable=unreadable)
+
+
+def _suffices(known: Calibration | None, before: Calibration) -> bool:
+    """Whether a calibration is as good as the one before, so that nothing older has to be kept."""
+    return known is not None and len(known.scores) >= min(len(before.scores), known.images_wanted)
+
+
+def _with_earlier(
+    known: Calibration | None, before: Calibration, then: Float[np.ndarray, " n"], rates: tuple[float, float]
+) -> Calibration:
+    """The scores of a model and those of the one before it, and say how far they are apart on the same images."""
+    if len(then) and known is not None:
+        if (p := compare(then, np.asarray(before.scores))) < LEAST_P:
+            say(
+                f"warning: the new images scored much higher than the model's own before they were added (median "
+                f"{np.median(then):.4g} against {np.median(before.scores):.4g}; p = {p:.2g}): are they all good, from "
+                "the same camera and light? padim undo takes them out again"
+            )
+        ratio = float(np.median(then) / max(float(np.median(known.scores)), 1e-12))
+        say(
+            f"note: {len(before.scores)} calibration scores of the model before are kept beside {len(known.scores)} "
+            f"new ones; on the new images that model scored {ratio:.3g} times as high as this one, so the threshold "
+            f"may be too {'high' if ratio >= 1 else 'low'} by up to that (padim calibrate on all images makes it exact)"
+        )
+    return at_rates(before, *rates) if known is None else joined([before, known], *rates)
 
 
 @click.command("merge")
@@ -114,28 +174,42 @@ def merge_command(
     held_out: tuple[Path, ...],
     false_alarm_rate: float | None,
     pixel_rate: float | None,
+    trusted: bool,
     batch_size: int,
 ) -> None:
     """Join MODEL and all OTHERs, as if one had been fitted on the images of all; no image is needed.
 
     They must have been fitted alike: backbone, weights, channels, sizes. Many are joined in pairs, pairs of pairs and
-    so on, so that rounding grows with the logarithm of their number, and so do the models held in memory. The result
-    is calibrated only with --calibration: on good images of any, or others.
+    so on, so that rounding grows with the logarithm of their number, and so do the models held in memory. The
+    calibration scores of all are kept, until padim calibrate, or --calibration here, gives others.
     """
     check_writable(out)
+    with locked(out, "merge"):
+        whole = _merged(model, others)
+        rates = rates_of(whole.calibration, false_alarm_rate, pixel_rate)
+        if whole.calibration is not None:
+            whole = replace(whole, calibration=at_rates(whole.calibration, *rates))
+        _finish(whole, out, held_out, rates, batch_size, trusted, keep_previous=False)
+
+
+def _merged(model: Path, others: Sequence[Path]) -> Updatable:
     waiting: list[tuple[int, Updatable]] = []  # how many models each is made of: falling powers of two
     with progress_bar("merge", 1 + len(others), "models") as advance:
         for path in (model, *others):
-            size, joined = 1, load_updatable(path)
+            size, part = 1, load_updatable(path)
             while waiting and waiting[-1][0] == size:
-                size, joined = 2 * size, _both(waiting.pop()[1], joined)
-            waiting.append((size, joined))
+                size, part = 2 * size, _both(waiting.pop()[1], part)
+            waiting.append((size, part))
             advance(1)
-    joined = waiting.pop()[1]
+    whole = waiting.pop()[1]
     while waiting:
-        joined = _both(waiting.pop()[1], joined)
-    rates = rates_of(joined.calibration, false_alarm_rate, pixel_rate)
-    _finish(replace(joined, calibration=None), out, held_out, rates, batch_size)
+        whole = _both(waiting.pop()[1], whole)
+    if whole.calibration is not None:
+        say(
+            f"note: the {len(whole.calibration.scores)} calibration scores are those of the parts; the whole knows "
+            "more images, so they are rather too high than too low (padim calibrate on good images makes them exact)"
+        )
+    return whole
 
 
 def _both(first: Updatable, second: Updatable) -> Updatable:
@@ -146,7 +220,18 @@ def _both(first: Updatable, second: Updatable) -> Updatable:
     images = dict(first.images)
     for digest, weight in second.images.items():
         images[digest] = images.get(digest, 0) + weight
-    return replace(first, moments=merge(first.moments, second.moments), images=images, progress=None)
+    known = [one.calibration for one in (first, second) if one.calibration is not None]
+    if twice and len(known) == 2:  # scores of one image in two models are not independent
+        known = [max(known, key=lambda one: len(one.scores))]
+        say(f"note: only the {len(known[0].scores)} calibration scores of one of the two are kept")
+    return replace(
+        first,
+        moments=merge(first.moments, second.moments),
+        images=images,
+        calibration=joined(known, known[0].false_alarm_rate, known[0].pixel_rate) if known else None,
+        progress=lived_on(None, "merged"),
+        image_sizes=tuple(dict.fromkeys((*first.image_sizes, *second.image_sizes)))[:MOST_SIZES],
+    )
 
 
 @click.command("forget")
@@ -163,6 +248,7 @@ def forget_command(
     held_out: tuple[Path, ...],
     false_alarm_rate: float | None,
     pixel_rate: float | None,
+    trusted: bool,
     batch_size: int,
 ) -> None:
     """Take the images of DIR out of MODEL, as if it had never been fitted on them.
@@ -170,8 +256,32 @@ def forget_command(
     Refuses images that it was not fitted on, and where too little would be left to be exact. The result is calibrated
     only with --calibration.
     """
-    check_writable(out or model)
-    stored = load_updatable(model)
+    target = out or model
+    check_writable(target)
+    with locked(target, "forget"):
+        stored = load_updatable(model)
+        changed = _without(stored, model, directory, batch_size)
+        rates = rates_of(stored.calibration, false_alarm_rate, pixel_rate)
+        _finish(changed, target, held_out, rates, batch_size, trusted, keep_previous=True)
+
+
+@click.command("undo")
+@_model
+@debug_option
+def undo_command(model: Path) -> None:
+    """Bring MODEL back as it was before the last update, forget or calibrate.
+
+    A second time undoes that: the two states take turns.
+    """
+    manifest = undo(model)
+    known = manifest.get("calibration")
+    images = manifest.get("images")
+    fitted = "" if images is None else f"; fitted on {len(images)} images"
+    click.echo(f"{model}: as it was before the last change{fitted}, {'calibrated' if known else 'not calibrated'}")
+
+
+def _without(stored: Updatable, model: Path, directory: Path, batch_size: int) -> Updatable:
+    """The model without the images of a folder, not calibrated."""
     found = find_images([directory])
     note_ignored(found.ignored)
     left = dict(stored.images)
@@ -192,24 +302,36 @@ def forget_command(
         fold_files(
             stored.backbone, gone, found.paths, batch_size=batch_size, note=Notes(), advance=advance, stopped=stopped
         )
-    changed = replace(
-        stored, moments=forget(stored.moments, gone.moments), images=left, calibration=None, progress=None
+    return replace(
+        stored,
+        moments=forget(stored.moments, gone.moments),
+        images=left,
+        calibration=None,
+        progress=lived_on(stored.progress, "made to forget"),
     )
-    _finish(changed, out or model, held_out, rates_of(stored.calibration, false_alarm_rate, pixel_rate), batch_size)
 
 
 def _finish(
-    changed: Updatable, path: Path, held_out: tuple[Path, ...], rates: tuple[float, float], batch_size: int
+    changed: Updatable,
+    path: Path,
+    held_out: tuple[Path, ...],
+    rates: tuple[float, float],
+    batch_size: int,
+    trusted: bool,
+    keep_previous: bool,
 ) -> None:
     """Factor, calibrate on ``held_out`` if given, save and say."""
     others = find_images(held_out).paths if held_out else None
-    fitted = changed.model()
+    fitted, known = changed.model(), changed.calibration
     if others is not None:
+        own = None if known is None else np.asarray(known.scores)
         with interruption() as stopped, _undisturbed(path):
-            fitted = calibrated(fitted, None, changed.images, others, rates, batch_size, stopped)
-    known = fitted.calibration
+            fitted = calibrated(
+                fitted, None, changed.images, others, rates, batch_size, stopped, own=own, trusted=trusted
+            )
+        known = fitted.calibration
     del fitted  # its factors take as much room as the moments, which are packed now
-    save_updatable(replace(changed, calibration=known), path)
+    save_updatable(replace(changed, calibration=known), path, keep_previous=keep_previous)
     click.echo(f"{path}: fitted on {_count(changed)}")
     describe_calibration(known)
 
