@@ -16,7 +16,8 @@ import filelock
 
 LOCK = ".padim-lock"  # in a folder that is being written; it says by whom
 MARKER = ".written-by-padim"  # in a folder of ours: it may be replaced or removed
-_TRIES = 20  # of creating a folder that another process removes as empty at the same time
+_TRIES = 20  # of creating a folder that another process removes as empty at the same time, or of reading who holds it
+_PAUSE = 0.02  # seconds
 
 
 class FolderInUse(OSError):
@@ -115,9 +116,11 @@ def _acquire(folder: Path, call: str, name: str) -> tuple[filelock.BaseFileLock,
 
 def _holder(lock: Path) -> str:
     """The process that holds a lock, in words."""
-    try:
-        found = json.loads(lock.read_text(encoding="utf-8"))
-        since = time.strftime("%H:%M:%S", time.localtime(float(found["since"])))
-        return f"process {int(found['process'])} on {found['host']!s} since {since} ({found['command']!s:.200})"
-    except (OSError, ValueError, TypeError, KeyError):  # not written yet, or gone just now
-        return "another process"
+    for _ in range(_TRIES):
+        try:
+            found = json.loads(lock.read_text(encoding="utf-8"))
+            since = time.strftime("%H:%M:%S", time.localtime(float(found["since"])))
+            return f"process {int(found['process'])} on {found['host']!s} since {since} ({found['command']!s:.200})"
+        except (OSError, ValueError, TypeError, KeyError):  # not written yet, or gone just now
+            time.sleep(_PAUSE)
+    return "another process"
