@@ -1,12 +1,10 @@
 """Score files: the host loop between ``data`` and the jitted functions, with memory that stays flat."""
 
-import csv
 import hashlib
-import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from padim_jax.data.decode import Note
 from padim_jax.model import Padim
 from padim_jax.overlay import picture
 from padim_jax.scoring import score
-from weights_conversion.atomic import write_atomically
+from padim_jax.tables import write_table
 
 T = TypeVar("T")
 _LONGEST_NAME = 255  # bytes, of a file on the usual file systems
@@ -130,15 +128,6 @@ class Row:
 def write_scores(path: Path, rows: Sequence[Row]) -> None:
     """Write ``path,score,p_value,verdict`` rows as CSV, in one step; the last two empty without a calibration."""
     write_table(path, ("path", "score", "p_value", "verdict"), [row.cells for row in rows])
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file in one step."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_atomically(path, stream.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def write_heatmap(target: Path, item: ScoredImage, scale: tuple[float, float]) -> None:

@@ -24,6 +24,7 @@ ROOMS = [
     "weights_conversion.__main__",
     "padim_jax.config",
     "padim_jax.folders",
+    "padim_jax.tables",
     "padim_jax.backbones.spec",
     "padim_jax.backbones.winograd",
     "padim_jax.backbones.layers",

@@ -25,9 +25,9 @@ from padim_jax.files import (
     write_map,
     write_mask,
     write_scores,
-    write_table,
 )
 from padim_jax.scoring import narrowed
+from padim_jax.tables import write_table
 
 Where = Literal["crop", "original"]
 _WHERE = click.Choice(get_args(Where))

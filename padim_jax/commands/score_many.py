@@ -22,9 +22,10 @@ from padim_jax.commands.terminal import (
     wrong_use,
 )
 from padim_jax.data import UnreadableImage, find_images
-from padim_jax.files import Row, common_folder, is_replaceable, replaced, result_place, write_heatmap, write_table
+from padim_jax.files import Row, common_folder, is_replaceable, replaced, result_place, write_heatmap
 from padim_jax.fleet import Fleet
 from padim_jax.manifest import Route, read_routes
+from padim_jax.tables import write_table
 
 _UNITS = {"MB": 10**6, "GB": 10**9}
 
