@@ -75,6 +75,8 @@ ROOMS = [
     "padim_jax.overlay",
     "padim_jax.report",
     "padim_jax.files",
+    "padim_jax.outputs",
+    "padim_jax.unfinished",
     "padim_jax.fitting",
     "padim_jax.fleet",
     "padim_jax.manifest",

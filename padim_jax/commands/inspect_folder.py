@@ -17,9 +17,9 @@ from padim_jax.commands.terminal import printable, progress_bar
 from padim_jax.data import UnreadableImage, find_value_range
 from padim_jax.data.folder import FoundImages, describe
 from padim_jax.data.survey import Depth, ImageFacts, find_duplicates, find_equal_pixels, find_oddities, survey
-from padim_jax.files import ScoredImage, score_files
+from padim_jax.files import ScoredImage, find_summit, score_files
 from padim_jax.fitting import fit_files, left_out_files
-from padim_jax.inspection import OUTLIER_RANGES, find_summit, outlier_limit, rank_p_values
+from padim_jax.inspection import OUTLIER_RANGES, outlier_limit, rank_p_values
 from padim_jax.model import Padim
 from padim_jax.overlay import picture
 from padim_jax.padim import finalize
