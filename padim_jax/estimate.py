@@ -28,10 +28,11 @@ from padim_jax.compaction import form_bytes
 from padim_jax.config import PadimConfig
 from padim_jax.cost import Cost, compiled, measured, resident
 from padim_jax.embedding import draw_embedding, embed
-from padim_jax.files import ScoredImage, write_heatmap
+from padim_jax.files import ScoredImage
 from padim_jax.gaussian import WhitenedGaussian
 from padim_jax.leave_one_out import leave_one_out
 from padim_jax.model import Padim, PadimMoments
+from padim_jax.outputs import write_heatmap
 from padim_jax.projection import semi_orthogonal
 from padim_jax.triangle import Triangle
 

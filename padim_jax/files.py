@@ -1,33 +1,24 @@
 """Score files: the host loop between ``data`` and the jitted functions, with memory that stays flat."""
 
-import csv
-import hashlib
-import io
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from padim_jax.calibration import on_host
 from padim_jax.config import PadimConfig
-from padim_jax.data import UnreadableImage, load_batches, mask_to_original, stop_at_unreadable, to_original
+from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.data.decode import Note
+from padim_jax.data.geometry import place_in_original
 from padim_jax.model import Padim
-from padim_jax.overlay import picture
 from padim_jax.scoring import score
-from weights_conversion.atomic import write_atomically
+from padim_jax.storage import read_manifest
 
 T = TypeVar("T")
-_LONGEST_NAME = 255  # bytes, of a file on the usual file systems
-_MARKER = ".written-by-padim"  # in a folder of results: it may be replaced
+_NOTHING = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.float32)
 
 Advance = Callable[[int], None]  # told how many more files are done
 
@@ -44,7 +35,18 @@ class Rereadable(Generic[T]):
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """One file's result; p-value and verdict are None where the model is not calibrated."""
+    """One file's result.
+
+    Attributes:
+      path: of the file.
+      score: the map's maximum.
+      p_value, anomalous: None where the model is not calibrated.
+      image: RGB, as the network saw it.
+      anomaly_map: distances, at crop size.
+      size: (width, height) of the upright image in the file, in pixels.
+      digest: of the file's content, as :class:`padim_jax.data.Batch` has it; empty where nobody asked.
+      notes: what a reader should know of this result.
+    """
 
     path: Path
     score: float
@@ -53,6 +55,17 @@ class ScoredImage:
     image: UInt8[np.ndarray, "height width 3"]
     anomaly_map: Float[np.ndarray, "height width"]
     size: tuple[int, int]
+    digest: str = ""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def empty(cls, path: Path, notes: tuple[str, ...] = ()) -> "ScoredImage":
+        """A result that is yet to get its score and arrays."""
+        return cls(path, 0.0, None, None, *_NOTHING, (0, 0), notes=notes)
+
+    def without_arrays(self) -> "ScoredImage":
+        """The same with empty arrays, to be kept in numbers."""
+        return replace(self, image=_NOTHING[0], anomaly_map=_NOTHING[1])
 
 
 def score_files(
@@ -63,10 +76,20 @@ def score_files(
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
     advance: Advance = lambda count: None,
     note: Note | None = None,
+    total: int | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[ScoredImage]:
     """Score image files in order; files that can't be read go to ``unreadable`` and get no score.
 
-    ``note`` is told what was decided about a file (see :func:`padim_jax.data.load_batches`).
+    Args:
+      model: any.
+      paths: files to score.
+      batch_size: images computed at once.
+      unreadable: told of files that can't be read; may raise to stop.
+      advance: told how many more files are done.
+      note: told what was decided about a file (see :func:`padim_jax.data.load_batches`).
+      total: files of the run that these are the last ones of, so that they are computed as they would be in it.
+      stopped: asked after each batch whether to leave the others out.
 
     Raises:
       FloatingPointError: a score that is not finite, naming the file.
@@ -76,9 +99,10 @@ def score_files(
         unreadable(error)
         advance(1)
 
+    many = (len(paths) if total is None else total) > batch_size
     known, bare = model.calibration, replace(model, calibration=None)
     for batch in load_batches(paths, model.config, batch_size, report, note):
-        size = batch_size if len(paths) > batch_size else filled_size(len(batch.images), batch_size)
+        size = batch_size if many else filled_size(len(batch.images), batch_size)
         scores = score(bare, fill_up(batch.images, size))
         values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
         p_values, verdicts = (None, None) if known is None else on_host(known, values)
@@ -93,8 +117,28 @@ def score_files(
                 image=image,
                 anomaly_map=maps[index],
                 size=batch.sizes[index],
+                digest=batch.digests[index],
             )
         advance(len(batch.paths))
+        if stopped():
+            return
+
+
+def find_summit(item: ScoredImage, config: PadimConfig) -> tuple[int, int]:
+    """(row, column) of the map's maximum, in pixels of the upright original."""
+    row, column = np.unravel_index(int(np.argmax(item.anomaly_map)), item.anomaly_map.shape)
+    return place_in_original(row + 0.5, column + 0.5, item.size, config)
+
+
+def fitted_digests(folder: Path) -> frozenset[str]:
+    """Digests of the files that the model in ``folder`` was fitted on; none where it does not list them.
+
+    Raises:
+      ArtifactError: no model.
+    """
+    manifest = read_manifest(folder)
+    images = manifest.get("images")
+    return frozenset(images) if manifest.get("form") == "updatable" and isinstance(images, dict) else frozenset()
 
 
 def filled_size(count: int, most: int) -> int:
@@ -105,130 +149,3 @@ def filled_size(count: int, most: int) -> int:
 def fill_up(images: UInt8[np.ndarray, "n height width 3"], count: int) -> UInt8[np.ndarray, "count height width 3"]:
     """Black images added to make ``count``, so that one compiled program serves a last, smaller batch too."""
     return np.pad(images, [(0, count - len(images)), (0, 0), (0, 0), (0, 0)])
-
-
-@dataclass(frozen=True)
-class Row:
-    """What is kept of a result until the end of a run."""
-
-    path: Path
-    score: float
-    p_value: float | None
-    anomalous: bool | None
-
-    @property
-    def verdict(self) -> str:
-        """Either "anomalous" or "normal", or nothing where the model is not calibrated."""
-        return "" if self.anomalous is None else ("anomalous" if self.anomalous else "normal")
-
-    @property
-    def cells(self) -> tuple[Path, str, str, str]:
-        """Path, score, p-value and verdict as they stand in a table; the last two empty without a calibration."""
-        return self.path, f"{self.score:.7g}", "" if self.p_value is None else f"{self.p_value:.7g}", self.verdict
-
-
-def write_scores(path: Path, rows: Sequence[Row]) -> None:
-    """Write ``path,score,p_value,verdict`` rows as CSV, in one step; the last two empty without a calibration."""
-    write_table(path, ("path", "score", "p_value", "verdict"), [row.cells for row in rows])
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file in one step."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_atomically(path, stream.getvalue().encode("utf-8", "surrogateescape"))
-
-
-def write_heatmap(target: Path, item: ScoredImage, scale: tuple[float, float]) -> None:
-    """Write the picture of one result as PNG, making folders as needed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    verdict = Row(item.path, item.score, item.p_value, item.anomalous).verdict
-    title = f"{item.path.name}   score {item.score:.4g}" + (f"   {verdict}, p = {item.p_value:.3g}" if verdict else "")
-    picture(item.image, item.anomaly_map, scale, title).save(target, format="PNG", compress_level=3)
-
-
-def write_mask(target: Path, item: ScoredImage, threshold: float, config: PadimConfig, original: bool) -> None:
-    """Write which pixels lie above ``threshold`` as a PNG of 0 and 255, at crop size or in the file's own pixels."""
-    marked = item.anomaly_map > threshold
-    marked = mask_to_original(marked, item.size, config) if original else marked
-    target.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(marked.astype(np.uint8) * np.uint8(255)).save(target, format="PNG")
-
-
-def write_map(target: Path, item: ScoredImage, config: PadimConfig, original: bool) -> None:
-    """Write distances as a float TIFF, at crop size or in the file's own pixels (NaN where the crop never looked)."""
-    values = to_original(item.anomaly_map, item.size, config) if original else item.anomaly_map
-    target.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values.astype(np.float32)).save(target, format="TIFF")
-
-
-def is_replaceable(folder: Path) -> bool:
-    """Whether ``folder`` is not there, or one that :func:`replaced` wrote."""
-    return not folder.exists() or (folder / _MARKER).exists()
-
-
-@contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, which at the end takes the place of ``folder``, unless something fails."""
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        fresh.mkdir()
-        (fresh / _MARKER).touch()
-        yield fresh
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-class ResultSpool:
-    """Holds results on disk until the colour scale of the whole run is known; iterating gives them back."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this object
-        self._rows: list[tuple[ScoredImage, float, tuple[int, ...]]] = []  # without arrays, median, shape
-
-    def add(self, item: ScoredImage) -> None:
-        """Keep one result."""
-        self._file.write(item.image.tobytes())
-        self._file.write(item.anomaly_map.astype("<f4").tobytes())
-        nothing = np.zeros((0, 0)), np.zeros((0, 0, 3), np.uint8)
-        light = replace(item, anomaly_map=nothing[0], image=nothing[1])
-        self._rows.append((light, float(np.median(item.anomaly_map)), item.anomaly_map.shape))
-
-    def scale(self) -> tuple[float, float]:
-        """Distances at the ends of the colour scale: the median of the images' medians, and the highest score.
-
-        Below what half of the cells of a typical image show, nothing is worth colour.
-        """
-        medians = [median for _, median, _ in self._rows]
-        return float(np.median(medians)), max(item.score for item, _, _ in self._rows)
-
-    def __iter__(self) -> Iterator[ScoredImage]:
-        self._file.seek(0)
-        for item, _, (height, width) in self._rows:
-            pixels = height * width
-            image = np.frombuffer(self._file.read(3 * pixels), np.uint8).reshape(height, width, 3)
-            anomaly_map = np.frombuffer(self._file.read(4 * pixels), "<f4").reshape(height, width)
-            yield replace(item, image=image, anomaly_map=anomaly_map)
-
-    def close(self) -> None:
-        """Give the disk space back."""
-        self._file.close()
-
-
-def common_folder(paths: Sequence[Path]) -> Path:
-    """Deepest folder that holds all ``paths``; results are laid out below it as their images are."""
-    return Path(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]))
-
-
-def result_place(path: Path, root: Path, suffix: str = ".png") -> Path:
-    """Relative place of what belongs to image ``path`` below ``root``: its own, with ``suffix`` added."""
-    place = Path(os.path.abspath(path)).relative_to(root)
-    name = f"{place.name}{suffix}"
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        name = f"{hashlib.sha256(os.fsencode(place.name)).hexdigest()}{suffix}"
-    return place.with_name(name)

@@ -16,6 +16,7 @@ from padim_jax import packing, triangle
 from padim_jax.artifact import load
 from padim_jax.boundary import check_images
 from padim_jax.calibration import on_host
+from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage
 from padim_jax.data.decode import Note
 from padim_jax.files import Advance, ScoredImage, fill_up, filled_size, score_files
@@ -46,7 +47,9 @@ class Fleet:
     def __init__(self, folder: Path, budget: int) -> None:
         self.folder, self.budget, self.loads = folder, budget, 0
         self._loaded: OrderedDict[str, tuple[Padim, int]] = OrderedDict()
+        self._configs: dict[str, PadimConfig] = {}
         self._scales: dict[str, tuple[float, float] | None] = {}
+        self._thresholds: dict[str, float | None] = {}
 
     @property
     def held(self) -> int:
@@ -72,7 +75,8 @@ class Fleet:
             model = load(self.folder / name)
             known = model.calibration
             scale = None if known is None else (float(known.colour_scale[0]), float(known.colour_scale[1]))
-            self._loaded[name], self._scales[name] = (model, size), scale
+            self._loaded[name], self._configs[name], self._scales[name] = (model, size), model.config, scale
+            self._thresholds[name] = None if known is None else float(known.threshold)
             self.loads += 1
         self._loaded.move_to_end(name)
         return self._loaded[name][0]
@@ -80,6 +84,14 @@ class Fleet:
     def colour_scale(self, name: str) -> tuple[float, float] | None:
         """Distances at the ends of the heat maps' colours of a model that was loaded; None if it is not calibrated."""
         return self._scales[name]
+
+    def threshold(self, name: str) -> float | None:
+        """Score above which images of a model that was loaded are anomalous; None if it is not calibrated."""
+        return self._thresholds[name]
+
+    def config(self, name: str) -> PadimConfig:
+        """Settings of a model that was loaded."""
+        return self._configs[name]
 
     def score(
         self,

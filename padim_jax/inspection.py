@@ -12,10 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from padim_jax.boundary import padded
-from padim_jax.config import PadimConfig
-from padim_jax.data.geometry import place_in_original
 from padim_jax.embedding import embed
-from padim_jax.files import ScoredImage
 from padim_jax.forms import LowRankGaussian
 from padim_jax.gaussian import Gaussian
 from padim_jax.model import Padim
@@ -90,12 +87,6 @@ def rank_p_values(scores: Sequence[float]) -> Float[np.ndarray, " n"]:
     """``p_i = #{j: s_j ≥ s_i} / n``, in [1/n, 1]: the conformal p-value of each by all the others."""
     values = np.asarray(scores, np.float64)
     return (len(values) - np.searchsorted(np.sort(values), values, side="left")) / max(1, len(values))
-
-
-def find_summit(item: ScoredImage, config: PadimConfig) -> tuple[int, int]:
-    """(row, column) of the map's maximum, in pixels of the upright original."""
-    row, column = np.unravel_index(int(np.argmax(item.anomaly_map)), item.anomaly_map.shape)
-    return place_in_original(row + 0.5, column + 0.5, item.size, config)
 
 
 def find_conditions(model: Padim) -> Conditions:

@@ -50,7 +50,8 @@ def test_fit_then_score(model_dir: Path, good_dir: Path, tmp_path: Path, capsys:
     )
     assert pictures == sorted(f"{path.relative_to(good_dir)}.png" for path in files)
     assert "6 scored, 0 unreadable" in out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["heatmaps", "scores.csv"]  # no leftovers
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == [".written-by-padim", "heatmaps", "scores.csv"]  # no leftovers
 
 
 def test_fit_says_what_it_did(good_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

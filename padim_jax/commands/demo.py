@@ -1,6 +1,6 @@
 """``padim demo``."""
 
-from contextlib import closing
+import tempfile
 from pathlib import Path
 
 import click
@@ -11,8 +11,9 @@ from padim_jax.calibrating import calibrate_files
 from padim_jax.commands.terminal import batch_option, debug_option, progress_bar
 from padim_jax.config import PadimConfig
 from padim_jax.demo import demo_split
-from padim_jax.files import ResultSpool, score_files, write_heatmap
+from padim_jax.files import score_files
 from padim_jax.fitting import fit_files
+from padim_jax.outputs import ResultSpool, write_heatmap
 from padim_jax.padim import finalize
 from padim_jax.storage import check_writable
 
@@ -52,7 +53,8 @@ def demo_command(out: Path, batch_size: int) -> None:
     paths = [*split.good, *split.defective]
     scores: dict[Path, float] = {}
     alarms: dict[Path, bool | None] = {}
-    with closing(ResultSpool(out)) as spool:
+    with tempfile.TemporaryFile(dir=out, buffering=0) as file:
+        spool = ResultSpool(file)
         with progress_bar("score", len(paths)) as advance:
             for item in score_files(model, paths, batch_size=batch_size, advance=advance):
                 scores[item.path] = item.score

@@ -14,9 +14,9 @@ from padim_jax.commands.calibrate import going_on, rate_options, rates_of, trust
 from padim_jax.commands.settings import chosen, loaded, settings_options
 from padim_jax.commands.terminal import Notes, batch_option, debug_option, interruption, progress_bar, say, wrong_use
 from padim_jax.factory import Journal, Outcome, Terms, fit_many
-from padim_jax.files import write_table
 from padim_jax.folders import LOCK, locked
 from padim_jax.manifest import LIST, Job, read_jobs
+from padim_jax.tables import write_table
 
 
 class Part(click.ParamType):

@@ -18,13 +18,14 @@ from padim_jax.commands.terminal import printable, progress_bar
 from padim_jax.data import UnreadableImage, find_value_range
 from padim_jax.data.folder import FoundImages, describe
 from padim_jax.data.survey import Depth, ImageFacts, find_duplicates, find_equal_pixels, find_oddities, survey
-from padim_jax.files import ScoredImage, score_files, write_table
+from padim_jax.files import ScoredImage, find_summit, score_files
 from padim_jax.fitting import fit_files
-from padim_jax.inspection import OUTLIER_RANGES, find_summit, outlier_limit, rank_p_values
+from padim_jax.inspection import OUTLIER_RANGES, outlier_limit, rank_p_values
 from padim_jax.model import Padim
 from padim_jax.overlay import picture
 from padim_jax.padim import finalize
 from padim_jax.presets import preset
+from padim_jax.tables import write_table
 
 _PRESET = "lite0"
 _SHOWN = 10  # files on a line; --json and --out have all

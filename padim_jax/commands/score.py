@@ -1,8 +1,10 @@
 """``padim score``."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
 from math import inf
 from pathlib import Path
 from typing import Literal, get_args
@@ -10,28 +12,66 @@ from typing import Literal, get_args
 import click
 
 from padim_jax.artifact import load
-from padim_jax.commands.terminal import Notes, batch_option, debug_option, note_ignored, progress_bar, roi_option, say
+from padim_jax.commands.terminal import (
+    Notes,
+    batch_option,
+    debug_option,
+    interruption,
+    note_ignored,
+    printable,
+    progress_bar,
+    roi_option,
+    say,
+    wrong_use,
+)
 from padim_jax.data import UnreadableImage, find_images, read_roi_of
-from padim_jax.files import (
+from padim_jax.data.folder import digest_file
+from padim_jax.files import ScoredImage, fitted_digests, score_files
+from padim_jax.folders import locked
+from padim_jax.model import Padim
+from padim_jax.outputs import (
     ResultSpool,
     Row,
-    ScoredImage,
     common_folder,
-    is_replaceable,
-    replaced,
-    result_place,
-    score_files,
+    result_places,
     write_heatmap,
     write_map,
     write_mask,
-    write_scores,
-    write_table,
+    written,
 )
 from padim_jax.scoring import narrowed
+from padim_jax.storage import MANIFEST
+from padim_jax.unfinished import (
+    SCORES,
+    UNFINISHED,
+    Unfinished,
+    check_results,
+    find_position,
+    identity,
+    in_one_line,
+    remove_leftovers,
+)
 
 Where = Literal["crop", "original"]
 _WHERE = click.Choice(get_args(Where))
-UNREADABLE = "unreadable.csv"
+_FITTED_ON = "was among the images the model was fitted on"
+_NAMED = 3  # of such images
+_SUFFIXES = {"heatmaps": ".png", "masks": ".png", "maps": ".tif"}
+_OTHER = {"model": "another model", "options": "other options", "files": "other images"}
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be written, and how."""
+
+    heatmaps: bool
+    colour_range: tuple[float, float] | None
+    masks: Where | None
+    maps: Where | None
+
+    @property
+    def folders(self) -> list[str]:
+        return [name for name, asked in vars(self).items() if asked and name != "colour_range"]
 
 
 @click.command("score")
@@ -69,77 +109,168 @@ def score_command(
     """Score images, or folders of them, with MODEL.
 
     Writes DIR/scores.csv (path; score, higher is further from normal; p_value, how rarely a good image scores as much;
-    verdict, normal or anomalous) and DIR/heatmaps/, in place of those of an earlier run. All heat maps share the
-    calibration's colour scale. Files that can't be read are named, on the terminal and in DIR/unreadable.csv, get no
-    score, and make the exit code 1. --masks original and --maps original are in the pixels of the image files; what
-    the crop leaves out is 0 in masks and NaN in maps.
+    verdict, normal or anomalous; row and column of the highest distance, in the image's pixels; threshold; heatmap, its
+    file in DIR; note) and DIR/heatmaps/, in place of those of an earlier run. All heat maps share the calibration's
+    colour scale. Files that can't be read are named, on the terminal and in DIR/unreadable.csv, get no score, and make
+    the exit code 1. --masks original and --maps original are in the pixels of the image files; what the crop leaves out
+    is 0 in masks and NaN in maps.
+
+    Results are kept in DIR/unfinished/ as they come: the same command goes on where a run was stopped.
     """
     if colour_range is not None and not -inf < colour_range[0] < colour_range[1] < inf:
         raise click.UsageError(f"--colour-range {colour_range[0]:g} {colour_range[1]:g}: LOW must be below HIGH")
-    found = find_images(paths, exclude=out)
-    if inside := [path for path in found.paths if os.path.abspath(path).startswith(os.path.abspath(out) + os.sep)]:
-        raise click.UsageError(f"--out {out} holds images to score ({inside[0]}); choose another folder")
-    wanted = [name for name, asked in (("heatmaps", heatmaps), ("masks", masks), ("maps", maps)) if asked]
-    for folder in (out / name for name in wanted):
-        if not is_replaceable(folder):
-            raise click.UsageError(f"{folder} is there already and not ours to replace; choose another --out")
-    note_ignored(found.ignored)
-    fitted = load(model)
-    if masks is not None and fitted.calibration is None:
-        raise click.UsageError("--masks takes a calibrated model, for its pixel threshold (see padim calibrate)")
-    if roi is not None:
-        fitted = narrowed(fitted, read_roi_of(roi, fitted.config, found.paths))
-    out.mkdir(parents=True, exist_ok=True)
-    unreadable: list[UnreadableImage] = []
-    notes = Notes()
-    with closing(ResultSpool(out)) as spool:
-        scored: list[Row] = []
-        with progress_bar("score", len(found.paths)) as advance:
-            for item in score_files(
-                fitted, found.paths, batch_size=batch_size, unreadable=unreadable.append, advance=advance, note=notes
-            ):
-                scored.append(Row(item.path, item.score, item.p_value, item.anomalous))
-                if wanted:
-                    spool.add(item)
-        write_scores(out / "scores.csv", scored)
-        if unreadable:
-            write_table(out / UNREADABLE, ("path", "reason"), [(error.path, error.reason) for error in unreadable])
-        else:
-            (out / UNREADABLE).unlink(missing_ok=True)  # an earlier run's
-        if wanted and scored:
-            known = fitted.calibration
-            scale = spool.scale() if known is None else (float(known.colour_scale[0]), float(known.colour_scale[1]))
-            writers: dict[str, Callable[[Path, ScoredImage], None]] = {
-                "heatmaps": lambda path, item: write_heatmap(path, item, colour_range or scale),
-                "masks": lambda path, item: write_mask(path, item, threshold, fitted.config, masks == "original"),
-                "maps": lambda path, item: write_map(path, item, fitted.config, maps == "original"),
-            }
-            threshold = float("nan") if known is None else float(known.pixel_threshold)
-            for name in wanted:
-                _write_all(spool, out / name, common_folder(found.paths), writers[name], len(scored))
-    notes.say()
-    for error in unreadable:
-        say(f"not scored: {error.path}: {error.reason}")
-    for row in sorted(scored, key=lambda row: -row.score)[:5]:
-        click.echo(
-            f"{row.score:10.3f}  {row.verdict:9}  {row.path}" if row.verdict else f"{row.score:10.3f}  {row.path}"
-        )
-    anomalous = "" if fitted.calibration is None else f", {sum(bool(row.anomalous) for row in scored)} anomalous"
-    click.echo(
-        f"{out / 'scores.csv'}: {len(scored)} scored, {len(unreadable)} unreadable{anomalous}; highest scores above"
-    )
-    if fitted.calibration is None:
-        say("the model is not calibrated: no p-values, no verdicts (see padim calibrate)")
+    if (model / MANIFEST).exists():  # else loading tells
+        refuse_nested(out, model)
+    wanted = _Wanted(heatmaps, colour_range, masks, maps)
+    with locked(out, "score"):
+        found = find_images(paths, exclude=out)
+        if inside := [path for path in found.paths if Path(os.path.abspath(path)).is_relative_to(os.path.abspath(out))]:
+            raise click.UsageError(f"--out {out} holds images to score ({inside[0]}); choose another folder")
+        with wrong_use():
+            check_results(out, wanted.folders)
+        note_ignored(found.ignored)
+        fitted = load(model)
+        if masks is not None and fitted.calibration is None:
+            raise click.UsageError("--masks takes a calibrated model, for its pixel threshold (see padim calibrate)")
+        if roi is not None:
+            fitted = narrowed(fitted, read_roi_of(roi, fitted.config, found.paths))
+        remove_leftovers(out)
+        options = {**vars(wanted), "roi": None if roi is None else digest_file(roi), "batch_size": batch_size}
+        run = identity([model / MANIFEST], [("", path) for path in found.paths], options)
+        with in_one_line("score", out), closing(Unfinished(out, run, wanted.folders)) as kept:
+            rows, unreadable = _score(fitted, fitted_digests(model), found.paths, kept, wanted, batch_size)
+    _report(out, rows, unreadable, calibrated=fitted.calibration is not None)
     if unreadable:
         raise click.ClickException(f"{len(unreadable)} of {len(found.paths)} files could not be read and have no score")
 
 
-def _write_all(
-    spool: ResultSpool, folder: Path, root: Path, write: Callable[[Path, ScoredImage], None], count: int
-) -> None:
-    """Write a file for every result beside ``folder``, then put them in place of an earlier run's."""
-    suffix = ".tif" if folder.name == "maps" else ".png"
-    with replaced(folder) as fresh, progress_bar(folder.name.replace("heatmaps", "heat maps"), count) as advance:
-        for item in spool:
-            write(fresh / result_place(item.path, root, suffix), item)
-            advance(1)
+def refuse_nested(out: Path, models: Path) -> None:
+    """Refuse results in a folder of models, and models in a folder of results, which is replaced."""
+    at, other = out.resolve(), models.resolve()
+    if at == other or other in at.parents:
+        raise click.UsageError(f"--out {out} lies in {models}, which results must not be mixed with; choose another")
+    if at in other.parents:
+        raise click.UsageError(f"--out {out} holds {models}; results take the place of what is there: choose another")
+
+
+def say_where(kept: Unfinished, passed: int, total: int) -> None:
+    """Say where a run goes on, or why it does not."""
+    if kept.other:
+        say(f"{kept.folder} has results of {' and '.join(_OTHER[key] for key in kept.other)}; starting anew")
+    elif passed:
+        say(f"going on: {passed} of {total} images are done already, in {kept.folder}")
+
+
+def stopped_at(out: Path, done: int, total: int) -> click.ClickException:
+    """The error that ends an interrupted run."""
+    return click.ClickException(
+        f"interrupted; {done} of {total} images are done, in {out / UNFINISHED}; the same command goes on from there"
+    )
+
+
+def _score(
+    model: Padim, fitted_on: frozenset[str], paths: Sequence[Path], kept: Unfinished, wanted: _Wanted, batch_size: int
+) -> tuple[list[Row], list[tuple[Path, str]]]:
+    """Write everything; gives the rows of the table, and files without a score with the reasons."""
+    rows = [Row.read(cells) for cells in kept.rows]
+    lost = [(Path(path), reason) for path, reason in kept.lost]
+    at = find_position(paths, [row.path for row in rows], [path for path, _ in lost], batch=batch_size)
+    say_where(kept, len(rows) + len(lost), len(paths))
+    root, images = common_folder(paths), [("", path) for path in paths]
+    places = {name: result_places(images, root, _SUFFIXES[name]) for name in wanted.folders}
+    known, notes = model.calibration, Notes()
+    threshold = None if known is None else float(known.threshold)
+    scale = wanted.colour_range
+    if scale is None and known is not None:
+        scale = float(known.colour_scale[0]), float(known.colour_scale[1])
+
+    def draw(item: ScoredImage) -> None:
+        if scale is not None:
+            write_heatmap(kept.folder / "heatmaps" / places["heatmaps"]["", item.path], item, scale)
+
+    def write(item: ScoredImage) -> None:
+        if wanted.heatmaps:
+            draw(item)
+        if wanted.masks and known is not None:
+            target, level = kept.folder / "masks" / places["masks"]["", item.path], float(known.pixel_threshold)
+            write_mask(target, item, level, model.config, wanted.masks == "original")
+        if wanted.maps:
+            write_map(
+                kept.folder / "maps" / places["maps"]["", item.path], item, model.config, wanted.maps == "original"
+            )
+
+    def unreadable(error: UnreadableImage) -> None:
+        if at.lost[error.path]:
+            at.lost[error.path] -= 1
+        else:
+            lost.append((error.path, error.reason))
+            kept.lose((error.path, error.reason))
+
+    with kept.spool() as file, interruption() as stopped:
+        spool = ResultSpool(file) if wanted.heatmaps and scale is None else None
+        if spool is not None:
+            spool.restore([(row.path, row.notes) for row in rows], model.config.crop)
+        with progress_bar("score", len(paths)) as advance:
+            advance(at.start)
+            scored = score_files(
+                model,
+                paths[at.start :],
+                batch_size=batch_size,
+                unreadable=unreadable,
+                advance=advance,
+                note=notes,
+                total=len(paths),
+                stopped=stopped,
+            )
+            for item in written(islice((noted(item, fitted_on) for item in scored), at.rows, None), write):
+                place = f"heatmaps/{places['heatmaps']['', item.path].as_posix()}" if wanted.heatmaps else ""
+                if spool is not None:
+                    spool.add(item)
+                rows.append(Row.of(item, model.config, threshold, place))
+                kept.add(rows[-1].cells)
+        if len(rows) + len(lost) < len(paths):
+            raise stopped_at(kept.out, len(rows) + len(lost), len(paths))
+        if spool is not None and rows:
+            scale = spool.scale()
+            with progress_bar("heat maps", len(rows)) as advance:
+                for _ in written(spool, draw):
+                    advance(1)
+                    if stopped():
+                        raise stopped_at(kept.out, len(paths), len(paths))
+    kept.finish(lost)
+    notes.say()
+    return rows, lost
+
+
+def noted(item: ScoredImage, fitted_on: frozenset[str]) -> ScoredImage:
+    """The same result; that of an image that the model was fitted on says so."""
+    return replace(item, notes=(*item.notes, _FITTED_ON)) if item.digest in fitted_on else item
+
+
+def was_fitted_on(row: Row) -> bool:
+    """Whether a row says that the model was fitted on its image."""
+    return _FITTED_ON in row.notes
+
+
+def say_fitted_on(paths: Sequence[Path], total: int) -> None:
+    """Say which images the model was fitted on, whose scores tell nothing of new ones."""
+    if paths:
+        names = ", ".join(map(str, paths[:_NAMED])) + (" …" if len(paths) > _NAMED else "")
+        say(
+            f"warning: {len(paths)} of {total} images were among those the model was fitted on ({names}): they score "
+            "lower than new images would"
+        )
+
+
+def _report(out: Path, rows: Sequence[Row], unreadable: Sequence[tuple[Path, str]], *, calibrated: bool) -> None:
+    """Say what came of it."""
+    for path, reason in unreadable:
+        say(f"not scored: {path}: {reason}")
+    say_fitted_on([row.path for row in rows if was_fitted_on(row)], len(rows))
+    for row in sorted(rows, key=lambda row: -row.score)[:5]:
+        click.echo(printable(f"{row.score:10.3f}  {f'{row.verdict:9}  ' if row.verdict else ''}{row.path}"))
+    anomalous = f", {sum(bool(row.anomalous) for row in rows)} anomalous" if calibrated else ""
+    told = f"{len(rows)} scored, {len(unreadable)} unreadable{anomalous}; highest scores above"
+    click.echo(printable(f"{out / SCORES}: {told}"))
+    if not calibrated:
+        say("the model is not calibrated: no p-values, no verdicts (see padim calibrate)")

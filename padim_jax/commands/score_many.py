@@ -2,30 +2,46 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
-from itertools import takewhile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import lru_cache
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import click
 
-from padim_jax.commands.score import UNREADABLE
+from padim_jax.commands.score import noted, refuse_nested, say_fitted_on, say_where, stopped_at, was_fitted_on
 from padim_jax.commands.terminal import (
     Notes,
     batch_option,
     debug_option,
     interruption,
     note_ignored,
+    printable,
     progress_bar,
     say,
     wrong_use,
 )
 from padim_jax.data import UnreadableImage, find_images
-from padim_jax.files import Row, common_folder, is_replaceable, replaced, result_place, write_heatmap, write_table
-from padim_jax.fleet import Fleet
+from padim_jax.files import ScoredImage, fitted_digests
+from padim_jax.fleet import WINDOW, Fleet
+from padim_jax.folders import locked
 from padim_jax.manifest import Route, read_routes
+from padim_jax.outputs import Row, common_folder, result_places, write_heatmap, written
+from padim_jax.storage import MANIFEST
+from padim_jax.unfinished import (
+    SCORES,
+    Unfinished,
+    check_results,
+    find_position,
+    identity,
+    in_one_line,
+    remove_leftovers,
+)
 
+Lost = list[tuple[str, Path, str]]  # name of the model, image or folder, and why there is no score
+_REMEMBERED = 64  # models whose lists of images are kept at a time
 _UNITS = {"MB": 10**6, "GB": 10**9}
 
 
@@ -57,59 +73,93 @@ def score_many_command(models: Path, table: Path, out: Path, memory: int, heatma
     a model and an image, or a folder of them, relative to the table. Images may come in any order: models are loaded
     when they are asked for, and those not used for longest make room.
 
-    Writes DIR/scores.csv (model,path,score,p_value,verdict, in the table's order) and DIR/heatmaps/MODEL/ for models
-    that are calibrated. Files that can't be read and models that can't be loaded are named, on the terminal and in
-    DIR/unreadable.csv, and make the exit code 1.
+    Writes DIR/scores.csv (model, then the columns of padim score, in the table's order) and DIR/heatmaps/MODEL/ for
+    models that are calibrated. Files that can't be read and models that can't be loaded are named, on the terminal and
+    in DIR/unreadable.csv, and make the exit code 1.
+
+    Results are kept in DIR/unfinished/ as they come: the same command goes on where a run was stopped.
     """
+    refuse_nested(out, models)
     with wrong_use():
         wanted = read_routes(table)
-    if heatmaps and not is_replaceable(out / "heatmaps"):
-        raise click.UsageError(f"{out / 'heatmaps'} is there already and not ours to replace; choose another --out")
-    lost: list[tuple[str, Path, str]] = []
-    routes = _files(wanted, out, lost)
-    out.mkdir(parents=True, exist_ok=True)
-    fleet, notes, rows = Fleet(models, memory), Notes(), list[tuple[str, Row]]()
-
-    def failed(name: str, path: Path, error: Exception) -> None:
-        lost.append((name, path, error.reason if isinstance(error, UnreadableImage) else str(error)))
-
-    with replaced(out / "heatmaps") if heatmaps else nullcontext(out) as fresh, interruption() as stopped:
-        root = common_folder([path for _, path in routes]) if routes else out
-        with progress_bar("score", len(routes)) as advance:
-            for name, item in fleet.score_files(
-                takewhile(lambda _: not stopped(), routes),
-                batch_size=batch_size,
-                failed=failed,
-                advance=advance,
-                note=notes,
-            ):
-                rows.append((name, Row(item.path, item.score, item.p_value, item.anomalous)))
-                if heatmaps and (scale := fleet.colour_scale(name)) is not None:
-                    write_heatmap(fresh / name / result_place(item.path, root), item, scale)
-        columns = ("model", "path", "score", "p_value", "verdict")
-        write_table(out / "scores.csv", columns, [(name, *row.cells) for name, row in rows])
-        if lost:
-            write_table(out / UNREADABLE, ("model", "path", "reason"), lost)
-        else:
-            (out / UNREADABLE).unlink(missing_ok=True)  # an earlier run's
-    notes.say()
+    folders = ["heatmaps"] if heatmaps else []
+    with locked(out, "score-many"):
+        with wrong_use():
+            check_results(out, folders)
+        missing: Lost = []
+        routes = _files(wanted, out, missing)
+        remove_leftovers(out)
+        manifests = [models / name / MANIFEST for name in dict.fromkeys(name for name, _ in routes)]
+        run = identity(manifests, routes, {"heatmaps": heatmaps, "batch_size": batch_size})
+        fleet = Fleet(models, memory)
+        with in_one_line("score-many", out), closing(Unfinished(out, run, folders, named=True)) as kept:
+            rows, lost = _score(fleet, routes, kept, missing, batch_size, heatmaps)
     reasons = Counter((name, reason) for name, _, reason in lost)
     for name, path, reason in lost:
         if more := reasons.pop((name, reason), 0):
             say(f"not scored: {path} by {name}: {reason}" + f" (and {more - 1} more for that)" * (more > 1))
-    if heatmaps and (bare := {name for name, _ in rows if fleet.colour_scale(name) is None}):
+    say_fitted_on([row.path for _, row in rows if was_fitted_on(row)], len(rows))
+    if heatmaps and (bare := {name for name, row in rows if row.threshold is None}):
         say(f"no heat maps of models that are not calibrated: {', '.join(sorted(bare))}")
-    click.echo(
-        f"{out / 'scores.csv'}: {len(rows)} scored, {len(lost)} not; {sum(bool(row.anomalous) for _, row in rows)} "
-        f"anomalous; {fleet.loads} times a model was loaded"
-    )
-    if stopped():
-        raise click.ClickException(f"interrupted; {len(rows)} of {len(routes)} images were scored")
+    told = f"{len(rows)} scored, {len(lost)} not; {sum(bool(row.anomalous) for _, row in rows)} anomalous"
+    click.echo(printable(f"{out / SCORES}: {told}; {fleet.loads} times a model was loaded"))
     if lost:
         raise click.ClickException(f"{len(lost)} of {len(rows) + len(lost)} images have no score")
 
 
-def _files(wanted: Sequence[Route], out: Path, lost: list[tuple[str, Path, str]]) -> list[tuple[str, Path]]:
+def _score(
+    fleet: Fleet, routes: Sequence[tuple[str, Path]], kept: Unfinished, missing: Lost, batch_size: int, heatmaps: bool
+) -> tuple[list[tuple[str, Row]], Lost]:
+    """Write everything; gives the rows of the table, and what has no score, ``missing`` first."""
+    rows = [(name, Row.read(cells)) for name, *cells in kept.rows]
+    lost: Lost = [(name, Path(path), reason) for name, path, reason in kept.lost]
+    done = [(name, row.path) for name, row in rows]
+    at = find_position(routes, done, [(name, path) for name, path, _ in lost], window=WINDOW)
+    say_where(kept, len(rows) + len(lost), len(routes))
+    places = result_places(routes, common_folder([path for _, path in routes])) if routes else {}
+    notes, fitted_on = Notes(), lru_cache(_REMEMBERED)(lambda name: fitted_digests(fleet.folder / name))
+
+    def failed(name: str, path: Path, error: Exception) -> None:
+        if at.lost[name, path]:
+            at.lost[name, path] -= 1
+            return
+        lost.append((name, path, error.reason if isinstance(error, UnreadableImage) else str(error)))
+        kept.lose(lost[-1])
+
+    def results(stream: Iterator[tuple[str, ScoredImage]]) -> Iterator[tuple[str, ScoredImage]]:
+        return ((name, noted(item, fitted_on(name))) for name, item in stream)
+
+    def write(result: tuple[str, ScoredImage]) -> None:
+        name, item = result
+        if heatmaps and (scale := fleet.colour_scale(name)) is not None:
+            write_heatmap(kept.folder / "heatmaps" / places[name, item.path], item, scale)
+
+    with interruption() as stopped, progress_bar("score", len(routes)) as advance:
+        advance(at.start)
+        stream = fleet.score_files(
+            takewhile(lambda _: not stopped(), routes[at.start :]),
+            batch_size=batch_size,
+            window=WINDOW,
+            failed=failed,
+            advance=advance,
+            note=notes,
+        )
+        for name, item in written(islice(results(stream), at.rows, None), write):
+            threshold = fleet.threshold(name)
+            shown = heatmaps and threshold is not None
+            place = f"heatmaps/{places[name, item.path].as_posix()}" if shown else ""
+            rows.append((name, Row.of(item, fleet.config(name), threshold, place)))
+            kept.add((name, *rows[-1][1].cells))
+    if len(rows) + len(lost) < len(routes):
+        raise stopped_at(kept.out, len(rows) + len(lost), len(routes))
+    order = {route: index for index, route in reversed(list(enumerate(routes)))}
+    lost = [*missing, *sorted(lost, key=lambda one: order[one[0], one[1]])]
+    kept.finish(lost)
+    notes.say()
+    return rows, lost
+
+
+def _files(wanted: Sequence[Route], out: Path, lost: Lost) -> list[tuple[str, Path]]:
     """Names of models and image files, folders searched; what is not there goes to ``lost``."""
     routes: list[tuple[str, Path]] = []
     for route in wanted:

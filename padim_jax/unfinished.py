@@ -1,0 +1,258 @@
+"""Results as they come: kept beside those of an earlier run, so that a run that was stopped goes on where it was.
+
+While a run is under way its tables and folders lie in ``DIR/unfinished``. A row is added to a table once everything
+else of its image is written, so the tables say what is done, whenever the process dies. At the end each takes the place
+of what an earlier run left in ``DIR``, the scores last.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from padim_jax.folders import LOCK, is_ours, mark, remove
+from padim_jax.outputs import COLUMNS
+from padim_jax.tables import original_text, read_lines, table_line, write_table
+from weights_conversion.atomic import write_atomically
+
+UNFINISHED, SCORES, UNREADABLE = "unfinished", "scores.csv", "unreadable.csv"
+_RUN = "run.json"
+_REASONS = ("path", "reason")
+_EARLIER = COLUMNS[:4]  # of versions whose folders carry no mark
+_OURS = {SCORES: (_EARLIER, COLUMNS), UNREADABLE: (_REASONS,)}
+_LEFTOVER = re.compile(r"\.(heatmaps|masks|maps)\.\d+")  # of killed runs of earlier versions
+
+
+def check_results(out: Path, folders: Sequence[str]) -> None:
+    """Refuse a folder in which results would take the place of something that is not ours.
+
+    Args:
+      out: where results go; need not be there.
+      folders: names of those that will be written in it.
+
+    Raises:
+      ValueError: naming what is not ours.
+    """
+    for folder in (out / name for name in (*folders, UNFINISHED)):
+        if folder.is_symlink() or (folder.exists() and not is_ours(folder)):
+            raise ValueError(f"{folder} is there already and not ours to replace; choose another --out")
+    for name, headers in _OURS.items():
+        path = out / name
+        lines = {table_line(columns) for columns in (*headers, *(("model", *columns) for columns in headers))}
+        if os.path.lexists(path) and not (path.is_file() and (is_ours(out) or _first_line(path) in lines)):
+            raise ValueError(f"{path} is there already and was not written by padim; choose another --out")
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove what killed runs of earlier versions left in ``out``, if it carries our mark."""
+    for path in out.iterdir() if out.is_dir() else ():
+        if _LEFTOVER.fullmatch(path.name):
+            remove(path)
+
+
+def identity(model: Sequence[Path], files: Sequence[tuple[str, Path]], options: Mapping[str, Any]) -> dict[str, str]:
+    """What tells a run from others: digests of its models' manifests, of its options, and of its files.
+
+    Args:
+      model: manifests of the models.
+      files: to score, each with the name of its model; of each its path, size and time of change count.
+      options: that the results depend on, as JSON has them.
+    """
+    versions = {name: version(name) for name in ("padim-jax", "jax", "jaxlib", "pillow")}
+    return {
+        "model": _digest([(str(path), hashlib.sha256(_content(path)).hexdigest()) for path in model]),
+        "options": _digest([versions, options]),
+        "files": _digest([(name, str(path), *_facts(path)) for name, path in files]),
+    }
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run goes on.
+
+    Attributes:
+      start: how many of its files are passed over.
+      rows: results of the files after them that are there already.
+      lost: files after them that are known to have no score.
+    """
+
+    start: int
+    rows: int
+    lost: Counter[Hashable]
+
+
+def find_position(
+    files: Sequence[Hashable], rows: Sequence[Hashable], lost: Sequence[Hashable], *, batch: int = 1, window: int = 1
+) -> Position:
+    """Where to go on, so that the files after it are computed together as they would have been.
+
+    Args:
+      files: of the run, in order.
+      rows: those of them that have a result, in the same order.
+      lost: those that are known to have none, in any order.
+      batch: results that were computed together.
+      window: files that were looked at together.
+    """
+    remaining, scored, kinds = Counter(lost), 0, list[bool]()
+    for key in files:
+        if scored < len(rows) and rows[scored] == key:
+            scored += 1
+            kinds.append(True)
+        elif remaining[key]:
+            remaining[key] -= 1
+            kinds.append(False)
+        else:
+            break
+    start = len(kinds)
+    if start < len(files):
+        start -= start % window
+        spare = sum(kinds[:start]) % batch
+        while spare:
+            start -= 1
+            spare -= kinds[start]
+    passed = Counter(key for key, kind in zip(files[:start], kinds[:start], strict=True) if not kind)
+    return Position(start, len(rows) - sum(kinds[:start]), Counter(lost) - passed)
+
+
+class Unfinished:
+    """The results of a run under way, of which :attr:`rows` and :attr:`lost` are there already.
+
+    Args:
+      out: folder of the results; marked as ours if there is nothing in it.
+      run: what tells this run from others, see :func:`identity`.
+      folders: names of those that hold a file for each result.
+      named: whether tables begin with a column ``model``.
+    """
+
+    def __init__(self, out: Path, run: Mapping[str, str], folders: Sequence[str], *, named: bool = False) -> None:
+        self.out, self.folder, self._folders = out, out / UNFINISHED, folders
+        self._run = {**run, "folders": ",".join(folders)}
+        found = self._found()
+        self.other = sorted(key for key in run if found is not None and found.get(key) != run[key])
+        if found != self._run:
+            remove(self.folder)
+            out.mkdir(parents=True, exist_ok=True)
+            if all(path.name == LOCK for path in out.iterdir()):
+                mark(out)
+            for folder in (self.folder, *(self.folder / name for name in folders)):
+                mark(folder)
+            write_atomically(self.folder / _RUN, json.dumps(self._run).encode())
+        first = ("model",) if named else ()
+        self._scores = _Journal(self.folder / SCORES, (*first, *COLUMNS))
+        self._unreadable = _Journal(self.folder / UNREADABLE, (*first, *_REASONS))
+        self.rows, self.lost = self._scores.rows, self._unreadable.rows
+
+    def add(self, cells: Sequence[object]) -> None:
+        """Take down a result, once all else of it is written."""
+        self._scores.add(cells)
+
+    def lose(self, cells: Sequence[object]) -> None:
+        """Take down a file that has no score."""
+        self._unreadable.add(cells)
+
+    def spool(self) -> BinaryIO:
+        """A file that is there as long as the run is unfinished; to be closed."""
+        path = self.folder / "spool"
+        path.touch()
+        return path.open("r+b", buffering=0)
+
+    def finish(self, lost: Sequence[Sequence[object]]) -> None:
+        """Put all in place of an earlier run's results; ``lost`` are the rows of files without a score."""
+        self._scores.sync()
+        self.close()
+        for name in self._folders:
+            if (self.folder / name).exists():  # else a run that was killed in the midst of this has moved it
+                remove(self.out / name)
+                (self.folder / name).rename(self.out / name)
+        if lost:
+            write_table(self.out / UNREADABLE, self._unreadable.columns, lost)
+        else:
+            (self.out / UNREADABLE).unlink(missing_ok=True)  # an earlier run's
+        (self.folder / SCORES).replace(self.out / SCORES)
+        remove(self.folder)
+
+    def close(self) -> None:
+        """Close the tables; what is in them stays."""
+        self._scores.close()
+        self._unreadable.close()
+
+    def _found(self) -> dict[str, Any] | None:
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
+            return found if isinstance(found, dict) else None
+        return None
+
+
+@contextmanager
+def in_one_line(call: str, out: Path) -> Iterator[None]:
+    """Turn errors of the system while results are written, a full disk, into one that says where and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{call}: can't write to {out} ({error.strerror or error}); what was scored is kept in {out / UNFINISHED}: "
+            "make room, and the same command goes on from there"
+        ) from error
+
+
+class _Journal:
+    """A table that rows are added to; a last row that was cut short is dropped."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.columns = columns
+        path.touch()
+        self._file = path.open("r+b", buffering=0)
+        lines, end = read_lines(self._file.read() or b"")
+        if not lines or lines[0] != list(columns):
+            lines, end = [], 0
+        self.rows = [[original_text(cell) for cell in cells] for cells in lines[1:]]
+        self._file.truncate(end)
+        self._file.seek(end)
+        if not lines:
+            self.add(columns)
+
+    def add(self, cells: Sequence[object]) -> None:
+        rest = memoryview(table_line(cells))
+        while rest:  # a disk that is almost full takes a part
+            rest = rest[self._file.write(rest) :]
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _first_line(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.readline(1000)
+    except OSError:
+        return b""
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _facts(path: Path) -> tuple[int, int]:
+    try:
+        facts = path.stat()
+    except OSError:
+        return 0, 0
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
