@@ -1,7 +1,5 @@
 """Tables of what has been evaluated: means over seeds and categories, ``results.json`` and ``results.csv``."""
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from padim_jax.files import write_table
 from padim_jax.presets import Published, published
 from weights_conversion.atomic import write_atomically
 
@@ -91,7 +90,9 @@ def write_results(out: Path, runs: Sequence[Mapping[str, Any]]) -> list[Summary]
     }
     write_atomically(out / "results.json", json.dumps(content, indent=1).encode())
     for name, rows in (("results.csv", _run_rows(runs)), ("files.csv", _file_rows(runs))):
-        write_atomically(out / name, _csv(rows).encode())
+        rows = list(rows)
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        write_table(out / name, columns, [[row.get(column, "") for column in columns] for row in rows])
     return lines
 
 
@@ -155,13 +156,3 @@ def _plain(value: Any) -> str:
 
 def _names(run: Mapping[str, Any]) -> dict[str, Any]:
     return {key: run[key] for key in ("data", "category", "preset", "seed")}
-
-
-def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
