@@ -37,8 +37,8 @@ class Calibration:
       pixels: float32 (BINS,), how many of their maps' pixels lie in each bin of distance; see :class:`Histogram`.
       threshold: float32 (), images that score more are anomalous.
       pixel_threshold: float32 (), pixels above it are marked.
-      colour_scale: float32 (2,), distances at the ends of a heat map's colours: the good pixels' median, and as far
-        above the threshold as that is below it.
+      colour_scale: float32 (2,), distances at the ends of a heat map's colours: the good pixels' median (or a little
+        less than the threshold, where that is lower), and as far above the threshold as that is below it.
       method: where the scores come from; static.
       false_alarm_rate: asked for, in (0, 1); static. See :attr:`attained_rate`.
       pixel_rate: share of good images' pixels above ``pixel_threshold``; static.
@@ -118,8 +118,10 @@ def calibration(
     if len(scores) == 0 or not np.isfinite(scores).all():
         raise ValueError("calibrate: wanted finite scores of at least one good image")
     threshold = scores[len(scores) - _rank(len(scores), false_alarm_rate)]
-    edge, median = _quantile(pixels, pixel_rate), _quantile(pixels, 0.5)
-    colours = np.asarray([median, 2 * threshold - median], np.float32)
+    edge = _quantile(pixels, pixel_rate)
+    # maps may be as good as constant, and the quantile is the upper edge of its bin
+    low = min(_quantile(pixels, 0.5), threshold * (1 - 2.0**-8))
+    colours = np.asarray([low, 2 * threshold - low], np.float32)
     found = (scores, np.asarray(pixels, np.float32), threshold, np.float32(edge), colours)
     return Calibration(
         *jax.device_put(found),  # one by one each number of scores would compile a program to copy it

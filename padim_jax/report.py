@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from padim_jax.operating_points import at_rate, remarks
 from padim_jax.overlay import colours
 from weights_conversion.atomic import write_atomically
 
-FORMAT, SCHEMA = "padim_jax run", 1  # of run.json
+FORMAT, SCHEMA = "padim_jax run", 2  # of run.json
+_READ = (1, 2)  # schemas that can be shown; the first has no thresholds from good images
 RUN_FILE = "run.json"
 _LIMIT = 14_000_000  # bytes of the page; mail and chat often stop at 15 MB or above
 _POINTS = 400  # of a curve: on a plot 400 pixels wide more can't be seen
@@ -80,9 +82,9 @@ def _read(run: Path) -> dict[str, Any]:
     kind = record.get("format") if isinstance(record, dict) else None
     if kind != FORMAT:
         raise ValueError(f"write_report: {path} has format {kind!r}, wanted {FORMAT!r}; name the folder of a run")
-    if record.get("schema") != SCHEMA:
+    if record.get("schema") not in _READ:
         raise ValueError(
-            f"write_report: {path} has schema {record.get('schema')!r}, this version reads {SCHEMA}; "
+            f"write_report: {path} has schema {record.get('schema')!r}, this version reads 1 to {SCHEMA}; "
             f"{_ADVICE}, or update padim-jax"
         )
     try:
@@ -107,6 +109,7 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         "image": _numbers(metrics.get("image"), "metrics.image", _IMAGE_METRICS),
         "pixel": None if metrics.get("pixel") is None else _numbers(metrics["pixel"], "metrics.pixel", _PIXEL_METRICS),
     }
+    page["calibration"] = _calibration(record.get("calibration"), metrics.get("calibrated"))
     page["published"] = {}
     for name, reference in _mapping(record.get("published"), "published").items():
         where = f"published.{name}"
@@ -133,6 +136,33 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
     page["files"] = {"fit": fitted, "test": tested}
     page["pictures"] = _list(record.get("pictures"), "pictures")
     return page
+
+
+def _calibration(value: object, measured: object) -> dict[str, Any]:
+    """Thresholds from good images with what is found at them, the strictest first, and remarks in words."""
+    if value is None:
+        return {"images": None, "thresholds": [], "remarks": remarks(None)}
+    found = _mapping(value, "calibration")
+    impossible = found.get("impossible")
+    known = {
+        "images": _number(found.get("images"), "calibration.images"),
+        "impossible": None if impossible is None else _text(impossible, "calibration.impossible"),
+    }
+    shares = _mapping({} if measured is None else measured, "metrics.calibrated")
+    thresholds = []
+    for i, item in enumerate(_list(found.get("thresholds"), "calibration.thresholds")):
+        where = f"calibration.thresholds[{i}]"
+        entry = _mapping(item, where)
+        one = {
+            key: _number(entry.get(key), f"{where}.{key}")
+            for key in ("false_alarm_rate", "threshold", "expected_false_alarms", "images_wanted")
+        }
+        one["flagged_from"] = math.nextafter(one["threshold"], math.inf)  # the page flags a score that reaches it
+        names = {name: at_rate(name, one["false_alarm_rate"]) for name in ("recall", "false_alarms")}
+        thresholds.append(
+            one | {name: _numbers(shares, "metrics.calibrated", (key,)).get(key) for name, key in names.items()}
+        )
+    return known | {"thresholds": thresholds, "remarks": remarks(known | {"thresholds": thresholds})}
 
 
 def _test(item: object, where: str) -> dict[str, Any]:
@@ -233,10 +263,12 @@ def _data_uri(picture: _Picture) -> str:
 def _choose(record: dict[str, Any], sizes: dict[int, int], room: int) -> list[int]:
     """Test images whose pictures fit into ``room`` bytes, the most telling ones first.
 
-    Mistakes at the best-F1 threshold come first, the grossest ahead; then the highest and the lowest scores, and
-    inwards from there: a correctly judged image in the middle of the ranking tells least.
+    Mistakes at the threshold that the page starts at come first, the grossest ahead; then the highest and the lowest
+    scores, and inwards from there: a correctly judged image in the middle of the ranking tells least.
     """
-    tests, threshold = record["files"]["test"], record["metrics"]["image"].get("best_f1_threshold")
+    calibrated = record["calibration"]["thresholds"]
+    oracle = record["metrics"]["image"].get("best_f1_threshold")
+    tests, threshold = record["files"]["test"], calibrated[0]["flagged_from"] if calibrated else oracle
     rank = {index: place for place, index in enumerate(sorted(sizes, key=lambda i: (tests[i]["score"], i)))}
 
     def dullness(index: int) -> tuple[bool, float, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from padim_jax.files import write_table
+from padim_jax.operating_points import RATES, at_rate, remarks
 from padim_jax.presets import Published, published
 from weights_conversion.atomic import write_atomically
 
@@ -18,6 +19,11 @@ METRICS: Mapping[str, tuple[str, str]] = {  # where each stands in run.json
     "pixel_auroc": ("pixel", "auroc"),
     "pixel_ap": ("pixel", "average_precision"),
     "pro": ("pixel", "pro"),
+    **{  # at thresholds from good training images alone
+        at_rate(name, rate): ("calibrated", at_rate(name, rate))
+        for rate in RATES
+        for name in ("recall", "false_alarms")
+    },
 }
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # of MVTec AD, as the paper groups them
 OBJECTS = (
@@ -53,9 +59,9 @@ class Summary:
 
 
 def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:
-    """The metrics of a run by their names in tables; None where undefined."""
+    """The metrics of a run by their names in tables; None where undefined, or where an earlier version had none."""
     found = run["metrics"]
-    return {name: (found[level] or {}).get(key) for name, (level, key) in METRICS.items()}
+    return {name: (found.get(level) or {}).get(key) for name, (level, key) in METRICS.items()}
 
 
 def summarise(runs: Iterable[Mapping[str, Any]]) -> list[Summary]:
@@ -125,7 +131,7 @@ def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """For each run what it is, its metrics, settings and versions."""
     for run in runs:
         row = _names(run) | {f"protocol.{key}": value for key, value in run["protocol"].items()}
-        row |= metrics_of(run)
+        row |= metrics_of(run) | _threshold_cells(run.get("calibration"))
         row |= {f"published.{name}": reference["value"] for name, reference in run["published"].items()}
         row |= {"fit_images": len(run["files"]["fit"]), "test_images": len(run["files"]["test"])}
         row |= {f"seconds.{key}": round(value, 2) for key, value in run["seconds"].items()}
@@ -136,6 +142,16 @@ def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             values = [_plain(member[key]) for member in members]
             row[f"config.{key}"] = values[0] if len(set(values)) == 1 else " | ".join(values)
         yield row | {f"version.{key}": value for key, value in run["versions"].items()}
+
+
+def _threshold_cells(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The thresholds from good training images, what is to be expected at them, and what has to be known of them."""
+    known = {one["false_alarm_rate"]: one for one in (found or {}).get("thresholds", ())}
+    cells = {"calibration_images": found["images"] if found else None}
+    for rate in RATES:
+        for name in ("threshold", "expected_false_alarms"):
+            cells[at_rate(name, rate)] = known.get(rate, {}).get(name)
+    return cells | {"calibration_note": "; ".join(remarks(found))}
 
 
 def _file_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

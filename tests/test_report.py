@@ -131,7 +131,7 @@ def test_no_run(tmp_path: Path) -> None:
         ("\udcff", "is not JSON"),
         ("[]", "has format None, wanted 'padim_jax run'"),
         ('{"format": "padim_jax model"}', "has format 'padim_jax model', wanted 'padim_jax run'"),
-        ('{"format": "padim_jax run", "schema": 2}', "has schema 2, this version reads 1; .* update padim-jax"),
+        ('{"format": "padim_jax run", "schema": 3}', "has schema 3, this version reads 1 to 2; .* update padim-jax"),
     ],
     ids=["empty", "cut", "deep", "no text", "no object", "other kind", "newer"],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from padim_jax import results
-from padim_jax.results import METRICS, OBJECTS, TEXTURES, summarise
+from padim_jax.results import METRICS, OBJECTS, TEXTURES, metrics_of, summarise
 
 
 def run(
@@ -32,6 +32,15 @@ def test_seeds_give_mean_and_spread() -> None:
     assert line.mean["pro"] is line.spread["pro"] is None
     assert set(line.mean) == set(METRICS)
     assert line.published["pixel_auroc"].value == 0.912
+
+
+def test_what_an_earlier_version_did_not_measure_is_undefined() -> None:
+    old, new = run("tile", 0, 0.6), run("tile", 1, 0.8)
+    new["metrics"]["calibrated"] = {"recall_at_1_percent": 0.5}
+    assert metrics_of(old)["recall_at_1_percent"] is None
+    assert metrics_of(new)["recall_at_1_percent"] == 0.5
+    (line,) = summarise([old, new])
+    assert line.mean["recall_at_1_percent"] is line.spread["recall_at_1_percent"] is None
 
 
 def test_mean_of_categories_weighs_them_alike() -> None:

@@ -72,6 +72,7 @@ ROOMS = [
     "padim_jax.data",
     "padim_jax.metrics",
     "padim_jax.overlay",
+    "padim_jax.operating_points",
     "padim_jax.report",
     "padim_jax.files",
     "padim_jax.fitting",

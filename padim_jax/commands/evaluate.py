@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -45,6 +45,12 @@ _COLUMNS = {
     "pixel_auroc": "pixel AUROC",
     "pixel_ap": "pixel AP",
     "pro": "PRO",
+}
+_AT_THRESHOLDS = {
+    "recall_at_1_percent": "found at 1 %",
+    "false_alarms_at_1_percent": "false alarms at 1 %",
+    "recall_at_5_percent": "found at 5 %",
+    "false_alarms_at_5_percent": "false alarms at 5 %",
 }
 
 
@@ -112,11 +118,14 @@ def evaluate_command(
     """Measure presets on FOLDER: a data set with good and defective images.
 
     FOLDER is a category in MVTec AD's layout or with good/ and bad/ folders, a folder of several, or ShanghaiTech
-    Campus. Writes DIR/results.json, DIR/results.csv, DIR/files.csv (every image, its role and score), and a report
-    of each run. Runs already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
+    Campus. Writes DIR/results.json, DIR/results.csv, DIR/files.csv (every image, its role, score and p-value), and a
+    report of each run. Besides the usual metrics they say what share of the defective test images is found, and of the
+    good ones flagged, at thresholds for 1 % and 5 % false alarms that come from the good training images alone. Runs
+    already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
     """
     from padim_jax.data.catalogue import assign_roles, find_categories, ignored_files, prepare
-    from padim_jax.evaluation import Run, evaluate, finished, place
+    from padim_jax.evaluation import Run, earlier, evaluate, finished, place
+    from padim_jax.operating_points import remarks
     from padim_jax.report import RUN_FILE, write_report
     from padim_jax.results import metrics_of, write_results
 
@@ -155,6 +164,8 @@ def evaluate_command(
                 networks[name] = load_backbone(name, weights, progress=moved)
             record, how = finished(run, networks[name], builder, out), "there already"
             if record is None:
+                if before := earlier(run, networks[name], builder, out):
+                    say(f"{label}: run again; {before} is of an earlier version, which did not calibrate, and stays")
                 bar = partial(board.stage, label)
                 try:
                     record = evaluate(run, networks[name], builder, out, batch_size=batch_size, progress=bar)
@@ -167,7 +178,10 @@ def evaluate_command(
                 write_report(pages[-1].parent, pages[-1])
             board.lines = write_results(out, records)
             say(f"{label}: image AUROC {_percent(metrics_of(record)['image_auroc'])}, {how}")
-    Console(highlight=False).print(_table(board.lines))
+    Console(highlight=False).print(_tables(board.lines))
+    notes = {f"{record['category']}: {text}": None for record in records for text in remarks(record.get("calibration"))}
+    for note in notes:
+        say(note)
     click.echo(f"{out / 'results.json'}, results.csv, files.csv")
     if others := sum(1 for path in (out / "runs").rglob(RUN_FILE) if path.parent / REPORT not in pages):
         say(f"{others} other runs in {out}, of other settings or files, are not in these tables")
@@ -209,7 +223,7 @@ class _Board:
         return self.bar(f"{label}: {stage}", total)
 
     def _render(self) -> Group:
-        return Group(*([_table(self.lines)] if self.lines else []), self._progress)
+        return Group(*([_tables(self.lines)] if self.lines else []), self._progress)
 
 
 @contextmanager
@@ -247,18 +261,31 @@ def _check_writable(out: Path) -> None:
         pass
 
 
-def _table(lines: Sequence[Summary]) -> Table:
-    """Metrics in percent; beside them what has been published, if anything has."""
-    several = len({(line.data, line.protocol) for line in lines}) > 1
-    title = "percent" if several else f"{_data(lines[0])}, percent"
+def _tables(lines: Sequence[Summary]) -> RenderableType:
+    """Metrics in percent, and beside them what has been published; below, what is found at calibrated thresholds."""
+    title = "percent"
     if any(line.published for line in lines):
         title += "; in brackets, what has been published"
+    tables = [_table(lines, title, _COLUMNS)]
+    if any(line.mean[name] is not None for line in lines for name in _AT_THRESHOLDS):
+        title = (
+            "percent of the defective test images found, and of the good ones flagged, at thresholds for 1 % and 5 % "
+        )
+        tables.append(_table(lines, f"{title}false alarms from good training images alone", _AT_THRESHOLDS))
+    return Group(*tables)
+
+
+def _table(lines: Sequence[Summary], title: str, columns: Mapping[str, str]) -> Table:
+    """Those of ``columns`` that are defined anywhere, the first in any case."""
+    several = len({(line.data, line.protocol) for line in lines}) > 1
+    title = title if several else f"{_data(lines[0])}, {title}"
     table = Table(title=title, title_justify="left", title_style="dim")
     for name in ("data", "preset", "category") if several else ("preset", "category"):
         table.add_column(name, overflow="fold")
-    shown = [name for name in _COLUMNS if name == "image_auroc" or any(line.mean[name] is not None for line in lines)]
+    first = next(iter(columns))
+    shown = [name for name in columns if name == first or any(line.mean[name] is not None for line in lines)]
     for name in shown:
-        table.add_column(_COLUMNS[name], justify="right")
+        table.add_column(columns[name], justify="right")
     for line in lines:
         names = (_data(line), line.preset, line.category) if several else (line.preset, line.category)
         style = "bold" if line.category in ("mean", "textures", "objects") else None
