@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from padim_jax.operating_points import at_rate, remarks
+from padim_jax.operating_points import remarks
 from padim_jax.overlay import colours
 from weights_conversion.atomic import write_atomically
 
@@ -109,7 +109,10 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         "image": _numbers(metrics.get("image"), "metrics.image", _IMAGE_METRICS),
         "pixel": None if metrics.get("pixel") is None else _numbers(metrics["pixel"], "metrics.pixel", _PIXEL_METRICS),
     }
-    page["calibration"] = _calibration(record.get("calibration"), metrics.get("calibrated"))
+    if metrics.get("calibrated") is not None:
+        found = _mapping(metrics["calibrated"], "metrics.calibrated")
+        page["metrics"]["calibrated"] = _numbers(found, "metrics.calibrated", tuple(found))
+    page["calibration"] = _calibration(record.get("calibration"))
     page["published"] = {}
     for name, reference in _mapping(record.get("published"), "published").items():
         where = f"published.{name}"
@@ -138,31 +141,26 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
     return page
 
 
-def _calibration(value: object, measured: object) -> dict[str, Any]:
-    """Thresholds from good images with what is found at them, the strictest first, and remarks in words."""
+def _calibration(value: object) -> dict[str, Any]:
+    """Thresholds from good images, the strictest first, with remarks in words."""
     if value is None:
         return {"images": None, "thresholds": [], "remarks": remarks(None)}
     found = _mapping(value, "calibration")
     impossible = found.get("impossible")
-    known = {
-        "images": _number(found.get("images"), "calibration.images"),
+    known: dict[str, Any] = {
+        "images": int(_number(found.get("images"), "calibration.images")),
         "impossible": None if impossible is None else _text(impossible, "calibration.impossible"),
+        "thresholds": [],
     }
-    shares = _mapping({} if measured is None else measured, "metrics.calibrated")
-    thresholds = []
     for i, item in enumerate(_list(found.get("thresholds"), "calibration.thresholds")):
         where = f"calibration.thresholds[{i}]"
         entry = _mapping(item, where)
-        one = {
-            key: _number(entry.get(key), f"{where}.{key}")
-            for key in ("false_alarm_rate", "threshold", "expected_false_alarms", "images_wanted")
-        }
-        one["flagged_from"] = math.nextafter(one["threshold"], math.inf)  # the page flags a score that reaches it
-        names = {name: at_rate(name, one["false_alarm_rate"]) for name in ("recall", "false_alarms")}
-        thresholds.append(
-            one | {name: _numbers(shares, "metrics.calibrated", (key,)).get(key) for name, key in names.items()}
-        )
-    return known | {"thresholds": thresholds, "remarks": remarks(known | {"thresholds": thresholds})}
+        keys = ("false_alarm_rate", "threshold", "expected_false_alarms", "images_wanted")
+        one = {key: _number(entry.get(key), f"{where}.{key}") for key in keys}
+        one["images_wanted"] = int(one["images_wanted"])
+        one["flagged_from"] = math.nextafter(one["threshold"], math.inf)  # the page flags what reaches a threshold
+        known["thresholds"].append(one)
+    return known | {"remarks": remarks(known)}
 
 
 def _test(item: object, where: str) -> dict[str, Any]:
