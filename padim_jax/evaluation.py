@@ -7,7 +7,6 @@ import json
 import operator
 import os
 import platform
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Array, Float
 
+from padim_jax import folders
 from padim_jax.backbones import Backbone, backbone_spec
 from padim_jax.config import PadimConfig, Size
 from padim_jax.data.catalogue import Category, Part, assign_roles
@@ -139,7 +139,12 @@ def evaluate(
     Raises:
       ValueError: too few images, unreadable ones, settings that don't fit the backbone.
       FloatingPointError: a covariance that can't be factored, a score that is not finite.
+      FileExistsError: a folder in the run's place that is not ours.
     """
+    folder = out / place(run, backbone, builder)
+    for path in (folder, *_beside(folder)):
+        if path.exists():
+            folders.mark(path)
     roles, start = assign_roles(builder), time.perf_counter()
     reads = sum(member.passes for member in run.members)
     advance = progress("fit", reads * _count(builder, roles.fit))
@@ -166,7 +171,7 @@ def evaluate(
     record = _record(run, backbone, builder, list(fitted), points, scored)
     seconds = {"fit": fit_seconds, "calibrate": calibrate_seconds}
     record["seconds"] = seconds | {"score": time.perf_counter() - start}
-    _write(out / place(run, backbone, builder), record, scored.gallery)
+    _write(folder, record, scored.gallery)
     return record
 
 
@@ -290,12 +295,18 @@ def _count(builder: tfds.core.DatasetBuilder, part: Part) -> int:
     return builder.info.splits[part.split].num_examples if part.indices is None else len(part.indices)
 
 
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where a run is written before it takes its place, and where an earlier one goes meanwhile."""
+    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+
+
 def _write(folder: Path, record: dict[str, Any], gallery: Gallery) -> None:
-    """Write a run beside its place, whole, and only then put it there, in place of an earlier one."""
+    """Write a run beside its place, whole, and only then put it there, in place of an earlier one of ours."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
-        shutil.rmtree(leftover)
-    fresh, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
+    fresh, old = _beside(folder)
+    for leftover in (fresh, old):  # of a process that was killed
+        folders.remove(leftover)
+    folders.mark(fresh)
     (fresh / "pictures").mkdir(parents=True)
     record["pictures"] = []
     for entry in gallery:
@@ -309,4 +320,4 @@ def _write(folder: Path, record: dict[str, Any], gallery: Gallery) -> None:
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    folders.remove(old)

@@ -28,6 +28,7 @@ _IMAGE_METRICS = ("auroc", "average_precision", "best_f1", "best_f1_threshold")
 _PIXEL_METRICS = ("auroc", "average_precision", "pro")
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 _HEAD = 12  # bytes that tell the kind of a picture
+_TITLE, _BEGINNING = b"<title>PaDiM report</title>", 4096  # what tells a page of ours, and in how many bytes
 _ADVICE = "score the run again"
 
 
@@ -52,9 +53,12 @@ def write_report(run: Path, target: Path) -> None:
 
     Raises:
       FileNotFoundError: ``run.json`` or a picture it names is missing.
+      FileExistsError: ``target`` is there already and no page of ours.
       ValueError: ``run.json`` is damaged or of another kind, or names what is no picture inside ``run``.
     """
     record = _read(run)
+    if target.exists() and not _is_page(target):
+        raise FileExistsError(f"write_report: {target} was not written by padim; move it away or rename it")
     pictures = _find_pictures(run, record["pictures"], len(record["files"]["test"]))
     page = {key: value for key, value in record.items() if key != "pictures"}
     page |= _measure(record["files"]["test"])
@@ -68,6 +72,12 @@ def write_report(run: Path, target: Path) -> None:
         str(index): {view: _data_uri(picture) for view, picture in pictures[index].items()} for index in sorted(kept)
     }
     write_atomically(target, f"{head}{_embed(page)}{tail}".encode())
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is a page that some version of this module wrote."""
+    with path.open("rb") as stream:
+        return _TITLE in stream.read(_BEGINNING)
 
 
 def _read(run: Path) -> dict[str, Any]:

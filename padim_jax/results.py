@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from padim_jax import folders
 from padim_jax.files import write_table
 from padim_jax.operating_points import RATES, at_rate, remarks
 from padim_jax.presets import Published, published
@@ -25,6 +26,8 @@ METRICS: Mapping[str, tuple[str, str]] = {  # where each stands in run.json
         for name in ("recall", "false_alarms")
     },
 }
+_FORMAT = "padim_jax results"  # of results.json
+_FILES = ("results.json", "results.csv", "files.csv")
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # of MVTec AD, as the paper groups them
 OBJECTS = (
     *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
@@ -58,6 +61,26 @@ class Summary:
     published: dict[str, Published]
 
 
+def claim(out: Path) -> None:
+    """Make sure that what :func:`write_results` writes to ``out`` replaces nobody's files; mark a new folder as ours.
+
+    Folders of versions that left no mark are known by their ``results.json``.
+
+    Raises:
+      FileExistsError: it holds files of these names that padim did not write.
+    """
+    there = [name for name in _FILES if (out / name).exists()]
+    if folders.is_ours(out) or (there and _is_results(out / _FILES[0])):
+        return
+    if there:
+        raise FileExistsError(
+            f"evaluate: {out} holds {', '.join(there)}, which padim evaluate did not write but would replace; choose "
+            "another --out, or move them away"
+        )
+    if all(path.name == folders.LOCK for path in out.iterdir()):
+        folders.mark(out)
+
+
 def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:
     """The metrics of a run by their names in tables; None where undefined, or where an earlier version had none."""
     found = run["metrics"]
@@ -89,17 +112,25 @@ def write_results(out: Path, runs: Sequence[Mapping[str, Any]]) -> list[Summary]
     """Write ``results.json``, ``results.csv`` and ``files.csv`` of ``runs`` to ``out``; gives the table's lines."""
     lines = summarise(runs)
     content = {
-        "format": "padim_jax results",
+        "format": _FORMAT,
         "schema": 1,
         "summary": [asdict(line) for line in lines],
         "runs": [{key: value for key, value in run.items() if key != "pictures"} for run in runs],
     }
-    write_atomically(out / "results.json", json.dumps(content, indent=1).encode())
-    for name, rows in (("results.csv", _run_rows(runs)), ("files.csv", _file_rows(runs))):
+    write_atomically(out / _FILES[0], json.dumps(content, indent=1).encode())
+    for name, rows in zip(_FILES[1:], (_run_rows(runs), _file_rows(runs)), strict=True):
         rows = list(rows)
         columns = list(dict.fromkeys(key for row in rows for key in row))
         write_table(out / name, columns, [[row.get(column, "") for column in columns] for row in rows])
     return lines
+
+
+def _is_results(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == _FORMAT
 
 
 def _line(category: str, parts: Sequence[Mapping[int, Mapping[str, Any]]]) -> Summary:

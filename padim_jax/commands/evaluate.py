@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from padim_jax import folders
 from padim_jax.backbones import Backbone, load_backbone
 from padim_jax.commands.terminal import (
     Size,
@@ -35,9 +37,11 @@ from padim_jax.presets import PRESETS, Preset, preset
 
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
     from padim_jax.data.catalogue import Category
+    from padim_jax.evaluation import Run
     from padim_jax.results import Summary
 
 REPORT = "report.html"
+_PROBE = 2**20  # bytes, less than a page with pictures
 _ROTATED_DRAWS = 5  # arXiv 2011.08785 states means over random draws
 _COLUMNS = {
     "image_auroc": "image AUROC",
@@ -123,11 +127,9 @@ def evaluate_command(
     good ones flagged, at thresholds for 1 % and 5 % false alarms that come from the good training images alone. Runs
     already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
     """
-    from padim_jax.data.catalogue import assign_roles, find_categories, ignored_files, prepare
-    from padim_jax.evaluation import Run, earlier, evaluate, finished, place
-    from padim_jax.operating_points import remarks
-    from padim_jax.report import RUN_FILE, write_report
-    from padim_jax.results import metrics_of, write_results
+    from padim_jax.data.catalogue import find_categories
+    from padim_jax.evaluation import Run
+    from padim_jax.results import claim
 
     prepared = prepared or out / "prepared"
     with wrong_use():
@@ -143,8 +145,39 @@ def evaluate_command(
             for one in chosen
             for seed in range(draws[one.name])
         ]
-    _check_writable(out)
-    builders = {category.name: category.build() for category in found}  # all files are looked at before any is scored
+    with folders.locked(out, "evaluate"):
+        claim(out)
+        _check_room(out)
+        _carry_out(plan, out, weights, batch_size, report)
+
+
+@click.command("report")
+@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@debug_option
+def report_command(results: Path) -> None:
+    """Write the web page of every run below RESULTS, a folder that evaluate wrote, anew."""
+    from padim_jax.report import RUN_FILE, write_report
+
+    found = sorted(path.parent for path in results.rglob(RUN_FILE))
+    runs = [run for run in found if not run.name.startswith(".")]  # those were never finished
+    if not runs:
+        raise click.UsageError(f"{results} holds no run ({RUN_FILE}); padim evaluate writes them")
+    for run in runs:
+        write_report(run, run / REPORT)
+        click.echo(run / REPORT)
+
+
+def _carry_out(plan: Sequence[Run], out: Path, weights: str | None, batch_size: int, report: bool) -> None:
+    """Do what is planned and not done yet, one run after the other; tables are as of the last."""
+    from padim_jax.data.catalogue import assign_roles, ignored_files, prepare
+    from padim_jax.evaluation import earlier, evaluate, finished, place
+    from padim_jax.operating_points import remarks
+    from padim_jax.report import RUN_FILE, write_report
+    from padim_jax.results import metrics_of, write_results
+
+    categories = {run.category.name: run.category for run in plan}
+    # all files are looked at before any is scored
+    builders = {name: category.build() for name, category in categories.items()}
     for name, builder in builders.items():
         note_ignored(ignored_files(builder), name)
     board = _Board()
@@ -187,22 +220,6 @@ def evaluate_command(
         say(f"{others} other runs in {out}, of other settings or files, are not in these tables")
     for page in pages if report else ():
         click.echo(f"  {page}")
-
-
-@click.command("report")
-@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@debug_option
-def report_command(results: Path) -> None:
-    """Write the web page of every run below RESULTS, a folder that evaluate wrote, anew."""
-    from padim_jax.report import RUN_FILE, write_report
-
-    found = sorted(path.parent for path in results.rglob(RUN_FILE))
-    runs = [run for run in found if not run.name.startswith(".")]  # those were never finished
-    if not runs:
-        raise click.UsageError(f"{results} holds no run ({RUN_FILE}); padim evaluate writes them")
-    for run in runs:
-        write_report(run, run / REPORT)
-        click.echo(run / REPORT)
 
 
 class _Board:
@@ -254,11 +271,17 @@ def _check_apart(categories: Sequence[Category], targets: dict[str, Path]) -> No
                 )
 
 
-def _check_writable(out: Path) -> None:
-    """Fail now, not after hours of scoring."""
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out):
-        pass
+def _check_room(out: Path) -> None:
+    """Fail now, not after hours of scoring; on a full disk an empty file could still be made."""
+    try:
+        with tempfile.TemporaryFile(dir=out) as probe:
+            probe.write(bytes(_PROBE))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise OSError(
+            f"evaluate: can't write to {out} ({error.strerror or error}); make room, or choose another --out"
+        ) from error
 
 
 def _tables(lines: Sequence[Summary]) -> RenderableType:
