@@ -13,7 +13,7 @@ import numpy as np
 
 from padim_jax import forms, packing, triangle
 from padim_jax.backbones import Backbone, backbone_parameters, build_backbone
-from padim_jax.calibration import BINS, Calibration, calibration
+from padim_jax.calibration import BINS, Calibration, calibration, recipe
 from padim_jax.compaction import Compacted
 from padim_jax.config import PadimConfig
 from padim_jax.embedding import Embedding, check_embedding
@@ -190,7 +190,7 @@ def _save(
         "form": form,
         "config": dataclasses.asdict(fitted.config),
         "embedding": dataclasses.asdict(fitted.embedding),
-        "calibration": None if known is None else {name: getattr(known, name) for name in _RATES},
+        "calibration": None if known is None else recipe(known),
     }
     write(Path(path), description | dict(record), common | dict(arrays))
 
@@ -323,7 +323,7 @@ def _settings(folder: Path, manifest: Mapping[str, Any]) -> _Settings:
         embedding = Embedding(**_tuples(manifest["embedding"]))
         check_embedding(embedding, config)
         known = manifest.get("calibration")
-        rates = None if known is None else {name: known[name] for name in _RATES}
+        rates = None if known is None else {name: known[name] for name in (*_RATES, *({"threshold"} & {*known}))}
         return _Settings(config, embedding, rates, dict(manifest["arrays"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(folder, error) from error

@@ -84,6 +84,21 @@ def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None)
     return replace(model, roi=roi, calibration=None)
 
 
+def with_threshold(model: Padim, threshold: float) -> Padim:
+    """The same model with a threshold that is said, as from labelled images; its p-values stay as they are.
+
+    Args:
+      model: calibrated.
+      threshold: images that score more are anomalous; in units of distance, positive.
+
+    Raises:
+      ValueError: a model that is not calibrated, a threshold that is no positive finite number.
+    """
+    if model.calibration is None:
+        raise ValueError("with_threshold: the model is not calibrated; calibrate it first, for p-values and colours")
+    return replace(model, calibration=calibration.at_threshold(model.calibration, threshold))
+
+
 def narrowed(model: Padim, roi: Bool[Array | np.ndarray, "height width"]) -> Padim:
     """The same model looking only where its region of interest and ``roi`` both are, its calibration kept.
 

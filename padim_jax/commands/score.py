@@ -128,6 +128,8 @@ def score_command(
     click.echo(
         f"{out / 'scores.csv'}: {len(scored)} scored, {len(unreadable)} unreadable{anomalous}; highest scores above"
     )
+    if fitted.calibration is not None and fitted.calibration.threshold_source == "set":
+        say(f"the threshold, {float(fitted.calibration.threshold):.4g}, was set by hand (padim calibrate --threshold)")
     if fitted.calibration is None:
         say("the model is not calibrated: no p-values, no verdicts (see padim calibrate)")
     if unreadable:
