@@ -24,7 +24,8 @@ def calibrated(lite0: padim.Backbone) -> padim.Padim:
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     code = cli.main([str(argument) for argument in arguments])
-    return code, *capsys.readouterr()
+    printed, told = capsys.readouterr()
+    return code, printed, told
 
 
 def middle(model: padim.Padim) -> float:
