@@ -9,7 +9,7 @@ from padim_jax.calibration import Calibration
 from padim_jax.config import PadimConfig
 from padim_jax.model import Padim, PadimMoments, Scores
 from padim_jax.padim import accumulate, finalize, fit, forget, init, merge, update
-from padim_jax.scoring import calibrate, score, with_roi, with_solver
+from padim_jax.scoring import calibrate, score, with_roi, with_solver, with_threshold
 from padim_jax.storage import ArtifactError
 
 __all__ = [
@@ -39,4 +39,5 @@ __all__ = [
     "update",
     "with_roi",
     "with_solver",
+    "with_threshold",
 ]

@@ -12,7 +12,7 @@ et al., arXiv 1905.02928).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 Method = Literal["leave-one-out", "held-out", "kept"]  # kept: also of models before an update, or of merged parts
+Source = Literal["rate", "set"]
 
 FALSE_ALARM_RATE = 0.01
 PIXEL_RATE = 0.001
@@ -38,11 +39,13 @@ class Calibration:
       pixels: float32 (BINS,), how many of their maps' pixels lie in each bin of distance; see :class:`Histogram`.
       threshold: float32 (), images that score more are anomalous.
       pixel_threshold: float32 (), pixels above it are marked.
-      colour_scale: float32 (2,), distances at the ends of a heat map's colours: the good pixels' median, and as far
-        above the threshold as that is below it.
+      colour_scale: float32 (2,), distances at the ends of a heat map's colours: the good pixels' median (or a little
+        less than the threshold, where that is lower), and as far above the threshold as that is below it.
       method: where the scores come from; static.
       false_alarm_rate: asked for, in (0, 1); static. See :attr:`attained_rate`.
       pixel_rate: share of good images' pixels above ``pixel_threshold``; static.
+      threshold_source: "rate" where ``threshold`` follows from ``false_alarm_rate``, "set" where a person, or labelled
+        images, said it; static.
     """
 
     scores: Float[Array, " n"]
@@ -53,33 +56,45 @@ class Calibration:
     method: Method = field(metadata={"static": True})
     false_alarm_rate: float = field(metadata={"static": True})
     pixel_rate: float = field(metadata={"static": True})
+    threshold_source: Source = field(default="rate", metadata={"static": True})
 
     @property
     def attained_rate(self) -> float:
         """``k / (n + 1)`` where the threshold is the k-th largest score: ``false_alarm_rate`` rounded down to it.
 
         It is above ``false_alarm_rate`` only where ``n + 1 < 1 / false_alarm_rate``, which n scores can't resolve:
-        then the threshold is the largest score.
+        then the threshold is the largest score. Of a threshold that was set, with m scores above it, it is
+        ``(m + 1) / (n + 1)``, the p-value of a score just above.
         """
-        return _rank(len(self.scores), self.false_alarm_rate) / (len(self.scores) + 1)
+        n = len(self.scores)
+        return (self._above + 1 if self.threshold_source == "set" else _rank(n, self.false_alarm_rate)) / (n + 1)
 
     @property
     def images_wanted(self) -> int:
-        """Fewest images for which the threshold attains ``false_alarm_rate``."""
-        return math.ceil(1 / self.false_alarm_rate - 1e-9) - 1
+        """Fewest images for which the threshold attains ``false_alarm_rate``; one that was set asks for none."""
+        return 1 if self.threshold_source == "set" else math.ceil(1 / self.false_alarm_rate - 1e-9) - 1
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Interval in which the false-alarm rate of this very threshold lies with ``confidence``.
 
         Over draws of n calibration scores, the rate beyond the k-th largest follows Beta(k, n + 1 - k)
-        (order statistics of independent, continuous scores).
+        (order statistics of independent, continuous scores). Of a threshold that was set, with m of n scores above it,
+        it is Clopper and Pearson's interval, from Beta(m, n + 1 - m) to Beta(m + 1, n - m).
         """
         from scipy.special import betaincinv  # scipy.stats would take a second to import, this a tenth
 
         n, tail = len(self.scores), (1 - confidence) / 2
+        if self.threshold_source == "set":
+            m = self._above
+            low = betaincinv(m, n + 1 - m, tail) if m else 0
+            return float(low), float(betaincinv(m + 1, n - m, 1 - tail) if m < n else 1)
         k = _rank(n, self.false_alarm_rate)
         low, high = betaincinv(k, n + 1 - k, [tail, 1 - tail])
         return float(low), float(high)
+
+    @property
+    def _above(self) -> int:
+        return int(np.count_nonzero(np.asarray(self.scores) > np.asarray(self.threshold)))
 
 
 class Histogram:
@@ -101,16 +116,18 @@ def calibration(
     method: Method,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     pixel_rate: float = PIXEL_RATE,
+    threshold: float | None = None,
 ) -> Calibration:
     """Calibration from good images' scores and the histogram of their pixels.
 
     The threshold is the k-th largest score, ``k = max(1, floor(α (n + 1)))``: a score above it is one with p ≤ α, or,
     where n is too small for any, one above all. The pixel threshold is the least bin edge with at most a share of
     ``pixel_rate`` above; pixels of one image hang together, so that share is a mean over images and nothing is said
-    of a single one.
+    of a single one. A ``threshold`` that is given takes the place of the first; p-values are those of the scores all
+    the same.
 
     Raises:
-      ValueError: no scores, scores that are not finite, or a rate outside (0, 1).
+      ValueError: no scores, scores that are not finite, a rate outside (0, 1), a threshold that is no positive number.
     """
     for name, rate in (("false_alarm_rate", false_alarm_rate), ("pixel_rate", pixel_rate)):
         if not 0 < rate < 1:
@@ -118,20 +135,40 @@ def calibration(
     scores = np.sort(np.asarray(scores, np.float32))
     if len(scores) == 0 or not np.isfinite(scores).all():
         raise ValueError("calibrate: wanted finite scores of at least one good image")
-    threshold = scores[len(scores) - _rank(len(scores), false_alarm_rate)]
-    edge, median = _quantile(pixels, pixel_rate), _quantile(pixels, 0.5)
-    colours = np.asarray([median, 2 * threshold - median], np.float32)
-    found = (scores, np.asarray(pixels, np.float32), threshold, np.float32(edge), colours)
+    if threshold is None:
+        cut = scores[len(scores) - _rank(len(scores), false_alarm_rate)]
+    else:
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+            raise TypeError(f"calibrate: threshold={threshold!r}, wanted a number")
+        with np.errstate(over="ignore", under="ignore"):
+            cut = np.float32(threshold)
+        if not 0 < cut < np.inf:
+            raise ValueError(
+                f"calibrate: threshold={threshold!r}, wanted a positive finite number, in units of distance"
+            )
+    edge = _quantile(pixels, pixel_rate)
+    # maps may be as good as constant, and the quantile is the upper edge of its bin
+    low = min(_quantile(pixels, 0.5), cut * (1 - 2.0**-8))
+    colours = np.asarray([low, 2 * cut - low], np.float32)
+    found = (scores, np.asarray(pixels, np.float32), cut, np.float32(edge), colours)
     return Calibration(
         *jax.device_put(found),  # one by one each number of scores would compile a program to copy it
         method=method,
         false_alarm_rate=float(false_alarm_rate),
         pixel_rate=float(pixel_rate),
+        threshold_source="rate" if threshold is None else "set",
     )
 
 
+def recipe(known: Calibration) -> dict[str, Any]:
+    """What :func:`calibration` has to be given, besides the scores and pixels, to make it again."""
+    names = ("method", "false_alarm_rate", "pixel_rate")
+    by_hand = {"threshold": float(known.threshold)} if known.threshold_source == "set" else {}
+    return {name: getattr(known, name) for name in names} | by_hand
+
+
 def at_rates(known: Calibration, false_alarm_rate: float, pixel_rate: float) -> Calibration:
-    """The same scores with thresholds for other rates."""
+    """The same scores with thresholds for other rates, also where the threshold was set before."""
     scores, pixels = np.asarray(known.scores), np.asarray(known.pixels)
     return calibration(scores, pixels, known.method, false_alarm_rate, pixel_rate)
 
@@ -150,6 +187,16 @@ def joined(parts: Sequence[Calibration], false_alarm_rate: float, pixel_rate: fl
     pixels = sum((np.asarray(one.pixels) for one in parts), np.zeros(BINS, np.float32))
     method: Method = parts[0].method if len(parts) == 1 else "kept"
     return calibration(scores, pixels, method, false_alarm_rate, pixel_rate)
+
+
+def at_threshold(known: Calibration, threshold: float, pixel_rate: float | None = None) -> Calibration:
+    """The same scores with a threshold that is said, in units of distance; ``pixel_rate`` stays, unless it is given.
+
+    Raises:
+      ValueError: a threshold that is no positive finite number.
+    """
+    rates = known.false_alarm_rate, known.pixel_rate if pixel_rate is None else pixel_rate
+    return calibration(np.asarray(known.scores), np.asarray(known.pixels), known.method, *rates, float(threshold))
 
 
 def p_values(known: Calibration, scores: Float[Array, " m"]) -> Float[Array, " m"]:

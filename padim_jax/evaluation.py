@@ -7,7 +7,6 @@ import json
 import operator
 import os
 import platform
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Array, Float
 
+from padim_jax import folders
 from padim_jax.backbones import Backbone, backbone_spec
 from padim_jax.config import PadimConfig, Size
 from padim_jax.data.catalogue import Category, Part, assign_roles
@@ -33,6 +33,7 @@ from padim_jax.files import Advance, Rereadable, fill_up
 from padim_jax.gallery import Entry, Gallery, encode
 from padim_jax.metrics import PixelScores, image_metrics
 from padim_jax.model import Padim
+from padim_jax.operating_points import OperatingPoints, leave_out
 from padim_jax.padim import fit
 from padim_jax.presets import Preset, published
 from padim_jax.report import FORMAT, RUN_FILE, SCHEMA
@@ -121,7 +122,7 @@ def evaluate(
     batch_size: int = 16,
     progress: Callable[[str, int], Advance] = lambda stage, total: lambda count: None,
 ) -> dict[str, Any]:
-    """Fit on the good training images, score the test images, and write the run's folder below ``out``.
+    """Fit on the good training images, find thresholds from them alone, score the test images, write the run's folder.
 
     Args:
       run: what to evaluate.
@@ -129,7 +130,8 @@ def evaluate(
       builder: of ``run.category``, prepared.
       out: folder of the evaluation.
       batch_size: images computed at once; changes nothing but the speed.
-      progress: told of each stage ("fit", "score") and its number of images; gives what is told of those done.
+      progress: told of each stage ("fit", "calibrate", "score") and its number of images; gives what is told of those
+        done.
 
     Returns:
       What ``run.json`` holds.
@@ -137,7 +139,12 @@ def evaluate(
     Raises:
       ValueError: too few images, unreadable ones, settings that don't fit the backbone.
       FloatingPointError: a covariance that can't be factored, a score that is not finite.
+      FileExistsError: a folder in the run's place that is not ours.
     """
+    folder = out / place(run, backbone, builder)
+    for path in (folder, *_beside(folder)):
+        if path.exists():
+            folders.mark(path)
     roles, start = assign_roles(builder), time.perf_counter()
     reads = sum(member.passes for member in run.members)
     advance = progress("fit", reads * _count(builder, roles.fit))
@@ -154,20 +161,37 @@ def evaluate(
 
     models = [fit(backbone, Rereadable(partial(good, member)), member) for member in run.members]
     fit_seconds, start = time.perf_counter() - start, time.perf_counter()
-    advance = progress("score", sum(_count(builder, part) for part in roles.test))
     member = run.members[0]  # members differ in taps, not in what becomes of images
+    advance = progress("calibrate", _count(builder, roles.fit))
+    points = leave_out(models, good(member))
+    calibrate_seconds, start = time.perf_counter() - start, time.perf_counter()
+    advance = progress("score", sum(_count(builder, part) for part in roles.test))
     tested = (load_examples(builder, part.split, member, batch_size, run.protocol, part.indices) for part in roles.test)
     scored = score_batches(models, chain.from_iterable(tested), batch_size, advance)
-    record = _record(run, backbone, builder, list(fitted), scored)
-    record["seconds"] = {"fit": fit_seconds, "score": time.perf_counter() - start}
-    _write(out / place(run, backbone, builder), record, scored.gallery)
+    record = _record(run, backbone, builder, list(fitted), points, scored)
+    seconds = {"fit": fit_seconds, "calibrate": calibrate_seconds}
+    record["seconds"] = seconds | {"score": time.perf_counter() - start}
+    _write(folder, record, scored.gallery)
     return record
 
 
 def place(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder) -> Path:
     """Folder of a run's results, relative to that of the evaluation; a digest keeps settings and files apart."""
+    return _place(run, backbone, builder, ("prepared", "settings", "schema"))
+
+
+def earlier(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder, out: Path) -> Path | None:
+    """Folder of this run below ``out`` as a version wrote it that did not calibrate; None where there is none.
+
+    It is not :func:`finished`, and stays where it is: its successor has another place.
+    """
+    folder = out / _place(run, backbone, builder, ("prepared", "settings"))
+    return folder if (folder / RUN_FILE).is_file() else None
+
+
+def _place(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> Path:
     identity = _identity(replace(run, seed=0), backbone, builder)
-    parts = {key: identity[key] for key in ("prepared", "settings")}
+    parts = {key: identity[key] for key in keys}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
     data = run.category.data, run.protocol.name
     return Path("runs", *data, run.preset.name, f"{run.category.name}-{digest}", f"seed-{run.seed}")
@@ -205,20 +229,33 @@ def _identity(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder) -
 
 
 def _record(
-    run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder, fitted: list[str], scored: Scored
+    run: Run,
+    backbone: Backbone,
+    builder: tfds.core.DatasetBuilder,
+    fitted: list[str],
+    points: OperatingPoints,
+    scored: Scored,
 ) -> dict[str, Any]:
     rows = scored.rows
     pixels = scored.pixels.metrics()
-    images = image_metrics([row["label"] for row in rows], [row["score"] for row in rows])
+    labels, scores = [row["label"] for row in rows], [row["score"] for row in rows]
+    images, calibrated = image_metrics(labels, scores), points.measure(labels, scores)
+    for row, p_value in zip(rows, points.p_values(scores), strict=True):
+        row["p_value"] = p_value
     names = run.preset.name, run.category.data, run.protocol.name, run.category.name
     references = published(*names) if run.as_published else {}
     # without a single mask of a defect there is nothing to say of pixels
     known = any(row["label"] and row["has_mask"] for row in rows)
     return _identity(run, backbone, builder) | {
-        "metrics": {"image": dataclasses.asdict(images), "pixel": dataclasses.asdict(pixels) if known else None},
+        "metrics": {
+            "image": dataclasses.asdict(images),
+            "pixel": dataclasses.asdict(pixels) if known else None,
+            "calibrated": calibrated,
+        },
+        "calibration": points.record(),
         "as_published": run.as_published,
         "published": {name: dataclasses.asdict(reference) for name, reference in references.items()},
-        "colour_scale": [float(np.median(scored.medians)), max(row["score"] for row in rows)],
+        "colour_scale": list(points.colour_scale or (float(np.median(scored.medians)), max(scores))),
         "files": {"fit": fitted, "test": rows},
     }
 
@@ -258,12 +295,18 @@ def _count(builder: tfds.core.DatasetBuilder, part: Part) -> int:
     return builder.info.splits[part.split].num_examples if part.indices is None else len(part.indices)
 
 
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where a run is written before it takes its place, and where an earlier one goes meanwhile."""
+    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+
+
 def _write(folder: Path, record: dict[str, Any], gallery: Gallery) -> None:
-    """Write a run beside its place, whole, and only then put it there, in place of an earlier one."""
+    """Write a run beside its place, whole, and only then put it there, in place of an earlier one of ours."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
-        shutil.rmtree(leftover)
-    fresh, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
+    fresh, old = _beside(folder)
+    for leftover in (fresh, old):  # of a process that was killed
+        folders.remove(leftover)
+    folders.mark(fresh)
     (fresh / "pictures").mkdir(parents=True)
     record["pictures"] = []
     for entry in gallery:
@@ -277,4 +320,4 @@ def _write(folder: Path, record: dict[str, Any], gallery: Gallery) -> None:
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    folders.remove(old)

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from padim_jax.operating_points import remarks
 from padim_jax.overlay import colours
 from weights_conversion.atomic import write_atomically
 
-FORMAT, SCHEMA = "padim_jax run", 1  # of run.json
+FORMAT, SCHEMA = "padim_jax run", 2  # of run.json
+_READ = (1, 2)  # schemas that can be shown; the first has no thresholds from good images
 RUN_FILE = "run.json"
 _LIMIT = 14_000_000  # bytes of the page; mail and chat often stop at 15 MB or above
 _POINTS = 400  # of a curve: on a plot 400 pixels wide more can't be seen
@@ -26,6 +28,7 @@ _IMAGE_METRICS = ("auroc", "average_precision", "best_f1", "best_f1_threshold")
 _PIXEL_METRICS = ("auroc", "average_precision", "pro")
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 _HEAD = 12  # bytes that tell the kind of a picture
+_TITLE, _BEGINNING = b"<title>PaDiM report</title>", 4096  # what tells a page of ours, and in how many bytes
 _ADVICE = "score the run again"
 
 
@@ -50,9 +53,12 @@ def write_report(run: Path, target: Path) -> None:
 
     Raises:
       FileNotFoundError: ``run.json`` or a picture it names is missing.
+      FileExistsError: ``target`` is there already and no page of ours.
       ValueError: ``run.json`` is damaged or of another kind, or names what is no picture inside ``run``.
     """
     record = _read(run)
+    if target.exists() and not _is_page(target):
+        raise FileExistsError(f"write_report: {target} was not written by padim; move it away or rename it")
     pictures = _find_pictures(run, record["pictures"], len(record["files"]["test"]))
     page = {key: value for key, value in record.items() if key != "pictures"}
     page |= _measure(record["files"]["test"])
@@ -68,6 +74,12 @@ def write_report(run: Path, target: Path) -> None:
     write_atomically(target, f"{head}{_embed(page)}{tail}".encode())
 
 
+def _is_page(path: Path) -> bool:
+    """Whether a file is a page that some version of this module wrote."""
+    with path.open("rb") as stream:
+        return _TITLE in stream.read(_BEGINNING)
+
+
 def _read(run: Path) -> dict[str, Any]:
     """What ``run.json`` holds, reduced to the keys of the schema, each checked."""
     path = run / "run.json"
@@ -80,9 +92,9 @@ def _read(run: Path) -> dict[str, Any]:
     kind = record.get("format") if isinstance(record, dict) else None
     if kind != FORMAT:
         raise ValueError(f"write_report: {path} has format {kind!r}, wanted {FORMAT!r}; name the folder of a run")
-    if record.get("schema") != SCHEMA:
+    if record.get("schema") not in _READ:
         raise ValueError(
-            f"write_report: {path} has schema {record.get('schema')!r}, this version reads {SCHEMA}; "
+            f"write_report: {path} has schema {record.get('schema')!r}, this version reads 1 to {SCHEMA}; "
             f"{_ADVICE}, or update padim-jax"
         )
     try:
@@ -107,6 +119,10 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         "image": _numbers(metrics.get("image"), "metrics.image", _IMAGE_METRICS),
         "pixel": None if metrics.get("pixel") is None else _numbers(metrics["pixel"], "metrics.pixel", _PIXEL_METRICS),
     }
+    if metrics.get("calibrated") is not None:
+        found = _mapping(metrics["calibrated"], "metrics.calibrated")
+        page["metrics"]["calibrated"] = _numbers(found, "metrics.calibrated", tuple(found))
+    page["calibration"] = _calibration(record.get("calibration"))
     page["published"] = {}
     for name, reference in _mapping(record.get("published"), "published").items():
         where = f"published.{name}"
@@ -133,6 +149,28 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
     page["files"] = {"fit": fitted, "test": tested}
     page["pictures"] = _list(record.get("pictures"), "pictures")
     return page
+
+
+def _calibration(value: object) -> dict[str, Any]:
+    """Thresholds from good images, the strictest first, with remarks in words."""
+    if value is None:
+        return {"images": None, "thresholds": [], "remarks": remarks(None)}
+    found = _mapping(value, "calibration")
+    impossible = found.get("impossible")
+    known: dict[str, Any] = {
+        "images": int(_number(found.get("images"), "calibration.images")),
+        "impossible": None if impossible is None else _text(impossible, "calibration.impossible"),
+        "thresholds": [],
+    }
+    for i, item in enumerate(_list(found.get("thresholds"), "calibration.thresholds")):
+        where = f"calibration.thresholds[{i}]"
+        entry = _mapping(item, where)
+        keys = ("false_alarm_rate", "threshold", "expected_false_alarms", "images_wanted")
+        one = {key: _number(entry.get(key), f"{where}.{key}") for key in keys}
+        one["images_wanted"] = int(one["images_wanted"])
+        one["flagged_from"] = math.nextafter(one["threshold"], math.inf)  # the page flags what reaches a threshold
+        known["thresholds"].append(one)
+    return known | {"remarks": remarks(known)}
 
 
 def _test(item: object, where: str) -> dict[str, Any]:
@@ -233,10 +271,12 @@ def _data_uri(picture: _Picture) -> str:
 def _choose(record: dict[str, Any], sizes: dict[int, int], room: int) -> list[int]:
     """Test images whose pictures fit into ``room`` bytes, the most telling ones first.
 
-    Mistakes at the best-F1 threshold come first, the grossest ahead; then the highest and the lowest scores, and
-    inwards from there: a correctly judged image in the middle of the ranking tells least.
+    Mistakes at the threshold that the page starts at come first, the grossest ahead; then the highest and the lowest
+    scores, and inwards from there: a correctly judged image in the middle of the ranking tells least.
     """
-    tests, threshold = record["files"]["test"], record["metrics"]["image"].get("best_f1_threshold")
+    calibrated = record["calibration"]["thresholds"]
+    oracle = record["metrics"]["image"].get("best_f1_threshold")
+    tests, threshold = record["files"]["test"], calibrated[0]["flagged_from"] if calibrated else oracle
     rank = {index: place for place, index in enumerate(sorted(sizes, key=lambda i: (tests[i]["score"], i)))}
 
     def dullness(index: int) -> tuple[bool, float, int]:

@@ -1,7 +1,5 @@
 """Tables of what has been evaluated: means over seeds and categories, ``results.json`` and ``results.csv``."""
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from padim_jax import folders
+from padim_jax.operating_points import RATES, at_rate, remarks
 from padim_jax.presets import Published, published
+from padim_jax.tables import write_table
 from weights_conversion.atomic import write_atomically
 
 METRICS: Mapping[str, tuple[str, str]] = {  # where each stands in run.json
@@ -19,7 +20,14 @@ METRICS: Mapping[str, tuple[str, str]] = {  # where each stands in run.json
     "pixel_auroc": ("pixel", "auroc"),
     "pixel_ap": ("pixel", "average_precision"),
     "pro": ("pixel", "pro"),
+    **{  # at thresholds from good training images alone
+        at_rate(name, rate): ("calibrated", at_rate(name, rate))
+        for rate in RATES
+        for name in ("recall", "false_alarms")
+    },
 }
+_FORMAT = "padim_jax results"  # of results.json
+_FILES = ("results.json", "results.csv", "files.csv")
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # of MVTec AD, as the paper groups them
 OBJECTS = (
     *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
@@ -53,10 +61,30 @@ class Summary:
     published: dict[str, Published]
 
 
+def claim(out: Path) -> None:
+    """Make sure that what :func:`write_results` writes to ``out`` replaces nobody's files; mark a new folder as ours.
+
+    Folders of versions that left no mark are known by their ``results.json``.
+
+    Raises:
+      FileExistsError: it holds files of these names that padim did not write.
+    """
+    there = [name for name in _FILES if (out / name).exists()]
+    if folders.is_ours(out) or (there and _is_results(out / _FILES[0])):
+        return
+    if there:
+        raise FileExistsError(
+            f"evaluate: {out} holds {', '.join(there)}, which padim evaluate did not write but would replace; choose "
+            "another --out, or move them away"
+        )
+    if all(path.name == folders.LOCK for path in out.iterdir()):
+        folders.mark(out)
+
+
 def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:
-    """The metrics of a run by their names in tables; None where undefined."""
+    """The metrics of a run by their names in tables; None where undefined, or where an earlier version had none."""
     found = run["metrics"]
-    return {name: (found[level] or {}).get(key) for name, (level, key) in METRICS.items()}
+    return {name: (found.get(level) or {}).get(key) for name, (level, key) in METRICS.items()}
 
 
 def summarise(runs: Iterable[Mapping[str, Any]]) -> list[Summary]:
@@ -84,15 +112,25 @@ def write_results(out: Path, runs: Sequence[Mapping[str, Any]]) -> list[Summary]
     """Write ``results.json``, ``results.csv`` and ``files.csv`` of ``runs`` to ``out``; gives the table's lines."""
     lines = summarise(runs)
     content = {
-        "format": "padim_jax results",
+        "format": _FORMAT,
         "schema": 1,
         "summary": [asdict(line) for line in lines],
         "runs": [{key: value for key, value in run.items() if key != "pictures"} for run in runs],
     }
-    write_atomically(out / "results.json", json.dumps(content, indent=1).encode())
-    for name, rows in (("results.csv", _run_rows(runs)), ("files.csv", _file_rows(runs))):
-        write_atomically(out / name, _csv(rows).encode())
+    write_atomically(out / _FILES[0], json.dumps(content, indent=1).encode())
+    for name, rows in zip(_FILES[1:], (_run_rows(runs), _file_rows(runs)), strict=True):
+        rows = list(rows)
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        write_table(out / name, columns, [[row.get(column, "") for column in columns] for row in rows])
     return lines
+
+
+def _is_results(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == _FORMAT
 
 
 def _line(category: str, parts: Sequence[Mapping[int, Mapping[str, Any]]]) -> Summary:
@@ -124,7 +162,7 @@ def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """For each run what it is, its metrics, settings and versions."""
     for run in runs:
         row = _names(run) | {f"protocol.{key}": value for key, value in run["protocol"].items()}
-        row |= metrics_of(run)
+        row |= metrics_of(run) | _threshold_cells(run.get("calibration"))
         row |= {f"published.{name}": reference["value"] for name, reference in run["published"].items()}
         row |= {"fit_images": len(run["files"]["fit"]), "test_images": len(run["files"]["test"])}
         row |= {f"seconds.{key}": round(value, 2) for key, value in run["seconds"].items()}
@@ -135,6 +173,16 @@ def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             values = [_plain(member[key]) for member in members]
             row[f"config.{key}"] = values[0] if len(set(values)) == 1 else " | ".join(values)
         yield row | {f"version.{key}": value for key, value in run["versions"].items()}
+
+
+def _threshold_cells(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The thresholds from good training images, what is to be expected at them, and what has to be known of them."""
+    known = {one["false_alarm_rate"]: one for one in (found or {}).get("thresholds", ())}
+    cells = {"calibration_images": found["images"] if found else None}
+    for rate in RATES:
+        for name in ("threshold", "expected_false_alarms"):
+            cells[at_rate(name, rate)] = known.get(rate, {}).get(name)
+    return cells | {"calibration_note": "; ".join(remarks(found))}
 
 
 def _file_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -155,13 +203,3 @@ def _plain(value: Any) -> str:
 
 def _names(run: Mapping[str, Any]) -> dict[str, Any]:
     return {key: run[key] for key in ("data", "category", "preset", "seed")}
-
-
-def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()

@@ -19,6 +19,10 @@ from padim_jax.leave_one_out import leave_one_out
 from padim_jax.model import Padim, Scores
 
 
+class NoLeaveOneOut(ValueError):
+    """Images can't be left out of this model; the message says why."""
+
+
 def score(model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"]) -> Scores:
     """Score images: a map of Mahalanobis distances each, and its maximum.
 
@@ -78,6 +82,21 @@ def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None)
             raise ValueError("with_roi: the region of interest is empty; mark where to look")
         roi = jnp.asarray(roi)
     return replace(model, roi=roi, calibration=None)
+
+
+def with_threshold(model: Padim, threshold: float) -> Padim:
+    """The same model with a threshold that is said, as from labelled images; its p-values stay as they are.
+
+    Args:
+      model: calibrated.
+      threshold: images that score more are anomalous; in units of distance, positive.
+
+    Raises:
+      ValueError: a model that is not calibrated, a threshold that is no positive finite number.
+    """
+    if model.calibration is None:
+        raise ValueError("with_threshold: the model is not calibrated; calibrate it first, for p-values and colours")
+    return replace(model, calibration=calibration.at_threshold(model.calibration, threshold))
 
 
 def narrowed(model: Padim, roi: Bool[Array | np.ndarray, "height width"]) -> Padim:
@@ -159,8 +178,8 @@ def leave_one_out_scores(
       Scores of each batch that is not empty, in order; without p-values and verdicts.
 
     Raises:
-      TypeError, ValueError: as :func:`calibrate`. An image the model was not fitted on is told only where it has no
-        such score at all.
+      TypeError, ValueError: as :func:`calibrate`; NoLeaveOneOut where the model has no such scores. An image the model
+        was not fitted on is told only where it has none at all.
     """
     fitted = _for_leave_one_out("leave_one_out_scores", model)
     for found, n, _, _ in _each_batch("leave_one_out_scores", model, fitted, batches, weights):
@@ -257,17 +276,17 @@ def _scores(model: Padim, distances: Float[Array, "p n"]) -> Scores:
 
 def _for_leave_one_out(call: str, model: Padim) -> Padim:
     if isinstance(model.gaussian, LowRankGaussian):
-        raise ValueError(
+        raise NoLeaveOneOut(
             f"{call}: leaving images out takes the model before it was compacted to low rank"
             f"{_OTHERS if call == 'calibrate' else ''}"
         )
     if model.count < 3:
-        raise ValueError(
+        raise NoLeaveOneOut(
             f"{call}: {float(model.count):g} images are too few to leave one out; fit on 3 or more"
             f"{_OTHERS if call == 'calibrate' else ''}"
         )
     if model.config.covariance == "ledoit-wolf" and model.gaussian.strength is None:
-        raise ValueError(
+        raise NoLeaveOneOut(
             f"{call}: the model was saved without its shrinkage; fit it anew{_OTHERS if call == 'calibrate' else ''}"
         )
     # not even through jit where it is one already, which would copy it
@@ -278,7 +297,7 @@ def _for_leave_one_out(call: str, model: Padim) -> Padim:
 def _refuse(call: str, held_out: bool, before: int, model: Padim) -> None:
     if held_out:
         raise FloatingPointError(f"{call}: a score after image {before} is not finite; the model is broken")
-    raise ValueError(
+    raise NoLeaveOneOut(
         f"{call}: an image after the first {before} has no leave-one-out score: it is none of the "
         f"{float(model.count):g} the model was fitted on, or they are too few"
         f"{'; others are given with held_out=True' if call == 'calibrate' else ''}"

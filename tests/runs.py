@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
+from padim_jax.calibration import BINS, calibration
+from padim_jax.operating_points import RATES, OperatingPoints
 from padim_jax.overlay import colours, overlay
 
 DEFECTS = ("broken_large", "broken_small", "contamination")
@@ -19,23 +21,27 @@ PIXEL = {"auroc": 0.9812, "average_precision": 0.7734, "pro": 0.9466, "n_regions
 def write_run(
     folder: Path,
     *,
-    fit: int = 25,
+    fit: int = 120,
     good: int = 12,
     defective: int = 18,
     pictured: int | None = None,
     side: int = 48,
     seed: int = 0,
     names: dict[int, str] | None = None,
+    calibrated: bool = True,
 ) -> dict[str, Any]:
     """Write ``run.json`` with pictures of the first ``pictured`` test images (None: all); gives what it wrote.
 
-    ``names`` replaces file names, by index of the test image; the defective images come first.
+    ``names`` replaces file names, by index of the test image; the defective images come first. What is not
+    ``calibrated`` is as an earlier version wrote it.
     """
     rng = np.random.default_rng(seed)
     kinds = [DEFECTS[i * len(DEFECTS) // defective] for i in range(defective)] + ["good"] * good
     strength = np.where(np.array(kinds) == "good", 0, rng.gamma(3, 2.2, len(kinds)))
     scores = np.round(9 + 1.6 * rng.standard_normal(len(kinds)) + strength, 4)
-    scale = (4.0, float(scores.max()))
+    left_out = 9 + 1.6 * np.random.default_rng(seed + 1000).standard_normal(fit)
+    points = OperatingPoints(tuple(calibration(left_out, np.ones(BINS), "leave-one-out", rate) for rate in RATES))
+    scale = (4.0, 2 * float(points.known[0].threshold) - 4 if calibrated else float(scores.max()))
     tests, pictures = [], []
     for index, (kind, score) in enumerate(zip(kinds, scores, strict=True)):
         bad = kind != "good"
@@ -43,9 +49,9 @@ def write_run(
         tests.append({"file": file, "label": int(bad), "defect_type": kind, "has_mask": bad, "score": float(score)})
         if index < (len(kinds) if pictured is None else pictured):
             pictures.append({"test": index, **_pictures(folder, index, kind, float(score), scale, side, rng)})
-    record = {
+    record: dict[str, Any] = {
         "format": "padim_jax run",
-        "schema": 1,
+        "schema": 2 if calibrated else 1,
         "preset": "lite0",
         "category": "bottle",
         "data": "mvtec_ad",
@@ -59,13 +65,22 @@ def write_run(
         "versions": {"padim-jax": "0.1.0", "jax": "0.8.0", "numpy": "2.4.0"},
         "metrics": {"image": image_metrics(tests), "pixel": PIXEL if defective else None},
         "published": PUBLISHED,
-        "seconds": {"fit": 3.1, "score": 4.2},
+        "seconds": {"fit": 3.1, "calibrate": 1.2, "score": 4.2},
         "colour_scale": list(scale),
         "files": {"fit": [f"train/good/{i:03}.png" for i in range(fit)], "test": tests},
         "pictures": pictures,
     }
+    if calibrated:
+        measured = points.measure([test["label"] for test in tests], [test["score"] for test in tests])
+        record["metrics"]["calibrated"] = measured
+        record["calibration"] = points.record()
     rewrite(folder, record)
     return record
+
+
+def start(record: dict[str, Any]) -> float:
+    """What a score has to reach to be flagged where the page starts: more than the threshold for 1 % false alarms."""
+    return float(np.nextafter(record["calibration"]["thresholds"][0]["threshold"], np.inf))
 
 
 def rewrite(folder: Path, record: dict[str, Any]) -> None:

@@ -208,3 +208,12 @@ def test_region_of_interest(calibrated: padim.Padim) -> None:
 def test_a_broken_score_is_anomalous_not_normal() -> None:
     known = module.calibration(np.arange(20, dtype=np.float32), PIXELS, "held-out", 0.05)
     assert bool(is_anomalous(known, jnp.array([jnp.nan], jnp.float32))[0])
+
+
+def test_colours_rise_where_maps_are_as_good_as_constant() -> None:
+    histogram, level = Histogram(), np.float32(2.2655)
+    histogram.add(np.full((9, 8, 8), level))
+    known = calibration(np.full(9, level), histogram.counts, "leave-one-out")
+    low, high = np.asarray(known.colour_scale, np.float64)
+    assert low < level < high
+    assert (low + high) / 2 == pytest.approx(level)

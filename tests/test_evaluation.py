@@ -204,7 +204,7 @@ def test_rotated_takes_five_draws(bottle: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(evaluation, "finished", note)
     monkeypatch.setattr(results, "write_results", lambda out, runs: [])
-    monkeypatch.setattr(command, "_table", lambda lines: "")
+    monkeypatch.setattr(command, "_tables", lambda lines: "")
     cli.main(["evaluate", str(bottle), "--out", str(tmp_path / "out"), "--protocol", "rotated", "--no-report", *SIZES])
     assert planned == [(seed, Protocol("rotated", seed)) for seed in range(5)]
 
@@ -335,7 +335,7 @@ def test_published_figures_stand_beside_ours(capsys: pytest.CaptureFixture[str])
     mean = dict.fromkeys(results.METRICS) | {"image_auroc": 0.9, "pixel_auroc": 0.98}
     reference = published("wr50-rd550", "mvtec_ad", "standard", "bottle")
     line = results.Summary("mvtec_ad", "standard", "wr50-rd550", "bottle", (0, 1), mean, mean, reference)
-    Console(width=120).print(command._table([line]))
+    Console(width=120).print(command._tables([line]))
     printed = capsys.readouterr().out
     assert "in brackets, what has been published" in printed
     assert "98.0 ±98.0 (98.3)" in printed

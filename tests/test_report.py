@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import auc, average_precision_score, roc_auc_score, roc_curve
 
 from padim_jax.report import _thin, write_report
-from tests.runs import rewrite, tally, write_run
+from tests.runs import rewrite, start, tally, write_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -131,7 +131,7 @@ def test_no_run(tmp_path: Path) -> None:
         ("\udcff", "is not JSON"),
         ("[]", "has format None, wanted 'padim_jax run'"),
         ('{"format": "padim_jax model"}', "has format 'padim_jax model', wanted 'padim_jax run'"),
-        ('{"format": "padim_jax run", "schema": 2}', "has schema 2, this version reads 1; .* update padim-jax"),
+        ('{"format": "padim_jax run", "schema": 3}', "has schema 3, this version reads 1 to 2; .* update padim-jax"),
     ],
     ids=["empty", "cut", "deep", "no text", "no object", "other kind", "newer"],
 )
@@ -155,6 +155,13 @@ def test_damaged_files_are_refused(tmp_path: Path, text: str, said: str) -> None
         (("files", "test", 1), "a.png", r"files.test\[1\] is 'a.png', wanted an object"),
         (("metrics", "image"), None, "metrics.image is None, wanted an object"),
         (("metrics", "pixel", "pro"), "0.9", "metrics.pixel.pro is '0.9', wanted a finite number"),
+        (("metrics", "calibrated"), [1], r"metrics.calibrated is \[1\], wanted an object"),
+        (("metrics", "calibrated", "recall_at_1_percent"), "1", "recall_at_1_percent is '1', wanted a finite number"),
+        (("calibration",), [], r"calibration is \[\], wanted an object"),
+        (("calibration", "impossible"), 3, "calibration.impossible is 3, wanted a text"),
+        (("calibration", "thresholds"), {}, "calibration.thresholds is {}, wanted a list"),
+        (("calibration", "thresholds", 1, "threshold"), None, r"thresholds\[1\].threshold is None, wanted a finite"),
+        (("calibration", "images"), None, "calibration.images is None, wanted a finite number"),
         (("published", "pro", "source"), None, "published.pro.source is None, wanted a text"),
         (("published", "pro", "value"), None, "published.pro.value is None, wanted a finite number"),
         (("published", "pro"), 0.9, "published.pro is 0.9, wanted an object"),
@@ -184,7 +191,7 @@ def test_pictures_stay_within_the_budget(tmp_path: Path) -> None:
     data = written(tmp_path)
     assert 13_000_000 < (tmp_path / "report.html").stat().st_size <= 14_000_000
     assert data["left_out"] == 60 - len(data["pictures"]) > 30
-    tests, threshold = record["files"]["test"], record["metrics"]["image"]["best_f1_threshold"]
+    tests, threshold = record["files"]["test"], start(record)
     wrong = {i for i, test in enumerate(tests) if (test["score"] >= threshold) != test["label"]}
     kept = set(map(int, data["pictures"]))
     assert len(wrong) == sum(tally(tests, threshold)[name] for name in ("missed", "alarm"))
@@ -246,6 +253,14 @@ def test_thinning_does_not_move_the_curve() -> None:
     np.testing.assert_array_equal(thin[[0, -1]], whole[[0, -1]])
     assert np.abs(np.interp(alarms, *thin.T) - found).max() < 0.005
     np.testing.assert_array_equal(_thin(np.array([[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]])), [[0, 0], [1, 1]])
+
+
+def test_a_run_of_the_first_schema_is_shown_without_thresholds(tmp_path: Path) -> None:
+    record = write_run(tmp_path, calibrated=False)
+    assert record["schema"] == 1
+    data = written(tmp_path)
+    assert data["calibration"]["thresholds"] == []
+    assert "earlier version, which did not calibrate" in data["calibration"]["remarks"][0]
 
 
 def test_defect_types(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 import csv
 import re
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,10 @@ import pytest
 
 from padim_jax import cli
 from padim_jax.report import write_report
+from tests.browser import Open, eventually, launched, mistakes_first, names, sync_api, verdicts, visiting
 from tests.datasets import write_mvtec
-from tests.runs import rewrite, tally, write_run
+from tests.runs import rewrite, start, tally, write_run
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs a browser: playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if CHROMIUM is None:
-    pytest.skip("needs a browser: no Chromium in PATH", allow_module_level=True)
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 HOSTILE = "</script><img src=x onerror=alert(1)>.png"
 LONG = f"test/good/{'n' * 240}.png"
 # Text of every visible element with the opaque colour behind it.
@@ -36,23 +27,15 @@ TEXTS = """() => [...document.querySelectorAll('body *')].flatMap((node) => {
     getComputedStyle(behind ?? document.body).backgroundColor]];
 })"""
 
-Open = Callable[..., Any]
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until ``holds``, as the page may be a moment behind a click."""
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+    yield from launched()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Open]:
+    yield from visiting(browser)
 
 
 @pytest.fixture(scope="module")
@@ -64,73 +47,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]
     return record, folder / "report.html"
 
 
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Open]:
-    """Open a page; at the end nothing may have been logged, thrown or asked for."""
-    said: list[str] = []
-    contexts = []
-
-    def visit(html: Path, width: int = 1280, height: int = 900, **options: Any) -> Any:
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
-        address = html.as_uri()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: _outside(request.url, address) and said.append(request.url))
-        page.goto(address)
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert said == []
-
-
-def _outside(url: str, address: str) -> bool:
-    return url != address and not url.startswith(("data:", "blob:file:", "blob:null"))
-
-
-def names(page: Any) -> list[str]:
-    """Files of the cards, in the order shown."""
-    labels = page.locator(".card").evaluate_all("cards => cards.map((card) => card.getAttribute('aria-label'))")
-    return [label.rsplit(": ", 1)[0] for label in labels]
-
-
-def verdicts(page: Any) -> dict[str, int]:
-    return {
-        name: int(page.locator(f"#n-{name}").evaluate("cell => cell.firstChild.data"))
-        for name in ("found", "missed", "alarm", "right")
-    }
-
-
-def mistakes_first(tests: list[dict[str, Any]], threshold: float) -> list[str]:
-    def place(test: dict[str, Any]) -> tuple[int, float]:
-        flagged = test["score"] >= threshold
-        if test["label"] and not flagged:
-            return 0, test["score"]
-        return (1 if flagged and not test["label"] else 2), -test["score"]
-
-    return [test["file"] for test in sorted(tests, key=place)]
-
-
 def test_headline(visit: Open, run: tuple[dict[str, Any], Path]) -> None:
     record, html = run
     page = visit(html)
     assert page.title() == "bottle – PaDiM report"
     cards = dict(text.split("\n", 1) for text in page.locator("#headline > div").all_inner_texts())
-    image = record["metrics"]["image"]
+    image, calibrated = record["metrics"]["image"], record["metrics"]["calibrated"]
+
+    def share(name: str) -> str:
+        return f"{100 * calibrated[f'{name}_percent'] + 1e-9:.1f}\xa0%"  # JavaScript rounds halves up
+
     assert cards == {
         "image AUROC": f"{image['auroc']:.3f}",
         "image average precision": f"{image['average_precision']:.3f}",
         "best F1 (oracle threshold)": f"{image['best_f1']:.3f}",
+        "found at 1\xa0% false alarms": share("recall_at_1")
+        + f"\n{share('false_alarms_at_1')} of the good ones flagged",
         "pixel AUROC": "0.981\npublished 0.983",
         "pixel average precision": "0.773",
         "PRO": "0.947\npublished 0.948",
+        "found at 5\xa0% false alarms": share("recall_at_5")
+        + f"\n{share('false_alarms_at_5')} of the good ones flagged",
     }
     assert page.inner_text("#source") == "Published: PaDiM, arXiv 2011.08785."
-    assert "Fitted on 25 good images; tested on 16 good and 24 defective." in page.inner_text("#counts")
+    assert "Fitted on 120 good images; tested on 16 good and 24 defective." in page.inner_text("#counts")
     assert page.locator("#roc .curve, #pr .curve").count() == 2
     assert page.locator("#types tbody tr").count() == 3
 
@@ -138,7 +78,7 @@ def test_headline(visit: Open, run: tuple[dict[str, Any], Path]) -> None:
 def test_mistakes_come_first(visit: Open, run: tuple[dict[str, Any], Path]) -> None:
     record, html = run
     page = visit(html)
-    tests, threshold = record["files"]["test"], record["metrics"]["image"]["best_f1_threshold"]
+    tests, threshold = record["files"]["test"], start(record)
     assert names(page) == mistakes_first(tests, threshold)
     assert verdicts(page) == tally(tests, threshold)
     assert verdicts(page)["missed"] + verdicts(page)["alarm"] >= 2  # else the order is not tried
@@ -154,7 +94,7 @@ def test_mistakes_come_first(visit: Open, run: tuple[dict[str, Any], Path]) -> N
 def test_filters(visit: Open, run: tuple[dict[str, Any], Path]) -> None:
     record, html = run
     page = visit(html)
-    counts = tally(record["files"]["test"], record["metrics"]["image"]["best_f1_threshold"])
+    counts = tally(record["files"]["test"], start(record))
     rest = " of 40; pictures are kept for 34 of the 40 test images"
     assert page.inner_text("#shown") == f"40{rest}"
     for name, count in counts.items():
@@ -193,10 +133,17 @@ def test_what_a_card_shows(visit: Open, run: tuple[dict[str, Any], Path]) -> Non
 def test_threshold(visit: Open, run: tuple[dict[str, Any], Path]) -> None:
     record, html = run
     page = visit(html)
-    tests, best = record["files"]["test"], record["metrics"]["image"]["best_f1_threshold"]
-    assert float(page.input_value("#slide")) == best
-    assert "oracle threshold. It was chosen on the labels of these very test images" in page.inner_text("#honesty")
+    tests, started, best = record["files"]["test"], start(record), record["metrics"]["image"]["best_f1_threshold"]
+    assert float(page.input_value("#slide")) == pytest.approx(started)
+    assert verdicts(page) == tally(tests, started)
+    assert (
+        "starts at the threshold for 1\xa0% false alarms. It comes from the 120 good training images alone"
+        in page.inner_text("#honesty")
+    )
+    assert "oracle threshold was chosen on the labels of these very test images" in page.inner_text("#honesty")
     scores = sorted({test["score"] for test in tests})
+    page.click("#choices tr:last-child button")
+    assert float(page.input_value("#slide")) == best
     page.focus("#slide")
     for key, move in {"ArrowRight": 1, "ArrowUp": 2, "ArrowLeft": 1, "ArrowDown": 0}.items():
         page.keyboard.press(key)
@@ -224,7 +171,7 @@ def test_threshold(visit: Open, run: tuple[dict[str, Any], Path]) -> None:
     page.mouse.click(box["x"] + 44, box["y"] + 10)  # the perfect corner
     assert float(page.input_value("#slide")) != 16
     page.click("#reset")
-    assert verdicts(page) == tally(tests, best)
+    assert float(page.input_value("#slide")) == pytest.approx(started)
     for end, wanted in (("min", (24, 0, 16, 0)), ("max", (0, 24, 0, 16))):
         page.locator("#slide").fill(page.get_attribute("#slide", end))
         assert tuple(verdicts(page).values()) == wanted
@@ -342,7 +289,8 @@ def test_few_images(visit: Open, tmp_path: Path, good: int, defective: int) -> N
     if not (good and defective):
         assert page.locator("#headline dd:first-of-type").all_inner_texts()[:3] == ["–", "–", "–"]
         assert page.locator("svg", has_text="needs good and defective images").count() == 2
-        assert "No best-F1 threshold" in page.inner_text("#honesty")
+        assert "starts at the threshold for 1\xa0% false alarms" in page.inner_text("#honesty")
+        assert page.locator("#choices tbody tr").count() == 2
 
 
 def test_many_images_come_in_chunks(visit: Open, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """Means over seeds and categories, by hand."""
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from padim_jax.results import METRICS, OBJECTS, TEXTURES, summarise
+from padim_jax import results
+from padim_jax.results import METRICS, OBJECTS, TEXTURES, metrics_of, summarise
 
 
 def run(
@@ -29,6 +32,15 @@ def test_seeds_give_mean_and_spread() -> None:
     assert line.mean["pro"] is line.spread["pro"] is None
     assert set(line.mean) == set(METRICS)
     assert line.published["pixel_auroc"].value == 0.912
+
+
+def test_what_an_earlier_version_did_not_measure_is_undefined() -> None:
+    old, new = run("tile", 0, 0.6), run("tile", 1, 0.8)
+    new["metrics"]["calibrated"] = {"recall_at_1_percent": 0.5}
+    assert metrics_of(old)["recall_at_1_percent"] is None
+    assert metrics_of(new)["recall_at_1_percent"] == 0.5
+    (line,) = summarise([old, new])
+    assert line.mean["recall_at_1_percent"] is line.spread["recall_at_1_percent"] is None
 
 
 def test_mean_of_categories_weighs_them_alike() -> None:
@@ -73,3 +85,18 @@ def test_all_scenes_are_no_part_of_their_mean() -> None:
     lines = summarise([run(name, 0, 0.5) for name in ("all", "01", "02")])
     assert [line.category for line in lines] == ["all", "01", "02", "mean"]
     assert lines[-1].seeds == (0,)
+
+
+def test_tables_are_written_as_all_tables_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: dict[str, list[dict[str, Any]]] = {}
+
+    def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        written[path.name] = [dict(zip(columns, row, strict=True)) for row in rows]
+
+    monkeypatch.setattr(results, "write_table", write_table)
+    whole = run("tile", 0, 0.6) | {"published": {}, "seconds": {}, "versions": {}}
+    whole["settings"] = {"backbone": "resnet18", "weights_digest": "", "members": [{"ridge": 0.01}]}
+    whole["files"] = {"fit": ["=1+1.png"], "test": [{"file": "a\rb.png", "label": 1, "score": 2.0}]}
+    results.write_results(tmp_path, [whole])
+    assert [row["preset"] for row in written["results.csv"]] == ["r18-rd100"]
+    assert [(row["file"], row.get("score")) for row in written["files.csv"]] == [("=1+1.png", ""), ("a\rb.png", 2.0)]

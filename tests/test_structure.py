@@ -77,6 +77,7 @@ ROOMS = [
     "padim_jax.data",
     "padim_jax.metrics",
     "padim_jax.overlay",
+    "padim_jax.operating_points",
     "padim_jax.report",
     "padim_jax.files",
     "padim_jax.outputs",
@@ -189,6 +190,6 @@ def test_root_is_pinned() -> None:
         "BACKBONES", "ArtifactError", "Backbone", "Calibration", "Padim", "PadimConfig", "PadimMoments", "Scores",
         "Updatable", "accumulate", "calibrate", "extract", "finalize", "fit", "forget", "init", "load", "load_backbone",
         "load_updatable", "merge",
-        "save", "save_updatable", "score", "update", "with_roi", "with_solver",
+        "save", "save_updatable", "score", "update", "with_roi", "with_solver", "with_threshold",
     ]  # fmt: skip
     assert all(hasattr(padim_jax, name) for name in padim_jax.__all__)

@@ -18,7 +18,7 @@ from padim_jax.calibrating import (
     check_plausible,
     own_scores,
 )
-from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, at_rates
+from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, at_rates, at_threshold
 from padim_jax.commands.terminal import (
     batch_option,
     debug_option,
@@ -87,6 +87,7 @@ def calibration_options(command: Any) -> Any:
 @click.option("--false-alarm-rate", type=_RATE, help="Share of good images that may be called anomalous.")
 @click.option("--pixel-rate", type=_RATE, help="Share of good images' pixels that masks may mark.")
 @trust_option
+@click.option("--threshold", type=float, help="Image score above which an image is anomalous, set by hand.")
 @batch_option
 @debug_option
 def calibrate_command(
@@ -96,14 +97,20 @@ def calibrate_command(
     false_alarm_rate: float | None,
     pixel_rate: float | None,
     trusted: bool,
+    threshold: float | None,
     batch_size: int,
 ) -> None:
-    """Calibrate MODEL on GOOD images, for p-values and verdicts; without GOOD, change its rates only.
+    """Calibrate MODEL on GOOD images, for p-values and verdicts; without GOOD, change its rates or threshold only.
 
     Images that MODEL was fitted on are each scored by the model of all the others; images it was not fitted on are
     scored as they are (split-conformal: exact p-values). A mix of the two is refused, and so are images that score much
     higher than the model's own good ones do. MODEL as it was before is kept: padim undo brings it back.
+
+    --threshold sets the threshold of a calibrated MODEL by hand, as one found on labelled images; p-values stay as they
+    are, and --false-alarm-rate goes back to a threshold from good images.
     """
+    if threshold is not None and (good or false_alarm_rate is not None):
+        raise click.UsageError("--threshold is set by hand; GOOD images and --false-alarm-rate would find another")
     check_writable(out or model)
     with locked(out or model, "calibrate"):
         stored = load_any(model)
@@ -112,12 +119,17 @@ def calibrate_command(
         if not good:
             if known is None:
                 raise click.UsageError(f"{model} is not calibrated; name good images to calibrate it on")
-            done = at_rates(known, *rates)
+            if threshold is None and known.threshold_source == "set" and false_alarm_rate is None:
+                threshold = float(known.threshold)  # only another rate takes it away
+            with wrong_use():
+                done = at_rates(known, *rates) if threshold is None else at_threshold(known, threshold, rates[1])
             keep(stored, done, out or model, model)
             describe_calibration(done)
             return
         found = find_images(good)
         note_ignored(found.ignored)
+        if known is not None and known.threshold_source == "set":
+            say(f"the threshold that was set, {float(known.threshold):.4g}, gives way to one from these images")
         fitted = _scoring(stored)
         own = None if known is None else np.asarray(known.scores)
         with interruption() as stopped, going_on():
@@ -206,8 +218,9 @@ def describe_calibration(known: Calibration | None) -> None:
         say("not calibrated: scores come without p-values and verdicts until padim calibrate has seen good images")
         return
     n, (low, high) = len(known.scores), known.interval()
+    threshold = f"{float(known.threshold):.4g}{', set by hand,' if known.threshold_source == 'set' else ''}"
     click.echo(
-        f"calibrated on {n} good images ({_METHODS[known.method]}): above {float(known.threshold):.4g} is anomalous; "
+        f"calibrated on {n} good images ({_METHODS[known.method]}): above {threshold} is anomalous; "
         f"false alarms {known.attained_rate:.2%} expected, {low:.2%} to {high:.2%} with 95 % confidence"
     )
     if n < known.images_wanted:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from padim_jax import folders
 from padim_jax.backbones import Backbone, load_backbone
 from padim_jax.commands.terminal import (
     Size,
@@ -35,9 +37,11 @@ from padim_jax.presets import PRESETS, Preset, preset
 
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
     from padim_jax.data.catalogue import Category
+    from padim_jax.evaluation import Run
     from padim_jax.results import Summary
 
 REPORT = "report.html"
+_PROBE = 2**20  # bytes, less than a page with pictures
 _ROTATED_DRAWS = 5  # arXiv 2011.08785 states means over random draws
 _COLUMNS = {
     "image_auroc": "image AUROC",
@@ -45,6 +49,12 @@ _COLUMNS = {
     "pixel_auroc": "pixel AUROC",
     "pixel_ap": "pixel AP",
     "pro": "PRO",
+}
+_AT_THRESHOLDS = {
+    "recall_at_1_percent": "found at 1 %",
+    "false_alarms_at_1_percent": "false alarms at 1 %",
+    "recall_at_5_percent": "found at 5 %",
+    "false_alarms_at_5_percent": "false alarms at 5 %",
 }
 
 
@@ -112,13 +122,14 @@ def evaluate_command(
     """Measure presets on FOLDER: a data set with good and defective images.
 
     FOLDER is a category in MVTec AD's layout or with good/ and bad/ folders, a folder of several, or ShanghaiTech
-    Campus. Writes DIR/results.json, DIR/results.csv, DIR/files.csv (every image, its role and score), and a report
-    of each run. Runs already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
+    Campus. Writes DIR/results.json, DIR/results.csv, DIR/files.csv (every image, its role, score and p-value), and a
+    report of each run. Besides the usual metrics they say what share of the defective test images is found, and of the
+    good ones flagged, at thresholds for 1 % and 5 % false alarms that come from the good training images alone. Runs
+    already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
     """
-    from padim_jax.data.catalogue import assign_roles, find_categories, ignored_files, prepare
-    from padim_jax.evaluation import Run, evaluate, finished, place
-    from padim_jax.report import RUN_FILE, write_report
-    from padim_jax.results import metrics_of, write_results
+    from padim_jax.data.catalogue import find_categories
+    from padim_jax.evaluation import Run
+    from padim_jax.results import claim
 
     prepared = prepared or out / "prepared"
     with wrong_use():
@@ -134,8 +145,39 @@ def evaluate_command(
             for one in chosen
             for seed in range(draws[one.name])
         ]
-    _check_writable(out)
-    builders = {category.name: category.build() for category in found}  # all files are looked at before any is scored
+    with folders.locked(out, "evaluate"):
+        claim(out)
+        _check_room(out)
+        _carry_out(plan, out, weights, batch_size, report)
+
+
+@click.command("report")
+@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@debug_option
+def report_command(results: Path) -> None:
+    """Write the web page of every run below RESULTS, a folder that evaluate wrote, anew."""
+    from padim_jax.report import RUN_FILE, write_report
+
+    found = sorted(path.parent for path in results.rglob(RUN_FILE))
+    runs = [run for run in found if not run.name.startswith(".")]  # those were never finished
+    if not runs:
+        raise click.UsageError(f"{results} holds no run ({RUN_FILE}); padim evaluate writes them")
+    for run in runs:
+        write_report(run, run / REPORT)
+        click.echo(run / REPORT)
+
+
+def _carry_out(plan: Sequence[Run], out: Path, weights: str | None, batch_size: int, report: bool) -> None:
+    """Do what is planned and not done yet, one run after the other; tables are as of the last."""
+    from padim_jax.data.catalogue import assign_roles, ignored_files, prepare
+    from padim_jax.evaluation import earlier, evaluate, finished, place
+    from padim_jax.operating_points import remarks
+    from padim_jax.report import RUN_FILE, write_report
+    from padim_jax.results import metrics_of, write_results
+
+    categories = {run.category.name: run.category for run in plan}
+    # all files are looked at before any is scored
+    builders = {name: category.build() for name, category in categories.items()}
     for name, builder in builders.items():
         note_ignored(ignored_files(builder), name)
     board = _Board()
@@ -155,6 +197,8 @@ def evaluate_command(
                 networks[name] = load_backbone(name, weights, progress=moved)
             record, how = finished(run, networks[name], builder, out), "there already"
             if record is None:
+                if before := earlier(run, networks[name], builder, out):
+                    say(f"{label}: run again; {before} is of an earlier version, which did not calibrate, and stays")
                 bar = partial(board.stage, label)
                 try:
                     record = evaluate(run, networks[name], builder, out, batch_size=batch_size, progress=bar)
@@ -167,28 +211,15 @@ def evaluate_command(
                 write_report(pages[-1].parent, pages[-1])
             board.lines = write_results(out, records)
             say(f"{label}: image AUROC {_percent(metrics_of(record)['image_auroc'])}, {how}")
-    Console(highlight=False).print(_table(board.lines))
+    Console(highlight=False).print(_tables(board.lines))
+    notes = {f"{record['category']}: {text}": None for record in records for text in remarks(record.get("calibration"))}
+    for note in notes:
+        say(note)
     click.echo(f"{out / 'results.json'}, results.csv, files.csv")
     if others := sum(1 for path in (out / "runs").rglob(RUN_FILE) if path.parent / REPORT not in pages):
         say(f"{others} other runs in {out}, of other settings or files, are not in these tables")
     for page in pages if report else ():
         click.echo(f"  {page}")
-
-
-@click.command("report")
-@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@debug_option
-def report_command(results: Path) -> None:
-    """Write the web page of every run below RESULTS, a folder that evaluate wrote, anew."""
-    from padim_jax.report import RUN_FILE, write_report
-
-    found = sorted(path.parent for path in results.rglob(RUN_FILE))
-    runs = [run for run in found if not run.name.startswith(".")]  # those were never finished
-    if not runs:
-        raise click.UsageError(f"{results} holds no run ({RUN_FILE}); padim evaluate writes them")
-    for run in runs:
-        write_report(run, run / REPORT)
-        click.echo(run / REPORT)
 
 
 class _Board:
@@ -209,7 +240,7 @@ class _Board:
         return self.bar(f"{label}: {stage}", total)
 
     def _render(self) -> Group:
-        return Group(*([_table(self.lines)] if self.lines else []), self._progress)
+        return Group(*([_tables(self.lines)] if self.lines else []), self._progress)
 
 
 @contextmanager
@@ -240,25 +271,44 @@ def _check_apart(categories: Sequence[Category], targets: dict[str, Path]) -> No
                 )
 
 
-def _check_writable(out: Path) -> None:
-    """Fail now, not after hours of scoring."""
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out):
-        pass
+def _check_room(out: Path) -> None:
+    """Fail now, not after hours of scoring; on a full disk an empty file could still be made."""
+    try:
+        with tempfile.TemporaryFile(dir=out) as probe:
+            probe.write(bytes(_PROBE))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise OSError(
+            f"evaluate: can't write to {out} ({error.strerror or error}); make room, or choose another --out"
+        ) from error
 
 
-def _table(lines: Sequence[Summary]) -> Table:
-    """Metrics in percent; beside them what has been published, if anything has."""
-    several = len({(line.data, line.protocol) for line in lines}) > 1
-    title = "percent" if several else f"{_data(lines[0])}, percent"
+def _tables(lines: Sequence[Summary]) -> RenderableType:
+    """Metrics in percent, and beside them what has been published; below, what is found at calibrated thresholds."""
+    title = "percent"
     if any(line.published for line in lines):
         title += "; in brackets, what has been published"
+    tables = [_table(lines, title, _COLUMNS)]
+    if any(line.mean[name] is not None for line in lines for name in _AT_THRESHOLDS):
+        title = (
+            "percent of the defective test images found, and of the good ones flagged, at thresholds for 1 % and 5 % "
+        )
+        tables.append(_table(lines, f"{title}false alarms from good training images alone", _AT_THRESHOLDS))
+    return Group(*tables)
+
+
+def _table(lines: Sequence[Summary], title: str, columns: Mapping[str, str]) -> Table:
+    """Those of ``columns`` that are defined anywhere, the first in any case."""
+    several = len({(line.data, line.protocol) for line in lines}) > 1
+    title = title if several else f"{_data(lines[0])}, {title}"
     table = Table(title=title, title_justify="left", title_style="dim")
     for name in ("data", "preset", "category") if several else ("preset", "category"):
         table.add_column(name, overflow="fold")
-    shown = [name for name in _COLUMNS if name == "image_auroc" or any(line.mean[name] is not None for line in lines)]
+    first = next(iter(columns))
+    shown = [name for name in columns if name == first or any(line.mean[name] is not None for line in lines)]
     for name in shown:
-        table.add_column(_COLUMNS[name], justify="right")
+        table.add_column(columns[name], justify="right")
     for line in lines:
         names = (_data(line), line.preset, line.category) if several else (line.preset, line.category)
         style = "bold" if line.category in ("mean", "textures", "objects") else None

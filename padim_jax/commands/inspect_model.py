@@ -77,6 +77,7 @@ def inspect_model(path: Path, images: Sequence[Path] | None, out: Path | None, b
             "method": known.method,
             "n": len(known.scores),
             "threshold": float(known.threshold),
+            "threshold_source": known.threshold_source,
             "pixel_threshold": float(known.pixel_threshold),
             "false_alarm_rate": known.false_alarm_rate,
             "pixel_rate": known.pixel_rate,
@@ -194,14 +195,15 @@ def _calibration_lines(known: Mapping[str, Any] | None) -> Iterator[str]:
     if known is None:
         yield "  calibration:  none: scores come without p-values and verdicts (padim calibrate)"
         return
-    low, high = known["interval"]
+    (low, high), by_hand = known["interval"], known["threshold_source"] == "set"
     yield (
-        f"  calibration:  {known['n']} good images ({known['method']}); above {known['threshold']:.4g} is anomalous, "
-        f"pixels above {known['pixel_threshold']:.4g} are marked"
+        f"  calibration:  {known['n']} good images ({known['method']}); above {known['threshold']:.4g}"
+        f"{', set by hand,' if by_hand else ''} is anomalous, pixels above {known['pixel_threshold']:.4g} are marked"
     )
+    asked = "" if by_hand else f"{known['false_alarm_rate']:.2%} asked for, "
     yield (
         f"                false alarms {known['attained_rate']:.2%} expected, "
-        f"{known['false_alarm_rate']:.2%} asked for, {low:.2%} to {high:.2%} with 95 % confidence"
+        f"{asked}{low:.2%} to {high:.2%} with 95 % confidence"
     )
     if known["n"] < known["images_wanted"]:
         yield (

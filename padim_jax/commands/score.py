@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import click
 
 from padim_jax.artifact import load
+from padim_jax.calibration import Calibration
 from padim_jax.commands.terminal import (
     Notes,
     batch_option,
@@ -139,7 +140,7 @@ def score_command(
         run = identity([model / MANIFEST], [("", path) for path in found.paths], options)
         with in_one_line("score", out), closing(Unfinished(out, run, wanted.folders)) as kept:
             rows, unreadable = _score(fitted, fitted_digests(model), found.paths, kept, wanted, batch_size)
-    _report(out, rows, unreadable, calibrated=fitted.calibration is not None)
+    _report(out, rows, unreadable, fitted.calibration)
     if unreadable:
         raise click.ClickException(f"{len(unreadable)} of {len(found.paths)} files could not be read and have no score")
 
@@ -262,15 +263,17 @@ def say_fitted_on(paths: Sequence[Path], total: int) -> None:
         )
 
 
-def _report(out: Path, rows: Sequence[Row], unreadable: Sequence[tuple[Path, str]], *, calibrated: bool) -> None:
+def _report(out: Path, rows: Sequence[Row], unreadable: Sequence[tuple[Path, str]], known: Calibration | None) -> None:
     """Say what came of it."""
     for path, reason in unreadable:
         say(f"not scored: {path}: {reason}")
     say_fitted_on([row.path for row in rows if was_fitted_on(row)], len(rows))
     for row in sorted(rows, key=lambda row: -row.score)[:5]:
         click.echo(printable(f"{row.score:10.3f}  {f'{row.verdict:9}  ' if row.verdict else ''}{row.path}"))
-    anomalous = f", {sum(bool(row.anomalous) for row in rows)} anomalous" if calibrated else ""
+    anomalous = f", {sum(bool(row.anomalous) for row in rows)} anomalous" if known is not None else ""
     told = f"{len(rows)} scored, {len(unreadable)} unreadable{anomalous}; highest scores above"
     click.echo(printable(f"{out / SCORES}: {told}"))
-    if not calibrated:
+    if known is not None and known.threshold_source == "set":
+        say(f"the threshold, {float(known.threshold):.4g}, was set by hand (padim calibrate --threshold)")
+    if known is None:
         say("the model is not calibrated: no p-values, no verdicts (see padim calibrate)")

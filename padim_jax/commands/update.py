@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from padim_jax.artifact import Updatable, lived_on, load_updatable, save_updatable
 from padim_jax.calibrating import LEAST_P, compare, held_out_scores
-from padim_jax.calibration import Calibration, at_rates, joined
+from padim_jax.calibration import Calibration, at_rates, at_threshold, joined
 from padim_jax.commands.calibrate import (
     calibrated,
     calibration_options,
@@ -157,7 +157,16 @@ def _with_earlier(
             f"new ones; on the new images that model scored {ratio:.3g} times as high as this one, so the threshold "
             f"may be too {'high' if ratio >= 1 else 'low'} by up to that (padim calibrate on all images makes it exact)"
         )
-    return at_rates(before, *rates) if known is None else joined([before, known], *rates)
+    done = at_rates(before, *rates) if known is None else joined([before, known], *rates)
+    return _at_the_same_threshold(done, before)
+
+
+def _at_the_same_threshold(known: Calibration, before: Calibration) -> Calibration:
+    """A calibration with the threshold that was set by hand in the one before it, if one was."""
+    if before.threshold_source == "rate":
+        return known
+    say(f"note: the threshold that was set by hand, {float(before.threshold):.4g}, stays (padim calibrate changes it)")
+    return at_threshold(known, float(before.threshold))
 
 
 @click.command("merge")
@@ -187,7 +196,7 @@ def merge_command(
     with locked(out, "merge"):
         whole = _merged(model, others)
         rates = rates_of(whole.calibration, false_alarm_rate, pixel_rate)
-        if whole.calibration is not None:
+        if whole.calibration is not None and whole.calibration.threshold_source == "rate":
             whole = replace(whole, calibration=at_rates(whole.calibration, *rates))
         _finish(whole, out, held_out, rates, batch_size, trusted, keep_previous=False)
 
@@ -221,14 +230,24 @@ def _both(first: Updatable, second: Updatable) -> Updatable:
     for digest, weight in second.images.items():
         images[digest] = images.get(digest, 0) + weight
     known = [one.calibration for one in (first, second) if one.calibration is not None]
+    by_hand = {float(one.threshold) for one in known if one.threshold_source == "set"}
     if twice and len(known) == 2:  # scores of one image in two models are not independent
         known = [max(known, key=lambda one: len(one.scores))]
         say(f"note: only the {len(known[0].scores)} calibration scores of one of the two are kept")
+    whole = joined(known, known[0].false_alarm_rate, known[0].pixel_rate) if known else None
+    if by_hand and whole is not None and (len(by_hand) > 1 or any(one.threshold_source == "rate" for one in known)):
+        told = ", ".join(f"{one:.4g}" for one in sorted(by_hand))
+        say(
+            f"warning: thresholds of parts were set by hand ({told}) and differ; the whole takes "
+            f"{float(whole.threshold):.4g}, from its scores"
+        )
+    elif by_hand and whole is not None:
+        whole = at_threshold(whole, by_hand.pop())
     return replace(
         first,
         moments=merge(first.moments, second.moments),
         images=images,
-        calibration=joined(known, known[0].false_alarm_rate, known[0].pixel_rate) if known else None,
+        calibration=whole,
         progress=lived_on(None, "merged"),
         image_sizes=tuple(dict.fromkeys((*first.image_sizes, *second.image_sizes)))[:MOST_SIZES],
     )
