@@ -4,57 +4,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from padim_jax.artifact import Updatable, load, load_updatable, save, save_updatable
 from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, at_rates
-from padim_jax.commands.terminal import batch_option, debug_option, interruption, note_ignored, progress_bar, say
+from padim_jax.commands.lazy_click import Command
+from padim_jax.commands.options import RATE, batch_option, debug_option
+from padim_jax.commands.options import calibration_options as calibration_options
+from padim_jax.commands.terminal import interruption, note_ignored, progress_bar, say
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.fitting import Interrupted, Unreadable, calibrate_files, calibration_files
 from padim_jax.model import Padim
 from padim_jax.storage import check_writable, read_manifest
 
-_RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
-
-def rate_options(command: Any) -> Any:
-    """The rates of every command that calibrates."""
-    for option in (
-        click.option(
-            "--pixel-rate",
-            type=_RATE,
-            help=f"Share of good images' pixels that masks may mark. Default: {PIXEL_RATE:g}, or the model's.",
-        ),
-        click.option(
-            "--false-alarm-rate",
-            type=_RATE,
-            help=f"Share of good images that may be called anomalous. Default: {FALSE_ALARM_RATE:g}, or the model's.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def calibration_options(command: Any) -> Any:
-    """Options of every command that calibrates one model."""
-    others = click.option(
-        "--calibration",
-        "held_out",
-        multiple=True,
-        type=click.Path(exists=True, path_type=Path),
-        help="Good images to calibrate on instead of those read; repeat for several folders.",
-    )
-    return others(rate_options(command))
-
-
-@click.command("calibrate")
+@click.command("calibrate", cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("good", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")
-@click.option("--false-alarm-rate", type=_RATE, help="Share of good images that may be called anomalous.")
-@click.option("--pixel-rate", type=_RATE, help="Share of good images' pixels that masks may mark.")
+@click.option("--false-alarm-rate", type=RATE, help="Share of good images that may be called anomalous.")
+@click.option("--pixel-rate", type=RATE, help="Share of good images' pixels that masks may mark.")
 @batch_option
 @debug_option
 def calibrate_command(

@@ -6,29 +6,14 @@ import click
 
 from padim_jax.artifact import Updatable, save_compacted
 from padim_jax.commands.calibrate import load_any
-from padim_jax.commands.terminal import debug_option, say
+from padim_jax.commands.terminal import say
 from padim_jax.compaction import Compacted, compact
 from padim_jax.model import Padim
 from padim_jax.storage import check_writable, disk_bytes
 
 
-@click.command("compact")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
-@click.option(
-    "--max-error",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=1e-3,
-    show_default=True,
-    help="Largest relative error of a distance.",
-)
-@debug_option
 def compact_command(model: Path, out: Path, max_error: float) -> None:
-    """Write the smallest form of MODEL that scores with no distance off by more than --max-error.
-
-    The bound holds for every possible image, not for a sample. The result scores, but can't be updated, merged or made
-    to forget: keep MODEL for that.
-    """
+    """Do what ``padim compact`` says it does."""
     check_writable(out)
     if out.resolve() == model.resolve():
         raise click.UsageError("--out is MODEL itself, which would lose what updating needs; choose another folder")

@@ -7,7 +7,7 @@ import click
 
 from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.backbones import load_backbone
-from padim_jax.commands.terminal import batch_option, debug_option, progress_bar
+from padim_jax.commands.terminal import progress_bar
 from padim_jax.config import PadimConfig
 from padim_jax.demo import demo_split
 from padim_jax.files import ResultSpool, score_files, write_heatmap
@@ -18,22 +18,8 @@ from padim_jax.storage import check_writable
 _RATE = 0.05
 
 
-@click.command("demo")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("padim-demo"),
-    show_default=True,
-    help="Folder for the model and the pictures.",
-)
-@batch_option
-@debug_option
 def demo_command(out: Path, batch_size: int) -> None:
-    """Fit and score real solar cells (the ELPV data set), no download beyond pip.
-
-    Learns from good monocrystalline cells, scores held-out good ones against defective ones, prints the
-    image AUROC, and writes heat maps of the best and worst finds.
-    """
+    """Do what ``padim demo`` says it does."""
     split = demo_split()
     from sklearn.metrics import roc_auc_score
 

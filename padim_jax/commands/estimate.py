@@ -12,30 +12,17 @@ import click
 import numpy as np
 
 from padim_jax.backbones import BACKBONES, load_backbone
-from padim_jax.commands.settings import begin, setting
-from padim_jax.commands.terminal import Size, batch_option, debug_option, wrong_use
+from padim_jax.commands.settings import begin
+from padim_jax.commands.terminal import wrong_use
 from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, find_value_range, load_batches
 from padim_jax.embedding import draw_embedding
-from padim_jax.estimate import FORMS, Estimate, Files, Phase, estimate
+from padim_jax.estimate import Estimate, Files, Phase, estimate
 
 _DEFAULT_IMAGES = 200
 _TIMED = 8  # files
 
 
-@click.command("estimate")
-@click.argument("good_dir", required=False, type=click.Path(exists=True, path_type=Path))
-@click.option("--images", type=click.IntRange(2), metavar="N", help="How many. Default: those of GOOD_DIR, or 200.")
-@click.option("--preset", "preset_name", metavar="NAME", help="Settings by name; options given besides win.")
-@click.option("--backbone", type=click.Choice(list(BACKBONES)), help="Network. Default: the preset's, or Lite0.")
-@click.option("--weights", type=str, help="Weights file. Default: embedded, or random ones, which take as much.")
-@setting("n_channels", int, "Dimension d of the embedding.")
-@setting("image_size", Size(), "Resize images to this.")
-@setting("crop_size", Size(), "Then cut out the centre.")
-@click.option("--form", type=click.Choice(FORMS), help="Size on disk of this form only.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-@batch_option
-@debug_option
 def estimate_command(
     good_dir: Path | None,
     images: int | None,
@@ -47,11 +34,7 @@ def estimate_command(
     batch_size: int,
     **settings: Any,
 ) -> None:
-    """Say what a fit and a score will take, before either is run: state, size on disk, peak memory, seconds.
-
-    Compiles the programs for shapes alone, and computes with a part of the grid and one batch: images of GOOD_DIR, or
-    random ones.
-    """
+    """Do what ``padim estimate`` says it does."""
     with wrong_use():
         name, config = begin(preset_name, backbone)
         config = replace(config, **{key: value for key, value in settings.items() if value is not None})
@@ -124,7 +107,7 @@ def _bytes(count: int) -> str:
 
 def _seconds_of_imports() -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import padim_jax.cli"], check=True)
+    subprocess.run([sys.executable, "-c", "import padim_jax.commands.fit"], check=True)
     return time.perf_counter() - start
 
 

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from padim_jax.backbones import Backbone, load_backbone
+from padim_jax.commands.lazy_click import Command
 from padim_jax.commands.terminal import (
     Size,
     add_bar,
@@ -56,7 +57,7 @@ def _list_presets(context: click.Context, _: click.Parameter, wanted: bool) -> N
         context.exit()
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=Command)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
 @click.option(
@@ -175,7 +176,7 @@ def evaluate_command(
         click.echo(f"  {page}")
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @debug_option
 def report_command(results: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import click
 
 from padim_jax.artifact import load
+from padim_jax.commands.lazy_click import Command
 from padim_jax.commands.terminal import Notes, batch_option, debug_option, note_ignored, progress_bar, roi_option, say
 from padim_jax.data import UnreadableImage, find_images, read_roi_of
 from padim_jax.files import (
@@ -34,7 +35,7 @@ _WHERE = click.Choice(get_args(Where))
 UNREADABLE = "unreadable.csv"
 
 
-@click.command("score")
+@click.command("score", cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")

@@ -15,6 +15,7 @@ from padim_jax.commands.calibrate import (
     rates_of,
     stop_and_say,
 )
+from padim_jax.commands.lazy_click import Command
 from padim_jax.commands.terminal import (
     Notes,
     batch_option,
@@ -34,7 +35,7 @@ _model = click.argument("model", type=click.Path(path_type=Path))
 _out = click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")
 
 
-@click.command("update")
+@click.command("update", cls=Command)
 @_model
 @click.argument("good_dir", type=click.Path(exists=True, path_type=Path))
 @_out
@@ -100,7 +101,7 @@ def update_command(
     describe_calibration(known)
 
 
-@click.command("merge")
+@click.command("merge", cls=Command)
 @_model
 @click.argument("others", metavar="OTHER...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
@@ -149,7 +150,7 @@ def _both(first: Updatable, second: Updatable) -> Updatable:
     return replace(first, moments=merge(first.moments, second.moments), images=images, progress=None)
 
 
-@click.command("forget")
+@click.command("forget", cls=Command)
 @_model
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, path_type=Path))
 @_out
