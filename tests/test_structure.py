@@ -79,6 +79,7 @@ ROOMS = [
     "padim_jax.overlay",
     "padim_jax.report",
     "padim_jax.files",
+    "padim_jax.front",
     "padim_jax.fitting",
     "padim_jax.fleet",
     "padim_jax.manifest",
