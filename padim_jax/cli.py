@@ -1,5 +1,6 @@
 """The ``padim`` command; it and its commands are all that prints, and it alone exits."""
 
+import io
 import sys
 import traceback
 from functools import partial
@@ -79,6 +80,7 @@ def app() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; errors take one line, ``--debug`` adds the traceback. Gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    _say_anything()
     fail = partial(_fail, "--debug" in given)
     try:
         app.main(args=given, prog_name="padim", standalone_mode=False)
@@ -97,6 +99,13 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # a defect of ours must not greet a user with a traceback either
         return fail(f"internal error, {type(error).__name__}: {error} (--debug shows where)", FAILED)
     return DONE
+
+
+def _say_anything() -> None:
+    """Let no letter that the terminal's code page lacks, in a help text or a file name, end a command: escape it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(debug: bool, message: str, code: int) -> int:

@@ -180,8 +180,8 @@ def _told_apart(call: str, given: Any) -> tuple[Sequence[Place] | None, Any]:
             return None, ()
         given = chain([first], given)
         return (_places(call, [*given]), ()) if isinstance(first, str | os.PathLike) else (None, given)
-    places, arrays = _places(call, given), given
-    return (None, arrays) if places is None else (places, ())
+    places = _places(call, given)
+    return (None, given) if places is None else (places, ())
 
 
 def _is_array(given: Any) -> bool:

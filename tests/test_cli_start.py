@@ -1,11 +1,14 @@
 """The first things a user meets: versions and help texts, at once and in any code page."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from padim_jax.cli import COMMANDS
+from tests.conftest import SMALL, images, write_images
 
 HEAVY = {"jax", "jaxlib", "flax", "orbax", "scipy", "sklearn", "cv2", "tensorflow_datasets", "grain"}
 DECLARED = [name for name, entry in COMMANDS.items() if entry.place.split(":")[0].endswith((".making", ".looking"))]
@@ -17,3 +20,36 @@ def test_versions_and_help_texts_need_no_jax(arguments: list[str]) -> None:
     code = f"import sys; from padim_jax.cli import main; main({arguments}); print({HEAVY} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+# what becomes of a Greek letter on standard output: click takes a terminal that claims ASCII for one of UTF-8
+WRITTEN = {"cp1252": ("cp1252", "backslashreplace"), "ascii": ("utf-8", "strict")}
+
+
+def run(encoding: str, *program: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, *map(str, program)], capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding}
+    )
+
+
+@pytest.mark.parametrize("encoding", WRITTEN)
+def test_every_help_text_shows_in_any_code_page(encoding: str) -> None:
+    code = f"from padim_jax.cli import main; print([main([name, '--help']) for name in {list(COMMANDS)}])"
+    done = run(encoding, "-c", code)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.splitlines()[-1].decode() == str([0] * len(COMMANDS))
+    assert "ε added to the covariance's diagonal".encode(*WRITTEN[encoding]) in done.stdout
+
+
+@pytest.mark.parametrize("encoding", WRITTEN)
+def test_names_and_numbers_show_in_any_code_page(encoding: str, tmp_path: Path) -> None:
+    folder = tmp_path / "σχήμα"
+    write_images(folder, images(3, SMALL))
+    (folder / "Σ.png").write_text("no image")
+    done = run(encoding, "-m", "padim_jax.cli", "inspect", folder, "--quick")
+    assert done.returncode == 1
+    assert "Σ.png".encode(*WRITTEN[encoding]) in done.stdout
+    assert b"\npadim: error: 1 files could not be read" in done.stderr
+    done = run(encoding, "-m", "padim_jax.cli", "fit", tmp_path / "ε", "--out", tmp_path / "model")
+    assert done.returncode == 2
+    assert b"\\u03b5' does not exist" in done.stderr
