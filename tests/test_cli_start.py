@@ -1,13 +1,16 @@
 """The first things a user meets: versions and help texts, at once and in any code page."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from padim_jax.cli import COMMANDS
+from padim_jax.cli import COMMANDS, main
+from padim_jax.commands.lazy_click import HEADINGS, named
 from tests.conftest import SMALL, images, write_images
 
 HEAVY = {"jax", "jaxlib", "flax", "orbax", "scipy", "sklearn", "cv2", "tensorflow_datasets", "grain"}
@@ -20,6 +23,46 @@ def test_versions_and_help_texts_need_no_jax(arguments: list[str]) -> None:
     code = f"import sys; from padim_jax.cli import main; main({arguments}); print({HEAVY} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    assert main([name, "--help"]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("columns", ["80", "300"])
+def test_help_ends_with_an_example_and_fits_the_terminal(
+    name: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = help_of(name, capsys)
+    example = lines[lines.index("Example:") + 1 :]
+    assert example
+    assert all(line.startswith(f"  padim {name} ") for line in example)
+    assert max(map(len, lines)) <= 100
+    context = click.Context(named(COMMANDS[name].place), info_name=name)
+    for line in example:  # what it says can be typed: unknown options and missing arguments would raise
+        given = line.split()[2:]
+        with context.scope(cleanup=False):
+            parsed, *_ = context.command.make_parser(context).parse_args(given)
+        assert {param.name for param in context.command.params if param.required} <= parsed.keys()
+
+
+def test_what_everyone_needs_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = help_of("fit", capsys)
+    start, experts, devices = (lines.index(heading) for heading in ("Options:", "Expert options:", "Several devices:"))
+    assert re.findall(r"^  (?:-h, )?(--[a-z-]+)", "\n".join(lines[start:experts]), re.M) == [
+        *("--out", "--preset", "--image-size", "--crop-size", "--calibration", "--false-alarm-rate", "--roi"),
+        *("--skip-unreadable", "--help"),
+    ]
+    assert any(line.startswith("  --ridge") for line in lines[experts:devices])
+    assert any(line.startswith("  --coordinator") for line in lines[devices:])
+
+
+def test_headings_name_options_there_are() -> None:
+    params = {param.name for entry in COMMANDS.values() for param in named(entry.place).params}
+    assert {name for names in HEADINGS.values() for name in names} <= params
 
 
 # what becomes of a Greek letter on standard output: click takes a terminal that claims ASCII for one of UTF-8

@@ -19,7 +19,7 @@ from padim_jax.model import Padim
 from padim_jax.storage import check_writable, read_manifest
 
 
-@click.command("calibrate", cls=Command)
+@click.command("calibrate", cls=Command, example="padim calibrate bracket.padim good_parts/ --false-alarm-rate 0.01")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("good", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")

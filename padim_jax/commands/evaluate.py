@@ -57,7 +57,7 @@ def _list_presets(context: click.Context, _: click.Parameter, wanted: bool) -> N
         context.exit()
 
 
-@click.command("evaluate", cls=Command)
+@click.command("evaluate", cls=Command, example="padim evaluate bracket/ --out evaluation --preset lite0-plus")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
 @click.option(
@@ -176,7 +176,7 @@ def evaluate_command(
         click.echo(f"  {page}")
 
 
-@click.command("report", cls=Command)
+@click.command("report", cls=Command, example="padim report evaluation")
 @click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @debug_option
 def report_command(results: Path) -> None:

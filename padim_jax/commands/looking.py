@@ -10,7 +10,12 @@ from padim_jax.commands.options import Size, backbone_option, batch_option, debu
 from padim_jax.config import Form
 
 
-@click.command("estimate", cls=Command, place="padim_jax.commands.estimate:estimate_command")
+@click.command(
+    "estimate",
+    cls=Command,
+    example="padim estimate good_parts/ --preset wr50-rd550",
+    place="padim_jax.commands.estimate:estimate_command",
+)
 @click.argument("good_dir", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--images", type=click.IntRange(2), metavar="N", help="How many. Default: those of GOOD_DIR, or 200.")
 @preset_option
@@ -31,7 +36,12 @@ def estimate_command() -> None:
     """
 
 
-@click.command("inspect", cls=Command, place="padim_jax.commands.inspect:inspect_command")
+@click.command(
+    "inspect",
+    cls=Command,
+    example="padim inspect good_parts/ --out looked",
+    place="padim_jax.commands.inspect:inspect_command",
+)
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--model", type=click.Path(path_type=Path), help="Of a folder: score by this model, not one fitted here.")
 @click.option("--quick", is_flag=True, help="Of a folder: headers and digests only; no pixels decoded, no scores.")
@@ -59,7 +69,7 @@ def inspect_command() -> None:
     """
 
 
-@click.command("demo", cls=Command, place="padim_jax.commands.demo:demo_command")
+@click.command("demo", cls=Command, example="padim demo --out padim-demo", place="padim_jax.commands.demo:demo_command")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

@@ -31,12 +31,15 @@ class Part(click.ParamType):
         return int(found[1]), int(found[2])
 
 
-@click.command("fit", cls=Command, place="padim_jax.commands.fit:fit_command")
+@click.command(
+    "fit", cls=Command, example="padim fit good_parts/ --out bracket.padim", place="padim_jax.commands.fit:fit_command"
+)
 @click.argument("good_dir", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @settings_options
-@click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
+@calibration_options
 @roi_option
+@click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
 @click.option(
     "--calibrate/--no-calibrate",
     "wanted",
@@ -44,7 +47,6 @@ class Part(click.ParamType):
     show_default=True,
     help="Read the images again, for p-values and thresholds.",
 )
-@calibration_options
 @click.option(
     "--checkpoint-every",
     type=click.IntRange(0),
@@ -64,7 +66,12 @@ def fit_command() -> None:
     """
 
 
-@click.command("fit-many", cls=Command, place="padim_jax.commands.fit_many:fit_many_command")
+@click.command(
+    "fit-many",
+    cls=Command,
+    example="padim fit-many parts.csv --out models",
+    place="padim_jax.commands.fit_many:fit_many_command",
+)
 @click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the models.")
 @settings_options
@@ -91,7 +98,12 @@ def fit_many_command() -> None:
     """
 
 
-@click.command("compact", cls=Command, place="padim_jax.commands.compact:compact_command")
+@click.command(
+    "compact",
+    cls=Command,
+    example="padim compact bracket.padim --out edge.padim --max-error 1e-3",
+    place="padim_jax.commands.compact:compact_command",
+)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @click.option(

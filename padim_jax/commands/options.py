@@ -24,6 +24,10 @@ class Size(click.ParamType):
 
     name = "N|HxW"
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """As it is written here; capitals would make nonsense of it."""
+        return self.name
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse; anything else is wrong use."""
         try:
@@ -58,7 +62,7 @@ def setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
     """Option for a field of ``PadimConfig``; None where it was not given."""
     default = getattr(PadimConfig(), name)
     shown = "the backbone's" if default is None else str(default)
-    return click.option(f"--{name.replace('_', '-')}", type=kind, show_default=shown, help=about)
+    return click.option(f"--{name.replace('_', '-')}", type=kind, help=f"{about} Default: {shown}.")
 
 
 def settings_options(command: Any) -> Any:

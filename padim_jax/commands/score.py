@@ -35,7 +35,7 @@ _WHERE = click.Choice(get_args(Where))
 UNREADABLE = "unreadable.csv"
 
 
-@click.command("score", cls=Command)
+@click.command("score", cls=Command, example="padim score bracket.padim new_parts/ --out result")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")

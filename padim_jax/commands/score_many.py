@@ -43,7 +43,7 @@ class Bytes(click.ParamType):
         return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-@click.command("score-many", cls=Command)
+@click.command("score-many", cls=Command, example="padim score-many models stream.csv --out result --memory 4GB")
 @click.argument("models", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")

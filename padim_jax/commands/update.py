@@ -35,7 +35,7 @@ _model = click.argument("model", type=click.Path(path_type=Path))
 _out = click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")
 
 
-@click.command("update", cls=Command)
+@click.command("update", cls=Command, example="padim update bracket.padim this_week/")
 @_model
 @click.argument("good_dir", type=click.Path(exists=True, path_type=Path))
 @_out
@@ -101,7 +101,7 @@ def update_command(
     describe_calibration(known)
 
 
-@click.command("merge", cls=Command)
+@click.command("merge", cls=Command, example="padim merge site_a.padim site_b.padim --out both.padim")
 @_model
 @click.argument("others", metavar="OTHER...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
@@ -150,7 +150,7 @@ def _both(first: Updatable, second: Updatable) -> Updatable:
     return replace(first, moments=merge(first.moments, second.moments), images=images, progress=None)
 
 
-@click.command("forget", cls=Command)
+@click.command("forget", cls=Command, example="padim forget bracket.padim recalled_parts/")
 @_model
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, path_type=Path))
 @_out
