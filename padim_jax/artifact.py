@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax import forms, packing, triangle
+from padim_jax import brief, forms, packing, triangle
 from padim_jax.backbones import Backbone, backbone_parameters, build_backbone
 from padim_jax.calibration import BINS, Calibration, calibration
 from padim_jax.compaction import Compacted
@@ -48,6 +48,7 @@ class Updatable:
     calibration: Calibration | None = None
     roi: Any = None
     progress: Mapping[str, Any] | None = None
+    __repr__ = brief.updatable
 
     def model(self, *, solver: Solver = DEFAULT_SOLVER, donate: bool = False) -> Padim:
         """The model that scores; see :func:`padim_jax.finalize`."""

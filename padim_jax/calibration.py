@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from padim_jax import brief
 from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
 
 Method = Literal["leave-one-out", "held-out"]
@@ -52,6 +53,8 @@ class Calibration:
     method: Method = field(metadata={"static": True})
     false_alarm_rate: float = field(metadata={"static": True})
     pixel_rate: float = field(metadata={"static": True})
+
+    __repr__ = brief.calibration
 
     @property
     def attained_rate(self) -> float:
