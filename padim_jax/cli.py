@@ -110,7 +110,8 @@ def _say_anything() -> None:
 
 def _fail(debug: bool, message: str, code: int) -> int:
     if debug:
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            say(line)
     first, *more = message.split("\n  ")  # an error that lists entries indents them
     say(f"padim: error: {first}" + (f" … and {len(more)} more lines (--debug shows them)" if more else ""))
     sys.stdout.flush()

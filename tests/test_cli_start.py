@@ -11,6 +11,7 @@ import pytest
 
 from padim_jax.cli import COMMANDS, main
 from padim_jax.commands.lazy_click import HEADINGS, named
+from padim_jax.commands.terminal import tell
 from tests.conftest import SMALL, images, write_images
 
 HEAVY = {"jax", "jaxlib", "flax", "orbax", "scipy", "sklearn", "cv2", "tensorflow_datasets", "grain"}
@@ -96,3 +97,37 @@ def test_names_and_numbers_show_in_any_code_page(encoding: str, tmp_path: Path) 
     done = run(encoding, "-m", "padim_jax.cli", "fit", tmp_path / "ε", "--out", tmp_path / "model")
     assert done.returncode == 2
     assert b"\\u03b5' does not exist" in done.stderr
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["plain", "debug"])
+def test_no_file_name_reaches_the_terminal_as_a_command(
+    tmp_path: Path, debug: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Escape codes, turned writing, bytes that are no text."""
+    folder = tmp_path / "a\x1b[31mred\u202e"
+    write_images(folder, images(3, SMALL))
+    for name in (b"\xff.png", b"\x1b]0;title\x07.png"):
+        (folder / os.fsdecode(name)).write_text("no image")
+    said = []
+    for arguments in (
+        ["inspect", folder, "--quick"],
+        ["inspect", folder, "--quick", "--json"],
+        ["fit", folder, "--out", tmp_path / "m", "--image-size", "32", "--crop-size", "32"],
+        ["fit", folder / "\x1b[0m", "--out", tmp_path / "m"],
+        ["compact", folder, "--out", folder / "\x1b[0m"],
+        ["inspect", folder / "\x1b[0m"],
+        ["\x1b[0m"],
+    ):
+        assert main([*map(str, arguments), *debug]) in (1, 2)
+        captured = capsys.readouterr()
+        said.append(captured.out + captured.err)
+    for text in said:
+        assert not set(text) & {"\x1b", "\x07", "\u202e", "\udcff"}, text
+    assert "a\\x1b[31mred\\u202e" in said[0]
+    assert "\\udcff.png" in said[0]
+    assert all(text.strip() for text in said)
+
+
+def test_results_are_told_without_escape_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    tell("a\x1b[31m\n\udcff.padim: done – 1×2")
+    assert capsys.readouterr().out == "a\\x1b[31m\\n\\udcff.padim: done – 1×2\n"

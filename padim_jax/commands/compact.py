@@ -6,7 +6,7 @@ import click
 
 from padim_jax.artifact import Updatable, save_compacted
 from padim_jax.commands.calibrate import load_any
-from padim_jax.commands.terminal import say
+from padim_jax.commands.terminal import say, tell
 from padim_jax.compaction import Compacted, compact
 from padim_jax.model import Padim
 from padim_jax.storage import check_writable, disk_bytes
@@ -24,7 +24,7 @@ def compact_command(model: Path, out: Path, max_error: float) -> None:
         bound = "exact" if error == 0 else f"distances within {error:.2g}"
         say(f"{form:15} {size / 1e6:10.2f} MB  {bound}{'' if error <= max_error else ', not within --max-error'}")
     before, after = disk_bytes(model), disk_bytes(out)
-    click.echo(
+    tell(
         f"{out}: {found.form}, distances within {found.max_error:.2g}; {after / 1e6:.2f} MB on disk instead of "
         f"{before / 1e6:.2f} MB ({1 - after / before:.0%} saved), backbone included"
     )

@@ -3,11 +3,9 @@
 from contextlib import closing
 from pathlib import Path
 
-import click
-
 from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.backbones import load_backbone
-from padim_jax.commands.terminal import progress_bar
+from padim_jax.commands.terminal import progress_bar, tell
 from padim_jax.config import PadimConfig
 from padim_jax.demo import demo_split
 from padim_jax.files import ResultSpool, score_files, write_heatmap
@@ -58,11 +56,11 @@ def demo_command(out: Path, batch_size: int) -> None:
                 if item.path in chosen:
                     write_heatmap(out / kind / f"{chosen.index(item.path) + 1}-{item.path.name}", item, scale)
     counts = len(split.fit), len(split.good), len(split.defective)
-    click.echo("fitted on {} good cells; scored {} good and {} defective ones".format(*counts))
-    click.echo(f"image AUROC {auroc:.3f}")
+    tell("fitted on {} good cells; scored {} good and {} defective ones".format(*counts))
+    tell(f"image AUROC {auroc:.3f}")
     false, true = (sum(bool(alarms[path]) for path in paths) for paths in (split.good, split.defective))
-    click.echo(
+    tell(
         f"at a false-alarm rate of {_RATE:.0%}, set from the cells fitted on: {false} of {counts[1]} good cells called "
         f"anomalous ({false / counts[1]:.1%}), {true} of {counts[2]} defective ones found"
     )
-    click.echo(f"{out}: model, and heat maps of best finds, missed defects and false alarms")
+    tell(f"{out}: model, and heat maps of best finds, missed defects and false alarms")

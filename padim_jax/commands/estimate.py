@@ -13,7 +13,7 @@ import numpy as np
 
 from padim_jax.backbones import BACKBONES, load_backbone
 from padim_jax.commands.settings import begin
-from padim_jax.commands.terminal import wrong_use
+from padim_jax.commands.terminal import tell, wrong_use
 from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, find_value_range, load_batches
 from padim_jax.embedding import draw_embedding
@@ -64,34 +64,34 @@ def estimate_command(
     if form is not None and form not in found.disk:
         raise click.UsageError(f"--form {form} takes n ≤ d: {count} images, d = {embedding.dimension}")
     if as_json:
-        click.echo(json.dumps(asdict(found)))
+        tell(json.dumps(asdict(found)))
     else:
         _print(name, found, form, files)
 
 
 def _print(name: str, found: Estimate, form: str | None, files: Files) -> None:
     p, d = found.positions, found.dimension
-    click.echo(f"{name}, d = {d}, {p} positions, {found.images} images")
-    click.echo(f"state: moments {_bytes(found.state)}, factors {_bytes(found.factors)}")
-    click.echo("size on disk:")
+    tell(f"{name}, d = {d}, {p} positions, {found.images} images")
+    tell(f"state: moments {_bytes(found.state)}, factors {_bytes(found.factors)}")
+    tell("size on disk:")
     for one in found.disk if form is None else (form,):
-        click.echo(f"  {one:17}{_bytes(found.disk[one]):>9}")
+        tell(f"  {one:17}{_bytes(found.disk[one]):>9}")
     for command, phases, seconds in (
         ("fit", found.fit, found.fit_seconds),
         ("score", found.score, found.score_seconds),
     ):
         host, device = (max(phases, key=lambda phase, side=side: getattr(phase, side)) for side in ("host", "device"))
-        click.echo(f"padim {command}:")
+        tell(f"padim {command}:")
         if found.accelerator:
-            click.echo(f"  peak memory: host {_bytes(host.host)} ({host.name}), device {_bytes(device.device)} "
+            tell(f"  peak memory: host {_bytes(host.host)} ({host.name}), device {_bytes(device.device)} "
                        f"({device.name})")  # fmt: skip
         else:
-            click.echo(f"  peak memory: {_bytes(host.host)}, during {host.name} ({_phases(phases)})")
+            tell(f"  peak memory: {_bytes(host.host)}, during {host.name} ({_phases(phases)})")
         parts = ", ".join(f"{part} {value:.1f}" for part, value in seconds.items() if value >= 0.05)
-        click.echo(f"  seconds: {sum(seconds.values()):.0f} ({parts})")
+        tell(f"  seconds: {sum(seconds.values()):.0f} ({parts})")
     share = "all" if found.measured_positions == p else f"{found.measured_positions} of {p}"
     decoding = "decoding timed on files" if files.seconds is not None else "decoding not counted: no GOOD_DIR"
-    click.echo(
+    tell(
         f"measured here: the process, one batch through the network, {share} positions (seconds, memory "
         f"beyond XLA's account), {decoding}; computed: everything else, by XLA's account of the compiled programs"
     )

@@ -9,7 +9,7 @@ import click
 
 from padim_jax.commands.inspect_folder import folder_lines, inspect_folder
 from padim_jax.commands.inspect_model import inspect_model, model_lines
-from padim_jax.commands.terminal import note_ignored, printable
+from padim_jax.commands.terminal import note_ignored, tell
 from padim_jax.data import find_images
 from padim_jax.storage import MANIFEST
 
@@ -41,7 +41,8 @@ def inspect_command(
         assert found is not None
         record = inspect_folder(path, found, model, quick, out, batch_size)
         lines = folder_lines(record)
-    click.echo(json.dumps(record, indent=1) if as_json else "\n".join(map(printable, lines)))
+    for line in json.dumps(record, indent=1).splitlines() if as_json else lines:
+        tell(line)
     if record["unreadable"]:
         raise click.ClickException(f"{len(record['unreadable'])} files could not be read")
 

@@ -72,7 +72,7 @@ def add_bar(progress: Progress, what: str, total: int | None = None, unit: str =
     """Add a bar in the place of those there; the function it gives moves it on."""
     for task in progress.task_ids:
         progress.remove_task(task)
-    task = progress.add_task(what, total=total, rate="")
+    task = progress.add_task(printable(what), total=total, rate="")
     start, done = time.perf_counter(), 0
 
     def advance(count: int) -> None:
@@ -157,6 +157,14 @@ def say(text: str) -> None:
     screen.print(printable(text), markup=False)
 
 
+def tell(text: str) -> None:
+    """Print a line of a command's results, on standard output."""
+    click.echo(printable(text))
+
+
 def printable(text: str) -> str:
-    """Text on one line: a newline in a file name must not break it, bytes that are no text not stop it."""
+    """Text on one line: a newline in a file name must not break it, an escape code not reach the terminal.
+
+    Nor must bytes that are no text stop it.
+    """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
