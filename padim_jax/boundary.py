@@ -50,9 +50,14 @@ def check_images(call: str, images: Array | np.ndarray, config: PadimConfig) -> 
     """Raise unless ``images`` are uint8 RGB of the crop's size."""
     dtype = getattr(images, "dtype", type(images).__name__)
     if dtype != np.uint8:
-        raise TypeError(f"{call}: images must be a uint8 array of RGB (0 to 255), got {dtype}; convert them first")
+        scaled = ": where 1 is white, by (255 * images).round().astype(np.uint8)" if "float" in str(dtype) else ""
+        raise TypeError(
+            f"{call}: images must be a uint8 array of RGB (0 to 255), got {dtype}; convert them first{scaled}"
+        )
+    wanted = ", ".join(map(str, ("n", *config.crop, 3)))
+    if images.ndim == 3 and images.shape[-1] == 3:
+        raise ValueError(f"{call}: this is one image, {tuple(images.shape)}, wanted ({wanted}); pass images[None]")
     if images.ndim != 4 or images.shape[1:] != (*config.crop, 3):
-        wanted = ", ".join(map(str, ("n", *config.crop, 3)))
         smaller = images.ndim == 4 and any(a < b for a, b in zip(images.shape[1:3], config.crop, strict=True))
         hint = "smaller than the crop: " if smaller else ""
         raise ValueError(

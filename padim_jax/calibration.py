@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from padim_jax import brief
+from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
+
 Method = Literal["leave-one-out", "held-out", "kept"]  # kept: also of models before an update, or of merged parts
 Source = Literal["rate", "set"]
 
-FALSE_ALARM_RATE = 0.01
-PIXEL_RATE = 0.001
 _SHIFT = 14  # low bits of a float32 that the histogram drops: bins 2⁻⁹ of their value wide
 _FIRST, _LAST = (int(np.float32(edge).view(np.int32)) >> _SHIFT for edge in (2.0**-10, 2.0**20))
 BINS = _LAST - _FIRST
@@ -57,6 +58,8 @@ class Calibration:
     false_alarm_rate: float = field(metadata={"static": True})
     pixel_rate: float = field(metadata={"static": True})
     threshold_source: Source = field(default="rate", metadata={"static": True})
+
+    __repr__ = brief.calibration
 
     @property
     def attained_rate(self) -> float:

@@ -1,84 +1,89 @@
 """The ``padim`` command; it and its commands are all that prints, and it alone exits."""
 
-import logging
-import os
+import io
 import sys
 import traceback
 from functools import partial
-from importlib.metadata import version
 
 import click
-import jax
 
-from padim_jax.backbones.weights import cache_folder
-from padim_jax.commands.calibrate import calibrate_command
-from padim_jax.commands.compact import compact_command
-from padim_jax.commands.demo import demo_command
-from padim_jax.commands.estimate import estimate_command
-from padim_jax.commands.evaluate import evaluate_command, report_command
-from padim_jax.commands.fit import fit_command
-from padim_jax.commands.fit_many import fit_many_command
-from padim_jax.commands.inspect import inspect_command
-from padim_jax.commands.score import score_command
-from padim_jax.commands.score_many import score_many_command
-from padim_jax.commands.terminal import debug_option, say
-from padim_jax.commands.update import forget_command, merge_command, undo_command, update_command
-from padim_jax.processes import leave
+from padim_jax.commands.lazy_click import Entry, LazyGroup
+from padim_jax.commands.options import debug_option
+from padim_jax.commands.terminal import say
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("padim-jax"), prog_name="padim")
+_HERE = "padim_jax.commands"
+COMMANDS = {
+    "fit": Entry(f"{_HERE}.making:fit_command", "padim fit GOOD_DIR --out MODEL", "learn from a folder of good images"),
+    "score": Entry(
+        f"{_HERE}.score:score_command", "padim score MODEL PATH... --out DIR", "score new images, with a heat map each"
+    ),
+    "fit-many": Entry(
+        f"{_HERE}.making:fit_many_command",
+        "padim fit-many TABLE --out MODELS",
+        "fit a model for every line of a table",
+    ),
+    "score-many": Entry(
+        f"{_HERE}.score_many:score_many_command",
+        "padim score-many MODELS TABLE --out DIR",
+        "score each image by the model it belongs to",
+    ),
+    "calibrate": Entry(
+        f"{_HERE}.calibrate:calibrate_command",
+        "padim calibrate MODEL GOOD_DIR",
+        "p-values and thresholds, from good images alone",
+    ),
+    "update": Entry(f"{_HERE}.update:update_command", "padim update MODEL NEW_GOOD_DIR", "learn from more good images"),
+    "merge": Entry(
+        f"{_HERE}.update:merge_command", "padim merge MODEL OTHER... --out MODEL", "join models, as if fitted as one"
+    ),
+    "forget": Entry(f"{_HERE}.update:forget_command", "padim forget MODEL DIR", "take images out of a model again"),
+    "undo": Entry(
+        f"{_HERE}.update:undo_command", "padim undo MODEL", "bring a model back as it was before its last change"
+    ),
+    "compact": Entry(
+        f"{_HERE}.making:compact_command",
+        "padim compact MODEL --out SMALL",
+        "the smallest form within a stated error",
+    ),
+    "estimate": Entry(
+        f"{_HERE}.looking:estimate_command",
+        "padim estimate [GOOD_DIR]",
+        "memory, disk and seconds a fit and a score will take",
+    ),
+    "inspect": Entry(
+        f"{_HERE}.looking:inspect_command",
+        "padim inspect FOLDER_OR_MODEL",
+        "likely mistakes among good images; the facts of a model",
+    ),
+    "evaluate": Entry(
+        f"{_HERE}.evaluate:evaluate_command",
+        "padim evaluate FOLDER --out DIR",
+        "measure it on good and defective images, with a report",
+    ),
+    "report": Entry(f"{_HERE}.evaluate:report_command", "padim report DIR", "write the reports of an evaluation anew"),
+    "demo": Entry(f"{_HERE}.looking:demo_command", "padim demo", "fit and score real solar cells"),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    entries=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use.",
+)
+@click.version_option(package_name="padim-jax", prog_name="padim")
 @debug_option
 def app() -> None:
-    """Find defects after seeing good parts only (PaDiM, arXiv 2011.08785).
-
-    \b
-      padim fit GOOD_DIR --out MODEL        learn from a folder of good images
-      padim score MODEL PATH... --out DIR   score new images, with a heat map each
-      padim fit-many TABLE --out MODELS     fit a model for every line of a table
-      padim score-many MODELS TABLE --out DIR   score each image by the model it belongs to
-      padim calibrate MODEL GOOD_DIR        p-values and thresholds, from good images alone
-      padim update MODEL NEW_GOOD_DIR       learn from more good images
-      padim merge MODEL OTHER --out MODEL   join two models; padim forget MODEL DIR takes images out
-      padim undo MODEL                      bring back what the last change replaced
-      padim compact MODEL --out SMALL       the smallest form within a stated error
-      padim estimate [GOOD_DIR]             memory, disk and seconds a fit and a score will take
-      padim inspect FOLDER_OR_MODEL         likely mistakes among good images; the facts of a model
-      padim evaluate FOLDER --out DIR       measure it on good and defective images, with a report
-      padim report DIR                      write the reports of an evaluation anew
-      padim demo                            fit and score real solar cells
-
-    Exit codes: 0 done, 1 failed, 2 wrong use.
-    """  # noqa: D301 - click wants the character itself
-
-
-for command in (
-    fit_command,
-    fit_many_command,
-    score_command,
-    score_many_command,
-    calibrate_command,
-    update_command,
-    merge_command,
-    forget_command,
-    undo_command,
-    compact_command,
-    estimate_command,
-    inspect_command,
-    evaluate_command,
-    report_command,
-    demo_command,
-):
-    app.add_command(command)
+    """Find defects after seeing good parts only (PaDiM, arXiv 2011.08785)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; errors take one line, ``--debug`` adds the traceback. Gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    _keep_compiled()
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's warnings; what matters comes as an error
+    _say_anything()
     fail = partial(_fail, "--debug" in given)
     try:
         app.main(args=given, prog_name="padim", standalone_mode=False)
@@ -99,24 +104,24 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
-def _keep_compiled() -> None:
-    """Keep compiled programs in the cache folder, so that the next process starts without compiling them.
-
-    JAX files them under a digest of program, versions and processor; ``JAX_COMPILATION_CACHE_DIR`` moves them. A folder
-    that can't be written only costs the time to compile.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs are many
+def _say_anything() -> None:
+    """Let no letter that the terminal's code page lacks, in a help text or a file name, end a command: escape it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(debug: bool, message: str, code: int) -> int:
     if debug:
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            say(line)
     first, *more = message.split("\n  ")  # an error that lists entries indents them
     say(f"padim: error: {first}" + (f" … and {len(more)} more lines (--debug shows them)" if more else ""))
     sys.stdout.flush()
-    leave(code)
+    if "padim_jax.processes" in sys.modules:  # there are no others to leave before
+        from padim_jax.processes import leave
+
+        leave(code)
     return code
 
 

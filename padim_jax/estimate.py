@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from padim_jax.anomaly_map import anomaly_map, image_score
 from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.calibration import BINS
 from padim_jax.compaction import form_bytes
-from padim_jax.config import PadimConfig
+from padim_jax.config import Form, PadimConfig
 from padim_jax.cost import Cost, compiled, measured, resident
 from padim_jax.embedding import draw_embedding, embed
 from padim_jax.files import ScoredImage
@@ -37,7 +37,7 @@ from padim_jax.projection import semi_orthogonal
 from padim_jax.triangle import Triangle
 
 PIECE_BYTES = 128 * 2**20  # of the scatter that is really computed with
-FORMS = ("updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-16bit")
+FORMS = get_args(Form)
 _SMALL = 60_000  # of a model's folder: manifest and Orbax's own records
 _AHEAD = 3  # batches of decoded images: that in work and two ahead
 

@@ -1,6 +1,7 @@
 """Score with many models: each loaded when an image asks for it, all within a budget of bytes, on one network."""
 
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -11,14 +12,16 @@ from typing import TypeVar
 import jax
 import numpy as np
 from jaxtyping import Array, UInt8
+from PIL import Image
 
 from padim_jax import packing, triangle
 from padim_jax.artifact import load
 from padim_jax.boundary import check_images
 from padim_jax.calibration import on_host
 from padim_jax.config import PadimConfig
-from padim_jax.data import UnreadableImage
+from padim_jax.data import UnreadableImage, read_image
 from padim_jax.data.decode import Note
+from padim_jax.data.image import centre_crop, resize
 from padim_jax.files import Advance, ScoredImage, fill_up, filled_size, score_files
 from padim_jax.model import Padim, Scores
 from padim_jax.scoring import score
@@ -95,32 +98,36 @@ class Fleet:
 
     def score(
         self,
-        stream: Iterable[tuple[str, UInt8[Array | np.ndarray, "height width 3"]]],
+        stream: Iterable[tuple[str, UInt8[Array | np.ndarray, "height width 3"] | str | os.PathLike[str]]],
         *,
         batch_size: int = 16,
         window: int = WINDOW,
+        note: Note | None = None,
     ) -> Iterator[tuple[str, Scores]]:
         """Score a mixed stream, each image by the model it names.
 
         Args:
-          stream: names of models, and uint8 RGB images of their ``config.crop_size``.
+          stream: names of models, and images: files, or uint8 RGB arrays. An array of the model's ``config.crop_size``
+            is taken as it is, one of another size is resized and cropped as files are.
           batch_size: most images of one model to compute at once.
           window: images to wait for, so that those of one model come together; 1 waits for none.
+          note: of files, as of :func:`padim_jax.data.load_batches`.
 
         Yields:
           In the stream's order, the name and the :class:`padim_jax.Scores` of one image, on the host.
 
         Raises:
           TypeError, ValueError: as :func:`padim_jax.score`; as :meth:`model`; a size below 1.
+          UnreadableImage: a file that can't be read (a ``ValueError``).
           ArtifactError: as :meth:`model`.
         """
         _check_sizes("Fleet.score", batch_size, window)
 
-        def of_model(name: str, images: Sequence[Array | np.ndarray]) -> list[Scores]:
+        def of_model(name: str, images: Sequence[Array | np.ndarray | str | os.PathLike[str]]) -> list[Scores]:
             model = self.model(name)
             known, bare, found = model.calibration, replace(model, calibration=None), list[Scores]()
             for first in range(0, len(images), batch_size):
-                batch = np.concatenate([_checked(model, image) for image in images[first : first + batch_size]])
+                batch = np.stack([_seen(model, image, note) for image in images[first : first + batch_size]])
                 scores = jax.device_get(score(bare, fill_up(batch, filled_size(len(batch), batch_size))))
                 if known is not None:
                     p_values, verdicts = on_host(known, scores.image_score)
@@ -224,10 +231,21 @@ def resident_bytes(folder: Path) -> int:
     return 4 * total
 
 
-def _checked(model: Padim, image: Array | np.ndarray) -> UInt8[np.ndarray, "1 height width 3"]:
-    one = np.asarray(image)[None]
-    check_images("Fleet.score", one, model.config)
-    return one
+def _seen(
+    model: Padim, image: Array | np.ndarray | str | os.PathLike[str], note: Note | None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """An image as the model's network sees it."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image), model.config, note=note)
+    pixels = np.asarray(image)
+    enough = any if model.config.resize == "pad" else all
+    fits = enough(given >= wanted for given, wanted in zip(pixels.shape[:2], model.config.crop, strict=False))
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not fits:
+        check_images("Fleet.score", pixels[None], model.config)
+    if pixels.shape[:2] == model.config.crop:
+        return pixels
+    photo = resize(Path("an image given to Fleet.score"), Image.fromarray(pixels), model.config)
+    return np.asarray(centre_crop(photo, model.config))
 
 
 def _check_sizes(call: str, batch_size: int, window: int) -> None:

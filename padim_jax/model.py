@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 
 import jax
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+from PIL import Image
 
-from padim_jax import forms
+from padim_jax import album, brief, forms
 from padim_jax.backbones import Backbone
 from padim_jax.calibration import Calibration
 from padim_jax.config import PadimConfig
@@ -29,6 +31,8 @@ class PadimMoments:
     config: PadimConfig = field(metadata={"static": True})
     embedding: Embedding = field(metadata={"static": True})
     projection: Float[Array, "c d"] | None = None
+
+    __repr__ = brief.moments
 
     @property
     def count(self) -> Float[Array, ""]:
@@ -61,6 +65,8 @@ class Padim:
     calibration: Calibration | None = None
     roi: Bool[Array, "height width"] | None = None
 
+    __repr__ = brief.padim
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -82,3 +88,17 @@ class Scores:
     anomaly_map: Float[Array, "n height width"]
     p_value: Float[Array, " n"] | None = None
     anomalous: Bool[Array, " n"] | None = None
+
+    __repr__ = brief.scores
+    _repr_html_ = album.table
+
+    def picture(self, images: UInt8[Array | np.ndarray, "n height width 3"] | None = None) -> Image.Image:
+        """Draw the maps side by side on one colour scale, from the lowest distance to the highest of all.
+
+        Args:
+          images: those that were scored, to lay the maps over; None for the maps alone.
+
+        Raises:
+          ValueError: images of another number or size than the maps; none, or more than 100.
+        """
+        return album.maps_picture(self, images)

@@ -20,7 +20,7 @@ _INFERNO = np.array(
     np.float64,
 )
 _OPACITY = 0.85  # of the hottest cells; at the low end of the scale the image shows unchanged
-_BAR = 14  # width of the colour bar in pixels
+BAR = 14  # width of the colour bar in pixels
 _GRID_SIDE = 448  # pixels of a grid's longer side, about
 
 
@@ -65,13 +65,13 @@ def picture(
     height, width = anomaly_map.shape
     font = ImageFont.load_default(12)
     gap, head, labels = 6, 20, 44
-    canvas = Image.new("RGB", (2 * width + 3 * gap + _BAR + labels, height + head + gap), "white")
+    canvas = Image.new("RGB", (2 * width + 3 * gap + BAR + labels, height + head + gap), "white")
     draw = ImageDraw.Draw(canvas)
     draw.text((gap, 4), title, fill="black", font=font)
     canvas.paste(Image.fromarray(image), (0, head))
     canvas.paste(Image.fromarray(overlay(image, anomaly_map, scale)), (width + gap, head))
     left = 2 * width + 2 * gap
-    _colour_bar(canvas, left, head, height, scale)
+    colour_bar(canvas, left, head, height, scale)
     return canvas
 
 
@@ -90,7 +90,7 @@ def grid_picture(values: Float[np.ndarray, "rows columns"], title: str) -> Image
     width, height = columns * cell, rows * cell
     least = ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(title, font=font)
     canvas = Image.new(
-        "RGB", (max(side + width + gap + _BAR + labels, int(least) + 2 * gap), head + height + gap), "white"
+        "RGB", (max(side + width + gap + BAR + labels, int(least) + 2 * gap), head + height + gap), "white"
     )
     draw = ImageDraw.Draw(canvas)
     draw.text((gap, 4), title, fill="black", font=font)
@@ -99,14 +99,14 @@ def grid_picture(values: Float[np.ndarray, "rows columns"], title: str) -> Image
         draw.text((side - 4, head + (row + 0.5) * cell), str(row), fill="black", font=font, anchor="rm")
     for column in {0, columns // 2, columns - 1}:
         draw.text((side + (column + 0.5) * cell, head - 3), str(column), fill="black", font=font, anchor="mb")
-    _colour_bar(canvas, side + width + gap, head, height, (low, high))
+    colour_bar(canvas, side + width + gap, head, height, (low, high))
     return canvas
 
 
-def _colour_bar(canvas: Image.Image, left: int, top: int, height: int, scale: tuple[float, float]) -> None:
+def colour_bar(canvas: Image.Image, left: int, top: int, height: int, scale: tuple[float, float]) -> None:
     """Draw the colour scale from ``scale[1]`` at the top to ``scale[0]``, with numbers."""
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
-    ramp = np.rint(colours(np.linspace(1, 0, height)))[:, None].repeat(_BAR, axis=1).astype(np.uint8)
+    ramp = np.rint(colours(np.linspace(1, 0, height)))[:, None].repeat(BAR, axis=1).astype(np.uint8)
     canvas.paste(Image.fromarray(ramp), (left, top))
     for value, y in ((scale[1], top), (scale[0], top + height - 13)):
-        draw.text((left + _BAR + 4, y), f"{value:.3g}", fill="black", font=font)
+        draw.text((left + BAR + 4, y), f"{value:.3g}", fill="black", font=font)

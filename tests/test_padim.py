@@ -14,7 +14,7 @@ import padim_jax as padim
 from padim_jax import gaussian, triangle
 from padim_jax import padim as module
 from tests import oracle
-from tests.conftest import SMALL, images
+from tests.conftest import SMALL, images, write_images
 from tests.datasets import write_mvtec
 
 
@@ -250,9 +250,16 @@ def test_settings_are_normalised() -> None:
 
 def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    first, second = (part.split("```")[0] for part in readme.split("## From Python")[1].split("```python\n")[1:3])
+    files, first, second = (
+        part.split("```")[0] for part in readme.split("## From Python")[1].split("```python\n")[1:4]
+    )
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
+    for folder, count in (("good_parts", 5), ("new_parts", 2)):
+        write_images(tmp_path / folder, images(count, padim.PadimConfig()))
+    exec(files, found)
+    assert found["scores"].anomaly_map.shape == (2, 224, 224)
+    assert found["scores"].p_value.shape == (2,)
     exec(first, found)
     assert found["scores"].anomaly_map.shape == (4, 224, 224)
     assert found["model"].config == padim.PadimConfig()

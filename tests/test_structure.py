@@ -3,11 +3,14 @@
 import ast
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import padim_jax
+import padim_jax.backbones
 from padim_jax.backbones import BackboneSpec
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +25,12 @@ ROOMS = [
     "weights_conversion.convert",
     "weights_conversion",
     "weights_conversion.__main__",
+    "padim_jax.about",
+    "padim_jax.lazy",
     "padim_jax.config",
+    "padim_jax.brief",
+    "padim_jax.overlay",
+    "padim_jax.album",
     "padim_jax.folders",
     "padim_jax.tables",
     "padim_jax.backbones.spec",
@@ -76,12 +84,12 @@ ROOMS = [
     "padim_jax.data.catalogue",
     "padim_jax.data",
     "padim_jax.metrics",
-    "padim_jax.overlay",
     "padim_jax.operating_points",
     "padim_jax.report",
     "padim_jax.files",
     "padim_jax.outputs",
     "padim_jax.unfinished",
+    "padim_jax.front",
     "padim_jax.fitting",
     "padim_jax.calibrating",
     "padim_jax.fleet",
@@ -97,6 +105,11 @@ ROOMS = [
     "padim_jax.results",
     "padim_jax.demo",
     "padim_jax.commands",
+    "padim_jax.commands.startup",
+    "padim_jax.commands.lazy_click",
+    "padim_jax.commands.options",
+    "padim_jax.commands.making",
+    "padim_jax.commands.looking",
     "padim_jax.commands.terminal",
     "padim_jax.commands.calibrate",
     "padim_jax.commands.update",
@@ -174,10 +187,17 @@ def test_readme_tells_the_truth_about_backbones(spec: BackboneSpec) -> None:
 
 
 HEAVY = ("torch", "tensorflow", "matplotlib", "tensorflow_datasets", "sklearn", "grain", "av", "cv2")
+JAX = ("jax", "jaxlib", "flax", "orbax", "scipy")
 
 
 @pytest.mark.parametrize(
-    ("modules", "heavy"), [("padim_jax, padim_jax.data", (*HEAVY, "click")), ("padim_jax.cli", HEAVY)]
+    ("modules", "heavy"),
+    [
+        ("padim_jax", (*HEAVY, *JAX, "click", "numpy")),
+        ("padim_jax.data, padim_jax.padim, padim_jax.artifact", (*HEAVY, "click")),
+        ("padim_jax.commands.fit", HEAVY),
+        ("padim_jax.cli", (*HEAVY, *JAX)),
+    ],
 )
 def test_import_stays_light(modules: str, heavy: tuple[str, ...]) -> None:
     code = f"import sys, {modules}; print({set(heavy)} & set(sys.modules))"
@@ -193,3 +213,23 @@ def test_root_is_pinned() -> None:
         "save", "save_updatable", "score", "update", "with_roi", "with_solver", "with_threshold",
     ]  # fmt: skip
     assert all(hasattr(padim_jax, name) for name in padim_jax.__all__)
+
+
+@pytest.mark.parametrize("package", [padim_jax, padim_jax.backbones])
+def test_what_is_imported_lazily_is_all_there(package: ModuleType) -> None:
+    code = f"import {package.__name__} as p; print(*dir(p)); from {package.__name__} import *"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(package.__all__) <= set(done.stdout.split())
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+        package.nothing  # noqa: B018 - asking is the test
+
+
+def test_submodules_need_no_import_of_their_own() -> None:
+    code = "import padim_jax; print(padim_jax.artifact.__name__, padim_jax.backbones.weights.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["padim_jax.artifact", "padim_jax.backbones.weights"]
+
+
+def test_the_package_says_its_version_and_that_it_is_typed() -> None:
+    assert padim_jax.__version__ == version("padim-jax")
+    assert (ROOT / "padim_jax" / "py.typed").is_file()

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax import packing
+from padim_jax import brief, packing
 from padim_jax.arrays import attend
 from padim_jax.artifact.common import Common, check_settings, packed, read_common, reading, save_form
 from padim_jax.backbones import Backbone
@@ -45,6 +45,7 @@ class Updatable:
     roi: Any = None
     progress: Mapping[str, Any] | None = None
     image_sizes: tuple[tuple[int, int], ...] = ()
+    __repr__ = brief.updatable
 
     def model(self, *, solver: Solver = DEFAULT_SOLVER, donate: bool = False) -> Padim:
         """The model that scores; see :func:`padim_jax.finalize`."""

@@ -1,14 +1,33 @@
 """Frozen, truncated backbones and where their weights come from."""
 
-from padim_jax.backbones.backbone import (
-    Backbone,
-    backbone_parameters,
-    build_backbone,
-    extract,
-    parameters_digest,
-)
+from typing import TYPE_CHECKING
+
 from padim_jax.backbones.spec import BACKBONES, BackboneSpec, Tap, backbone_spec
-from padim_jax.backbones.weights import DownloadError, cache_folder, load_backbone
+from padim_jax.lazy import lazily
+
+if TYPE_CHECKING:
+    from padim_jax.backbones.backbone import (
+        Backbone,
+        backbone_parameters,
+        build_backbone,
+        extract,
+        parameters_digest,
+    )
+    from padim_jax.backbones.weights import DownloadError, cache_folder, load_backbone
+else:  # their names and facts are wanted where no network is
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "padim_jax.backbones.backbone": (
+                "Backbone",
+                "backbone_parameters",
+                "build_backbone",
+                "extract",
+                "parameters_digest",
+            ),
+            "padim_jax.backbones.weights": ("DownloadError", "cache_folder", "load_backbone"),
+        },
+    )
 
 __all__ = [
     "BACKBONES",

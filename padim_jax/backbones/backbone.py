@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from padim_jax import brief
 from padim_jax.backbones.efficientnet import EfficientNet
 from padim_jax.backbones.layers import Conv, Images, Taps
 from padim_jax.backbones.resnet import ResNet
@@ -43,6 +44,8 @@ class Backbone:
     prepared: Mapping[str, tuple[Array, ...]]
     spec: BackboneSpec
     weights_digest: str
+
+    __repr__ = brief.backbone
 
     @property
     def network(self) -> ResNet | EfficientNet:

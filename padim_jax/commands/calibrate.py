@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -18,16 +17,12 @@ from padim_jax.calibrating import (
     check_plausible,
     own_scores,
 )
-from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, at_rates, at_threshold
-from padim_jax.commands.terminal import (
-    batch_option,
-    debug_option,
-    interruption,
-    note_ignored,
-    progress_bar,
-    say,
-    wrong_use,
-)
+from padim_jax.calibration import Calibration, at_rates, at_threshold
+from padim_jax.commands.lazy_click import Command
+from padim_jax.commands.options import RATE, batch_option, debug_option, trust_option
+from padim_jax.commands.options import calibration_options as calibration_options
+from padim_jax.commands.terminal import interruption, note_ignored, progress_bar, say, wrong_use
+from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.fitting import Interrupted, Unreadable
 from padim_jax.folders import locked
@@ -39,53 +34,14 @@ _METHODS = {
     "held-out": "held-out",
     "kept": "kept, also from earlier states or parts of the model",
 }
-_RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
-def rate_options(command: Any) -> Any:
-    """The rates of every command that calibrates."""
-    for option in (
-        click.option(
-            "--pixel-rate",
-            type=_RATE,
-            help=f"Share of good images' pixels that masks may mark. Default: {PIXEL_RATE:g}, or the model's.",
-        ),
-        click.option(
-            "--false-alarm-rate",
-            type=_RATE,
-            help=f"Share of good images that may be called anomalous. Default: {FALSE_ALARM_RATE:g}, or the model's.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-trust_option = click.option(
-    "--trust-calibration",
-    "trusted",
-    is_flag=True,
-    help="Take the images to calibrate on for good ones even where they score much higher than those fitted on.",
-)
-
-
-def calibration_options(command: Any) -> Any:
-    """Options of every command that calibrates one model."""
-    others = click.option(
-        "--calibration",
-        "held_out",
-        multiple=True,
-        type=click.Path(exists=True, path_type=Path),
-        help="Good images to calibrate on instead of those read; repeat for several folders.",
-    )
-    return others(trust_option(rate_options(command)))
-
-
-@click.command("calibrate")
+@click.command("calibrate", cls=Command, example="padim calibrate bracket.padim good_parts/ --false-alarm-rate 0.01")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("good", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")
-@click.option("--false-alarm-rate", type=_RATE, help="Share of good images that may be called anomalous.")
-@click.option("--pixel-rate", type=_RATE, help="Share of good images' pixels that masks may mark.")
+@click.option("--false-alarm-rate", type=RATE, help="Share of good images that may be called anomalous.")
+@click.option("--pixel-rate", type=RATE, help="Share of good images' pixels that masks may mark.")
 @trust_option
 @click.option("--threshold", type=float, help="Image score above which an image is anomalous, set by hand.")
 @batch_option

@@ -6,30 +6,15 @@ import click
 
 from padim_jax.artifact import Updatable, load_image_sizes, save_compacted
 from padim_jax.commands.calibrate import load_any
-from padim_jax.commands.terminal import debug_option, say
+from padim_jax.commands.terminal import say, tell
 from padim_jax.compaction import Compacted, compact
 from padim_jax.folders import locked
 from padim_jax.model import Padim
 from padim_jax.storage import check_writable, disk_bytes
 
 
-@click.command("compact")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
-@click.option(
-    "--max-error",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=1e-3,
-    show_default=True,
-    help="Largest relative error of a distance.",
-)
-@debug_option
 def compact_command(model: Path, out: Path, max_error: float) -> None:
-    """Write the smallest form of MODEL that scores with no distance off by more than --max-error.
-
-    The bound holds for every possible image, not for a sample. The result scores, but can't be updated, merged or made
-    to forget: keep MODEL for that.
-    """
+    """Do what ``padim compact`` says it does."""
     check_writable(out)
     if out.resolve() == model.resolve():
         raise click.UsageError("--out is MODEL itself, which would lose what updating needs; choose another folder")
@@ -40,7 +25,7 @@ def compact_command(model: Path, out: Path, max_error: float) -> None:
         bound = "exact" if error == 0 else f"distances within {error:.2g}"
         say(f"{form:15} {size / 1e6:10.2f} MB  {bound}{'' if error <= max_error else ', not within --max-error'}")
     before, after = disk_bytes(model), disk_bytes(out)
-    click.echo(
+    tell(
         f"{out}: {found.form}, distances within {found.max_error:.2g}; {after / 1e6:.2f} MB on disk instead of "
         f"{before / 1e6:.2f} MB ({1 - after / before:.0%} saved), backbone included"
     )

@@ -3,12 +3,10 @@
 import tempfile
 from pathlib import Path
 
-import click
-
 from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.backbones import load_backbone
 from padim_jax.calibrating import calibrate_files
-from padim_jax.commands.terminal import batch_option, debug_option, progress_bar
+from padim_jax.commands.terminal import progress_bar, tell
 from padim_jax.config import PadimConfig
 from padim_jax.demo import demo_split
 from padim_jax.files import score_files
@@ -20,22 +18,8 @@ from padim_jax.storage import check_writable
 _RATE = 0.05
 
 
-@click.command("demo")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("padim-demo"),
-    show_default=True,
-    help="Folder for the model and the pictures.",
-)
-@batch_option
-@debug_option
 def demo_command(out: Path, batch_size: int) -> None:
-    """Fit and score real solar cells (the ELPV data set), no download beyond pip.
-
-    Learns from good monocrystalline cells, scores held-out good ones against defective ones, prints the
-    image AUROC, and writes heat maps of the best and worst finds.
-    """
+    """Do what ``padim demo`` says it does."""
     split = demo_split()
     from sklearn.metrics import roc_auc_score
 
@@ -75,11 +59,11 @@ def demo_command(out: Path, batch_size: int) -> None:
                 if item.path in chosen:
                     write_heatmap(out / kind / f"{chosen.index(item.path) + 1}-{item.path.name}", item, scale)
     counts = len(split.fit), len(split.good), len(split.defective)
-    click.echo("fitted on {} good cells; scored {} good and {} defective ones".format(*counts))
-    click.echo(f"image AUROC {auroc:.3f}")
+    tell("fitted on {} good cells; scored {} good and {} defective ones".format(*counts))
+    tell(f"image AUROC {auroc:.3f}")
     false, true = (sum(bool(alarms[path]) for path in paths) for paths in (split.good, split.defective))
-    click.echo(
+    tell(
         f"at a false-alarm rate of {_RATE:.0%}, set from the cells fitted on: {false} of {counts[1]} good cells called "
         f"anomalous ({false / counts[1]:.1%}), {true} of {counts[2]} defective ones found"
     )
-    click.echo(f"{out}: model, and heat maps of best finds, missed defects and false alarms")
+    tell(f"{out}: model, and heat maps of best finds, missed defects and false alarms")

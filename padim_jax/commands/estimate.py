@@ -12,30 +12,17 @@ import click
 import numpy as np
 
 from padim_jax.backbones import BACKBONES, load_backbone
-from padim_jax.commands.settings import begin, setting
-from padim_jax.commands.terminal import Size, batch_option, debug_option, wrong_use
+from padim_jax.commands.settings import begin
+from padim_jax.commands.terminal import tell, wrong_use
 from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, find_value_range, load_batches
 from padim_jax.embedding import draw_embedding
-from padim_jax.estimate import FORMS, Estimate, Files, Phase, estimate
+from padim_jax.estimate import Estimate, Files, Phase, estimate
 
 _DEFAULT_IMAGES = 200
 _TIMED = 8  # files
 
 
-@click.command("estimate")
-@click.argument("good_dir", required=False, type=click.Path(exists=True, path_type=Path))
-@click.option("--images", type=click.IntRange(2), metavar="N", help="How many. Default: those of GOOD_DIR, or 200.")
-@click.option("--preset", "preset_name", metavar="NAME", help="Settings by name; options given besides win.")
-@click.option("--backbone", type=click.Choice(list(BACKBONES)), help="Network. Default: the preset's, or Lite0.")
-@click.option("--weights", type=str, help="Weights file. Default: embedded, or random ones, which take as much.")
-@setting("n_channels", int, "Dimension d of the embedding.")
-@setting("image_size", Size(), "Resize images to this.")
-@setting("crop_size", Size(), "Then cut out the centre.")
-@click.option("--form", type=click.Choice(FORMS), help="Size on disk of this form only.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-@batch_option
-@debug_option
 def estimate_command(
     good_dir: Path | None,
     images: int | None,
@@ -47,11 +34,7 @@ def estimate_command(
     batch_size: int,
     **settings: Any,
 ) -> None:
-    """Say what a fit and a score will take, before either is run: state, size on disk, peak memory, seconds.
-
-    Compiles the programs for shapes alone, and computes with a part of the grid and one batch: images of GOOD_DIR, or
-    random ones.
-    """
+    """Do what ``padim estimate`` says it does."""
     with wrong_use():
         name, config = begin(preset_name, backbone)
         config = replace(config, **{key: value for key, value in settings.items() if value is not None})
@@ -81,34 +64,34 @@ def estimate_command(
     if form is not None and form not in found.disk:
         raise click.UsageError(f"--form {form} takes n ≤ d: {count} images, d = {embedding.dimension}")
     if as_json:
-        click.echo(json.dumps(asdict(found)))
+        tell(json.dumps(asdict(found)))
     else:
         _print(name, found, form, files)
 
 
 def _print(name: str, found: Estimate, form: str | None, files: Files) -> None:
     p, d = found.positions, found.dimension
-    click.echo(f"{name}, d = {d}, {p} positions, {found.images} images")
-    click.echo(f"state: moments {_bytes(found.state)}, factors {_bytes(found.factors)}")
-    click.echo("size on disk:")
+    tell(f"{name}, d = {d}, {p} positions, {found.images} images")
+    tell(f"state: moments {_bytes(found.state)}, factors {_bytes(found.factors)}")
+    tell("size on disk:")
     for one in found.disk if form is None else (form,):
-        click.echo(f"  {one:17}{_bytes(found.disk[one]):>9}")
+        tell(f"  {one:17}{_bytes(found.disk[one]):>9}")
     for command, phases, seconds in (
         ("fit", found.fit, found.fit_seconds),
         ("score", found.score, found.score_seconds),
     ):
         host, device = (max(phases, key=lambda phase, side=side: getattr(phase, side)) for side in ("host", "device"))
-        click.echo(f"padim {command}:")
+        tell(f"padim {command}:")
         if found.accelerator:
-            click.echo(f"  peak memory: host {_bytes(host.host)} ({host.name}), device {_bytes(device.device)} "
+            tell(f"  peak memory: host {_bytes(host.host)} ({host.name}), device {_bytes(device.device)} "
                        f"({device.name})")  # fmt: skip
         else:
-            click.echo(f"  peak memory: {_bytes(host.host)}, during {host.name} ({_phases(phases)})")
+            tell(f"  peak memory: {_bytes(host.host)}, during {host.name} ({_phases(phases)})")
         parts = ", ".join(f"{part} {value:.1f}" for part, value in seconds.items() if value >= 0.05)
-        click.echo(f"  seconds: {sum(seconds.values()):.0f} ({parts})")
+        tell(f"  seconds: {sum(seconds.values()):.0f} ({parts})")
     share = "all" if found.measured_positions == p else f"{found.measured_positions} of {p}"
     decoding = "decoding timed on files" if files.seconds is not None else "decoding not counted: no GOOD_DIR"
-    click.echo(
+    tell(
         f"measured here: the process, one batch through the network, {share} positions (seconds, memory "
         f"beyond XLA's account), {decoding}; computed: everything else, by XLA's account of the compiled programs"
     )
@@ -124,7 +107,7 @@ def _bytes(count: int) -> str:
 
 def _seconds_of_imports() -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import padim_jax.cli"], check=True)
+    subprocess.run([sys.executable, "-c", "import padim_jax.commands.fit"], check=True)
     return time.perf_counter() - start
 
 

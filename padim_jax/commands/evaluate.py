@@ -18,6 +18,7 @@ from rich.table import Table
 
 from padim_jax import folders
 from padim_jax.backbones import Backbone, load_backbone
+from padim_jax.commands.lazy_click import Command
 from padim_jax.commands.terminal import (
     Size,
     add_bar,
@@ -66,7 +67,7 @@ def _list_presets(context: click.Context, _: click.Parameter, wanted: bool) -> N
         context.exit()
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=Command, example="padim evaluate bracket/ --out evaluation --preset lite0-plus")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
 @click.option(
@@ -151,7 +152,7 @@ def evaluate_command(
         _carry_out(plan, out, weights, batch_size, report)
 
 
-@click.command("report")
+@click.command("report", cls=Command, example="padim report evaluation")
 @click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @debug_option
 def report_command(results: Path) -> None:

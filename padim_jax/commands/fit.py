@@ -13,22 +13,18 @@ import jax
 from padim_jax import mesh as meshes
 from padim_jax.commands.calibrate import (
     calibrated,
-    calibration_options,
     describe_calibration,
     going_on,
     rates_of,
     stop_and_say,
 )
-from padim_jax.commands.fit_mesh import MeshOptions, fit_on_mesh, mesh_checkpoint, mesh_options
-from padim_jax.commands.settings import chosen, loaded, settings_options, with_value_range
+from padim_jax.commands.fit_mesh import MeshOptions, fit_on_mesh, mesh_checkpoint
+from padim_jax.commands.settings import chosen, loaded, with_value_range
 from padim_jax.commands.terminal import (
     Notes,
-    batch_option,
-    debug_option,
     interruption,
     note_ignored,
     progress_bar,
-    roi_option,
     say,
     size_text,
 )
@@ -43,30 +39,6 @@ from padim_jax.shared import MeshCheckpoint
 from padim_jax.storage import check_writable
 
 
-@click.command("fit")
-@click.argument("good_dir", type=click.Path(exists=True, path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
-@settings_options
-@click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
-@roi_option
-@click.option(
-    "--calibrate/--no-calibrate",
-    "wanted",
-    default=True,
-    show_default=True,
-    help="Read the images again, for p-values and thresholds.",
-)
-@calibration_options
-@click.option(
-    "--checkpoint-every",
-    type=click.IntRange(0),
-    default=0,
-    metavar="N",
-    help="Keep what was done every N images. Default: when interrupted only.",
-)
-@mesh_options
-@batch_option
-@debug_option
 def fit_command(
     good_dir: Path,
     out: Path,
@@ -82,12 +54,7 @@ def fit_command(
     batch_size: int,
     **settings: Any,
 ) -> None:
-    """Learn what is normal from GOOD_DIR, a folder of good images (searched recursively).
-
-    The images are then read again, and each is scored by the model of all the others: that calibrates the model, so
-    that new images get p-values and verdicts. The model can be updated, merged and made to forget; padim compact makes
-    it smaller. A fit that was interrupted goes on where it was, by the same command.
-    """
+    """Do what ``padim fit`` says it does."""
     mesh = MeshOptions(**{field.name: settings.pop(field.name) for field in fields(MeshOptions)}).mesh()
     backbone, config = chosen(**settings)
     check_writable(out)  # now, not after an hour of fitting

@@ -1,6 +1,5 @@
 """``padim fit-many``."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,47 +9,15 @@ import click
 import jax
 
 from padim_jax.backbones import Backbone
-from padim_jax.commands.calibrate import going_on, rate_options, rates_of, trust_option
-from padim_jax.commands.settings import chosen, loaded, settings_options
-from padim_jax.commands.terminal import Notes, batch_option, debug_option, interruption, progress_bar, say, wrong_use
+from padim_jax.commands.calibrate import going_on, rates_of
+from padim_jax.commands.settings import chosen, loaded
+from padim_jax.commands.terminal import Notes, interruption, progress_bar, say, wrong_use
 from padim_jax.factory import Journal, Outcome, Terms, fit_many
 from padim_jax.folders import LOCK, locked
 from padim_jax.manifest import LIST, Job, read_jobs
 from padim_jax.tables import write_table
 
 
-class Part(click.ParamType):
-    """``2/8``: the second of eight."""
-
-    name = "I/N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse; anything else is wrong use."""
-        found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", str(value))
-        if found is None or int(found[1]) > int(found[2]):
-            self.fail(f"{value!r} is not I/N with I from 1 to N", param, ctx)
-        return int(found[1]), int(found[2])
-
-
-@click.command("fit-many")
-@click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the models.")
-@settings_options
-@click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read; else their model fails.")
-@click.option(
-    "--calibrate/--no-calibrate", default=True, show_default=True, help="Read the images again, for p-values."
-)
-@rate_options
-@trust_option
-@click.option(
-    "--replace-changed", is_flag=True, help="Fit models anew that were updated, calibrated or made otherwise since."
-)
-@click.option(
-    "--devices", type=click.IntRange(1), help="Devices of this machine to share the models out. Default: all."
-)
-@click.option("--part", type=Part(), default="1/1", help="Fit every N-th model only, from the I-th: for N machines.")
-@batch_option
-@debug_option
 def fit_many_command(
     table: Path,
     out: Path,
@@ -66,16 +33,7 @@ def fit_many_command(
     batch_size: int,
     **settings: Any,
 ) -> None:
-    """Fit a model for every line of TABLE, all with one network and one compiled program.
-
-    TABLE is in CSV; its columns are model,good: the name of a model, which becomes a folder in --out, and its folder
-    of good images, relative to the table. Two more may be there, and empty: calibration, a folder of other good images
-    to calibrate on, and roi, a mask file. All models have the same settings.
-
-    A model that fails is named, with the reason, and the others are fitted; then the exit code is 1. The same command,
-    given again, fits what failed, what is new and what has changed. Models that padim update, forget, merge or
-    calibrate changed are kept and named. --out/models.csv lists all.
-    """
+    """Do what ``padim fit-many`` says it does."""
     with wrong_use():
         every = read_jobs(table)
         here = jax.local_devices()

@@ -26,29 +26,9 @@ from padim_jax.processes import agreed, connect, together
 from padim_jax.shared import MeshCheckpoint, Shared, calibrate_shared, fold_shared, save_shared
 
 
-def mesh_options(command: Any) -> Any:
-    """Options that share a fit out."""
-    for option in (
-        click.option(
-            "--grid", type=click.IntRange(1), help="Devices that share out the positions. Default: all of a process."
-        ),
-        click.option(
-            "--distributed", is_flag=True, help="Be one of the processes that SLURM, Open MPI or a pod tells of."
-        ),
-        click.option("--process-id", type=click.IntRange(0), help="Which of them this is, from 0."),
-        click.option(
-            "--num-processes", type=click.IntRange(1), help="Processes that fit together, by the same command."
-        ),
-        click.option("--coordinator", metavar="HOST:PORT", help="Of process 0, for the others to find it."),
-        click.option("--devices", type=click.IntRange(1), help="Devices of this machine to use. Default: one."),
-    ):
-        command = option(command)
-    return command
-
-
 @dataclass(frozen=True)
 class MeshOptions:
-    """What :func:`mesh_options` were given."""
+    """What its options were given."""
 
     devices: int | None
     coordinator: str | None

@@ -9,39 +9,15 @@ import click
 
 from padim_jax.commands.inspect_folder import folder_lines, inspect_folder
 from padim_jax.commands.inspect_model import inspect_model, model_lines
-from padim_jax.commands.terminal import batch_option, debug_option, note_ignored, printable
+from padim_jax.commands.terminal import note_ignored, tell
 from padim_jax.data import find_images
 from padim_jax.storage import MANIFEST
 
 
-@click.command("inspect")
-@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), help="Of a folder: score by this model, not one fitted here.")
-@click.option("--quick", is_flag=True, help="Of a folder: headers and digests only; no pixels decoded, no scores.")
-@click.option(
-    "--images",
-    type=click.Path(exists=True, path_type=Path),
-    help="Of a model: good images, to look for positions with two peaks.",
-)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for tables and pictures.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
-@batch_option
-@debug_option
 def inspect_command(
     path: Path, model: Path | None, quick: bool, images: Path | None, out: Path | None, as_json: bool, batch_size: int
 ) -> None:
-    """Inspect PATH, a folder of images or a model.
-
-    Of a folder: what the files are, which can't be read, duplicates, and likely mistakes: odd sizes, channels, depths
-    and formats, and images whose score stands out when each is scored by a model of all the others: --model, if it was
-    fitted on them (others are scored as they are), else one fitted here in memory.
-
-    Of a model: settings, sizes, calibration, condition numbers of its covariances and, with --images, positions where
-    the images fall into two groups.
-
-    With --out: images.csv and suspects.png; or mean.png, log_determinant.png and two_peaks.png. The exit code is 1 if a
-    file can't be read.
-    """
+    """Do what ``padim inspect`` says it does."""
     is_model = (path / MANIFEST).is_file()
     for name, given, fits in (
         ("--model", model, not is_model),
@@ -65,7 +41,8 @@ def inspect_command(
         assert found is not None
         record = inspect_folder(path, found, model, quick, out, batch_size)
         lines = folder_lines(record)
-    click.echo(json.dumps(record, indent=1) if as_json else "\n".join(map(printable, lines)))
+    for line in json.dumps(record, indent=1).splitlines() if as_json else lines:
+        tell(line)
     if record["unreadable"]:
         raise click.ClickException(f"{len(record['unreadable'])} files could not be read")
 

@@ -13,6 +13,7 @@ import click
 
 from padim_jax.artifact import load
 from padim_jax.calibration import Calibration
+from padim_jax.commands.lazy_click import Command
 from padim_jax.commands.terminal import (
     Notes,
     batch_option,
@@ -75,7 +76,7 @@ class _Wanted:
         return [name for name, asked in vars(self).items() if asked and name != "colour_range"]
 
 
-@click.command("score")
+@click.command("score", cls=Command, example="padim score bracket.padim new_parts/ --out result")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from padim_jax.commands.lazy_click import Command
 from padim_jax.commands.score import noted, refuse_nested, say_fitted_on, say_where, stopped_at, was_fitted_on
 from padim_jax.commands.terminal import (
     Notes,
@@ -58,7 +59,7 @@ class Bytes(click.ParamType):
         return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-@click.command("score-many")
+@click.command("score-many", cls=Command, example="padim score-many models stream.csv --out result --memory 4GB")
 @click.argument("models", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")

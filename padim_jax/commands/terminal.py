@@ -1,4 +1,6 @@
-"""What the commands share: options, progress on the terminal, messages."""
+"""What the commands share: progress on the terminal, messages."""
+
+from __future__ import annotations
 
 import signal
 import threading
@@ -8,48 +10,26 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from padim_jax.data.folder import describe
-from padim_jax.files import Advance
+from padim_jax.commands.options import Size as Size
+from padim_jax.commands.options import batch_option as batch_option
+from padim_jax.commands.options import debug_option as debug_option
+from padim_jax.commands.options import roi_option as roi_option
+
+if TYPE_CHECKING:
+    from padim_jax.files import Advance
 
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-class Size(click.ParamType):
-    """``224``, or ``224x320`` for height x width."""
-
-    name = "N|HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse; anything else is wrong use."""
-        try:
-            numbers = [int(part) for part in str(value).lower().split("x")]
-        except ValueError:
-            numbers = []
-        if len(numbers) not in (1, 2) or min(numbers) < 1:
-            self.fail(f"{value!r} is neither N nor HEIGHTxWIDTH in pixels", param, ctx)
-        return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
 def size_text(size: int | tuple[int, int]) -> str:
     """A size as :class:`Size` reads it."""
     return str(size) if isinstance(size, int) else "x".join(map(str, size))
-
-
-debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
-batch_option = click.option(
-    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images computed at once."
-)
-roi_option = click.option(
-    "--roi",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Mask file: look only where it is not 0.",
-)
 
 
 @contextmanager
@@ -99,7 +79,7 @@ def add_bar(progress: Progress, what: str, total: int | None = None, unit: str =
     """Add a bar in the place of those there; the function it gives moves it on."""
     for task in progress.task_ids:
         progress.remove_task(task)
-    task = progress.add_task(what, total=total, rate="")
+    task = progress.add_task(printable(what), total=total, rate="")
     start, done = time.perf_counter(), 0
 
     def advance(count: int) -> None:
@@ -148,6 +128,8 @@ def megabytes(advance: Advance) -> Callable[[str, int, int], None]:
 def note_ignored(ignored: Mapping[str, int], where: str = "") -> None:
     """Say which files a search passed over."""
     if ignored:
+        from padim_jax.data.folder import describe
+
         say(f"ignored files that are not images{where and f' in {where}'}: {describe(ignored)}")
 
 
@@ -182,6 +164,14 @@ def say(text: str) -> None:
     screen.print(printable(text), markup=False)
 
 
+def tell(text: str) -> None:
+    """Print a line of a command's results, on standard output."""
+    click.echo(printable(text))
+
+
 def printable(text: str) -> str:
-    """Text on one line: a newline in a file name must not break it, bytes that are no text not stop it."""
+    """Text on one line: a newline in a file name must not break it, an escape code not reach the terminal.
+
+    Nor must bytes that are no text stop it.
+    """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

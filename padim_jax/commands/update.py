@@ -19,6 +19,7 @@ from padim_jax.commands.calibrate import (
     rates_of,
     stop_and_say,
 )
+from padim_jax.commands.lazy_click import Command
 from padim_jax.commands.terminal import (
     Notes,
     batch_option,
@@ -39,7 +40,7 @@ _model = click.argument("model", type=click.Path(path_type=Path))
 _out = click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")
 
 
-@click.command("update")
+@click.command("update", cls=Command, example="padim update bracket.padim this_week/")
 @_model
 @click.argument("good_dir", type=click.Path(exists=True, path_type=Path))
 @_out
@@ -169,7 +170,7 @@ def _at_the_same_threshold(known: Calibration, before: Calibration) -> Calibrati
     return at_threshold(known, float(before.threshold))
 
 
-@click.command("merge")
+@click.command("merge", cls=Command, example="padim merge site_a.padim site_b.padim --out both.padim")
 @_model
 @click.argument("others", metavar="OTHER...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
@@ -253,7 +254,7 @@ def _both(first: Updatable, second: Updatable) -> Updatable:
     )
 
 
-@click.command("forget")
+@click.command("forget", cls=Command, example="padim forget bracket.padim recalled_parts/")
 @_model
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, path_type=Path))
 @_out
@@ -284,7 +285,7 @@ def forget_command(
         _finish(changed, target, held_out, rates, batch_size, trusted, keep_previous=True)
 
 
-@click.command("undo")
+@click.command("undo", cls=Command, example="padim undo bracket.padim")
 @_model
 @debug_option
 def undo_command(model: Path) -> None:

@@ -1,0 +1,103 @@
+"""Commands of click that are imported when they are wanted: the group for one's help, a command to do its work."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from padim_jax.commands.startup import start
+
+_COLUMN = 36
+# What only some need, of any command, by the parameters' names; all else comes first in a help text.
+HEADINGS = {
+    "Expert options": (
+        *("backbone", "weights", "taps", "n_channels", "ridge", "seed", "resize", "sigma", "interpolation"),
+        *("neighbourhood", "covariance", "projection", "precision", "value_range"),
+        *("wanted", "calibrate", "pixel_rate", "checkpoint_every", "batch_size", "debug"),
+        *("colour_range", "memory", "prepared"),
+    ),
+    "Several devices": ("devices", "part", "coordinator", "num_processes", "process_id", "distributed", "grid"),
+}
+_HEADING_OF = {name: heading for heading, names in HEADINGS.items() for name in names}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the overview.
+
+    Attributes:
+      place: where the command is declared, "module:name".
+      usage: how it is called.
+      about: what it does, in a few words.
+    """
+
+    place: str
+    usage: str
+    about: str
+
+
+class LazyGroup(click.Group):
+    """A group that imports the command asked for, and lists all of them without importing any."""
+
+    def __init__(self, *args: Any, entries: Mapping[str, Entry], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.entries = entries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the overview."""
+        return list(self.entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command; None where there is none of that name."""
+        return None if cmd_name not in self.entries else named(self.entries[cmd_name].place)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the overview."""
+        with formatter.section("Commands"):
+            for entry in self.entries.values():
+                formatter.write(f"{'':{formatter.current_indent}}{entry.usage:{_COLUMN}}  {entry.about}\n")
+
+
+class Command(click.Command):
+    """A command that may be done elsewhere, with its options under headings and an example at the end of its help.
+
+    Attributes:
+      place: the function that does it, "module:name"; None where the one that was decorated does.
+      example: how it is typed, a line or several.
+    """
+
+    def __init__(self, *args: Any, place: str | None = None, example: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.place = place
+        self.example = example
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Import what does the work, and do it."""
+        start()
+        return super().invoke(ctx) if self.place is None else ctx.invoke(named(self.place), **ctx.params)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options that everyone needs, then the others, each under its heading."""
+        found: dict[str, list[tuple[str, str]]] = {"Options": [], **{heading: [] for heading in HEADINGS}}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                found[_HEADING_OF.get(param.name or "", "Options")].append(record)
+        for heading, records in found.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records, col_max=34)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example."""
+        with formatter.section("Example"):
+            for line in self.example.splitlines():
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def named(place: str) -> Any:
+    """What "module:name" names."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
