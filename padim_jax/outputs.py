@@ -23,7 +23,7 @@ from padim_jax.overlay import picture
 
 COLUMNS = ("path", "score", "p_value", "verdict", "row", "column", "threshold", "heatmap", "note")
 _LONGEST_NAME = 255  # bytes, of a file on the usual file systems
-_LONGEST_SIDE = 768  # pixels of a photo in a heat map
+LONGEST_SIDE = 768  # pixels of a photo in a heat map
 _PNG = {"format": "PNG", "compress_level": 1, "compress_type": zlib.Z_RLE}  # as small as by level 3, in half the time
 _BETWEEN = "; "  # notes of an image
 _SIZE = np.dtype("<u4")
@@ -113,19 +113,18 @@ def write_heatmap(
     verdict = "" if item.anomalous is None else "anomalous" if item.anomalous else "normal"
     name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in item.path.name)  # on one line, and text
     title = f"score {item.score:.4g}" + (f"   {verdict}, p = {item.p_value:.3g}" if verdict else "") + f"   {name}"
-    photo, shown = item.image, item.anomaly_map
-    row, column = np.unravel_index(int(np.argmax(item.anomaly_map)), item.anomaly_map.shape)
-    summit = row + 0.5, column + 0.5
+    photo, (left, top) = item.image, (0, 0)
+    (bottom, right) = item.anomaly_map.shape
     if config is not None:
         try:
-            photo = read_photo(item.path, config, _LONGEST_SIDE)
+            photo = read_photo(item.path, config, LONGEST_SIDE)
         except UnreadableImage as error:  # it was there when it was scored
             note(item.path, f"its heat map shows what the network saw, for it could not be read again ({error.reason})")
         else:
             left, top, right, bottom = map(int, seen_part(item.size, config).crop)
-            shown = item.anomaly_map[top:bottom, left:right]
-            height, width = shown.shape
-            summit = (summit[0] - top) * photo.shape[0] / height, (summit[1] - left) * photo.shape[1] / width
+    shown = item.anomaly_map[top:bottom, left:right]
+    row, column = np.unravel_index(int(np.argmax(shown)), shown.shape)
+    summit = (row + 0.5) * photo.shape[0] / shown.shape[0], (column + 0.5) * photo.shape[1] / shown.shape[1]
     drawn = picture(photo, shown, scale, title, threshold=threshold, summit=summit)
     drawn.save(target, **_PNG)
 

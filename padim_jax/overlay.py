@@ -133,7 +133,7 @@ def _grown(region: Bool[np.ndarray, "height width"], by: int) -> Bool[np.ndarray
 
 def _corners(laid: Image.Image, row: float, column: float) -> None:
     """Mark a place by the corners of a square around it."""
-    draw, reach = ImageDraw.Draw(laid), max(6, round(0.03 * max(laid.size)))
+    draw, reach = ImageDraw.Draw(laid), max(10, round(0.03 * max(laid.size)))
     for colour, width in (("black", 3), ("white", 1)):
         for down in (-1, 1):
             for right in (-1, 1):
