@@ -32,13 +32,14 @@ from padim_jax.files import ScoredImage
 from padim_jax.gaussian import WhitenedGaussian
 from padim_jax.leave_one_out import leave_one_out
 from padim_jax.model import Padim, PadimMoments
-from padim_jax.outputs import write_heatmap
+from padim_jax.outputs import LONGEST_SIDE, write_heatmap
 from padim_jax.projection import semi_orthogonal
 from padim_jax.triangle import Triangle
 
 PIECE_BYTES = 128 * 2**20  # of the scatter that is really computed with
 FORMS = get_args(Form)
 _SMALL = 60_000  # of a model's folder: manifest and Orbax's own records
+_PICTURE = 30  # bytes a pixel of the photo while a heat map is drawn
 _AHEAD = 3  # batches of decoded images: that in work and two ahead
 
 
@@ -148,7 +149,8 @@ def estimate(
     update = _compiled_update(backbone, state, batch)
     embedded, embedding = _embedded(backbone, state, batch)
     costs, model = _compiled(backbone, state, batch, update)
-    pieces = _measured(state, batch, embedded, embedding)
+    side = min(LONGEST_SIDE, math.isqrt(files.pixels))  # of a photo in a heat map
+    pieces = _measured(state, batch, embedded, embedding, side)
     accelerator = jax.default_backend() != "cpu"
     p, d = state.embedding.n_positions, state.embedding.dimension
     parameters = sum(array.size for array in backbone_parameters(backbone).values())
@@ -156,6 +158,7 @@ def estimate(
     memory = _Memory(
         loaded=loaded,
         decoding=(_AHEAD + 2) * batch.nbytes + (os.cpu_count() or 1) * 6 * files.pixels,
+        drawing=(os.cpu_count() or 1) * (6 * files.pixels + _PICTURE * side**2),
         state=_size(state),
         factors=_size(model.gaussian),
         packed=disk["triangle"],
@@ -183,7 +186,7 @@ def estimate(
         **of_model,
         "read": reading,
         "score": batches * (seconds["embed"] + seconds["score"] + seconds["map"]),
-        "heat maps": images * pieces.drawing,
+        "heat maps": images * pieces.drawing + reading,  # for the photo is read again
     }
     return Estimate(
         images,
@@ -207,6 +210,7 @@ class _Memory:
 
     loaded: int  # the process: interpreter, imports, backbone
     decoding: int
+    drawing: int
     state: int
     factors: int
     packed: int
@@ -231,7 +235,7 @@ class _Memory:
         return (
             self._phase("load", (), self.state, max(2 * self._part, self.state // 3), False),
             self._phase("factor", ("factor",), self.state),
-            self._phase("score", ("factor", "score"), self.factors, self.decoding),
+            self._phase("score", ("factor", "score"), self.factors, self.decoding + self.drawing),
         )
 
     @property
@@ -301,7 +305,7 @@ def _compiled(
     return {"update": update, "factor": factor, "leave_one_out": left_out, "score": score}, model
 
 
-def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cost) -> _Pieces:
+def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cost, side: int) -> _Pieces:
     """Run what follows the embedding on a piece of the grid, from its middle."""
     config, embedding = state.config, state.embedding
     p, d = embedding.n_positions, embedding.dimension
@@ -333,7 +337,8 @@ def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cos
     packed = packing.pack_triangle(moments.scatter, lower=True)
     with tempfile.TemporaryDirectory() as folder:
         saving, loading = _stored(Path(folder) / "model", packed)
-        item = ScoredImage(Path("image"), float(values[0]), None, None, batch[0], np.asarray(maps[0]), config.crop)
+        photo = np.resize(batch[0], (side, side, 3))
+        item = ScoredImage(Path("image"), float(values[0]), None, None, photo, np.asarray(maps[0]), config.crop)
         start = time.perf_counter()
         write_heatmap(Path(folder) / "map.png", item, (0.0, max(1e-6, float(values[0]))))
         drawing = time.perf_counter() - start

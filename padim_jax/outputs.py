@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,12 +14,17 @@ import numpy as np
 from PIL import Image
 
 from padim_jax.config import PadimConfig
-from padim_jax.data import mask_to_original, to_original
+from padim_jax.data import UnreadableImage, mask_to_original, to_original
+from padim_jax.data.decode import Note
+from padim_jax.data.geometry import seen_part
+from padim_jax.data.image import read_photo
 from padim_jax.files import ScoredImage, find_summit
 from padim_jax.overlay import picture
 
 COLUMNS = ("path", "score", "p_value", "verdict", "row", "column", "threshold", "heatmap", "note")
 _LONGEST_NAME = 255  # bytes, of a file on the usual file systems
+LONGEST_SIDE = 768  # pixels of a photo in a heat map
+_PNG = {"format": "PNG", "compress_level": 1, "compress_type": zlib.Z_RLE}  # as small as by level 3, in half the time
 _BETWEEN = "; "  # notes of an image
 _SIZE = np.dtype("<u4")
 
@@ -83,13 +89,44 @@ class Row:
         return self.path, f"{self.score:.7g}", p_value, self.verdict, *place
 
 
-def write_heatmap(target: Path, item: ScoredImage, scale: tuple[float, float]) -> None:
-    """Write the picture of one result as PNG, making folders as needed."""
+def write_heatmap(
+    target: Path,
+    item: ScoredImage,
+    scale: tuple[float, float],
+    *,
+    config: PadimConfig | None = None,
+    threshold: float | None = None,
+    note: Note = lambda path, text: None,
+) -> None:
+    """Write the picture of one result as PNG, making folders as needed.
+
+    Args:
+      target: to write.
+      item: the result.
+      scale: distances at the ends of the colours.
+      config: what the image was read with: the photo is read again, to be shown larger than the network saw it. None
+        shows what the network saw.
+      threshold: outlined, and marked on the colour scale.
+      note: told where the photo could not be read again, so that what the network saw is shown.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     verdict = "" if item.anomalous is None else "anomalous" if item.anomalous else "normal"
     name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in item.path.name)  # on one line, and text
-    title = f"{name}   score {item.score:.4g}" + (f"   {verdict}, p = {item.p_value:.3g}" if verdict else "")
-    picture(item.image, item.anomaly_map, scale, title).save(target, format="PNG", compress_level=3)
+    title = f"score {item.score:.4g}" + (f"   {verdict}, p = {item.p_value:.3g}" if verdict else "") + f"   {name}"
+    photo, (left, top) = item.image, (0, 0)
+    (bottom, right) = item.anomaly_map.shape
+    if config is not None:
+        try:
+            photo = read_photo(item.path, config, LONGEST_SIDE)
+        except UnreadableImage as error:  # it was there when it was scored
+            note(item.path, f"its heat map shows what the network saw, for it could not be read again ({error.reason})")
+        else:
+            left, top, right, bottom = map(int, seen_part(item.size, config).crop)
+    shown = item.anomaly_map[top:bottom, left:right]
+    row, column = np.unravel_index(int(np.argmax(shown)), shown.shape)
+    summit = (row + 0.5) * photo.shape[0] / shown.shape[0], (column + 0.5) * photo.shape[1] / shown.shape[1]
+    drawn = picture(photo, shown, scale, title, threshold=threshold, summit=summit)
+    drawn.save(target, **_PNG)
 
 
 def write_mask(target: Path, item: ScoredImage, threshold: float, config: PadimConfig, original: bool) -> None:

@@ -1,7 +1,7 @@
 """Heat maps as pictures: one fixed colour scale, laid over the image."""
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 # The "inferno" scale of matplotlib (CC0), at nine equal steps: even in lightness, readable without colour vision.
@@ -20,6 +20,8 @@ _INFERNO = np.array(
     np.float64,
 )
 _OPACITY = 0.85  # of the hottest cells; at the low end of the scale the image shows unchanged
+_TINT = 0.5  # of a heat map: what is under it can still be seen
+_SMALLEST_SIDE = 256  # pixels that a photo has at least on its longer side, about
 BAR = 14  # width of the colour bar in pixels
 _GRID_SIDE = 448  # pixels of a grid's longer side, about
 
@@ -57,22 +59,86 @@ def overlay(
 
 def picture(
     image: UInt8[np.ndarray, "height width 3"],
-    anomaly_map: Float[np.ndarray, "height width"],
+    anomaly_map: Float[np.ndarray, "rows columns"],
     scale: tuple[float, float],
     title: str,
+    *,
+    threshold: float | None = None,
+    summit: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """Image and overlay side by side under a title, with the colour scale in distances."""
-    height, width = anomaly_map.shape
-    font = ImageFont.load_default(12)
-    gap, head, labels = 6, 20, 44
-    canvas = Image.new("RGB", (2 * width + 3 * gap + BAR + labels, height + head + gap), "white")
-    draw = ImageDraw.Draw(canvas)
-    draw.text((gap, 4), title, fill="black", font=font)
-    canvas.paste(Image.fromarray(image), (0, head))
-    canvas.paste(Image.fromarray(overlay(image, anomaly_map, scale)), (width + gap, head))
-    left = 2 * width + 2 * gap
-    colour_bar(canvas, left, head, height, scale)
+    """Image as it is and with the map laid over it, side by side under a title, with the colour scale in distances.
+
+    Args:
+      image: the photo; small ones are shown several times as large.
+      anomaly_map: of what the photo shows, at any size.
+      scale: distances shown as the coldest and the hottest colour.
+      title: one line.
+      threshold: drawn as an outline of what lies above it, and on the colour scale.
+      summit: (row, column) of the map's maximum in the photo, in its pixels; marked by corners around it.
+    """
+    times = max(1, _SMALLEST_SIDE // max(image.shape[:2]))
+    photo = Image.fromarray(image.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else image)
+    laid = _laid_over(photo, anomaly_map, scale, threshold)
+    if summit is not None:
+        _corners(laid, summit[0] * times, summit[1] * times)
+    gap, head, labels = 6, 20, 96 if threshold is not None else 44
+    canvas = Image.new("RGB", (2 * photo.width + 3 * gap + BAR + labels, photo.height + head + gap), "white")
+    ImageDraw.Draw(canvas).text((gap, 4), title, fill="black", font=ImageFont.load_default(12))
+    canvas.paste(photo, (0, head))
+    canvas.paste(laid, (photo.width + gap, head))
+    colour_bar(canvas, 2 * photo.width + 2 * gap, head, photo.height, scale, threshold)
     return canvas
+
+
+def _laid_over(
+    photo: Image.Image,
+    anomaly_map: Float[np.ndarray, "rows columns"],
+    scale: tuple[float, float],
+    threshold: float | None,
+) -> Image.Image:
+    """The photo tinted by the map, so that what is under it can still be seen."""
+    distances = Image.fromarray(anomaly_map.astype(np.float32)).resize(photo.size, Image.Resampling.BILINEAR)
+    found = np.asarray(distances)
+    places = Image.fromarray(np.rint(255 * levels(found, scale)).astype(np.uint8))
+    tint = places.copy()
+    tint.putpalette(np.rint(colours(np.linspace(0, 1, 256))).astype(np.uint8).tobytes())
+    opacity = places.point([round(255 * _TINT * min(2 * level / 255, 1)) for level in range(256)])
+    laid = Image.composite(tint.convert("RGB"), photo, opacity)
+    if threshold is not None and (found > threshold).any():
+        pixels = np.array(laid)
+        outside, inside = _outline(found > threshold, max(1, max(photo.size) // 400))
+        pixels[outside], pixels[inside] = 0, 255
+        laid = Image.fromarray(pixels)
+    return laid
+
+
+def _outline(
+    above: Bool[np.ndarray, "height width"], width: int
+) -> tuple[Bool[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
+    """Pixels just outside of a region, and just outside of those: two lines of ``width``, seen on any ground."""
+    near = _grown(above, width)
+    return _grown(near, width) & ~near, near & ~above
+
+
+def _grown(region: Bool[np.ndarray, "height width"], by: int) -> Bool[np.ndarray, "height width"]:
+    """The region with a margin."""
+    for axis in (0, 1):
+        narrow, region = region.swapaxes(0, axis), region.swapaxes(0, axis).copy()
+        for step in range(1, by + 1):
+            region[step:] |= narrow[:-step]
+            region[:-step] |= narrow[step:]
+        region = region.swapaxes(0, axis)
+    return region
+
+
+def _corners(laid: Image.Image, row: float, column: float) -> None:
+    """Mark a place by the corners of a square around it."""
+    draw, reach = ImageDraw.Draw(laid), max(10, round(0.03 * max(laid.size)))
+    for colour, width in (("black", 3), ("white", 1)):
+        for down in (-1, 1):
+            for right in (-1, 1):
+                x, y = column + right * reach, row + down * reach
+                draw.line([(x - right * reach / 2, y), (x, y), (x, y - down * reach / 2)], fill=colour, width=width)
 
 
 def grid_picture(values: Float[np.ndarray, "rows columns"], title: str) -> Image.Image:
@@ -103,10 +169,22 @@ def grid_picture(values: Float[np.ndarray, "rows columns"], title: str) -> Image
     return canvas
 
 
-def colour_bar(canvas: Image.Image, left: int, top: int, height: int, scale: tuple[float, float]) -> None:
-    """Draw the colour scale from ``scale[1]`` at the top to ``scale[0]``, with numbers."""
+def colour_bar(
+    canvas: Image.Image, left: int, top: int, height: int, scale: tuple[float, float], threshold: float | None = None
+) -> None:
+    """Draw the colour scale from ``scale[1]`` at the top to ``scale[0]``, with numbers and a line at the threshold."""
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
     ramp = np.rint(colours(np.linspace(1, 0, height)))[:, None].repeat(BAR, axis=1).astype(np.uint8)
     canvas.paste(Image.fromarray(ramp), (left, top))
-    for value, y in ((scale[1], top), (scale[0], top + height - 13)):
-        draw.text((left + BAR + 4, y), f"{value:.3g}", fill="black", font=font)
+    low, high = scale
+    texts = {top: f"{high:.4g}", top + height - 13: f"{low:.4g}"}
+    if threshold is not None and low <= threshold <= high:
+        level = (threshold - low) / max(high - low, np.finfo(np.float32).tiny)
+        y = top + round((1 - level) * (height - 1))
+        draw.line([(left - 2, y), (left + BAR + 2, y)], fill="black", width=3)
+        draw.line([(left - 2, y), (left + BAR + 2, y)], fill="white", width=1)
+        place = min(max(y - 7, top), top + height - 13)
+        texts = {at: text for at, text in texts.items() if abs(at - place) > 13}
+        texts[place] = f"{threshold:.4g} threshold"
+    for y, text in texts.items():
+        draw.text((left + BAR + 5, y), text, fill="black", font=font)

@@ -15,7 +15,7 @@ from PIL import Image
 import padim_jax as padim
 from padim_jax import files
 from padim_jax.commands import score as commands_score
-from padim_jax.folders import MARKER, locked, mark
+from padim_jax.folders import MARKER, mark
 from padim_jax.tables import original_text
 from tests.conftest import images, write_images
 from tests.test_cli import rows, run
@@ -380,7 +380,10 @@ def test_a_finished_run_starts_anew(models: Path, tmp_path: Path, capsys: Captur
         assert (code, "going on" in err) == (0, False)
 
 
-def test_the_lock_is_ours_to_take_again(tmp_path: Path) -> None:
-    with locked(tmp_path / "r", "score"):
-        assert list((tmp_path / "r").iterdir())
-    assert not (tmp_path / "r").exists()
+def test_the_rest_is_computed_as_in_the_whole_run(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    plain = files.fill_up
+    monkeypatch.setattr(files, "fill_up", lambda batch, size: (sizes.append(size), plain(batch, size))[1])
+    model, paths = padim.load(models / "m"), sorted((models / "new").iterdir())
+    assert len(list(files.score_files(model, paths[8:9], batch_size=4, total=9))) == 1
+    assert sizes == [4]

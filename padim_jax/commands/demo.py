@@ -57,7 +57,8 @@ def demo_command(out: Path, batch_size: int) -> None:
         for item in spool:
             for kind, chosen in kinds.items():
                 if item.path in chosen:
-                    write_heatmap(out / kind / f"{chosen.index(item.path) + 1}-{item.path.name}", item, scale)
+                    target = out / kind / f"{chosen.index(item.path) + 1}-{item.path.name}"
+                    write_heatmap(target, item, scale, config=config, threshold=float(known.threshold))
     counts = len(split.fit), len(split.good), len(split.defective)
     tell("fitted on {} good cells; scored {} good and {} defective ones".format(*counts))
     tell(f"image AUROC {auroc:.3f}")

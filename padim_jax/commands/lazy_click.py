@@ -16,7 +16,7 @@ HEADINGS = {
         *("backbone", "weights", "taps", "n_channels", "ridge", "seed", "resize", "sigma", "interpolation"),
         *("neighbourhood", "covariance", "projection", "precision", "value_range"),
         *("wanted", "calibrate", "pixel_rate", "checkpoint_every", "batch_size", "debug"),
-        *("colour_range", "memory", "prepared"),
+        *("colour_range", "memory", "prepared", "trusted", "replace_changed"),
     ),
     "Several devices": ("devices", "part", "coordinator", "num_processes", "process_id", "distributed", "grid"),
 }

@@ -188,7 +188,8 @@ def _score(
 
     def draw(item: ScoredImage) -> None:
         if scale is not None:
-            write_heatmap(kept.folder / "heatmaps" / places["heatmaps"]["", item.path], item, scale)
+            target = kept.folder / "heatmaps" / places["heatmaps"]["", item.path]
+            write_heatmap(target, item, scale, config=model.config, threshold=threshold, note=notes)
 
     def write(item: ScoredImage) -> None:
         if wanted.heatmaps:

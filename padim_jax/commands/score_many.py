@@ -133,7 +133,8 @@ def _score(
     def write(result: tuple[str, ScoredImage]) -> None:
         name, item = result
         if heatmaps and (scale := fleet.colour_scale(name)) is not None:
-            write_heatmap(kept.folder / "heatmaps" / places[name, item.path], item, scale)
+            target, config = kept.folder / "heatmaps" / places[name, item.path], fleet.config(name)
+            write_heatmap(target, item, scale, config=config, threshold=fleet.threshold(name), note=notes)
 
     with interruption() as stopped, progress_bar("score", len(routes)) as advance:
         advance(at.start)

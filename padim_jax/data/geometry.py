@@ -42,6 +42,32 @@ def place(size: tuple[int, int], config: PadimConfig) -> Placing:
     return Placing(box, target)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Part of an original that the crop sees, and where it lies there.
+
+    Attributes:
+      original: left, top, right, bottom, in pixels of the original.
+      crop: the same in pixels of the crop; all of it, unless the image was padded.
+    """
+
+    original: tuple[float, float, float, float]
+    crop: tuple[float, float, float, float]
+
+
+def seen_part(size: tuple[int, int], config: PadimConfig) -> Part:
+    """Part of an original of ``size`` (width, height) that the crop sees."""
+    placing, (crop_top, crop_left) = place(size, config), crop_corner(config)
+    spans = []
+    for axis, (first, length) in enumerate(((crop_left, config.crop[1]), (crop_top, config.crop[0]))):
+        start, end = placing.target[axis], placing.target[axis + 2]
+        low, high = max(start, first), min(end, first + length)
+        at, scale = placing.box[axis], (placing.box[axis + 2] - placing.box[axis]) / (end - start)
+        spans.append((at + (low - start) * scale, at + (high - start) * scale, low - first, high - first))
+    (left, right, crop_from_x, crop_to_x), (top, bottom, crop_from_y, crop_to_y) = spans
+    return Part((left, top, right, bottom), (crop_from_x, crop_from_y, crop_to_x, crop_to_y))
+
+
 def crop_corner(config: PadimConfig) -> tuple[int, int]:
     """First (row, column) of the centred crop in the resized image, rounded towards the top left."""
     (image_height, image_width), (height, width) = config.image, config.crop

@@ -20,7 +20,7 @@ from padim_jax.data.decode import (
     reasons,
     upright_size,
 )
-from padim_jax.data.geometry import Placing, crop_corner, place
+from padim_jax.data.geometry import Placing, crop_corner, place, seen_part
 
 
 def read_image(
@@ -42,6 +42,37 @@ def read_image(
         than the crop.
     """
     return np.asarray(centre_crop(resize(path, open_image(path, content, note), config), config))
+
+
+def read_photo(path: Path, config: PadimConfig, longest: int) -> UInt8[np.ndarray, "height width 3"]:
+    """The part of an image that the crop sees, in its own proportions: for people to look at.
+
+    Larger ones are shrunk until ``longest`` pixels are left on the longer side. Values of more than 8 bits are mapped
+    by ``config.value_range``, as they are for the network.
+
+    Args:
+      path: the file.
+      config: sizes, value range.
+      longest: pixels, 1 or more.
+
+    Raises:
+      UnreadableImage: as :func:`read_image`.
+    """
+    image = open_image(path, note=lambda path, text: None)  # whoever scored it has told
+    left, top, right, bottom = box = seen_part(image.size, config).original
+    factor = min(1.0, longest / max(right - left, bottom - top))
+    size = max(1, round((right - left) * factor)), max(1, round((bottom - top) * factor))
+    if isinstance(image, DeepImage):
+        if config.value_range is None:
+            raise UnreadableImage(path, "it has more than 8 bits a channel, the model is for 8")
+        planes = [
+            Image.fromarray(_to_bytes_scale(image, channel, config.value_range))
+            for channel in range(image.values.shape[2])
+        ]
+        shown = [np.asarray(plane.resize(size, Image.Resampling.BILINEAR, box)) for plane in planes]
+        return np.stack(shown * (3 // len(shown)), axis=-1).round().clip(0, 255).astype(np.uint8)
+    # first by whole numbers, which is quick, then exactly
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=2.0))
 
 
 def open_mask(path: Path, content: bytes | None, size: tuple[int, int]) -> Image.Image:
