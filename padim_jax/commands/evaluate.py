@@ -52,10 +52,10 @@ _COLUMNS = {
     "pro": "PRO",
 }
 _AT_THRESHOLDS = {
-    "recall_at_1_percent": "found at 1 %",
-    "false_alarms_at_1_percent": "false alarms at 1 %",
-    "recall_at_5_percent": "found at 5 %",
-    "false_alarms_at_5_percent": "false alarms at 5 %",
+    "recall_at_1_percent": "found, 1 %",
+    "false_alarms_at_1_percent": "alarms, 1 %",
+    "recall_at_5_percent": "found, 5 %",
+    "false_alarms_at_5_percent": "alarms, 5 %",
 }
 
 
