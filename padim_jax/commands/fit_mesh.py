@@ -16,7 +16,7 @@ from padim_jax.backbones import Backbone
 from padim_jax.calibrating import TooFewImages, calibration_files, check_plausible, few_of
 from padim_jax.calibration import Calibration
 from padim_jax.commands.calibrate import going_on, rates_of, stop_and_say
-from padim_jax.commands.terminal import Notes, interruption, progress_bar, say, wrong_use
+from padim_jax.commands.terminal import Notes, interruption, keep_stdout, progress_bar, say, wrong_use
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage
 from padim_jax.fitting import Interrupted, identity
@@ -44,6 +44,7 @@ class MeshOptions:
         )
         with wrong_use():
             if several:
+                keep_stdout()
                 connect(self.coordinator, self.num_processes, self.process_id)
             elif self.devices is None and self.grid is None:
                 return None

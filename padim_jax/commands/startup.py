@@ -2,12 +2,17 @@
 
 import logging
 import os
+from contextlib import suppress
 
 
 def start() -> None:
     """Keep compiled programs, and keep the libraries' own messages off the terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's and Gloo's; jaxlib reads it when it is loaded
     _keep_compiled()
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's warnings; what matters comes as an error
+    with suppress(ImportError):  # it makes its logger, which must not be there before
+        import absl.logging  # noqa: F401
+    # Orbax's and TFDS's warnings; what matters comes as an error
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def _keep_compiled() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -162,6 +164,19 @@ class Notes:
 def say(text: str) -> None:
     """Print a line of text beside the results, on standard error."""
     screen.print(printable(text), markup=False)
+
+
+def keep_stdout() -> None:
+    """Keep standard output to what Python writes; Gloo, when processes meet, writes to its descriptor from C++."""
+    try:
+        ours = os.dup(sys.stdout.fileno())
+    except (OSError, ValueError):  # it is no file of the system, so that they can't write to it
+        return
+    sys.stdout.flush()
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - it is no path of ours
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    encoding, errors = sys.stdout.encoding, sys.stdout.errors
+    sys.stdout = os.fdopen(ours, "w", encoding=encoding, errors=errors, buffering=1)
 
 
 def tell(text: str) -> None:
