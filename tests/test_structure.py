@@ -17,6 +17,7 @@ ROOMS = [
     "weights_conversion.architectures",
     "weights_conversion.atomic",
     "weights_conversion.names",
+    "weights_conversion.torch_pickle",
     "weights_conversion.torch_format",
     "weights_conversion.checkpoint",
     "weights_conversion.convert",
