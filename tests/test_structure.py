@@ -54,6 +54,8 @@ ROOMS = [
     "padim_jax.storage",
     "padim_jax.artifact",
     "padim_jax.data.geometry",
+    "padim_jax.data.png",
+    "padim_jax.data.frames",
     "padim_jax.data.decode",
     "padim_jax.data.image",
     "padim_jax.data.values",

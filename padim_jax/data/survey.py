@@ -15,7 +15,6 @@ from padim_jax.data.decode import (
     DeepImage,
     UnreadableImage,
     bits_per_channel,
-    count_frames,
     open_header,
     open_image,
     read_file,
@@ -23,6 +22,7 @@ from padim_jax.data.decode import (
     upright_size,
 )
 from padim_jax.data.folder import digest_of
+from padim_jax.data.frames import count_frames
 
 Depth = Literal["8 bits", "integers", "floats"]
 
@@ -50,7 +50,7 @@ class ImageFacts:
       mode: its channels in words, as "grey", "RGB with alpha", "CMYK".
       bits: of each channel, as stored.
       size: (width, height) of the upright image, in pixels.
-      frames: how many it holds; the first is the image.
+      frames: how many it holds, counted up to 100; the first is the image.
       digest: of its content, as :class:`padim_jax.data.Batch` has them.
       pixel_digest: of its decoded pixels, equal for equal pixels in whatever file; None where they were not decoded.
       depth: kind of its values; None where they were not decoded.
