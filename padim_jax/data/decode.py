@@ -39,13 +39,14 @@ _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SAMPLE_FORMAT = 256, 257, 339
 _TIFF_UNSIGNED, _TIFF_SIGNED = 1, 2
 
 Note = Callable[[Path, str], None]  # told what was decided about a file
+FilePath = str | os.PathLike[str]
 
 
 class UnreadableImage(ValueError):
     """A file that can't be used as an image; holds its ``path`` and the ``reason``."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        self.path = path
+    def __init__(self, path: FilePath, reason: str) -> None:
+        self.path = Path(path)
         self.reason = reason
         super().__init__(f"can't read {path}: {reason}")
 

@@ -22,7 +22,7 @@ def check_parts(stream: BinaryIO) -> None:
         for _ in range(_MOST_PARTS):
             stream.seek(place)
             head = stream.read(8)
-            if len(head) < 8 or head[4:] == b"IEND":
+            if len(head) < 8 or head == b"\0\0\0\0IEND":
                 break
             length, kind = struct.unpack(">I4s", head)
             if place + 12 + length > end:

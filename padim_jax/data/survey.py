@@ -13,6 +13,7 @@ from typing import Literal
 
 from padim_jax.data.decode import (
     DeepImage,
+    FilePath,
     UnreadableImage,
     bits_per_channel,
     open_header,
@@ -85,7 +86,7 @@ class Oddity:
 
 
 def survey(
-    paths: Sequence[Path],
+    paths: Sequence[FilePath],
     unreadable: Callable[[UnreadableImage], None],
     *,
     decode: bool = True,
@@ -99,7 +100,7 @@ def survey(
       decode: decode the pixels too; without, damage inside them is not seen.
       advance: told of every file.
     """
-    remaining = iter(paths)
+    remaining = map(Path, paths)
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="survey")
     try:
         ahead = 2 * (os.cpu_count() or 1)
