@@ -36,6 +36,12 @@ def _bomb(kind: bytes) -> bytes:
     return chunk(kind, b"t\0\0" + text if kind == b"zTXt" else b"t\0\1\0\0\0" + text)
 
 
+def _announcing(content: bytes, kind: bytes, length: int) -> bytes:
+    """A PNG one of whose parts says that it is longer than it is."""
+    place = content.index(kind) - 4
+    return content[:place] + struct.pack(">I", length) + content[place + 4 :]
+
+
 def _flipped(content: bytes, place: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
 
@@ -100,6 +106,12 @@ BAD: dict[str, tuple[bytes, str]] = {
     "profile-bomb.png": (
         png(_PIXELS, before=chunk(b"iCCP", b"t\0\0" + zlib.compress(bytes(2**26)))),
         "unpacks to far more than it should; save it without",
+    ),
+    "announcing.png": (_announcing(_PNG, b"IDAT", 0xFF000000), "its IDAT part announces 4278190080 bytes"),
+    "announcing-deep.png": (_announcing(png(_DEEP), b"IDAT", 0xFF000000), "its IDAT part announces 4278190080 bytes"),
+    "announcing-text.png": (
+        _announcing(png(_PIXELS, before=chunk(b"tEXt", b"a\0b")), b"tEXt", 2**31),
+        "its tEXt part announces 2147483648 bytes",
     ),
     "pixel-bomb.png": (_png_of(9400, 9400, bytes(2**22)), TRUNCATED),
     "huge.png": (_png_of(10000, 10000), "it has 100 megapixels, wanted at most 89; scale it down or cut it"),

@@ -8,14 +8,8 @@ from pathlib import Path
 import numpy as np
 import safetensors
 
-from weights_conversion.torch_format import (
-    ZIP_SIGNATURE,
-    MalformedFile,
-    decode,
-    is_legacy,
-    read_legacy,
-    read_zip,
-)
+from weights_conversion.torch_format import ZIP_SIGNATURE, decode, is_legacy, read_legacy, read_zip
+from weights_conversion.torch_pickle import MalformedFile
 
 _SAFETENSORS_DTYPES = {
     "F64": "<f8",
@@ -50,10 +44,12 @@ def read_checkpoint(path: str | os.PathLike[str], sha256: str | None = None) -> 
       Arrays by name; bfloat16 comes as float32, every other type as it is stored.
 
     Raises:
-      CheckpointError: wrong digest, damaged or cut short, another format, anything in a
-        pickle beyond tensors, storages and ``OrderedDict``, or no state dict.
+      CheckpointError: wrong digest, damaged or cut short, another format, a pipe or device, anything
+        in a pickle beyond tensors, storages and ``OrderedDict``, or no state dict.
       OSError: the file can't be opened.
     """
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise CheckpointError(f"read_checkpoint: {path} is a pipe or device, not a file of weights")
     data = Path(path).read_bytes()
     if sha256 is not None:
         check_digest(path, file_digest(data), sha256)
@@ -64,8 +60,8 @@ def read_checkpoint(path: str | os.PathLike[str], sha256: str | None = None) -> 
             return read_legacy(data)
         if data[8:9] == b"{":
             return _read_safetensors(data)
-    except (ValueError, OverflowError, TypeError, MemoryError) as error:  # MalformedFile, and what NumPy makes of lies
-        raise CheckpointError(f"read_checkpoint: {path} can't be used: {error}") from error
+    except Exception as error:  # MalformedFile, and what zipfile and NumPy make of lies
+        raise CheckpointError(f"read_checkpoint: {path} can't be used: {str(error) or type(error).__name__}") from error
     raise CheckpointError(
         f"read_checkpoint: {path} ({len(data)} bytes) is neither a PyTorch file (.pth) nor a .safetensors file"
     )
@@ -97,7 +93,7 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
         dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
         if dtype is None:
             raise MalformedFile(
-                f"tensor {name!r} has type {entry['dtype']}; readable: {', '.join(_SAFETENSORS_DTYPES)}"
+                f"tensor {name[:60]!r} has type {entry['dtype']}; readable: {', '.join(_SAFETENSORS_DTYPES)}"
             )
         arrays[name] = decode(bytes(entry["data"]), dtype).reshape(entry["shape"])
     if not arrays:

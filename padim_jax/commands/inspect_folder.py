@@ -17,6 +17,7 @@ from padim_jax.commands.calibrate import images_of, load_any
 from padim_jax.commands.terminal import printable, progress_bar
 from padim_jax.data import UnreadableImage, find_value_range
 from padim_jax.data.folder import FoundImages, describe
+from padim_jax.data.frames import frames_in_words
 from padim_jax.data.survey import Depth, ImageFacts, find_duplicates, find_equal_pixels, find_oddities, survey
 from padim_jax.files import ScoredImage, find_summit, score_files
 from padim_jax.fitting import fit_files
@@ -269,7 +270,10 @@ def folder_lines(record: Mapping[str, Any]) -> Iterator[str]:
         told = [
             (one["path"], text)
             for one in record["images"]
-            for text in (f"{one['frames']} frames" * (one["frames"] > 1), "alpha channel" * ("alpha" in one["mode"]))
+            for text in (
+                frames_in_words(one["frames"]) * (one["frames"] > 1),
+                "alpha channel" * ("alpha" in one["mode"]),
+            )
             if text
         ]
     yield from _section("frames and transparency", [f"{path}: {text}" for path, text in told])

@@ -4,14 +4,13 @@ import io
 import os
 import re
 import stat
-import struct
 import sys
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -19,6 +18,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Float32, Real, Shaped
 from PIL import Image, ImageFile
+
+from padim_jax.data.frames import count_frames, frames_in_words
+from padim_jax.data.png import check_parts, check_sums
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # the ones whose depth we can tell
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
@@ -37,13 +39,14 @@ _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SAMPLE_FORMAT = 256, 257, 339
 _TIFF_UNSIGNED, _TIFF_SIGNED = 1, 2
 
 Note = Callable[[Path, str], None]  # told what was decided about a file
+FilePath = str | os.PathLike[str]
 
 
 class UnreadableImage(ValueError):
     """A file that can't be used as an image; holds its ``path`` and the ``reason``."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        self.path = path
+    def __init__(self, path: FilePath, reason: str) -> None:
+        self.path = Path(path)
         self.reason = reason
         super().__init__(f"can't read {path}: {reason}")
 
@@ -89,7 +92,7 @@ def open_image(path: Path, content: bytes | None = None, note: Note | None = Non
             opened = open_header(path, stream)
             _check_frames(path, opened, note)
             if opened.format == "PNG":
-                _check_png(content)
+                check_sums(content)
             image = _decode_deep(path, opened, content) if is_deep(opened) else _decode(path, opened)
         return _without_alpha(path, image, note)
 
@@ -122,9 +125,11 @@ def open_header(path: Path, stream: BinaryIO) -> ImageFile.ImageFile:
     """Pillow's image before its pixels are decoded.
 
     Raises:
-      UnreadableImage: no image, or one of more pixels than Pillow's ``MAX_IMAGE_PIXELS``.
+      UnreadableImage: no image, one of more pixels than Pillow's ``MAX_IMAGE_PIXELS``, or a PNG that announces more
+        than the file has.
     """
     with reasons(path):
+        check_parts(stream)
         with _quiet():
             try:
                 opened = Image.open(stream, formats=_FORMATS)
@@ -169,12 +174,6 @@ def bits_per_channel(opened: ImageFile.ImageFile) -> int:
         return 1 if opened.mode == "1" else 8
     told = re.search(r";(12|16|32|64)", " ".join([opened.mode, *map(str, _tile_arguments(opened))]))
     return int(told[1]) if told else 16 if opened.format == "PPM" and opened.mode != "F" else 32
-
-
-def count_frames(opened: ImageFile.ImageFile) -> int:
-    """Frames or pages of a file; a JPEG's preview is none."""
-    with _quiet():
-        return 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
 
 
 @contextmanager
@@ -225,23 +224,7 @@ def _check_frames(path: Path, opened: ImageFile.ImageFile, note: Note | None) ->
     if (frames := count_frames(opened)) > 1:
         if note is None:
             raise UnreadableImage(path, "it holds several frames or pages; save the one to inspect by itself")
-        opened.seek(0)
-        note(path, f"first of {frames} frames")
-
-
-def _check_png(content: bytes) -> None:
-    """Compare checksums; Pillow skips those of the pixels."""
-    place = 8
-    while place + 12 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, place)
-        end = place + 8 + length
-        if end + 4 > len(content):
-            return  # cut short: decoding tells
-        if zlib.crc32(memoryview(content)[place + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
-            raise ValueError(f"damaged: wrong checksum in its {kind.decode('latin-1')} part")
-        if kind == b"IEND":
-            return
-        place = end + 4
+        note(path, f"first of {frames_in_words(frames)}")
 
 
 def _decode(path: Path, opened: ImageFile.ImageFile) -> Image.Image:
@@ -295,8 +278,10 @@ def _decode_ppm(opened: ImageFile.ImageFile, content: bytes) -> Real[np.ndarray,
     largest = next((one for one in _tuple(arguments) if isinstance(one, int) and one > 255), 65535)
     shape = (opened.height, opened.width, 3 if opened.mode == "RGB" else 1)
     if codec == "ppm_plain":
-        numbers = re.sub(rb"#[^\r\n]*", b"", content[offset:]).split()[: int(np.prod(shape))]
-        values = np.array([int(number) for number in numbers])
+        numbers = re.finditer(
+            rb"\S+", re.sub(rb"#[^\r\n]*", b"", content[offset:])
+        )  # one at a time: a list takes tenfold
+        values = np.fromiter((int(number[0]) for number in islice(numbers, int(np.prod(shape)))), np.int64)
     else:
         held = min((len(content) - offset) // 2, int(np.prod(shape)))
         values = np.frombuffer(content, ">u2", held, offset).astype(np.uint16)

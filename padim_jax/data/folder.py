@@ -1,5 +1,6 @@
 """Folders of image files: found in a fixed order, decoded ahead of the device."""
 
+import errno
 import hashlib
 import os
 from collections import Counter, deque
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from padim_jax.config import PadimConfig
-from padim_jax.data.decode import Note, UnreadableImage, open_image, read_file
+from padim_jax.data.decode import FilePath, Note, UnreadableImage, open_image, read_file
 from padim_jax.data.image import centre_crop, resize
 
 SUFFIXES = frozenset(".png .jpg .jpeg .bmp .tif .tiff .webp .ppm .pgm .gif".split())
@@ -50,7 +51,7 @@ class Batch:
     sizes: list[tuple[int, int]]
 
 
-def find_images(arguments: Iterable[str | os.PathLike[str]], exclude: Path | None = None) -> FoundImages:
+def find_images(arguments: Iterable[FilePath], exclude: FilePath | None = None) -> FoundImages:
     """Find image files: folders recursively in sorted order, files as they are named.
 
     Symbolic links to folders are not followed, which rules out loops. A file named outright is
@@ -62,10 +63,10 @@ def find_images(arguments: Iterable[str | os.PathLike[str]], exclude: Path | Non
 
     Raises:
       FileNotFoundError: an argument that is not there.
-      ValueError: no image at all; says what was found instead.
+      ValueError: no image at all; says what was found instead. A folder so deep that the system can't name it.
     """
     arguments = [Path(argument) for argument in arguments]
-    excluded = exclude.resolve() if exclude is not None else None
+    excluded = Path(exclude).resolve() if exclude is not None else None
     paths: dict[Path, Path] = {}  # by absolute path, so that overlapping arguments give each file once
     ignored: Counter[str] = Counter()
     for argument in arguments:
@@ -103,7 +104,7 @@ def stop_at_unreadable(error: UnreadableImage) -> None:
 
 
 def load_batches(
-    paths: Sequence[Path],
+    paths: Sequence[FilePath],
     config: PadimConfig,
     batch_size: int,
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
@@ -134,7 +135,7 @@ def load_batches(
 
 
 def load_groups(
-    paths: Sequence[Path],
+    paths: Sequence[FilePath],
     config: PadimConfig,
     batch_size: int,
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
@@ -159,14 +160,14 @@ class _Read:
 
 
 def _read_ahead(
-    paths: Sequence[Path],
+    paths: Sequence[FilePath],
     config: PadimConfig,
     ahead: int,
     unreadable: Callable[[UnreadableImage], None],
     note: Note | None,
 ) -> Iterator[tuple[Path, _Read | None]]:
     """Every file in order with what was read; None of those that can't be, after ``unreadable`` was told."""
-    remaining, tell = iter(paths), note or (lambda path, text: None)
+    remaining, tell = map(Path, paths), note or (lambda path, text: None)
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
     try:
         pending: deque[tuple[Path, Future[_Read]]] = deque()
@@ -222,9 +223,26 @@ def digest_of(content: bytes) -> str:
 
 
 def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:
-    entries = sorted(folder.iterdir(), key=lambda path: path.name)
-    for path in entries:
-        if not path.is_dir() or path.is_symlink() or path.name.startswith("."):
-            yield path
-        elif path.resolve() != excluded:
-            yield from _walk(path, excluded)
+    """Files, hidden entries and linked folders below, in sorted order."""
+    open_folders = [_entries(folder)]  # from the outermost inwards; no recursion, which ends at a depth of its own
+    while open_folders:
+        try:
+            for path in open_folders[-1]:
+                if not path.is_dir() or path.is_symlink() or path.name.startswith("."):
+                    yield path
+                elif excluded is None or path.resolve() != excluded:
+                    open_folders.append(_entries(path))
+                    break
+            else:
+                open_folders.pop()
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise ValueError(
+                f"find_images: {folder} holds folders within folders {len(open_folders)} deep, and there a path "
+                "becomes longer than the system can open; search further in, or move the images up"
+            ) from error
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    return iter(sorted(folder.iterdir(), key=lambda path: path.name))

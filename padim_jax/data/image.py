@@ -10,6 +10,7 @@ from PIL import Image
 from padim_jax.config import PadimConfig
 from padim_jax.data.decode import (
     DeepImage,
+    FilePath,
     Note,
     UnreadableImage,
     check_file,
@@ -24,7 +25,7 @@ from padim_jax.data.geometry import Placing, crop_corner, place, seen_part
 
 
 def read_image(
-    path: Path, config: PadimConfig, content: bytes | None = None, note: Note | None = None
+    path: FilePath, config: PadimConfig, content: bytes | None = None, note: Note | None = None
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Read an image as the network will see it: upright, RGB, resized to ``image_size``, cropped to ``crop_size``.
 
@@ -41,6 +42,7 @@ def read_image(
       UnreadableImage: as ``open_image``; of another depth than ``value_range`` is for, values outside it, or smaller
         than the crop.
     """
+    path = Path(path)
     return np.asarray(centre_crop(resize(path, open_image(path, content, note), config), config))
 
 

@@ -8,12 +8,12 @@ from jaxtyping import Bool
 from PIL import Image
 
 from padim_jax.config import PadimConfig
-from padim_jax.data.decode import DeepImage, UnreadableImage, open_image
+from padim_jax.data.decode import DeepImage, FilePath, UnreadableImage, open_image
 from padim_jax.data.image import centre_crop, find_defective, measure, resize_mask
 
 
 def read_roi(
-    path: Path, config: PadimConfig, image_size: tuple[int, int] | None = None
+    path: FilePath, config: PadimConfig, image_size: tuple[int, int] | None = None
 ) -> Bool[np.ndarray, "height width"]:
     """Read where to look, at ``crop_size``: true where any channel of the file is not 0.
 
@@ -29,7 +29,7 @@ def read_roi(
       UnreadableImage: damaged, no image, with transparent pixels or several frames.
       ValueError: another size than the images', or nothing to look at inside the crop.
     """
-    opened = open_image(path)
+    opened = open_image(Path(path))
     if image_size is not None:
         check_roi_size(opened.size, image_size)
     marked = (opened.values != 0).any(axis=2) if isinstance(opened, DeepImage) else find_defective(opened)
@@ -41,14 +41,14 @@ def read_roi(
     return roi
 
 
-def read_roi_of(path: Path, config: PadimConfig, images: Sequence[Path]) -> Bool[np.ndarray, "height width"]:
+def read_roi_of(path: FilePath, config: PadimConfig, images: Sequence[FilePath]) -> Bool[np.ndarray, "height width"]:
     """:func:`read_roi`, held against the size of every one of ``images`` that can be read.
 
     Raises:
       UnreadableImage, ValueError: as :func:`read_roi`; names the first image of another size.
     """
-    size = measure(path)
-    for image in images:
+    size = measure(Path(path))
+    for image in map(Path, images):
         try:
             found = measure(image)
         except UnreadableImage:

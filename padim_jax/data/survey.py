@@ -13,9 +13,9 @@ from typing import Literal
 
 from padim_jax.data.decode import (
     DeepImage,
+    FilePath,
     UnreadableImage,
     bits_per_channel,
-    count_frames,
     open_header,
     open_image,
     read_file,
@@ -23,6 +23,7 @@ from padim_jax.data.decode import (
     upright_size,
 )
 from padim_jax.data.folder import digest_of
+from padim_jax.data.frames import count_frames
 
 Depth = Literal["8 bits", "integers", "floats"]
 
@@ -50,7 +51,7 @@ class ImageFacts:
       mode: its channels in words, as "grey", "RGB with alpha", "CMYK".
       bits: of each channel, as stored.
       size: (width, height) of the upright image, in pixels.
-      frames: how many it holds; the first is the image.
+      frames: how many it holds, counted up to 100; the first is the image.
       digest: of its content, as :class:`padim_jax.data.Batch` has them.
       pixel_digest: of its decoded pixels, equal for equal pixels in whatever file; None where they were not decoded.
       depth: kind of its values; None where they were not decoded.
@@ -85,7 +86,7 @@ class Oddity:
 
 
 def survey(
-    paths: Sequence[Path],
+    paths: Sequence[FilePath],
     unreadable: Callable[[UnreadableImage], None],
     *,
     decode: bool = True,
@@ -99,7 +100,7 @@ def survey(
       decode: decode the pixels too; without, damage inside them is not seen.
       advance: told of every file.
     """
-    remaining = iter(paths)
+    remaining = map(Path, paths)
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="survey")
     try:
         ahead = 2 * (os.cpu_count() or 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from padim_jax.data.decode import (
     DeepImage,
+    FilePath,
     UnreadableImage,
     check_file,
     is_deep,
@@ -24,7 +25,7 @@ _KINDS = {"8 bits": "of 8 bits a channel", "integers": "of integers of more bits
 
 
 def find_value_range(
-    paths: Sequence[Path],
+    paths: Sequence[FilePath],
     unreadable: Callable[[UnreadableImage], None] = lambda error: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[float, float] | None:
@@ -47,7 +48,7 @@ def find_value_range(
       ValueError: files of several kinds, naming one of each.
     """
     found: dict[str, _Kind] = {}
-    remaining = iter(paths)
+    remaining = map(Path, paths)
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="values")
     try:
         ahead = 4 * (os.cpu_count() or 1)
