@@ -72,7 +72,8 @@ class Run:
     @property
     def members(self) -> tuple[PadimConfig, ...]:
         """Settings of each model, sizes as asked for; ShanghaiTech Campus is not cropped (section IV-B)."""
-        sizes: dict[str, Any] = {"crop_size": 256} if self.category.data == ShanghaiTechCampus.name else {}
+        whole = {"image_size": 256, "crop_size": 256}
+        sizes: dict[str, Any] = whole if self.category.data == ShanghaiTechCampus.name else {}
         if self.image_size is not None:
             sizes["image_size"] = self.image_size
         if self.crop_size is not None:

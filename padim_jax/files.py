@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from padim_jax.artifact import load_image_sizes
 from padim_jax.calibration import on_host
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
@@ -18,6 +19,7 @@ from padim_jax.scoring import score
 from padim_jax.storage import read_manifest
 
 T = TypeVar("T")
+_SAME_ASPECT = 0.01  # relative: as far as rounding to whole pixels may take one
 _NOTHING = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.float32)
 
 Advance = Callable[[int], None]  # told how many more files are done
@@ -130,15 +132,38 @@ def find_summit(item: ScoredImage, config: PadimConfig) -> tuple[int, int]:
     return place_in_original(row + 0.5, column + 0.5, item.size, config)
 
 
-def fitted_digests(folder: Path) -> frozenset[str]:
-    """Digests of the files that the model in ``folder`` was fitted on; none where it does not list them.
+@dataclass(frozen=True)
+class FittedOn:
+    """What a stored model knows of the files that it was fitted on.
 
-    Raises:
-      ArtifactError: no model.
+    Attributes:
+      digests: of their content; none where the model does not list them.
+      sizes: (width, height) in pixels, each once; none where they are not known.
     """
-    manifest = read_manifest(folder)
-    images = manifest.get("images")
-    return frozenset(images) if manifest.get("form") == "updatable" and isinstance(images, dict) else frozenset()
+
+    digests: frozenset[str]
+    sizes: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> "FittedOn":
+        """Read it from the model in ``folder``.
+
+        Raises:
+          ArtifactError: no model.
+        """
+        manifest = read_manifest(folder)
+        images = manifest.get("images") if manifest.get("form") == "updatable" else None
+        digests = frozenset(images) if isinstance(images, dict) else frozenset[str]()
+        return cls(digests, load_image_sizes(folder))
+
+    def is_other_size(self, size: tuple[int, int]) -> bool:
+        """Whether no file that the model was fitted on had this (width, height)."""
+        return bool(self.sizes) and size not in self.sizes
+
+    def is_other_aspect(self, size: tuple[int, int]) -> bool:
+        """Whether the ratio of width to height is off by more than 1 % from that of every file fitted on."""
+        aspect = size[0] / size[1]
+        return bool(self.sizes) and all(abs(aspect * height / width - 1) > _SAME_ASPECT for width, height in self.sizes)
 
 
 def filled_size(count: int, most: int) -> int:

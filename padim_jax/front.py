@@ -45,7 +45,8 @@ def fit(
       backbone: from :func:`load_backbone`, or its name, which loads it.
       batches: a folder, a file, or several of them; or uint8 RGB arrays (n, height, width, 3) of ``config.crop_size``,
         one or an iterable of them. They are read once, but twice for principal components.
-      config: the settings; None for the defaults.
+      config: the settings; None for the defaults, of files with an ``image_size`` of 224, so that the model sees all of
+        each image.
       solver: see :func:`finalize`.
       batch_size: of files, how many are computed at once.
 
@@ -63,7 +64,7 @@ def fit(
     places, arrays = _told_apart("fit", batches)
     if places is None:
         return padim.fit(backbone, arrays, config, solver=solver)
-    config = PadimConfig() if config is None else config
+    config = PadimConfig(image_size=PadimConfig().crop_size) if config is None else config
     paths = _found("fit", places)
     if config.value_range is None:
         config = replace(config, value_range=find_value_range(paths))

@@ -14,7 +14,7 @@ from padim_jax.data import find_images
 from padim_jax.folders import LOCK, locked
 from padim_jax.storage import read_manifest
 from tests.conftest import SMALL, images, write_images
-from tests.test_cli import run
+from tests.test_cli import rows, run
 
 SIZES = "--tap block2 --tap block4 --n-channels 12 --image-size 32x48 --crop-size 32x48 --batch-size 8".split()
 Capture = pytest.CaptureFixture[str]
@@ -330,3 +330,20 @@ def test_fit_says_how_much_of_an_image_the_model_sees(folder: Path, capsys: Capt
     )
     assert find_images([folder / "good"]).paths
     assert fit_module.seen((48, 32), padim.PadimConfig(image_size=224)).all()
+
+
+def test_images_of_another_size_are_named(folder: Path, capsys: Capture) -> None:
+    (folder / "new").mkdir()
+    for name, size in (("same", (48, 32)), ("larger", (96, 64)), ("wider", (96, 32))):
+        Image.new("RGB", size).save(folder / "new" / f"{name}.png")
+    assert run(capsys, "compact", folder / "model", "--out", folder / "small")[0] == 0
+    for model in ("model", "small"):
+        code, _, err = run(capsys, "score", folder / model, folder / "new", "--out", folder / f"{model}-out")
+        assert code == 0
+        assert "2 of 3 images are of another size than every image the model was fitted on or aspect ratio" in err
+        notes = {Path(row["path"]).stem: row["note"] for row in rows(folder / f"{model}-out" / "scores.csv")}
+        assert notes == {
+            "same": "",
+            "larger": "96×64 pixels, another size than every image the model was fitted on",
+            "wider": "96×32 pixels, another size than every image the model was fitted on and another aspect ratio",
+        }

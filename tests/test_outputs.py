@@ -46,12 +46,12 @@ def test_a_row_reads_back(row: Row) -> None:
 
 def test_a_run_goes_on_where_what_was_computed_together_begins() -> None:
     files = list("abcdefghij")
-    assert find_position(files, [], []) == Position(0, 0, Counter({}))
-    assert find_position(files, list("abcd"), [], batch=4) == Position(4, 0, Counter({}))
-    assert find_position(files, list("abcde"), [], batch=4) == Position(4, 1, Counter({}))
+    assert find_position(files, [], []) == Position(0, 0, Counter())
+    assert find_position(files, list("abcd"), [], batch=4) == Position(4, 0, Counter())
+    assert find_position(files, list("abcde"), [], batch=4) == Position(4, 1, Counter())
     assert find_position(files, list("acde"), ["b", "h"], batch=4) == Position(5, 0, Counter({"h": 1}))
     assert find_position(files, list("ade"), ["b", "c"], batch=4) == Position(0, 3, Counter({"b": 1, "c": 1}))
     assert find_position(files, list("adef"), ["b", "c", "g"], window=5) == Position(5, 1, Counter({"g": 1}))
-    assert find_position(files, list("abcdefghi"), ["j"], batch=4, window=4) == Position(10, 0, Counter({}))
+    assert find_position(files, list("abcdefghi"), ["j"], batch=4, window=4) == Position(10, 0, Counter())
     # the same file twice
-    assert find_position(list("aabab"), list("aab"), [], window=2) == Position(2, 1, Counter({}))
+    assert find_position(list("aabab"), list("aab"), [], window=2) == Position(2, 1, Counter())

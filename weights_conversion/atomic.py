@@ -34,6 +34,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def _create_beside(path: Path) -> tuple[Path, int]:
     """A new file, open to be written, with the mode that any new file gets."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    temporary = path
     for _ in range(_TRIES):
         temporary = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**8):08}.tmp")
         with contextlib.suppress(FileExistsError):

@@ -7,12 +7,12 @@ from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.backbones import load_backbone
 from padim_jax.calibrating import calibrate_files
 from padim_jax.commands.terminal import progress_bar, tell
-from padim_jax.config import PadimConfig
 from padim_jax.demo import demo_split
 from padim_jax.files import score_files
 from padim_jax.fitting import fit_files
 from padim_jax.outputs import ResultSpool, write_heatmap
 from padim_jax.padim import finalize
+from padim_jax.presets import preset
 from padim_jax.storage import check_writable
 
 _RATE = 0.05
@@ -24,7 +24,7 @@ def demo_command(out: Path, batch_size: int) -> None:
     from sklearn.metrics import roc_auc_score
 
     check_writable(out / "model")
-    network, config = load_backbone("efficientnet_lite0"), PadimConfig()
+    network, config = load_backbone("efficientnet_lite0"), preset("lite0").members[0]
     with progress_bar("fit", len(split.fit)) as advance:
         folded = fit_files(network, split.fit, config, batch_size=batch_size, advance=advance)
     model = finalize(network, folded.moments)

@@ -70,8 +70,10 @@ def settings_options(command: Any) -> Any:
     return _with(
         command,
         preset_option,
-        setting("image_size", Size(), "Resize images to this."),
-        setting("crop_size", Size(), "Then cut out the centre."),
+        click.option("--image-size", type=Size(), help="Resize images to this. Default: the preset's."),
+        click.option(
+            "--crop-size", type=Size(), help="Then cut out the centre; the rest is not judged. Default: the preset's."
+        ),
         backbone_option,
         click.option(
             "--weights",

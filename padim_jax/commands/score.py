@@ -28,7 +28,7 @@ from padim_jax.commands.terminal import (
 )
 from padim_jax.data import UnreadableImage, find_images, read_roi_of
 from padim_jax.data.folder import digest_file
-from padim_jax.files import ScoredImage, fitted_digests, score_files
+from padim_jax.files import FittedOn, ScoredImage, score_files
 from padim_jax.folders import locked
 from padim_jax.model import Padim
 from padim_jax.outputs import (
@@ -57,6 +57,7 @@ from padim_jax.unfinished import (
 Where = Literal["crop", "original"]
 _WHERE = click.Choice(get_args(Where))
 _FITTED_ON = "was among the images the model was fitted on"
+_OTHER_SIZE = "another size than every image the model was fitted on"
 _NAMED = 3  # of such images
 _SUFFIXES = {"heatmaps": ".png", "masks": ".png", "maps": ".tif"}
 _OTHER = {"model": "another model", "options": "other options", "files": "other images"}
@@ -140,7 +141,7 @@ def score_command(
         options = {**vars(wanted), "roi": None if roi is None else digest_file(roi), "batch_size": batch_size}
         run = identity([model / MANIFEST], [("", path) for path in found.paths], options)
         with in_one_line("score", out), closing(Unfinished(out, run, wanted.folders)) as kept:
-            rows, unreadable = _score(fitted, fitted_digests(model), found.paths, kept, wanted, batch_size)
+            rows, unreadable = _score(fitted, FittedOn.read(model), found.paths, kept, wanted, batch_size)
     _report(out, rows, unreadable, fitted.calibration)
     if unreadable:
         raise click.ClickException(f"{len(unreadable)} of {len(found.paths)} files could not be read and have no score")
@@ -171,7 +172,7 @@ def stopped_at(out: Path, done: int, total: int) -> click.ClickException:
 
 
 def _score(
-    model: Padim, fitted_on: frozenset[str], paths: Sequence[Path], kept: Unfinished, wanted: _Wanted, batch_size: int
+    model: Padim, fitted_on: FittedOn, paths: Sequence[Path], kept: Unfinished, wanted: _Wanted, batch_size: int
 ) -> tuple[list[Row], list[tuple[Path, str]]]:
     """Write everything; gives the rows of the table, and files without a score with the reasons."""
     rows = [Row.read(cells) for cells in kept.rows]
@@ -245,31 +246,41 @@ def _score(
     return rows, lost
 
 
-def noted(item: ScoredImage, fitted_on: frozenset[str]) -> ScoredImage:
-    """The same result; that of an image that the model was fitted on says so."""
-    return replace(item, notes=(*item.notes, _FITTED_ON)) if item.digest in fitted_on else item
+def noted(item: ScoredImage, fitted_on: FittedOn) -> ScoredImage:
+    """The same result, with what the files that the model was fitted on tell of it."""
+    notes, (width, height) = list(item.notes), item.size
+    if item.digest in fitted_on.digests:
+        notes.append(_FITTED_ON)
+    if fitted_on.is_other_size(item.size):
+        aspect = " and another aspect ratio" if fitted_on.is_other_aspect(item.size) else ""
+        notes.append(f"{width}×{height} pixels, {_OTHER_SIZE}{aspect}")
+    return replace(item, notes=tuple(notes))
 
 
-def was_fitted_on(row: Row) -> bool:
-    """Whether a row says that the model was fitted on its image."""
-    return _FITTED_ON in row.notes
+def say_notes(rows: Sequence[Row]) -> None:
+    """Say of which images the scores tell less than they seem to."""
+    _say_of(
+        [row for row in rows if _FITTED_ON in row.notes],
+        len(rows),
+        "were among those the model was fitted on",
+        "they score lower than new images would",
+    )
+    others = [row for row in rows if any(_OTHER_SIZE in note for note in row.notes)]
+    what = f"are of {_OTHER_SIZE}" + " or aspect ratio" * any("aspect" in note for row in others for note in row.notes)
+    _say_of(others, len(rows), what, "is it the same camera, and the same part of the picture?")
 
 
-def say_fitted_on(paths: Sequence[Path], total: int) -> None:
-    """Say which images the model was fitted on, whose scores tell nothing of new ones."""
-    if paths:
-        names = ", ".join(map(str, paths[:_NAMED])) + (" …" if len(paths) > _NAMED else "")
-        say(
-            f"warning: {len(paths)} of {total} images were among those the model was fitted on ({names}): they score "
-            "lower than new images would"
-        )
+def _say_of(rows: Sequence[Row], total: int, what: str, then: str) -> None:
+    if rows:
+        names = ", ".join(str(row.path) for row in rows[:_NAMED]) + (" …" if len(rows) > _NAMED else "")
+        say(f"warning: {len(rows)} of {total} images {what} ({names}): {then}")
 
 
 def _report(out: Path, rows: Sequence[Row], unreadable: Sequence[tuple[Path, str]], known: Calibration | None) -> None:
     """Say what came of it."""
     for path, reason in unreadable:
         say(f"not scored: {path}: {reason}")
-    say_fitted_on([row.path for row in rows if was_fitted_on(row)], len(rows))
+    say_notes(rows)
     for row in sorted(rows, key=lambda row: -row.score)[:5]:
         click.echo(printable(f"{row.score:10.3f}  {f'{row.verdict:9}  ' if row.verdict else ''}{row.path}"))
     anomalous = f", {sum(bool(row.anomalous) for row in rows)} anomalous" if known is not None else ""

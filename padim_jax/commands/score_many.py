@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from padim_jax.commands.lazy_click import Command
-from padim_jax.commands.score import noted, refuse_nested, say_fitted_on, say_where, stopped_at, was_fitted_on
+from padim_jax.commands.score import noted, refuse_nested, say_notes, say_where, stopped_at
 from padim_jax.commands.terminal import (
     Notes,
     batch_option,
@@ -25,7 +25,7 @@ from padim_jax.commands.terminal import (
     wrong_use,
 )
 from padim_jax.data import UnreadableImage, find_images
-from padim_jax.files import ScoredImage, fitted_digests
+from padim_jax.files import FittedOn, ScoredImage
 from padim_jax.fleet import WINDOW, Fleet
 from padim_jax.folders import locked
 from padim_jax.manifest import Route, read_routes
@@ -99,7 +99,7 @@ def score_many_command(models: Path, table: Path, out: Path, memory: int, heatma
     for name, path, reason in lost:
         if more := reasons.pop((name, reason), 0):
             say(f"not scored: {path} by {name}: {reason}" + f" (and {more - 1} more for that)" * (more > 1))
-    say_fitted_on([row.path for _, row in rows if was_fitted_on(row)], len(rows))
+    say_notes([row for _, row in rows])
     if heatmaps and (bare := {name for name, row in rows if row.threshold is None}):
         say(f"no heat maps of models that are not calibrated: {', '.join(sorted(bare))}")
     told = f"{len(rows)} scored, {len(lost)} not; {sum(bool(row.anomalous) for _, row in rows)} anomalous"
@@ -118,7 +118,7 @@ def _score(
     at = find_position(routes, done, [(name, path) for name, path, _ in lost], window=WINDOW)
     say_where(kept, len(rows) + len(lost), len(routes))
     places = result_places(routes, common_folder([path for _, path in routes])) if routes else {}
-    notes, fitted_on = Notes(), lru_cache(_REMEMBERED)(lambda name: fitted_digests(fleet.folder / name))
+    notes, fitted_on = Notes(), lru_cache(_REMEMBERED)(lambda name: FittedOn.read(fleet.folder / name))
 
     def failed(name: str, path: Path, error: Exception) -> None:
         if at.lost[name, path]:
