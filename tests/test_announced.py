@@ -140,7 +140,7 @@ def test_pages_are_not_counted_for_ever(tmp_path: Path) -> None:
     (tmp_path / "book.tif").write_bytes(_pages(60_000))
     (tmp_path / "leaflet.tif").write_bytes(_pages(3))
     with Image.open(tmp_path / "leaflet.tif") as opened:
-        assert (opened.n_frames, count_frames(opened)) == (3, 3)
+        assert (getattr(opened, "n_frames", 1), count_frames(opened)) == (3, 3)
     notes: list[str] = []
     begin = time.perf_counter()
     for name in ("book.tif", "leaflet.tif"):
