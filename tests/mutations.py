@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from PIL import Image
 
 from padim_jax.config import PadimConfig
+from tests import torch_files
 from tests.image_files import chunk, exif, png, tiff
 
 MOST_MEMORY = 1536  # MiB beyond what the process took before
@@ -68,6 +70,25 @@ def summed(content: bytes) -> bytes:
         done += struct.pack(">I", length) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         place += 12 + length
     return done
+
+
+def announcing(rng: np.random.Generator, content: bytes) -> bytes:
+    """A PNG, one of whose parts says that it is longer than it is."""
+    places, place = [], 8
+    while place + 12 <= len(content):
+        places.append(place)
+        place += 12 + struct.unpack_from(">I", content, place)[0]
+    at = places[rng.integers(len(places))]
+    return content[:at] + struct.pack(">I", [0xFFFF, 0x7F000000, 0xFF000000][rng.integers(3)]) + content[at + 4 :]
+
+
+def random_pickle(rng: np.random.Generator) -> bytes:
+    """Instructions of state dicts in any order, some of them repeated thousands of times."""
+    pieces = [b")", b"\x85", b"\x86", b"(", b"t", b"]", b"a", b"e", b"}", b"s", b"u", b"N", b"K\x01", b"X\1\0\0\0a"]
+    pieces += [b"q\0", b"h\0", b"ccollections\nOrderedDict\n", b"R", b"b", b"Q", b"ctorch._utils\n_rebuild_tensor_v2\n"]
+    pieces += [b"}" + b")" + b"\x85" * 3000 + b"Ns", b"]" * 2000 + b"a" * 1999]
+    drawn = rng.integers(len(pieces), size=rng.integers(1, 30))
+    return b"\x80\2" + b"".join(pieces[one] * int(rng.choice([1, 1, 1, 5, 3000])) for one in drawn) + b"."
 
 
 def images() -> dict[str, bytes]:
@@ -120,10 +141,6 @@ def images() -> dict[str, bytes]:
 
 def weights() -> dict[str, bytes]:
     """A small file of weights in every format."""
-    import safetensors.numpy
-
-    from tests import torch_files
-
     state = {f"layer.{index}": np.arange(6, dtype=np.float32).reshape(2, 3) + index for index in range(4)}
     return {
         "zip.pth": torch_files.zip_format(state),
@@ -153,8 +170,12 @@ def _cases(folder: Path, seed: int, count: int, originals: dict[str, bytes]) -> 
     for index in range(count):
         name, other = names[index % len(names)], names[rng.integers(len(names))]
         content = mutate(rng, originals[name], originals[other])
-        if name.endswith(".png") and rng.random() < 0.7:
-            content = summed(content)
+        if name.endswith(".png"):
+            content = announcing(rng, originals[name]) if rng.random() < 0.15 else content
+            content = summed(content) if rng.random() < 0.7 else content
+        if name.endswith(".pth") and rng.random() < 0.2:
+            zipped, pickled = name.startswith("zip"), random_pickle(rng)
+            content = torch_files.zip_of(pickled, {}) if zipped else torch_files.legacy_header() + pickled
         path = folder / f"{index}-{name}"
         path.write_bytes(content)
         (folder / "case").write_text(path.name)

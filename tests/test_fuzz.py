@@ -11,6 +11,7 @@ import padim_jax.storage
 from tests.conftest import SMALL, images
 from tests.mutations import MOST_MEMORY
 
+ROOT = Path(__file__).parent.parent
 # until model.json has a checksum of its own, an edited setting is taken as it stands
 MANIFEST_IS_SEALED = hasattr(padim_jax.storage, "manifest_checksum")
 
@@ -18,7 +19,7 @@ MANIFEST_IS_SEALED = hasattr(padim_jax.storage, "manifest_checksum")
 def keeps_its_promise(what: str, folder: Path, seed: int, count: int) -> None:
     """Run a program of :mod:`tests.mutations` in a process of its own, where a crash shows and a warning is an error."""
     command = [sys.executable, "-W", "error", "-m", "tests.mutations", what, folder, str(seed), str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=600)
     last = (folder / "case").read_text() if (folder / "case").exists() else "none"
     assert done.returncode == 0, f"{what}, seed {seed}, ended by {done.returncode} at {last}: {done.stderr[-2000:]}"
     assert done.stdout == "", f"{what}, seed {seed} (more than {MOST_MEMORY} MiB is too much)"
