@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from padim_jax.alignment import remarks
 from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.data.folder import Batch, digest_file
@@ -82,7 +83,7 @@ def calibrate_files(
       pixel_rate: as of :func:`padim_jax.calibrate`.
       advance: told of every file.
       stopped: asked after every batch.
-      tell: told of copies, in a sentence.
+      tell: told in a sentence of copies, and of parts that don't lie alike (:mod:`padim_jax.alignment`).
       least: as of :func:`padim_jax.calibrate`.
 
     Raises:
@@ -91,7 +92,7 @@ def calibrate_files(
       ValueError: a file that is not in ``images``; as :func:`padim_jax.calibrate`.
       Interrupted: ``stopped`` has become true.
     """
-    copies = _Copies(images)
+    copies, sample = _Copies(images), _Sample(len(paths))
     weights: deque[float] = deque()
 
     def batches(move: Advance) -> Iterator[np.ndarray]:
@@ -113,6 +114,7 @@ def calibrate_files(
             false_alarm_rate=false_alarm_rate,
             pixel_rate=pixel_rate,
             least=least,
+            told=sample.add if model.roi is None else None,
         )
 
     done = calibrated(advance)
@@ -120,13 +122,34 @@ def calibrate_files(
         if copies.different < _FEWEST:
             raise _too_few(copies.different)
         copies.start_again()
+        sample = _Sample(len(paths))
         done = calibrated(lambda count: None)
     if copies.different < len(paths):
         tell(
             f"{len(paths) - copies.different} of {len(paths)} images are copies of others (the same pixels); "
             f"calibrated on {copies.different} different ones"
         )
+    for text in sample.remarks(model.config.ridge):
+        tell(text)
     return done
+
+
+class _Sample:
+    """Embeddings of an even choice of at most 64 images, to see how the parts lie."""
+
+    def __init__(self, total: int) -> None:
+        self._step, self._met = max(1, -(-total // _COMPARED)), 0
+        self._kept: list[np.ndarray] = []
+
+    def add(self, embeddings: Float[np.ndarray, "q n k"]) -> None:
+        """Take a batch in."""
+        n = embeddings.shape[1]
+        self._kept.append(embeddings[:, [i for i in range(n) if (self._met + i) % self._step == 0]])
+        self._met += n
+
+    def remarks(self, ridge: float) -> list[str]:
+        """As of :func:`padim_jax.alignment.remarks`."""
+        return remarks(np.concatenate(self._kept, axis=1), ridge) if self._kept else []
 
 
 class _Copies:

@@ -1,6 +1,5 @@
 """What images and models look like from outside: scores that stand out, covariances, positions with two peaks."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
+from padim_jax.alignment import FEWEST, split_in_two, two_peaked_limit
 from padim_jax.boundary import padded
 from padim_jax.embedding import embed
 from padim_jax.forms import LowRankGaussian
@@ -18,9 +18,6 @@ from padim_jax.gaussian import Gaussian
 from padim_jax.model import Padim
 
 OUTLIER_RANGES = 1.5  # interquartile ranges beyond the upper quartile: Tukey's fence
-TWO_PEAKED_RATIO = 0.8  # two equal normal peaks have it when their centres are 4 standard deviations apart
-SMALLER_SHARE = 0.1  # of the images: fewer are outliers, not a peak
-FEWEST_FOR_PEAKS = 20
 MOST_FOR_PEAKS = 1024
 _NARROWEST_RANGE = 0.01  # of log scores: rounding must not make outliers among equal images
 _EIGENVALUE_BUDGET = 3e10  # p d³ of the eigenvalues worth waiting for, about half a minute of two CPU cores
@@ -151,37 +148,16 @@ def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n heig
         count += t.shape[1]
         if count > MOST_FOR_PEAKS:
             raise ValueError(f"find_peaks: more than {MOST_FOR_PEAKS} images; give an even choice of them")
-    if count < FEWEST_FOR_PEAKS:
-        raise ValueError(
-            f"find_peaks: {count} images, wanted {FEWEST_FOR_PEAKS} or more: fewer look two-peaked by chance"
-        )
+    if count < FEWEST:
+        raise ValueError(f"find_peaks: {count} images, wanted {FEWEST} or more: fewer look two-peaked by chance")
     t = np.concatenate(kept, axis=1).astype(np.float64)
     ratio, at = split_in_two(t)
     best = int(ratio.argmax())
     order = np.argsort(t[best], kind="stable")
     lower, upper = order[: at[best]], order[at[best] :]
     smaller = lower if len(lower) <= len(upper) else upper
-    limit = max(TWO_PEAKED_RATIO, 2 / math.pi + 1.2 / math.sqrt(count))
+    limit = two_peaked_limit(count)
     return Peaks(ratio.reshape(model.embedding.grid), limit, tuple(sorted(smaller.tolist())), count)
-
-
-def split_in_two(t: Float[np.ndarray, "p n"]) -> tuple[Float[np.ndarray, " p"], np.ndarray]:
-    """Best split of each row's sorted numbers: variance between the parts over the whole, size of the lower part.
-
-    Of the k lowest of n numbers about their mean, with sum c: ``c² n / (k (n - k)) / Σ t²``. Neither part is smaller
-    than a tenth. Rows without variance have 0.
-    """
-    n = t.shape[1]
-    centred = np.sort(t, axis=1)
-    centred = centred - centred.mean(axis=1, keepdims=True)
-    least = max(1, math.ceil(SMALLER_SHARE * n))
-    k = np.arange(least, n - least + 1)
-    sums = np.cumsum(centred, axis=1)[:, k - 1]
-    total = (centred**2).sum(axis=1)
-    between = sums**2 * (n / (k * (n - k)))[None]
-    best = between.argmax(axis=1)
-    ratio = between[np.arange(len(t)), best] / np.where(total > 0, total, np.inf)
-    return ratio, k[best]
 
 
 def _eigenvalues(gaussian: LowRankGaussian) -> tuple[Float[np.ndarray, "p r"], Float[np.ndarray, " p"]]:

@@ -1,6 +1,6 @@
 """Scoring with a fitted model, and what has to be known for it: solver, region of interest, calibration."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import jax
@@ -121,6 +121,7 @@ def calibrate(
     false_alarm_rate: float = FALSE_ALARM_RATE,
     pixel_rate: float = PIXEL_RATE,
     least: int = 0,
+    told: Callable[[Float[np.ndarray, "q n k"]], None] | None = None,
 ) -> Padim:
     """Calibrate on good images alone, so that scores come with p-values and verdicts.
 
@@ -138,6 +139,7 @@ def calibrate(
       false_alarm_rate: share of good images that may be called anomalous, in (0, 1).
       pixel_rate: share of good images' pixels that may be marked, in (0, 1).
       least: smaller batches are filled up to so many images, or to the largest so far.
+      told: told of the embeddings of each batch that is left out, at some positions and of some channels.
 
     Raises:
       TypeError, ValueError: images as :func:`score`; a rate outside (0, 1); leave-one-out of other images than the
@@ -147,7 +149,9 @@ def calibrate(
     fitted = None if held_out else _for_leave_one_out("calibrate", model)
     histogram, scores = Histogram(), list[np.ndarray]()
     total, moved = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
-    for found, n, share, shift in _each_batch("calibrate", model, fitted, batches, weights, least):
+    for found, n, share, shift, some in _each_batch("calibrate", model, fitted, batches, weights, least):
+        if told is not None and some is not None:
+            told(some)
         maps = np.asarray(found.anomaly_map)[:n]
         scores.extend(np.asarray(found.image_score)[:n])
         histogram.add(maps if model.roi is None else maps[:, np.asarray(model.roi)])
@@ -182,7 +186,7 @@ def leave_one_out_scores(
         was not fitted on is told only where it has none at all.
     """
     fitted = _for_leave_one_out("leave_one_out_scores", model)
-    for found, n, _, _ in _each_batch("leave_one_out_scores", model, fitted, batches, weights):
+    for found, n, *_ in _each_batch("leave_one_out_scores", model, fitted, batches, weights):
         yield Scores(found.image_score[:n], found.anomaly_map[:n])
 
 
@@ -193,10 +197,10 @@ def _each_batch(
     batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
     weights: Iterable[float] | None,
     least: int = 0,
-) -> Iterator[tuple[Scores, int, float, Array | None]]:
-    """Scores, how many of them count, sum of weights and Σ w (x - μ) of each batch.
+) -> Iterator[tuple[Scores, int, float, Array | None, np.ndarray | None]]:
+    """Scores, how many of them count, sum of weights, Σ w (x - μ) and some embeddings of each batch.
 
-    Left out of ``fitted``; by ``model`` where that is None.
+    Left out of ``fitted``; by ``model`` where that is None, without the last two.
     """
     given = iter(weights) if weights is not None else None
     done = 0
@@ -205,16 +209,18 @@ def _each_batch(
         share = np.zeros(len(images), np.float32)
         share[:n] = 1 if given is None else [next(given) for _ in range(n)]
         if fitted is None:
-            found, shift = _run(model, images), None
+            found, shift, some = _run(model, images), None, None
         else:
-            found, shift = _leave_one_out(_program(fitted), images, share)
+            found, shift, some = _leave_one_out(_program(fitted), images, share)
+            some = np.asarray(some)[:, :n]
         values = np.asarray(found.image_score)[:n]
         if not np.isfinite(values).all():
             _refuse(call, fitted is None, done, model)
         done += n
-        yield found, n, float(share.sum(dtype=np.float64)), shift
+        yield found, n, float(share.sum(dtype=np.float64)), shift, some
 
 
+_SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # that are enough to see how parts lie
 _OTHERS = ", or give other images with held_out=True"
 _with_solver = jax.jit(gaussian.with_solver, static_argnames="solver")
 
@@ -250,13 +256,15 @@ def judged(model: Padim, distances: Float[Array, "p n"]) -> Scores:
 
 
 @jax.jit
-def _leave_one_out(model: Padim, images: Array, weights: Array) -> tuple[Scores, Array]:
-    """Scores by the models of all others, and Σ w (x - μ), which is 0 over all images fitted on."""
+def _leave_one_out(model: Padim, images: Array, weights: Array) -> tuple[Scores, Array, Array]:
+    """Scores by the models of all others, Σ w (x - μ), which is 0 over all images fitted on, and some embeddings."""
     x = embed(model.backbone, model.embedding, images, model.projection)
     assert isinstance(model.gaussian, WhitenedGaussian)
     distances = leave_one_out(model.gaussian, x, model.count, weights, model.config.ridge)
     shift = jnp.einsum("pnd,n->pd", x - model.gaussian.mean[:, None], weights, precision="highest")
-    return _scores(model, distances), shift
+    p, _, d = x.shape
+    some = x[:: -(-p // _SOME_POSITIONS)][..., np.linspace(0, d - 1, min(d, _SOME_CHANNELS)).astype(int)]
+    return _scores(model, distances), shift, some
 
 
 def _scores(model: Padim, distances: Float[Array, "p n"]) -> Scores:

@@ -31,15 +31,25 @@ DEEP = PIXELS.astype(np.uint16) * 257
 def test_every_reader_refuses_a_png_that_announces_more_than_it_has(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(BAD[name][0])
-    with io.BytesIO(path.read_bytes()) as stream, pytest.raises(UnreadableImage, match=BAD[name][1]):
-        open_header(path, stream)
-    for read in (open_image, measure, lambda path: open_mask(path, None, (56, 40))):
+    for read in (open_image, lambda path: open_mask(path, None, (56, 40))):
         with pytest.raises(UnreadableImage, match=BAD[name][1]):
             read(path)
     told: list[UnreadableImage] = []
     assert list(survey([path], told.append)) == []
-    assert find_value_range([path], told.append) is None
-    assert [error.path for error in told] == [path, path]
+    if name != "announcing.png":  # an 8-bit one whose pixels nobody has to decode for it
+        assert find_value_range([path], told.append) is None
+    assert {error.path for error in told} == {path}
+
+
+def test_a_header_is_read_without_what_follows_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(BAD["announcing.png"][0])
+    assert measure(path) == (56, 40)
+    path.write_bytes(BAD["announcing-text.png"][0])
+    with io.BytesIO(path.read_bytes()) as stream, pytest.raises(UnreadableImage, match="tEXt part announces"):
+        open_header(path, stream)
+    with pytest.raises(UnreadableImage, match="tEXt part announces"):
+        measure(path)
 
 
 def test_a_png_cut_at_any_byte_is_refused_or_whole(tmp_path: Path) -> None:
@@ -140,7 +150,7 @@ def test_pages_are_not_counted_for_ever(tmp_path: Path) -> None:
     (tmp_path / "book.tif").write_bytes(_pages(60_000))
     (tmp_path / "leaflet.tif").write_bytes(_pages(3))
     with Image.open(tmp_path / "leaflet.tif") as opened:
-        assert (getattr(opened, "n_frames", None), count_frames(opened)) == (3, 3)
+        assert (getattr(opened, "n_frames", 1), count_frames(opened)) == (3, 3)
     notes: list[str] = []
     begin = time.perf_counter()
     for name in ("book.tif", "leaflet.tif"):

@@ -94,6 +94,7 @@ ROOMS = [
     "padim_jax.unfinished",
     "padim_jax.front",
     "padim_jax.fitting",
+    "padim_jax.alignment",
     "padim_jax.calibrating",
     "padim_jax.fleet",
     "padim_jax.manifest",

@@ -87,11 +87,16 @@ def zip_of(pickled: bytes, storages: Mapping[str, np.ndarray], compression: int 
     return stream.getvalue()
 
 
+def legacy_header() -> bytes:
+    """What comes before the state dict in the format before 1.6."""
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    return b"".join(pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, system))
+
+
 def legacy_format(state_dict: Mapping[str, np.ndarray]) -> bytes:
     """What ``torch.save`` wrote before 1.6."""
     pickled, storages = _pickle(state_dict, legacy=True)
-    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-    parts = [pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, system)]
+    parts = [legacy_header()]
     parts += [pickled, pickle.dumps(list(storages), protocol=2)]
     parts += [struct.pack("<q", array.size) + array.tobytes() for array in storages.values()]
     return b"".join(parts)

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from padim_jax.alignment import FEWEST
 from padim_jax.artifact import Updatable
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import progress_bar
 from padim_jax.data import UnreadableImage, load_batches
 from padim_jax.forms import LowRankGaussian
 from padim_jax.inspection import (
-    FEWEST_FOR_PEAKS,
     MOST_FOR_PEAKS,
     find_conditions,
     find_peaks,
@@ -125,12 +125,12 @@ def _peaks(
                 yield batch.images
                 advance(len(batch.paths))
 
-        if len(chosen) < FEWEST_FOR_PEAKS:
-            return {"not_done": f"{len(chosen)} images, wanted {FEWEST_FOR_PEAKS} or more"}
+        if len(chosen) < FEWEST:
+            return {"not_done": f"{len(chosen)} images, wanted {FEWEST} or more"}
         try:
             peaks = find_peaks(model, batches())
         except ValueError as error:
-            if len(read) >= FEWEST_FOR_PEAKS:
+            if len(read) >= FEWEST:
                 raise
             return {"not_done": str(error)}
     if out is not None:

@@ -88,6 +88,7 @@ def open_image(path: Path, content: bytes | None = None, note: Note | None = Non
     """
     with reasons(path):
         content = read_file(path) if content is None else content
+        check_parts(io.BytesIO(content), pixels=True)
         with io.BytesIO(content) as stream:
             opened = open_header(path, stream)
             _check_frames(path, opened, note)
@@ -129,7 +130,7 @@ def open_header(path: Path, stream: BinaryIO) -> ImageFile.ImageFile:
         than the file has.
     """
     with reasons(path):
-        check_parts(stream)
+        check_parts(stream, pixels=False)
         with _quiet():
             try:
                 opened = Image.open(stream, formats=_FORMATS)

@@ -22,6 +22,7 @@ from padim_jax.data.decode import (
     upright_size,
 )
 from padim_jax.data.geometry import Placing, crop_corner, place, seen_part
+from padim_jax.data.png import check_parts
 
 
 def read_image(
@@ -90,6 +91,7 @@ def open_mask(path: Path, content: bytes | None, size: tuple[int, int]) -> Image
     """
     try:
         with io.BytesIO(read_file(path) if content is None else content) as stream, reasons(path):
+            check_parts(stream, pixels=True)
             opened = open_header(path, stream)
             if opened.mode not in ("1", "L", "RGB") or is_deep(opened):
                 depth = "more than 8 bits a channel" if is_deep(opened) else f"mode {opened.mode}"

@@ -8,10 +8,14 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MOST_PARTS = 2**20
 
 
-def check_parts(stream: BinaryIO) -> None:
+def check_parts(stream: BinaryIO, *, pixels: bool) -> None:
     """Refuse a PNG that has a part longer than the rest of the file; the stream stays where it is.
 
     Decoders allocate what a part announces: OpenCV 4 GiB for a file of 460 bytes.
+
+    Args:
+      stream: of the file.
+      pixels: whether the pixels are to be decoded; without, the parts before them are looked at.
 
     Raises:
       ValueError: such a part, or millions of them; other files than PNG pass.
@@ -25,6 +29,8 @@ def check_parts(stream: BinaryIO) -> None:
             if len(head) < 8 or head == b"\0\0\0\0IEND":
                 break
             length, kind = struct.unpack(">I4s", head)
+            if kind == b"IDAT" and not pixels:
+                break
             if place + 12 + length > end:
                 raise ValueError(
                     f"truncated or damaged: its {_name(kind)} part announces {length} bytes, "
