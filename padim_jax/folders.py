@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,6 +70,23 @@ def mark(folder: Path) -> None:
         if any(path.name != LOCK for path in folder.iterdir()):
             raise FileExistsError(f"{folder} already exists and was not written by padim; move it away or rename it")
         (folder / MARKER).touch()
+
+
+def claim(folder: Path, names: Iterable[str], call: str) -> None:
+    """Make sure that files of these names can be written to ``folder``; a new folder is marked as ours.
+
+    Raises:
+      FileExistsError: it holds one already and is not marked.
+    """
+    if is_ours(folder):
+        return
+    if there := [name for name in names if os.path.lexists(folder / name)]:
+        raise FileExistsError(
+            f"{call}: {folder / there[0]} already exists and was not written by this version of padim; move it away, or "
+            "choose another --out"
+        )
+    if not folder.exists() or all(path.name == LOCK for path in folder.iterdir()):
+        mark(folder)
 
 
 def is_ours(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from padim_jax.folders import LOCK, FolderInUse, is_ours, locked, mark, remove
+from padim_jax.folders import LOCK, FolderInUse, claim, is_ours, locked, mark, remove
 
 HOLD = """
 import sys, time
@@ -67,6 +67,17 @@ def test_a_file_is_no_folder_to_lock(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="is a file, wanted a folder"):  # noqa: SIM117
         with locked(tmp_path / "model", "fit"):
             pass
+
+
+def test_files_of_others_are_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "mean.png").touch()
+    with pytest.raises(FileExistsError, match=r"inspect: .*mean\.png already exists and was not written by"):
+        claim(tmp_path, ("images.csv", "mean.png"), "inspect")
+    claim(tmp_path, ("images.csv",), "inspect")
+    assert not is_ours(tmp_path)
+    claim(tmp_path / "new", ("mean.png",), "inspect")
+    (tmp_path / "new" / "mean.png").touch()
+    claim(tmp_path / "new", ("mean.png",), "inspect")
 
 
 def test_only_marked_folders_are_removed(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ from tests.conftest import SMALL, images
 from tests.mutations import MOST_MEMORY
 
 ROOT = Path(__file__).parent.parent
-# until model.json has a checksum of its own, an edited setting is taken as it stands
-MANIFEST_IS_SEALED = hasattr(padim_jax.storage, "manifest_checksum")
 
 
 def keeps_its_promise(what: str, folder: Path, seed: int, count: int) -> None:
@@ -43,12 +41,7 @@ def test_changed_weights_are_read_or_refused(tmp_path: Path, seed: int) -> None:
     "what",
     [
         "arrays",
-        pytest.param(
-            "manifests",
-            marks=pytest.mark.skipif(
-                not MANIFEST_IS_SEALED, reason="an edited number is taken until there is a checksum"
-            ),
-        ),
+        "manifests",
     ],
 )
 def test_changed_models_are_refused_or_score_the_same(

@@ -10,6 +10,7 @@ from padim_jax.commands.terminal import progress_bar, tell
 from padim_jax.demo import demo_split
 from padim_jax.files import score_files
 from padim_jax.fitting import fit_files
+from padim_jax.folders import claim
 from padim_jax.outputs import ResultSpool, write_heatmap
 from padim_jax.padim import finalize
 from padim_jax.presets import preset
@@ -24,6 +25,7 @@ def demo_command(out: Path, batch_size: int) -> None:
     from sklearn.metrics import roc_auc_score
 
     check_writable(out / "model")
+    claim(out, ("best-finds", "missed", "false-alarms"), "demo")
     network, config = load_backbone("efficientnet_lite0"), preset("lite0").members[0]
     with progress_bar("fit", len(split.fit)) as advance:
         folded = fit_files(network, split.fit, config, batch_size=batch_size, advance=advance)

@@ -11,7 +11,10 @@ from padim_jax.commands.inspect_folder import folder_lines, inspect_folder
 from padim_jax.commands.inspect_model import inspect_model, model_lines
 from padim_jax.commands.terminal import note_ignored, tell
 from padim_jax.data import find_images
+from padim_jax.folders import claim
 from padim_jax.storage import MANIFEST
+
+_WRITTEN = ("images.csv", "suspects.png", "mean.png", "log_determinant.png", "two_peaks.png")
 
 
 def inspect_command(
@@ -55,3 +58,4 @@ def _check_out(out: Path | None, model: Path | None, images: Sequence[Path]) -> 
         raise click.UsageError(f"--out {out} lies in the model; choose another folder")
     if within := [path for path in images if os.path.abspath(path).startswith(inside)]:
         raise click.UsageError(f"--out {out} holds images to inspect ({within[0]}); choose another folder")
+    claim(out, _WRITTEN, "inspect")
