@@ -82,8 +82,8 @@ def claim(folder: Path, names: Iterable[str], call: str) -> None:
         return
     if there := [name for name in names if os.path.lexists(folder / name)]:
         raise FileExistsError(
-            f"{call}: {folder / there[0]} already exists and was not written by this version of padim; move it away, or "
-            "choose another --out"
+            f"{call}: {folder / there[0]} already exists and was not written by this version of padim; move it away, "
+            "or choose another --out"
         )
     if not folder.exists() or all(path.name == LOCK for path in folder.iterdir()):
         mark(folder)

@@ -68,9 +68,9 @@ def update_command(
 ) -> None:
     """Add the good images of GOOD_DIR to MODEL, as if it had been fitted on all.
 
-    Images that MODEL knows already are left out. The calibration keeps the scores it has, and those of the new images
-    are added, each left out in turn; --calibration takes the place of all of them. MODEL as it was before is kept:
-    padim undo brings it back.
+    Images that MODEL knows already are left out. Then the new ones calibrate it, each left out in turn; where they are
+    too few for that, beside the scores there are, and --calibration takes other good images. MODEL as it was before is
+    kept: padim undo brings it back.
     """
     target = out or model
     check_writable(target)
@@ -120,7 +120,7 @@ def update_command(
             known = calibrated(
                 changed.model(), kept, folded.images, others, rates, batch_size, stopped, own=own, trusted=trusted
             ).calibration
-            if before is not None and then is not None and not (half_life is not None and _suffices(known, before)):
+            if before is not None and then is not None and not _suffices(known, before):
                 known = _with_earlier(known, before, then, rates)
         save_updatable(replace(changed, calibration=known), target, keep_previous=True)
     click.echo(f"{target}: {len(read)} images added; fitted on {_count(changed)}")
@@ -137,7 +137,7 @@ def _scores_before(
 
 
 def _suffices(known: Calibration | None, before: Calibration) -> bool:
-    """Whether a calibration is as good as the one before, so that nothing older has to be kept."""
+    """Whether new scores are as many as the ones before or as the rate asks for: then no older ones have to be kept."""
     return known is not None and len(known.scores) >= min(len(before.scores), known.images_wanted)
 
 
