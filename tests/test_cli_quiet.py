@@ -16,6 +16,7 @@ FIT = "--tap block2 --tap block4 --n-channels 12 --image-size 40x56 --crop-size 
 OURS = (
     r"|(fit range|fit|calibrate|score|download) .*images/s.*"
     r"|warning: \d+ images are too few for a false-alarm rate .*"
+    r"|the model sees \d+% of the area of each image; .*|part: 4 good images are too few for .*"
     r"|1/1 part lite0 seed 0: image AUROC .*"
     r"|.*model: efficientnet_lite0, .*|calibrated on \d+ good images .*"
 )
