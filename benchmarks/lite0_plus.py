@@ -145,7 +145,9 @@ def main() -> int:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
     }
-    configs = {name: VARIANTS.get(name) or replace(preset(name).members[0], image_size=256) for name in options.variants}
+    configs = {
+        name: VARIANTS.get(name) or replace(preset(name).members[0], image_size=256) for name in options.variants
+    }
     rows = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else []
     for name, config in configs.items():
         for data in sets:

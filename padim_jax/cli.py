@@ -18,7 +18,9 @@ _HERE = "padim_jax.commands"
 COMMANDS = {
     "fit": Entry(f"{_HERE}.making:fit_command", "padim fit GOOD_DIR --out MODEL", "learn from a folder of good images"),
     "score": Entry(
-        f"{_HERE}.score:score_command", "padim score MODEL PATH... --out DIR", "score new images, with a heat map each"
+        f"{_HERE}.judging:score_command",
+        "padim score MODEL PATH... --out DIR",
+        "score new images, with a heat map each",
     ),
     "fit-many": Entry(
         f"{_HERE}.making:fit_many_command",
@@ -26,22 +28,24 @@ COMMANDS = {
         "fit a model for every line of a table",
     ),
     "score-many": Entry(
-        f"{_HERE}.score_many:score_many_command",
+        f"{_HERE}.judging:score_many_command",
         "padim score-many MODELS TABLE --out DIR",
         "score each image by the model it belongs to",
     ),
     "calibrate": Entry(
-        f"{_HERE}.calibrate:calibrate_command",
+        f"{_HERE}.changing:calibrate_command",
         "padim calibrate MODEL GOOD_DIR",
         "p-values and thresholds, from good images alone",
     ),
-    "update": Entry(f"{_HERE}.update:update_command", "padim update MODEL NEW_GOOD_DIR", "learn from more good images"),
-    "merge": Entry(
-        f"{_HERE}.update:merge_command", "padim merge MODEL OTHER... --out MODEL", "join models, as if fitted as one"
+    "update": Entry(
+        f"{_HERE}.changing:update_command", "padim update MODEL NEW_GOOD_DIR", "learn from more good images"
     ),
-    "forget": Entry(f"{_HERE}.update:forget_command", "padim forget MODEL DIR", "take images out of a model again"),
+    "merge": Entry(
+        f"{_HERE}.changing:merge_command", "padim merge MODEL OTHER... --out MODEL", "join models, as if fitted as one"
+    ),
+    "forget": Entry(f"{_HERE}.changing:forget_command", "padim forget MODEL DIR", "take images out of a model again"),
     "undo": Entry(
-        f"{_HERE}.update:undo_command", "padim undo MODEL", "bring a model back as it was before its last change"
+        f"{_HERE}.changing:undo_command", "padim undo MODEL", "bring a model back as it was before its last change"
     ),
     "compact": Entry(
         f"{_HERE}.making:compact_command",
@@ -59,11 +63,11 @@ COMMANDS = {
         "likely mistakes among good images; the facts of a model",
     ),
     "evaluate": Entry(
-        f"{_HERE}.evaluate:evaluate_command",
+        f"{_HERE}.judging:evaluate_command",
         "padim evaluate FOLDER --out DIR",
         "measure it on good and defective images, with a report",
     ),
-    "report": Entry(f"{_HERE}.evaluate:report_command", "padim report DIR", "write the reports of an evaluation anew"),
+    "report": Entry(f"{_HERE}.judging:report_command", "padim report DIR", "write the reports of an evaluation anew"),
     "demo": Entry(f"{_HERE}.looking:demo_command", "padim demo", "fit and score real solar cells"),
 }
 

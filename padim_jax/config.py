@@ -13,6 +13,7 @@ Projection = Literal["random-channels", "semi-orthogonal", "principal-components
 Resize = Literal["stretch", "shorter-side", "pad"]
 Precision = Literal["float32", "bfloat16"]
 Form = Literal["updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-16bit"]  # of a model on disk
+ProtocolName = Literal["standard", "rotated"]
 Size = int | tuple[int, int]
 _MOST_PIXELS = 89_478_485  # Pillow's limit: larger images are not read
 _WIDEST = 255  # cells of a neighbourhood's side

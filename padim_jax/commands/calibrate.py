@@ -18,10 +18,7 @@ from padim_jax.calibrating import (
     own_scores,
 )
 from padim_jax.calibration import Calibration, at_rates, at_threshold
-from padim_jax.commands.lazy_click import Command
-from padim_jax.commands.options import RATE, batch_option, debug_option, trust_option
-from padim_jax.commands.options import calibration_options as calibration_options
-from padim_jax.commands.terminal import interruption, note_ignored, progress_bar, say, wrong_use
+from padim_jax.commands.terminal import interruption, note_ignored, progress_bar, say, tell, wrong_use
 from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.fitting import Interrupted, Unreadable
@@ -36,16 +33,6 @@ _METHODS = {
 }
 
 
-@click.command("calibrate", cls=Command, example="padim calibrate bracket.padim good_parts/ --false-alarm-rate 0.01")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("good", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")
-@click.option("--false-alarm-rate", type=RATE, help="Share of good images that may be called anomalous.")
-@click.option("--pixel-rate", type=RATE, help="Share of good images' pixels that masks may mark.")
-@trust_option
-@click.option("--threshold", type=float, help="Image score above which an image is anomalous, set by hand.")
-@batch_option
-@debug_option
 def calibrate_command(
     model: Path,
     good: tuple[Path, ...],
@@ -56,15 +43,7 @@ def calibrate_command(
     threshold: float | None,
     batch_size: int,
 ) -> None:
-    """Calibrate MODEL on GOOD images, for p-values and verdicts; without GOOD, change its rates or threshold only.
-
-    Images that MODEL was fitted on are each scored by the model of all the others; images it was not fitted on are
-    scored as they are (split-conformal: exact p-values). A mix of the two is refused, and so are images that score much
-    higher than the model's own good ones do. MODEL as it was before is kept: padim undo brings it back.
-
-    --threshold sets the threshold of a calibrated MODEL by hand, as one found on labelled images; p-values stay as they
-    are, and --false-alarm-rate goes back to a threshold from good images.
-    """
+    """Do what ``padim calibrate`` says it does."""
     if threshold is not None and (good or false_alarm_rate is not None):
         raise click.UsageError("--threshold is set by hand; GOOD images and --false-alarm-rate would find another")
     check_writable(out or model)
@@ -175,7 +154,7 @@ def describe_calibration(known: Calibration | None) -> None:
         return
     n, (low, high) = len(known.scores), known.interval()
     threshold = f"{float(known.threshold):.4g}{', set by hand,' if known.threshold_source == 'set' else ''}"
-    click.echo(
+    tell(
         f"calibrated on {n} good images ({_METHODS[known.method]}): above {threshold} is anomalous; "
         f"false alarms {known.attained_rate:.2%} expected, {low:.2%} to {high:.2%} with 95 % confidence"
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -18,23 +18,22 @@ from rich.table import Table
 
 from padim_jax import folders
 from padim_jax.backbones import Backbone, load_backbone
-from padim_jax.commands.lazy_click import Command
+from padim_jax.commands.judging import ROTATED_DRAWS
 from padim_jax.commands.terminal import (
-    Size,
     add_bar,
-    batch_option,
-    debug_option,
     megabytes,
     new_progress,
     note_ignored,
     say,
     screen,
+    tell,
     wrong_use,
 )
+from padim_jax.config import ProtocolName
 from padim_jax.data import UnreadableImage
-from padim_jax.data.protocol import Protocol, ProtocolName
+from padim_jax.data.protocol import Protocol
 from padim_jax.files import Advance
-from padim_jax.presets import PRESETS, Preset, preset
+from padim_jax.presets import Preset, preset
 
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
     from padim_jax.data.catalogue import Category
@@ -43,7 +42,6 @@ if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which 
 
 REPORT = "report.html"
 _PROBE = 2**20  # bytes, less than a page with pictures
-_ROTATED_DRAWS = 5  # arXiv 2011.08785 states means over random draws
 _COLUMNS = {
     "image_auroc": "image AUROC",
     "image_ap": "image AP",
@@ -59,54 +57,6 @@ _AT_THRESHOLDS = {
 }
 
 
-def _list_presets(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        width = max(map(len, PRESETS))
-        for found in PRESETS.values():
-            click.echo(f"{found.name:{width}}  {found.about}")
-        context.exit()
-
-
-@click.command("evaluate", cls=Command, example="padim evaluate bracket/ --out evaluation --preset lite0-plus")
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
-@click.option(
-    "--preset", "presets", multiple=True, metavar="NAME", help="Settings; repeat for several. Default: lite0."
-)
-@click.option(
-    "--list-presets",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_list_presets,
-    help="List presets; exit.",
-)
-@click.option(
-    "--category", "categories", multiple=True, metavar="NAME", help="Which of FOLDER's; repeat. Default: all."
-)
-@click.option(
-    "--protocol",
-    type=click.Choice(get_args(ProtocolName)),
-    default="standard",
-    show_default=True,
-    help="rotated: the paper's Rd-MVTec AD, rotations within 10° and random crops, of all images.",
-)
-@click.option(
-    "--seeds",
-    type=click.IntRange(1),
-    help=f"Draws of channels (and rotations), from seed 0. Default: 1; rotated, {_ROTATED_DRAWS}.",
-)
-@click.option("--weights", type=str, help="Weights file, or 'random', of all presets' one backbone.")
-@click.option("--image-size", type=Size(), help="Resize images to this. Default: the preset's.")
-@click.option("--crop-size", type=Size(), help="Then cut out the centre. Default: the preset's.")
-@click.option(
-    "--prepared",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for TFDS's copies of the images. Default: prepared in --out.",
-)
-@click.option("--report/--no-report", default=True, show_default=True, help="Write a web page for each run.")
-@batch_option
-@debug_option
 def evaluate_command(
     folder: Path,
     out: Path,
@@ -120,14 +70,7 @@ def evaluate_command(
     batch_size: int,
     **sizes: Any,
 ) -> None:
-    """Measure presets on FOLDER: a data set with good and defective images.
-
-    FOLDER is a category in MVTec AD's layout or with good/ and bad/ folders, a folder of several, or ShanghaiTech
-    Campus. Writes DIR/results.json, DIR/results.csv, DIR/files.csv (every image, its role, score and p-value), and a
-    report of each run. Besides the usual metrics they say what share of the defective test images is found, and of the
-    good ones flagged, at thresholds for 1 % and 5 % false alarms that come from the good training images alone. Runs
-    already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
-    """
+    """Do what ``padim evaluate`` says it does."""
     from padim_jax.data.catalogue import find_categories
     from padim_jax.evaluation import Run
     from padim_jax.results import claim
@@ -152,11 +95,8 @@ def evaluate_command(
         _carry_out(plan, out, weights, batch_size, report)
 
 
-@click.command("report", cls=Command, example="padim report evaluation")
-@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@debug_option
 def report_command(results: Path) -> None:
-    """Write the web page of every run below RESULTS, a folder that evaluate wrote, anew."""
+    """Do what ``padim report`` says it does."""
     from padim_jax.report import RUN_FILE, write_report
 
     found = sorted(path.parent for path in results.rglob(RUN_FILE))
@@ -165,7 +105,7 @@ def report_command(results: Path) -> None:
         raise click.UsageError(f"{results} holds no run ({RUN_FILE}); padim evaluate writes them")
     for run in runs:
         write_report(run, run / REPORT)
-        click.echo(run / REPORT)
+        tell(str(run / REPORT))
 
 
 def _carry_out(plan: Sequence[Run], out: Path, weights: str | None, batch_size: int, report: bool) -> None:
@@ -216,11 +156,11 @@ def _carry_out(plan: Sequence[Run], out: Path, weights: str | None, batch_size: 
     notes = {f"{record['category']}: {text}": None for record in records for text in remarks(record.get("calibration"))}
     for note in notes:
         say(note)
-    click.echo(f"{out / 'results.json'}, results.csv, files.csv")
+    tell(f"{out / 'results.json'}, results.csv, files.csv")
     if others := sum(1 for path in (out / "runs").rglob(RUN_FILE) if path.parent / REPORT not in pages):
         say(f"{others} other runs in {out}, of other settings or files, are not in these tables")
     for page in pages if report else ():
-        click.echo(f"  {page}")
+        tell(f"  {page}")
 
 
 class _Board:
@@ -256,7 +196,7 @@ def _going_on(out: Path, records: list[dict[str, Any]], total: int) -> Iterator[
 def _draws(one: Preset, protocol: ProtocolName, seeds: int | None) -> int:
     """Seeds to run; one where a seed changes nothing, whose spread of 0 would look like stability."""
     if protocol == "rotated":
-        return seeds or _ROTATED_DRAWS
+        return seeds or ROTATED_DRAWS
     if not one.draws and (seeds or 1) > 1:
         say(f"{one.name} draws nothing at random, so one seed is enough")
     return (seeds or 1) if one.draws else 1

@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import click
 import jax
 
 from padim_jax import mesh as meshes
@@ -27,6 +26,7 @@ from padim_jax.commands.terminal import (
     progress_bar,
     say,
     size_text,
+    tell,
 )
 from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, read_roi_of, seen
@@ -140,13 +140,13 @@ def _say_fitted(
         say(
             f"note: {copies} of {len(fitted)} files are copies of others; each counts in the fit, but shows nothing new"
         )
-    click.echo(
+    tell(
         f"{out}: {embedding.backbone}, {', '.join(embedding.taps)}, d = {embedding.dimension}; fitted on "
         f"{len(fitted)} images in {time.perf_counter() - start:.1f} s"
         + (f", {len(skipped)} skipped" if skipped else "")
     )
     share = float(seen(measure(fitted[0]), config).mean())
-    click.echo(f"the model sees {share:.0%} of the area of each image" + (_outside(config) if share < 1 else ""))
+    tell(f"the model sees {share:.0%} of the area of each image" + (_outside(config) if share < 1 else ""))
 
 
 def _outside(config: PadimConfig) -> str:

@@ -11,7 +11,7 @@ import jax
 from padim_jax.backbones import Backbone
 from padim_jax.commands.calibrate import going_on, rates_of
 from padim_jax.commands.settings import chosen, loaded
-from padim_jax.commands.terminal import Notes, interruption, progress_bar, say, wrong_use
+from padim_jax.commands.terminal import Notes, interruption, progress_bar, say, tell, wrong_use
 from padim_jax.factory import Journal, Outcome, Terms, fit_many
 from padim_jax.folders import LOCK, locked
 from padim_jax.manifest import LIST, Job, read_jobs
@@ -70,7 +70,7 @@ def _fit_all(
     finally:
         _write_list(out / LIST, every, journal.last())
         notes.say()
-    click.echo(f"{out / LIST}: {counts['fitted']} fitted, {counts['kept']} there already, {counts['failed']} failed")
+    tell(f"{out / LIST}: {counts['fitted']} fitted, {counts['kept']} there already, {counts['failed']} failed")
     if counts["failed"]:
         raise click.ClickException(f"{counts['failed']} of {len(jobs)} models failed; they are named above")
 

@@ -7,23 +7,19 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf
 from pathlib import Path
-from typing import Literal, get_args
 
 import click
 
 from padim_jax.artifact import load
 from padim_jax.calibration import Calibration
-from padim_jax.commands.lazy_click import Command
+from padim_jax.commands.judging import Where
 from padim_jax.commands.terminal import (
     Notes,
-    batch_option,
-    debug_option,
     interruption,
     note_ignored,
-    printable,
     progress_bar,
-    roi_option,
     say,
+    tell,
     wrong_use,
 )
 from padim_jax.data import UnreadableImage, find_images, read_roi_of
@@ -54,8 +50,6 @@ from padim_jax.unfinished import (
     remove_leftovers,
 )
 
-Where = Literal["crop", "original"]
-_WHERE = click.Choice(get_args(Where))
 _FITTED_ON = "was among the images the model was fitted on"
 _OTHER_SIZE = "another size than every image the model was fitted on"
 _NAMED = 3  # of such images
@@ -77,27 +71,6 @@ class _Wanted:
         return [name for name, asked in vars(self).items() if asked and name != "colour_range"]
 
 
-@click.command("score", cls=Command, example="padim score bracket.padim new_parts/ --out result")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
-@click.option("--heatmaps/--no-heatmaps", default=True, show_default=True, help="Write a picture for each image.")
-@click.option(
-    "--colour-range",
-    type=float,
-    nargs=2,
-    metavar="LOW HIGH",
-    help="Distances at the ends of the colour scale. Default: the calibration's, with the threshold in the middle.",
-)
-@click.option(
-    "--masks",
-    type=_WHERE,
-    help="Write a mask of what is above the pixel threshold, in these pixels.",
-)
-@click.option("--maps", type=_WHERE, help="Write the distances as a float TIFF, in these pixels.")
-@roi_option
-@batch_option
-@debug_option
 def score_command(
     model: Path,
     paths: tuple[Path, ...],
@@ -109,17 +82,7 @@ def score_command(
     roi: Path | None,
     batch_size: int,
 ) -> None:
-    """Score images, or folders of them, with MODEL.
-
-    Writes DIR/scores.csv (path; score, higher is further from normal; p_value, how rarely a good image scores as much;
-    verdict, normal or anomalous; row and column of the highest distance, in the image's pixels; threshold; heatmap, its
-    file in DIR; note) and DIR/heatmaps/, in place of those of an earlier run. All heat maps share the calibration's
-    colour scale. Files that can't be read are named, on the terminal and in DIR/unreadable.csv, get no score, and make
-    the exit code 1. --masks original and --maps original are in the pixels of the image files; what the crop leaves out
-    is 0 in masks and NaN in maps.
-
-    Results are kept in DIR/unfinished/ as they come: the same command goes on where a run was stopped.
-    """
+    """Do what ``padim score`` says it does."""
     if colour_range is not None and not -inf < colour_range[0] < colour_range[1] < inf:
         raise click.UsageError(f"--colour-range {colour_range[0]:g} {colour_range[1]:g}: LOW must be below HIGH")
     if (model / MANIFEST).exists():  # else loading tells
@@ -282,10 +245,10 @@ def _report(out: Path, rows: Sequence[Row], unreadable: Sequence[tuple[Path, str
         say(f"not scored: {path}: {reason}")
     say_notes(rows)
     for row in sorted(rows, key=lambda row: -row.score)[:5]:
-        click.echo(printable(f"{row.score:10.3f}  {f'{row.verdict:9}  ' if row.verdict else ''}{row.path}"))
+        tell(f"{row.score:10.3f}  {f'{row.verdict:9}  ' if row.verdict else ''}{row.path}")
     anomalous = f", {sum(bool(row.anomalous) for row in rows)} anomalous" if known is not None else ""
     told = f"{len(rows)} scored, {len(unreadable)} unreadable{anomalous}; highest scores above"
-    click.echo(printable(f"{out / SCORES}: {told}"))
+    tell(f"{out / SCORES}: {told}")
     if known is not None and known.threshold_source == "set":
         say(f"the threshold, {float(known.threshold):.4g}, was set by hand (padim calibrate --threshold)")
     if known is None:

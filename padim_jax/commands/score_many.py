@@ -1,27 +1,22 @@
 """``padim score-many``."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import lru_cache
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any
 
 import click
 
-from padim_jax.commands.lazy_click import Command
 from padim_jax.commands.score import noted, refuse_nested, say_notes, say_where, stopped_at
 from padim_jax.commands.terminal import (
     Notes,
-    batch_option,
-    debug_option,
     interruption,
     note_ignored,
-    printable,
     progress_bar,
     say,
+    tell,
     wrong_use,
 )
 from padim_jax.data import UnreadableImage, find_images
@@ -43,43 +38,10 @@ from padim_jax.unfinished import (
 
 Lost = list[tuple[str, Path, str]]  # name of the model, image or folder, and why there is no score
 _REMEMBERED = 64  # models whose lists of images are kept at a time
-_UNITS = {"MB": 10**6, "GB": 10**9}
 
 
-class Bytes(click.ParamType):
-    """``500MB``, ``4GB``."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse; anything else is wrong use."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", str(value), re.IGNORECASE)
-        if found is None:
-            self.fail(f"{value!r} is no size such as 500MB or 4GB", param, ctx)
-        return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-@click.command("score-many", cls=Command, example="padim score-many models stream.csv --out result --memory 4GB")
-@click.argument("models", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
-@click.option("--memory", type=Bytes(), default="4GB", show_default=True, help="What models may take while loaded.")
-@click.option("--heatmaps/--no-heatmaps", default=True, show_default=True, help="Write a picture for each image.")
-@batch_option
-@debug_option
 def score_many_command(models: Path, table: Path, out: Path, memory: int, heatmaps: bool, batch_size: int) -> None:
-    """Score images, each by the one of MODELS that TABLE names for it.
-
-    MODELS is a folder of models, as padim fit-many writes it. TABLE is in CSV; its columns are model,path: the name of
-    a model and an image, or a folder of them, relative to the table. Images may come in any order: models are loaded
-    when they are asked for, and those not used for longest make room.
-
-    Writes DIR/scores.csv (model, then the columns of padim score, in the table's order) and DIR/heatmaps/MODEL/ for
-    models that are calibrated. Files that can't be read and models that can't be loaded are named, on the terminal and
-    in DIR/unreadable.csv, and make the exit code 1.
-
-    Results are kept in DIR/unfinished/ as they come: the same command goes on where a run was stopped.
-    """
+    """Do what ``padim score-many`` says it does."""
     refuse_nested(out, models)
     with wrong_use():
         wanted = read_routes(table)
@@ -103,7 +65,7 @@ def score_many_command(models: Path, table: Path, out: Path, memory: int, heatma
     if heatmaps and (bare := {name for name, row in rows if row.threshold is None}):
         say(f"no heat maps of models that are not calibrated: {', '.join(sorted(bare))}")
     told = f"{len(rows)} scored, {len(lost)} not; {sum(bool(row.anomalous) for _, row in rows)} anomalous"
-    click.echo(printable(f"{out / SCORES}: {told}; {fleet.loads} times a model was loaded"))
+    tell(f"{out / SCORES}: {told}; {fleet.loads} times a model was loaded")
     if lost:
         raise click.ClickException(f"{len(lost)} of {len(rows) + len(lost)} images have no score")
 

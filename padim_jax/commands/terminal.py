@@ -18,11 +18,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from padim_jax.commands.options import Size as Size
-from padim_jax.commands.options import batch_option as batch_option
-from padim_jax.commands.options import debug_option as debug_option
-from padim_jax.commands.options import roi_option as roi_option
-
 if TYPE_CHECKING:
     from padim_jax.files import Advance
 
@@ -30,7 +25,7 @@ screen = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def size_text(size: int | tuple[int, int]) -> str:
-    """A size as :class:`Size` reads it."""
+    """A size as an option reads it."""
     return str(size) if isinstance(size, int) else "x".join(map(str, size))
 
 

@@ -14,20 +14,17 @@ from padim_jax.calibrating import LEAST_P, compare, held_out_scores
 from padim_jax.calibration import Calibration, at_rates, at_threshold, joined
 from padim_jax.commands.calibrate import (
     calibrated,
-    calibration_options,
     describe_calibration,
     rates_of,
     stop_and_say,
 )
-from padim_jax.commands.lazy_click import Command
 from padim_jax.commands.terminal import (
     Notes,
-    batch_option,
-    debug_option,
     interruption,
     note_ignored,
     progress_bar,
     say,
+    tell,
 )
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.data.folder import digest_file
@@ -36,24 +33,7 @@ from padim_jax.folders import locked
 from padim_jax.padim import forget, init, merge
 from padim_jax.storage import check_writable, undo
 
-_model = click.argument("model", type=click.Path(path_type=Path))
-_out = click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")
 
-
-@click.command("update", cls=Command, example="padim update bracket.padim this_week/")
-@_model
-@click.argument("good_dir", type=click.Path(exists=True, path_type=Path))
-@_out
-@click.option(
-    "--half-life",
-    type=click.FloatRange(0, min_open=True),
-    metavar="N",
-    help="Let older images fade: after N newer ones they count half.",
-)
-@click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
-@calibration_options
-@batch_option
-@debug_option
 def update_command(
     model: Path,
     good_dir: Path,
@@ -66,12 +46,7 @@ def update_command(
     trusted: bool,
     batch_size: int,
 ) -> None:
-    """Add the good images of GOOD_DIR to MODEL, as if it had been fitted on all.
-
-    Images that MODEL knows already are left out. Then the new ones calibrate it, each left out in turn; where they are
-    too few for that, beside the scores there are, and --calibration takes other good images. MODEL as it was before is
-    kept: padim undo brings it back.
-    """
+    """Do what ``padim update`` says it does."""
     target = out or model
     check_writable(target)
     with locked(target, "update"):
@@ -123,7 +98,7 @@ def update_command(
             if before is not None and then is not None and not _suffices(known, before):
                 known = _with_earlier(known, before, then, rates)
         save_updatable(replace(changed, calibration=known), target, keep_previous=True)
-    click.echo(f"{target}: {len(read)} images added; fitted on {_count(changed)}")
+    tell(f"{target}: {len(read)} images added; fitted on {_count(changed)}")
     describe_calibration(known)
 
 
@@ -170,13 +145,6 @@ def _at_the_same_threshold(known: Calibration, before: Calibration) -> Calibrati
     return at_threshold(known, float(before.threshold))
 
 
-@click.command("merge", cls=Command, example="padim merge site_a.padim site_b.padim --out both.padim")
-@_model
-@click.argument("others", metavar="OTHER...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
-@calibration_options
-@batch_option
-@debug_option
 def merge_command(
     model: Path,
     others: tuple[Path, ...],
@@ -187,12 +155,7 @@ def merge_command(
     trusted: bool,
     batch_size: int,
 ) -> None:
-    """Join MODEL and all OTHERs, as if one had been fitted on the images of all; no image is needed.
-
-    They must have been fitted alike: backbone, weights, channels, sizes. Many are joined in pairs, pairs of pairs and
-    so on, so that rounding grows with the logarithm of their number, and so do the models held in memory. The
-    calibration scores of all are kept, until padim calibrate, or --calibration here, gives others.
-    """
+    """Do what ``padim merge`` says it does."""
     check_writable(out)
     with locked(out, "merge"):
         whole = _merged(model, others)
@@ -254,13 +217,6 @@ def _both(first: Updatable, second: Updatable) -> Updatable:
     )
 
 
-@click.command("forget", cls=Command, example="padim forget bracket.padim recalled_parts/")
-@_model
-@click.argument("directory", metavar="DIR", type=click.Path(exists=True, path_type=Path))
-@_out
-@calibration_options
-@batch_option
-@debug_option
 def forget_command(
     model: Path,
     directory: Path,
@@ -271,11 +227,7 @@ def forget_command(
     trusted: bool,
     batch_size: int,
 ) -> None:
-    """Take the images of DIR out of MODEL, as if it had never been fitted on them.
-
-    Refuses images that it was not fitted on, and where too little would be left to be exact. The result is calibrated
-    only with --calibration.
-    """
+    """Do what ``padim forget`` says it does."""
     target = out or model
     check_writable(target)
     with locked(target, "forget"):
@@ -285,19 +237,13 @@ def forget_command(
         _finish(changed, target, held_out, rates, batch_size, trusted, keep_previous=True)
 
 
-@click.command("undo", cls=Command, example="padim undo bracket.padim")
-@_model
-@debug_option
 def undo_command(model: Path) -> None:
-    """Bring MODEL back as it was before the last update, forget or calibrate.
-
-    A second time undoes that: the two states take turns.
-    """
+    """Do what ``padim undo`` says it does."""
     manifest = undo(model)
     known = manifest.get("calibration")
     images = manifest.get("images")
     fitted = "" if images is None else f"; fitted on {len(images)} images"
-    click.echo(f"{model}: as it was before the last change{fitted}, {'calibrated' if known else 'not calibrated'}")
+    tell(f"{model}: as it was before the last change{fitted}, {'calibrated' if known else 'not calibrated'}")
 
 
 def _without(stored: Updatable, model: Path, directory: Path, batch_size: int) -> Updatable:
@@ -352,7 +298,7 @@ def _finish(
         known = fitted.calibration
     del fitted  # its factors take as much room as the moments, which are packed now
     save_updatable(replace(changed, calibration=known), path, keep_previous=keep_previous)
-    click.echo(f"{path}: fitted on {_count(changed)}")
+    tell(f"{path}: fitted on {_count(changed)}")
     describe_calibration(known)
 
 

@@ -2,15 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from PIL import Image
 
-from padim_jax.config import PadimConfig
+from padim_jax.config import PadimConfig, ProtocolName
 from padim_jax.data.image import centre_crop, crop, resampling
 
-ProtocolName = Literal["standard", "rotated"]
 LARGEST_ANGLE = 10.0  # degrees; arXiv 2011.08785, section IV-A
 
 

@@ -1,0 +1,176 @@
+"""How the commands that score images and measure models are called."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import click
+
+from padim_jax.commands.lazy_click import Command
+from padim_jax.commands.options import Size, batch_option, debug_option, roi_option
+from padim_jax.commands.terminal import tell
+from padim_jax.config import ProtocolName
+
+Where = Literal["crop", "original"]
+ROTATED_DRAWS = 5  # arXiv 2011.08785 states means over random draws
+_WHERE = click.Choice(get_args(Where))
+_UNITS = {"MB": 10**6, "GB": 10**9}
+
+
+class Bytes(click.ParamType):
+    """``500MB``, ``4GB``."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse; anything else is wrong use."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", str(value), re.IGNORECASE)
+        if found is None:
+            self.fail(f"{value!r} is no size such as 500MB or 4GB", param, ctx)
+        return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _list_presets(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from padim_jax.presets import PRESETS
+
+        width = max(map(len, PRESETS))
+        for found in PRESETS.values():
+            tell(f"{found.name:{width}}  {found.about}")
+        context.exit()
+
+
+@click.command(
+    "score",
+    cls=Command,
+    example="padim score bracket.padim new_parts/ --out result",
+    place="padim_jax.commands.score:score_command",
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
+@click.option("--heatmaps/--no-heatmaps", default=True, show_default=True, help="Write a picture for each image.")
+@click.option(
+    "--colour-range",
+    type=float,
+    nargs=2,
+    metavar="LOW HIGH",
+    help="Distances at the ends of the colour scale. Default: the calibration's, with the threshold in the middle.",
+)
+@click.option(
+    "--masks",
+    type=_WHERE,
+    help="Write a mask of what is above the pixel threshold, in these pixels.",
+)
+@click.option("--maps", type=_WHERE, help="Write the distances as a float TIFF, in these pixels.")
+@roi_option
+@batch_option
+@debug_option
+def score_command() -> None:
+    """Score images, or folders of them, with MODEL.
+
+    Writes DIR/scores.csv (path; score, higher is further from normal; p_value, how rarely a good image scores as much;
+    verdict, normal or anomalous; row and column of the highest distance, in the image's pixels; threshold; heatmap, its
+    file in DIR; note) and DIR/heatmaps/, in place of those of an earlier run. All heat maps share the calibration's
+    colour scale. Files that can't be read are named, on the terminal and in DIR/unreadable.csv, get no score, and make
+    the exit code 1. --masks original and --maps original are in the pixels of the image files; what the crop leaves out
+    is 0 in masks and NaN in maps.
+
+    Results are kept in DIR/unfinished/ as they come: the same command goes on where a run was stopped.
+    """
+
+
+@click.command(
+    "score-many",
+    cls=Command,
+    example="padim score-many models stream.csv --out result --memory 4GB",
+    place="padim_jax.commands.score_many:score_many_command",
+)
+@click.argument("models", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
+@click.option("--memory", type=Bytes(), default="4GB", show_default=True, help="What models may take while loaded.")
+@click.option("--heatmaps/--no-heatmaps", default=True, show_default=True, help="Write a picture for each image.")
+@batch_option
+@debug_option
+def score_many_command() -> None:
+    """Score images, each by the one of MODELS that TABLE names for it.
+
+    MODELS is a folder of models, as padim fit-many writes it. TABLE is in CSV; its columns are model,path: the name of
+    a model and an image, or a folder of them, relative to the table. Images may come in any order: models are loaded
+    when they are asked for, and those not used for longest make room.
+
+    Writes DIR/scores.csv (model, then the columns of padim score, in the table's order) and DIR/heatmaps/MODEL/ for
+    models that are calibrated. Files that can't be read and models that can't be loaded are named, on the terminal and
+    in DIR/unreadable.csv, and make the exit code 1.
+
+    Results are kept in DIR/unfinished/ as they come: the same command goes on where a run was stopped.
+    """
+
+
+@click.command(
+    "evaluate",
+    cls=Command,
+    example="padim evaluate bracket/ --out evaluation --preset lite0-plus",
+    place="padim_jax.commands.evaluate:evaluate_command",
+)
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
+@click.option(
+    "--preset", "presets", multiple=True, metavar="NAME", help="Settings; repeat for several. Default: lite0."
+)
+@click.option(
+    "--list-presets",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_presets,
+    help="List presets; exit.",
+)
+@click.option(
+    "--category", "categories", multiple=True, metavar="NAME", help="Which of FOLDER's; repeat. Default: all."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(get_args(ProtocolName)),
+    default="standard",
+    show_default=True,
+    help="rotated: the paper's Rd-MVTec AD, rotations within 10° and random crops, of all images.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    help=f"Draws of channels (and rotations), from seed 0. Default: 1; rotated, {ROTATED_DRAWS}.",
+)
+@click.option("--weights", type=str, help="Weights file, or 'random', of all presets' one backbone.")
+@click.option("--image-size", type=Size(), help="Resize images to this. Default: the preset's.")
+@click.option("--crop-size", type=Size(), help="Then cut out the centre. Default: the preset's.")
+@click.option(
+    "--prepared",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for TFDS's copies of the images. Default: prepared in --out.",
+)
+@click.option("--report/--no-report", default=True, show_default=True, help="Write a web page for each run.")
+@batch_option
+@debug_option
+def evaluate_command() -> None:
+    """Measure presets on FOLDER: a data set with good and defective images.
+
+    FOLDER is a category in MVTec AD's layout or with good/ and bad/ folders, a folder of several, or ShanghaiTech
+    Campus. Writes DIR/results.json, DIR/results.csv, DIR/files.csv (every image, its role, score and p-value), and a
+    report of each run. Besides the usual metrics they say what share of the defective test images is found, and of the
+    good ones flagged, at thresholds for 1 % and 5 % false alarms that come from the good training images alone. Runs
+    already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
+    """
+
+
+@click.command(
+    "report",
+    cls=Command,
+    example="padim report evaluation",
+    place="padim_jax.commands.evaluate:report_command",
+)
+@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@debug_option
+def report_command() -> None:
+    """Write the web page of every run below RESULTS, a folder that evaluate wrote, anew."""
