@@ -117,7 +117,12 @@ def calibrate_files(
             told=sample.add if model.roi is None else None,
         )
 
-    done = calibrated(advance)
+    try:
+        done = calibrated(advance)
+    except ValueError as error:  # nothing is left where all images are copies of one
+        if copies.found_more and copies.different < _FEWEST:
+            raise _too_few(copies.different) from error
+        raise
     if copies.found_more:  # of images that were left out already, with less than their copies' weight
         if copies.different < _FEWEST:
             raise _too_few(copies.different)

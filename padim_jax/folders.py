@@ -53,12 +53,6 @@ def locked(folder: Path, call: str, name: str = LOCK) -> Iterator[None]:
         lock.release()
 
 
-def check_free(folder: Path, call: str) -> None:
-    """Raise as :func:`locked` does, without keeping the lock."""
-    with locked(folder, call):
-        pass
-
-
 def mark(folder: Path) -> None:
     """Mark ``folder`` as ours; it is created if need be.
 
@@ -106,7 +100,7 @@ def _acquire(folder: Path, call: str, name: str) -> tuple[filelock.BaseFileLock,
         try:
             created = not folder.exists() or created
             folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(folder / name, is_singleton=True)
+            lock = filelock.FileLock(folder.resolve() / name, is_singleton=True)  # one for however it is spelled
             lock.acquire(blocking=False)
         except filelock.Timeout:
             raise FolderInUse(

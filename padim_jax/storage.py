@@ -111,7 +111,7 @@ def undo(folder: Path) -> dict[str, Any]:
     """
     with locked(folder, "undo"):
         now = json.dumps(read_manifest(folder), indent=1).encode()
-        if not (folder / PREVIOUS).is_file() or _named(folder / PREVIOUS) is None:
+        if not is_whole(folder, _read_json(folder / PREVIOUS)):
             raise ArtifactError(f"undo: {folder} keeps no earlier state; only update, forget and calibrate keep one")
         earlier = (folder / PREVIOUS).read_bytes()
         write_atomically(folder / MANIFEST, earlier)

@@ -42,6 +42,14 @@ def test_a_second_writer_is_told_who_holds_the_folder_and_a_dead_one_does_not_bl
     assert not (tmp_path / "model" / LOCK).exists()
 
 
+def test_a_folder_has_one_lock_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with locked(Path("model"), "outer"), locked(tmp_path / "link" / "model", "inner"):
+        assert (tmp_path / "model" / LOCK).exists()
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_thread_may_take_its_lock_again_and_another_may_not(tmp_path: Path) -> None:
     refused: list[str] = []
 

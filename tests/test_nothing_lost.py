@@ -260,6 +260,14 @@ def test_copies_of_one_file_are_told_as_such(folder: Path, capsys: Capture) -> N
         "not calibrated: leaving one image out takes 3 or more different ones, and there is 1; add good images" in err
     )
     assert "held_out" not in err
+    (folder / "again").mkdir()
+    for copy in range(8):  # the same pixels in other files
+        Image.open(first).save(folder / "again" / f"{copy}.png", compress_level=copy)
+    for batch_size in (2, 8):
+        words = ("fit", folder / "again", "--out", folder / "m", *SIZES, "--batch-size", batch_size)
+        code, _, err = run(capsys, *words)
+        assert code == 0
+        assert "not calibrated: leaving one image out takes 3 or more different ones, and there is 1" in err
 
 
 def test_scratched_parts_are_not_believed_to_be_good(folder: Path, capsys: Capture) -> None:
