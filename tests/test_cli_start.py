@@ -1,5 +1,6 @@
 """The first things a user meets: versions and help texts, at once and in any code page."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -15,7 +16,10 @@ from padim_jax.commands.terminal import tell
 from tests.conftest import SMALL, images, write_images
 
 HEAVY = {"jax", "jaxlib", "flax", "orbax", "scipy", "sklearn", "cv2", "tensorflow_datasets", "grain"}
-AT_ONCE = [["--version"], ["--help"], ["fit"], ["fit", "--nonsense"], *([name, "--help"] for name in COMMANDS)]
+AT_ONCE = [
+    *(["--version"], ["--help"], ["fit"], ["fit", "--nonsense"], ["evaluate", "--list-presets"]),
+    *([name, "--help"] for name in COMMANDS),
+]
 
 
 @pytest.mark.parametrize("arguments", AT_ONCE, ids=" ".join)
@@ -23,6 +27,13 @@ def test_versions_and_help_texts_need_no_jax(arguments: list[str]) -> None:
     code = f"import sys; from padim_jax.cli import main; main({arguments}); print({HEAVY} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_does_a_command_takes_what_is_declared(name: str) -> None:
+    command = named(COMMANDS[name].place)
+    declared = [str(param.name) for param in command.params if param.expose_value]
+    inspect.signature(named(command.place)).bind(**dict.fromkeys(declared))  # raises where either lacks one
 
 
 def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -182,6 +182,11 @@ def test_only_the_command_prints_and_exits() -> None:
         assert not called & {"print", "exit", "quit"}, path
 
 
+def test_results_reach_the_terminal_by_tell_which_escapes_names() -> None:
+    echoing = {path.name for path in SOURCES if "click.echo" in path.read_text(encoding="utf-8")}
+    assert echoing == {"terminal.py", "cli.py"}  # the command itself writes a help text
+
+
 @pytest.mark.parametrize("spec", padim_jax.BACKBONES.values(), ids=lambda spec: spec.name)
 def test_readme_tells_the_truth_about_backbones(spec: BackboneSpec) -> None:
     (row,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{spec.name}`")]

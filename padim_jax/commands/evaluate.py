@@ -24,6 +24,7 @@ from padim_jax.commands.terminal import (
     megabytes,
     new_progress,
     note_ignored,
+    printable,
     say,
     screen,
     tell,
@@ -253,7 +254,7 @@ def _table(lines: Sequence[Summary], title: str, columns: Mapping[str, str]) -> 
     for line in lines:
         names = (_data(line), line.preset, line.category) if several else (line.preset, line.category)
         style = "bold" if line.category in ("mean", "textures", "objects") else None
-        table.add_row(*map(escape, names), *(_cell(line, name) for name in shown), style=style)
+        table.add_row(*(escape(printable(name)) for name in names), *(_cell(line, name) for name in shown), style=style)
     return table
 
 

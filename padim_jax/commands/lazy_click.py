@@ -61,14 +61,14 @@ class LazyGroup(click.Group):
 
 
 class Command(click.Command):
-    """A command that may be done elsewhere, with its options under headings and an example at the end of its help.
+    """A command that is done elsewhere, with its options under headings and an example at the end of its help.
 
     Attributes:
-      place: the function that does it, "module:name"; None where the one that was decorated does.
+      place: the function that does it, "module:name".
       example: how it is typed, a line or several.
     """
 
-    def __init__(self, *args: Any, place: str | None = None, example: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, place: str, example: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.place = place
         self.example = example
@@ -76,7 +76,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Import what does the work, and do it."""
         start()
-        return super().invoke(ctx) if self.place is None else ctx.invoke(named(self.place), **ctx.params)
+        return ctx.invoke(named(self.place), **ctx.params)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options that everyone needs, then the others, each under its heading."""
