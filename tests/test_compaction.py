@@ -44,6 +44,7 @@ def loudest(model: padim.Padim, other: padim.Padim) -> float:
         (60, 0, {"triangle"}),
     ],
 )
+@pytest.mark.slow
 def test_forms_score_within_their_bound_and_load(
     lite0: padim.Backbone, tmp_path: Path, n: int, max_error: float, forms: set[str], covariance
 ) -> None:

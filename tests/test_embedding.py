@@ -76,6 +76,7 @@ def test_wrong_input(lite0: padim.Backbone) -> None:
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "resnet50"])
 @pytest.mark.parametrize("projection", ["random-channels", "semi-orthogonal"])
+@pytest.mark.slow
 def test_bfloat16_is_the_backbones_alone(name: str, projection) -> None:
     backbone = padim.load_backbone(name, "random")
     config = padim.PadimConfig(n_channels=20, image_size=(33, 50), crop_size=(33, 50), projection=projection)

@@ -99,6 +99,7 @@ def test_a_system_that_does_not_tell_is_said(
         cost.resident()
 
 
+@pytest.mark.slow
 def test_command_says_all(good_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ("--image-size", "40x56", "--crop-size", "32x48", "--n-channels", "6", "--batch-size", "4")
     assert cli.main(["estimate", str(good_dir), *sizes]) == 0

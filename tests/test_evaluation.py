@@ -98,6 +98,7 @@ def test_one_command(bottle: Path, tmp_path: Path, padim_command: Command, lite0
     assert len(run["pictures"]) == 9
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on(
     tmp_path: Path, padim_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +184,7 @@ def test_results_do_not_depend_on_the_batch_size(bottle: Path, tmp_path: Path, l
     np.testing.assert_allclose(*scores, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_rotated_protocol(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     (category,) = find_categories(bottle, tmp_path / "prepared")
     builder = prepared(category)

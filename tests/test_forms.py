@@ -108,6 +108,7 @@ def test_scatters_are_symmetric_to_the_bit() -> None:
     )
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = sample(10, 4, 5)
 

@@ -66,6 +66,7 @@ def test_a_kernel_is_prepared_alike_on_host_and_device(rows: winograd.Rows) -> N
 
 
 @pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2", "efficientnet_lite0"])
+@pytest.mark.slow
 def test_chosen_channels_are_those_of_the_whole(name: str) -> None:
     backbone = padim.load_backbone(name, weights="random")
     x = np.random.default_rng(0).standard_normal((1, 48, 32, 3)).astype(np.float32)

@@ -131,6 +131,7 @@ def test_a_process_that_dies_saving_stops_the_other_in_words(good: Path, tmp_pat
     assert len(load_updatable(tmp_path / "many").images) == 19
 
 
+@pytest.mark.slow
 def test_processes_that_see_different_files_refuse(good: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     write_images(other, images(3, SMALL))
