@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from padim_jax.alignment import remarks
-from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
+from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.data.folder import Batch, digest_file
 from padim_jax.files import Advance, ScoredImage, score_files
@@ -227,6 +227,43 @@ def check_plausible(call: str, scores: Float[np.ndarray, " m"], own: Float[np.nd
             "would by chance): they may hold defects, or come from another camera, light or batch. Look at them "
             "(padim score); if they are good, pass --trust-calibration"
         )
+
+
+def check_others(
+    call: str,
+    model: Padim,
+    known: Calibration,
+    own: Float[np.ndarray, " n"] | None,
+    fitted: Sequence[Path],
+    images: Mapping[str, float] | None,
+    *,
+    batch_size: int,
+) -> None:
+    """:func:`check_plausible` of a calibration on other images than a model was fitted on.
+
+    Args:
+      call: named in the error.
+      model: fitted.
+      known: the calibration.
+      own: scores of the model's own images; None finds them, by :func:`own_scores`, where that can be done.
+      fitted: files it was fitted on.
+      images: digests of these with their weights; None where they are not known.
+      batch_size: images computed at once.
+
+    Raises:
+      Implausible: as :func:`check_plausible`.
+      UnreadableImage, ValueError: as :func:`own_scores`.
+    """
+    if own is None and fitted and can_leave_out(model, images):
+        assert images is not None
+        own = own_scores(model, fitted, images, batch_size=batch_size)
+    if own is not None:
+        check_plausible(call, np.asarray(known.scores), own)
+
+
+def can_leave_out(model: Padim, images: Mapping[str, float] | None) -> bool:
+    """Whether a model was fitted on enough different images, and knows them, so that one can be left out."""
+    return images is not None and min(float(model.count), len(images)) >= _FEWEST
 
 
 def own_scores(

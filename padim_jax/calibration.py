@@ -24,6 +24,7 @@ from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
 
 Method = Literal["leave-one-out", "held-out", "kept"]  # kept: also of models before an update, or of merged parts
 Source = Literal["rate", "set"]
+RECIPE = ("method", "false_alarm_rate", "pixel_rate")  # see :func:`recipe`
 
 _SHIFT = 14  # low bits of a float32 that the histogram drops: bins 2⁻⁹ of their value wide
 _FIRST, _LAST = (int(np.float32(edge).view(np.int32)) >> _SHIFT for edge in (2.0**-10, 2.0**20))
@@ -165,9 +166,8 @@ def calibration(
 
 def recipe(known: Calibration) -> dict[str, Any]:
     """What :func:`calibration` has to be given, besides the scores and pixels, to make it again."""
-    names = ("method", "false_alarm_rate", "pixel_rate")
     by_hand = {"threshold": float(known.threshold)} if known.threshold_source == "set" else {}
-    return {name: getattr(known, name) for name in names} | by_hand
+    return {name: getattr(known, name) for name in RECIPE} | by_hand
 
 
 def at_rates(known: Calibration, false_alarm_rate: float, pixel_rate: float) -> Calibration:

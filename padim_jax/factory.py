@@ -18,11 +18,10 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from padim_jax import gaussian
 from padim_jax.backbones import Backbone
-from padim_jax.calibrating import TooFewImages, calibrate_files, calibration_files, check_plausible, own_scores
+from padim_jax.calibrating import TooFewImages, calibrate_files, calibration_files, check_others
 from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, find_value_range, read_roi_of, stop_at_unreadable
@@ -310,10 +309,9 @@ def _fit_locked(
         except TooFewImages as error:
             notes.append(f"not calibrated: {error}")
             return model
-        enough = min(float(model.count), len(folded.images)) >= 3
-        if weights is None and enough and not terms.trusted and done.calibration is not None:
-            own = own_scores(model, fitted, folded.images, batch_size=terms.batch_size)
-            check_plausible("calibrate", np.asarray(done.calibration.scores), own)
+        if weights is None and not terms.trusted and done.calibration is not None:
+            size = terms.batch_size
+            check_others("calibrate", model, done.calibration, None, fitted, folded.images, batch_size=size)
         return done
 
     skipped = [f"skipped {path}: {reason}" for path, reason in folded.skipped.items()]

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from padim_jax.artifact import load_image_sizes
+from padim_jax.artifact.common import check_settings
 from padim_jax.calibration import on_host
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
@@ -154,7 +154,7 @@ class FittedOn:
         manifest = read_manifest(folder)
         images = manifest.get("images") if manifest.get("form") == "updatable" else None
         digests = frozenset(images) if isinstance(images, dict) else frozenset[str]()
-        return cls(digests, load_image_sizes(folder))
+        return cls(digests, check_settings(folder, manifest).image_sizes)
 
     def is_other_size(self, size: tuple[int, int]) -> bool:
         """Whether no file that the model was fitted on had this (width, height)."""

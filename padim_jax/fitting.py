@@ -59,15 +59,10 @@ class Folded:
     skipped: dict[str, str] = field(default_factory=dict)
     sizes: dict[tuple[int, int], None] = field(default_factory=dict)
 
-    def remember_sizes(self, sizes: Iterable[tuple[int, int]]) -> None:
-        """Take the sizes of a batch in, as long as they are few: more than 1,000 say nothing."""
-        if len(self.sizes) <= MOST_SIZES:
-            self.sizes.update(dict.fromkeys(sizes))
-
     @property
     def image_sizes(self) -> tuple[tuple[int, int], ...]:
         """As of :class:`padim_jax.artifact.Updatable`."""
-        return tuple(self.sizes) if len(self.sizes) <= MOST_SIZES else ()
+        return few_sizes(self.sizes)
 
 
 @dataclass(frozen=True)
@@ -87,10 +82,7 @@ class Checkpoint:
     def check(self) -> None:
         """Raise ``FileExistsError`` where something lies in the folder's place that is no unfinished fit of ours."""
         if self.folder.is_symlink() or (self.folder.exists() and not (self._is_ours() or _is_empty(self.folder))):
-            raise FileExistsError(
-                f"fit: {self.folder}, where an unfinished fit would be kept, already exists and is none of padim's; "
-                "move it away, or choose another name for the model"
-            )
+            raise in_the_way(self.folder)
 
     def write(self, backbone: Backbone, folded: Folded) -> None:
         """Replace what is kept, in one step."""
@@ -131,6 +123,26 @@ class Checkpoint:
         except ArtifactError:
             return is_ours(self.folder)  # killed while it was written for the first time
         return isinstance(progress, dict) and {"identity", "done", "skipped"} <= progress.keys()
+
+
+def in_the_way(folder: Path) -> FileExistsError:
+    """The error of a folder that lies where an unfinished fit would be kept and is none of ours."""
+    return FileExistsError(
+        f"fit: {folder}, where an unfinished fit would be kept, already exists and is none of padim's; move it away, "
+        "or choose another name for the model"
+    )
+
+
+def remember_sizes(sizes: dict[tuple[int, int], None], more: Iterable[tuple[int, int]]) -> None:
+    """Take the sizes of a batch into ``sizes``, as long as they are few: more than 1,000 say nothing."""
+    if len(sizes) <= MOST_SIZES:
+        sizes.update(dict.fromkeys(more))
+
+
+def few_sizes(sizes: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """What :func:`remember_sizes` has gathered, as a model remembers it; nothing where they were too many."""
+    found = tuple(sizes)
+    return found if len(found) <= MOST_SIZES else ()
 
 
 def identity(backbone: Backbone, config: PadimConfig, paths: Sequence[Path]) -> str:
@@ -228,7 +240,7 @@ def fold_files(
     for moments in accumulate(backbone, folded.moments, batches(), half_life=half_life, least=least):
         batch = pending.popleft()
         folded.moments = moments
-        folded.remember_sizes(batch.sizes)
+        remember_sizes(folded.sizes, batch.sizes)
         _remember(folded.images, batch.digests, half_life)
         folded.done += len(batch.paths) + len(folded.skipped) - before
         since, before = since + len(batch.paths), len(folded.skipped)

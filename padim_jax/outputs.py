@@ -79,7 +79,7 @@ class Row:
     @property
     def verdict(self) -> str:
         """Either "anomalous" or "normal", or nothing where the model is not calibrated."""
-        return "" if self.anomalous is None else ("anomalous" if self.anomalous else "normal")
+        return verdict_of(self.anomalous)
 
     @property
     def cells(self) -> tuple[object, ...]:
@@ -87,6 +87,11 @@ class Row:
         p_value, threshold = ("" if one is None else f"{one:.7g}" for one in (self.p_value, self.threshold))
         place = (self.row, self.column, threshold, self.heatmap, _BETWEEN.join(self.notes))
         return self.path, f"{self.score:.7g}", p_value, self.verdict, *place
+
+
+def verdict_of(anomalous: bool | None) -> str:
+    """Either "anomalous" or "normal", or nothing where the model is not calibrated."""
+    return "" if anomalous is None else "anomalous" if anomalous else "normal"
 
 
 def write_heatmap(
@@ -110,7 +115,7 @@ def write_heatmap(
       note: told where the photo could not be read again, so that what the network saw is shown.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    verdict = "" if item.anomalous is None else "anomalous" if item.anomalous else "normal"
+    verdict = verdict_of(item.anomalous)
     name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in item.path.name)  # on one line, and text
     title = f"score {item.score:.4g}" + (f"   {verdict}, p = {item.p_value:.3g}" if verdict else "") + f"   {name}"
     photo, (left, top) = item.image, (0, 0)

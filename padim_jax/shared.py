@@ -24,7 +24,7 @@ from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, His
 from padim_jax.data import UnreadableImage, stop_at_unreadable
 from padim_jax.data.decode import Note
 from padim_jax.files import Advance
-from padim_jax.fitting import MOST_SIZES, Interrupted, Unreadable, ignore
+from padim_jax.fitting import Interrupted, Unreadable, few_sizes, ignore, in_the_way, remember_sizes
 from padim_jax.folders import is_ours, mark, remove
 from padim_jax.mesh import MeshModel, MeshMoments
 from padim_jax.model import PadimMoments
@@ -67,10 +67,7 @@ class MeshCheckpoint:
     def check(self) -> None:
         """Raise ``FileExistsError`` where something lies in the folder's place that is no unfinished fit of ours."""
         if self.folder.is_symlink() or (self.folder.exists() and not is_ours(self.folder) and any(self._entries())):
-            raise FileExistsError(
-                f"fit: {self.folder}, where an unfinished fit would be kept, already exists and is none of padim's; "
-                "move it away, or choose another name for the model"
-            )
+            raise in_the_way(self.folder)
 
     def write(self, shared: Shared) -> None:
         """Replace what is kept; the rows' moments are joined for it."""
@@ -195,8 +192,7 @@ def fold_shared(
                 shared.skipped.setdefault(str(path), "not readable; the process that was to read it says why")
             else:
                 shared.images[digest] = shared.images.get(digest, 0.0) + 1
-        if len(shared.sizes) <= MOST_SIZES:
-            shared.sizes.update(dict.fromkeys(step.sizes))
+        remember_sizes(shared.sizes, step.sizes)
         shared.done += len(step.files)
         since += len(step.files)
         advance(len(step.files))
@@ -244,14 +240,16 @@ def calibrate_shared(
             raise FloatingPointError(
                 "calibrate: a score is not finite; an image has no leave-one-out score, or the model is broken"
             )
-        first = {path: digest for path, digest in reversed(step.files) if digest is not None and digest not in met}
-        first = {digest: path for path, digest in first.items()}  # of files that are there several times the first
+        first: dict[str, Path] = {}  # of files that are there several times
+        for path, digest in step.files:
+            if digest is not None and digest not in met:
+                first.setdefault(digest, path)
         met |= first.keys()
-        kept = [first.get(digest) == path for path, digest in zip(step.paths, step.digests, strict=True)]
+        kept = np.array([first.get(d) == path for path, d in zip(step.paths, step.digests, strict=True)], bool)
         values[n:] = np.nan
-        values[:n][~np.array(kept, bool)] = np.nan
+        values[:n][~kept] = np.nan
         scores = np.concatenate([scores, values])
-        maps = maps[np.array(kept, bool)]
+        maps = maps[kept]
         histogram.add(maps if roi is None else maps[:, roi])
         advance(len(step.files))
         if step.stop:
@@ -284,8 +282,7 @@ def save_shared(
     rest = jax.tree.map(lambda a: _rows(a, 0, p) if a.ndim else np.asarray(a), replace(whole.moments, scatter=None))
     projection: Any = None if whole.projection is None else np.asarray(whole.projection)
     moments = PadimMoments(replace(rest, scatter=scatter), whole.config, whole.embedding, projection)
-    sizes = tuple(shared.sizes) if len(shared.sizes) <= MOST_SIZES else ()
-    done = Updatable(network, moments, shared.images, known, roi, image_sizes=sizes)
+    done = Updatable(network, moments, shared.images, known, roi, image_sizes=few_sizes(shared.sizes))
     with together():
         save_updatable(done, out, attending=jax.process_index() > 0)
     gathered(np.zeros(1))  # until it is there

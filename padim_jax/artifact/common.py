@@ -15,7 +15,7 @@ import numpy as np
 from padim_jax import packing
 from padim_jax.arrays import Made
 from padim_jax.backbones import Backbone, backbone_parameters, build_backbone
-from padim_jax.calibration import BINS, Calibration, calibration, recipe
+from padim_jax.calibration import BINS, RECIPE, Calibration, calibration, recipe
 from padim_jax.config import PadimConfig
 from padim_jax.embedding import Embedding, check_embedding
 from padim_jax.model import Padim
@@ -23,8 +23,6 @@ from padim_jax.storage import ArtifactError, Stored, damaged, read_manifest, wri
 from weights_conversion import unflatten
 
 T = TypeVar("T")
-
-_RATES = ("method", "false_alarm_rate", "pixel_rate")
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def check_settings(folder: Path, manifest: Mapping[str, Any], call: str = "load"
         embedding = Embedding(**_tuples(manifest["embedding"]))
         check_embedding(embedding, config)
         known = manifest.get("calibration")
-        rates = None if known is None else {name: known[name] for name in (*_RATES, *({"threshold"} & {*known}))}
+        rates = None if known is None else {name: known[name] for name in (*RECIPE, *({"threshold"} & {*known}))}
         sizes = tuple((int(width), int(height)) for width, height in manifest.get("image_sizes", ()))
         return Settings(config, embedding, rates, dict(manifest["arrays"]), sizes)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -14,8 +14,7 @@ from padim_jax.calibrating import (
     TooFewImages,
     calibrate_files,
     calibration_files,
-    check_plausible,
-    own_scores,
+    check_others,
 )
 from padim_jax.calibration import Calibration, at_rates, at_threshold
 from padim_jax.commands.terminal import interruption, note_ignored, progress_bar, say, tell, wrong_use
@@ -135,10 +134,7 @@ def calibrated(
                 tell=lambda text: say(f"note: {text}"),
             )
         if weights is None and not trusted and done.calibration is not None:
-            if own is None and fitted and images is not None and min(float(model.count), len(images)) >= 3:
-                own = own_scores(model, fitted, images, batch_size=batch_size)
-            if own is not None:
-                check_plausible("calibrate", np.asarray(done.calibration.scores), own)
+            check_others("calibrate", model, done.calibration, own, fitted or (), images, batch_size=batch_size)
     except TooFewImages as error:
         say(f"not calibrated: {error}")
         return model

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from padim_jax import mesh as meshes
 from padim_jax.backbones import Backbone
-from padim_jax.calibrating import TooFewImages, calibration_files, check_plausible, few_of
+from padim_jax.calibrating import TooFewImages, calibration_files, can_leave_out, check_plausible, few_of
 from padim_jax.calibration import Calibration
 from padim_jax.commands.calibrate import going_on, rates_of, stop_and_say
 from padim_jax.commands.terminal import Notes, interruption, keep_stdout, progress_bar, say, wrong_use
@@ -150,7 +150,7 @@ def _calibrated(
         return None
     with progress_bar("calibrate", len(files), shown=first) as advance:
         found = calibrate(files, weights, false_alarm_rate=false_alarm_rate, pixel_rate=pixel_rate, advance=advance)
-    if weights is None and not trusted and min(float(model.model.count), len(shared.images)) >= 3:
+    if weights is None and not trusted and can_leave_out(model.model, shared.images):
         own = calibrate(few_of(fitted), shared.images)
         check_plausible("calibrate", np.asarray(found.scores), np.asarray(own.scores))
     return found
