@@ -150,20 +150,29 @@ def disk_bytes(folder: Path) -> int:
 
 def check_writable(folder: Path) -> None:
     """Raise ``ArtifactError`` where :func:`save` would refuse: a file, or a folder with something else in it."""
-    if folder.is_dir():
-        names = {path.name for path in folder.iterdir()} - {LOCK, MARKER}
+    names = _names(folder)
+    if names:
         strangers = sorted(name for name in names if not _OURS.fullmatch(name))
+        ours = is_ours(folder)  # asked before the next: a writer removes its mark once the manifest is there
         described = (folder / MANIFEST).exists()
         if described and _read_json(folder / MANIFEST).get("format", FORMAT) != FORMAT:
             strangers.append(MANIFEST)
-        if names and not described and not is_ours(folder):  # what looks like ours, but nothing says that it is
+        if not described and not ours:  # what looks like ours, but nothing says that it is
             strangers += sorted(names)
         if strangers:
             raise ArtifactError(
                 f"save: {folder} holds other things ({strangers[0]}); choose a new folder for the model"
             )
-    elif folder.exists():
-        raise ArtifactError(f"save: {folder} is a file; a model is a folder, choose another name")
+
+
+def _names(folder: Path) -> set[str]:
+    """What a model folder holds, locks and marks aside; nothing where there is none."""
+    try:  # asked once: another process may make or remove the folder between two questions
+        return {path.name for path in folder.iterdir()} - {LOCK, MARKER}
+    except FileNotFoundError:
+        return set()
+    except NotADirectoryError as error:
+        raise ArtifactError(f"save: {folder} is a file; a model is a folder, choose another name") from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
