@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from alternate import Row, add_options, alternate, judge, plot_bars, show, summary
 
-from padim_jax import forms, gaussian
+from padim_jax.gaussians import forms, gaussian
 
 SHARE, ERROR = 0.6, 1e-3  # of the bandwidth; relative, of a distance
 RIDGE = 0.01

@@ -22,7 +22,7 @@ from padim_jax import anomaly_map
 from padim_jax.backbones.backbone import backbone_parameters
 from padim_jax.backbones.layers import pad
 from padim_jax.embedding import Embedding, draw_embedding
-from padim_jax.gaussian import WhitenedGaussian
+from padim_jax.gaussians.gaussian import WhitenedGaussian
 from weights_conversion.architectures import ARCHITECTURES, MBConvShape, ResNetShape
 
 torch: Any = importlib.import_module("torch")

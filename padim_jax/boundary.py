@@ -13,7 +13,7 @@ from jaxtyping import Array, UInt8
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.embedding import Embedding
-from padim_jax.gaussian import Solver
+from padim_jax.gaussians.gaussian import Solver
 
 T = TypeVar("T")
 

@@ -1,7 +1,7 @@
 """What good images score: p-values, thresholds for a stated false-alarm rate, and a fixed colour scale.
 
 The calibration scores s_1 … s_n are those of good images that the model does not know: held out from the fit, or
-each left out of it in turn (:mod:`padim_jax.leave_one_out`). A new image of score s gets
+each left out of it in turn (:mod:`padim_jax.gaussians.leave_one_out`). A new image of score s gets
 ``p = (1 + #{i: s_i ≥ s}) / (n + 1)``. Of held-out images that is the split-conformal p-value: a good new image gets
 p ≤ α with a probability of at most α, whatever the distribution, as long as it and they are exchangeable (Vovk,
 Gammerman & Shafer 2005). Left-out images give the jackknife's: each score comes from a model of one image less, so

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax import forms, packing
 from padim_jax.boundary import alone
-from padim_jax.forms import LowRankGaussian, Quantised
-from padim_jax.gaussian import Moments, WhitenedGaussian
+from padim_jax.gaussians import forms, packing
+from padim_jax.gaussians.forms import LowRankGaussian, Quantised
+from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
 from padim_jax.model import Padim
 from padim_jax.scoring import with_solver
 
@@ -69,7 +69,8 @@ def compact(
 ) -> Compacted:
     """The smallest deployed form in which no distance, of any possible image, is off by more than ``max_error``.
 
-    The bound is that of :func:`padim_jax.forms.worst_error`, at the worst position: not a sample's, but over all x.
+    The bound is that of :func:`padim_jax.gaussians.forms.worst_error`, at the worst position: not a sample's, but over
+    all x.
 
     Args:
       model: fitted, scoring by factors.

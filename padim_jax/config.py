@@ -40,7 +40,7 @@ class PadimConfig:
         averaged before anything else: ``f̄(i, j) = mean of f(i + a, j + b), |a|, |b| ≤ (k - 1) / 2``, over the
         cells there are (as PatchCore, arXiv 2106.08265, section 3.1). 1 leaves them as they are.
       covariance: "ridge", ``Σ = S + ε I``; or "ledoit-wolf", ``Σ = (1 - ρ) S + ρ (tr S / d) I + ε I`` with ρ
-        estimated at each position (see :mod:`padim_jax.shrinkage`).
+        estimated at each position (see :mod:`padim_jax.gaussians.shrinkage`).
       projection: how the taps' C channels become d: "random-channels" keeps d of them (section III-C);
         "semi-orthogonal", x ↦ Wᵀx with W (C, d) uniform among those with ``WᵀW = I`` (arXiv 2105.14737);
         "principal-components", W the leading eigenvectors of the covariance over all patches (the paper's

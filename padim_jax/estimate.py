@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from padim_jax import arrays, gaussian, packing, padim, scoring, storage
+from padim_jax import arrays, padim, scoring, storage
 from padim_jax.anomaly_map import anomaly_map, image_score
 from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.calibration import BINS
@@ -29,12 +29,13 @@ from padim_jax.config import Form, PadimConfig
 from padim_jax.cost import Cost, compiled, measured, resident
 from padim_jax.embedding import draw_embedding, embed
 from padim_jax.files import ScoredImage
-from padim_jax.gaussian import WhitenedGaussian
-from padim_jax.leave_one_out import leave_one_out
+from padim_jax.gaussians import gaussian, packing
+from padim_jax.gaussians.gaussian import WhitenedGaussian
+from padim_jax.gaussians.leave_one_out import leave_one_out
+from padim_jax.gaussians.triangle import Triangle
 from padim_jax.model import Padim, PadimMoments
 from padim_jax.outputs import LONGEST_SIDE, write_heatmap
 from padim_jax.projection import semi_orthogonal
-from padim_jax.triangle import Triangle
 
 PIECE_BYTES = 128 * 2**20  # of the scatter that is really computed with
 FORMS = get_args(Form)

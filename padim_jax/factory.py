@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import jax
 
-from padim_jax import gaussian
 from padim_jax.backbones import Backbone
 from padim_jax.calibrating import TooFewImages, calibrate_files, calibration_files, check_others
 from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
@@ -30,6 +29,7 @@ from padim_jax.data.folder import describe
 from padim_jax.embedding import draw_embedding
 from padim_jax.fitting import Checkpoint, Interrupted, finish, fit_files, identity
 from padim_jax.folders import locked
+from padim_jax.gaussians import gaussian
 from padim_jax.manifest import Job
 from padim_jax.model import Padim
 from padim_jax.storage import ArtifactError, check_writable, is_whole, read_manifest

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, UInt8
 from PIL import Image
 
-from padim_jax import packing, triangle
 from padim_jax.artifact import load
 from padim_jax.boundary import check_images
 from padim_jax.calibration import on_host
@@ -23,6 +22,7 @@ from padim_jax.data import UnreadableImage, read_image
 from padim_jax.data.decode import Note
 from padim_jax.data.image import centre_crop, resize
 from padim_jax.files import Advance, ScoredImage, fill_up, filled_size, score_files
+from padim_jax.gaussians import packing, triangle
 from padim_jax.model import Padim, Scores
 from padim_jax.scoring import score
 from padim_jax.storage import damaged, read_manifest

@@ -20,7 +20,7 @@ from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, find_value_range, load_batches
 from padim_jax.files import Rereadable
-from padim_jax.gaussian import Solver
+from padim_jax.gaussians.gaussian import Solver
 from padim_jax.model import Padim, Scores
 
 Place = str | os.PathLike[str]

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, UInt8
 from padim_jax.alignment import FEWEST, split_in_two, two_peaked_limit
 from padim_jax.boundary import padded
 from padim_jax.embedding import embed
-from padim_jax.forms import LowRankGaussian
-from padim_jax.gaussian import Gaussian
+from padim_jax.gaussians.forms import LowRankGaussian
+from padim_jax.gaussians.gaussian import Gaussian
 from padim_jax.model import Padim
 
 OUTLIER_RANGES = 1.5  # interquartile ranges beyond the upper quartile: Tukey's fence

@@ -20,13 +20,14 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, UInt8
 
-from padim_jax import forms, gaussian, padim, scoring
+from padim_jax import padim, scoring
 from padim_jax.backbones import Backbone
 from padim_jax.boundary import check_backbone, check_images
 from padim_jax.config import PadimConfig
 from padim_jax.embedding import Embedding, embed
-from padim_jax.gaussian import Moments
-from padim_jax.leave_one_out import leave_one_out
+from padim_jax.gaussians import forms, gaussian
+from padim_jax.gaussians.gaussian import Moments
+from padim_jax.gaussians.leave_one_out import leave_one_out
 from padim_jax.model import Padim, PadimMoments, Scores
 
 T = TypeVar("T")
@@ -221,7 +222,9 @@ def score(model: MeshModel, images: UInt8[Array | np.ndarray, "n height width 3"
 
 
 def leave_one_out_scores(model: MeshModel, images: Array, weights: Array) -> Scores:
-    """Score images a model was fitted on, each by the model of all the others (:mod:`padim_jax.leave_one_out`).
+    """Score images a model was fitted on, each by the model of all the others.
+
+    :mod:`padim_jax.gaussians.leave_one_out` has the formula.
 
     Args:
       model: of inverse factors, not calibrated.

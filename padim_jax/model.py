@@ -7,12 +7,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image
 
-from padim_jax import album, brief, forms
+from padim_jax import album, brief
 from padim_jax.backbones import Backbone
 from padim_jax.calibration import Calibration
 from padim_jax.config import PadimConfig
 from padim_jax.embedding import Embedding
-from padim_jax.gaussian import Moments
+from padim_jax.gaussians import forms
+from padim_jax.gaussians.gaussian import Moments
 
 
 @jax.tree_util.register_dataclass

@@ -1,8 +1,9 @@
 """Thresholds of an evaluation from its good training images alone, and what each finds among the test images.
 
 A threshold chosen on the labels of the test images flatters; in production there are no such labels. Here each good
-training image is scored by the model of all the others (:mod:`padim_jax.leave_one_out`), and the thresholds follow from
-these scores as :mod:`padim_jax.calibration` says: what is counted at them is what a user gets who has good images only.
+training image is scored by the model of all the others (:mod:`padim_jax.gaussians.leave_one_out`), and the thresholds
+follow from these scores as :mod:`padim_jax.calibration` says: what is counted at them is what a user gets who has good
+images only.
 """
 
 import functools

@@ -19,7 +19,7 @@ from padim_jax.data.decode import Note
 from padim_jax.data.geometry import seen_part
 from padim_jax.data.image import read_photo
 from padim_jax.files import ScoredImage, find_summit
-from padim_jax.overlay import picture
+from padim_jax.pictures import picture
 
 COLUMNS = ("path", "score", "p_value", "verdict", "row", "column", "threshold", "heatmap", "note")
 _LONGEST_NAME = 255  # bytes, of a file on the usual file systems

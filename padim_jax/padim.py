@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from padim_jax import forms, gaussian, triangle
 from padim_jax.backbones import Backbone
 from padim_jax.boundary import check_backbone, check_images, check_solver, is_traced, padded
 from padim_jax.config import PadimConfig, differences
 from padim_jax.embedding import Embedding, draw_embedding, embed
-from padim_jax.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
+from padim_jax.gaussians import forms, gaussian, triangle
+from padim_jax.gaussians.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
+from padim_jax.gaussians.triangle import Triangle
 from padim_jax.model import Padim, PadimMoments
 from padim_jax.projection import principal_components, semi_orthogonal
-from padim_jax.triangle import Triangle
 
 # Where a choice of scoring path is not stated. On CPU at d = 100 one image takes 5 ms by the
 # product with the inverse factor and 100 ms by triangular solves.
@@ -118,7 +118,7 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
 
     ``gone`` are moments of images that were folded in with weight 1: ``update`` of a fresh ``init``. Subtraction loses
     digits; this refuses where distances could change by more than a thousandth
-    (:func:`padim_jax.gaussian.rounding_left`), as where few images are left of many.
+    (:func:`padim_jax.gaussians.gaussian.rounding_left`), as where few images are left of many.
 
     Raises:
       ValueError: moments that were not fitted alike (as :func:`merge`), none to forget, fewer than two images left,

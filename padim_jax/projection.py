@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from padim_jax import gaussian
 from padim_jax.backbones import Backbone
 from padim_jax.embedding import Embedding, embed
-from padim_jax.gaussian import Moments
+from padim_jax.gaussians import gaussian
+from padim_jax.gaussians.gaussian import Moments
 
 
 def semi_orthogonal(seed: int, n_channels: int, dimension: int) -> Float[np.ndarray, "c d"]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from padim_jax.operating_points import remarks
-from padim_jax.overlay import colours
+from padim_jax.pictures import colours
 from weights_conversion.atomic import write_atomically
 
 FORMAT, SCHEMA = "padim_jax run", 2  # of run.json

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from padim_jax import calibration, forms, gaussian
+from padim_jax import calibration
 from padim_jax.anomaly_map import anomaly_map, image_score
 from padim_jax.boundary import alone, check_images, check_solver, padded
 from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram
 from padim_jax.embedding import embed
-from padim_jax.forms import LowRankGaussian
-from padim_jax.gaussian import Gaussian, Solver, WhitenedGaussian
-from padim_jax.leave_one_out import leave_one_out
+from padim_jax.gaussians import forms, gaussian
+from padim_jax.gaussians.forms import LowRankGaussian
+from padim_jax.gaussians.gaussian import Gaussian, Solver, WhitenedGaussian
+from padim_jax.gaussians.leave_one_out import leave_one_out
 from padim_jax.model import Padim, Scores
 
 
@@ -126,8 +127,9 @@ def calibrate(
     """Calibrate on good images alone, so that scores come with p-values and verdicts.
 
     The images it was fitted on are each scored by the model of all the others, exactly and without refits
-    (:func:`padim_jax.leave_one_out.leave_one_out`), map and maximum included; works for n ≤ d. With a Ledoit-Wolf
-    covariance the coefficient ρ stays that of all images. :mod:`padim_jax.calibration` says what each way guarantees.
+    (:func:`padim_jax.gaussians.leave_one_out.leave_one_out`), map and maximum included; works for n ≤ d. With a
+    Ledoit-Wolf covariance the coefficient ρ stays that of all images. :mod:`padim_jax.calibration` says what each way
+    guarantees.
 
     Args:
       model: as :func:`fit` or :func:`finalize` gives it, or loaded.

@@ -26,10 +26,10 @@ from padim_jax.data.decode import Note
 from padim_jax.files import Advance
 from padim_jax.fitting import Interrupted, Unreadable, few_sizes, ignore, in_the_way, remember_sizes
 from padim_jax.folders import is_ours, mark, remove
+from padim_jax.gaussians.triangle import Triangle
 from padim_jax.mesh import MeshModel, MeshMoments
 from padim_jax.model import PadimMoments
 from padim_jax.processes import gathered, steps, together
-from padim_jax.triangle import Triangle
 
 
 @dataclass

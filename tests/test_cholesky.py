@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from padim_jax import cholesky
+from padim_jax.gaussians import cholesky
 
 
 def covariances(d: int, images: int, p: int = 3) -> np.ndarray:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import padim_jax as padim
-from padim_jax import gaussian
-from padim_jax.gaussian import Moments
+from padim_jax.gaussians import gaussian
+from padim_jax.gaussians.gaussian import Moments
 from tests import oracle
 from tests.conftest import SMALL, images
 from tests.test_gaussian import RIDGE, covariances, sample

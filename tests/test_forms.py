@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from padim_jax import forms, gaussian, packing, triangle
-from padim_jax.forms import LowRankGaussian
-from padim_jax.gaussian import Moments, WhitenedGaussian
+from padim_jax.gaussians import forms, gaussian, packing, triangle
+from padim_jax.gaussians.forms import LowRankGaussian
+from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
 
 RIDGE = 0.01
 

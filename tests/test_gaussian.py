@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from padim_jax import gaussian, triangle
-from padim_jax.gaussian import Gaussian, Moments, WhitenedGaussian
+from padim_jax.gaussians import gaussian, triangle
+from padim_jax.gaussians.gaussian import Gaussian, Moments, WhitenedGaussian
 
 RIDGE = 0.01
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax import gaussian, shrinkage, triangle
-from padim_jax.gaussian import Moments, WhitenedGaussian
-from padim_jax.leave_one_out import leave_one_out
+from padim_jax.gaussians import gaussian, shrinkage, triangle
+from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
+from padim_jax.gaussians.leave_one_out import leave_one_out
 from tests import oracle
 from tests.conftest import SMALL, images
 from tests.test_gaussian import sample

@@ -10,8 +10,8 @@ import pytest
 from sklearn.covariance import ledoit_wolf
 
 import padim_jax as padim
-from padim_jax import gaussian, shrinkage, triangle
-from padim_jax.gaussian import Moments, WhitenedGaussian
+from padim_jax.gaussians import gaussian, shrinkage, triangle
+from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
 from tests.conftest import SMALL, images
 from tests.test_gaussian import sample
 

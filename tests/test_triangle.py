@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from padim_jax import packing, triangle
-from padim_jax.triangle import Triangle
+from padim_jax.gaussians import packing, triangle
+from padim_jax.gaussians.triangle import Triangle
 
 P = 3
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4)

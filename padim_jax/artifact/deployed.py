@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from padim_jax import forms, packing, triangle
 from padim_jax.artifact.common import Common, check_settings, packed, read_common, reading, save_form
 from padim_jax.artifact.updatable import read_updatable
 from padim_jax.compaction import Compacted
-from padim_jax.forms import LowRankGaussian, Quantised
-from padim_jax.gaussian import Gaussian, WhitenedGaussian
+from padim_jax.gaussians import forms, packing, triangle
+from padim_jax.gaussians.forms import LowRankGaussian, Quantised
+from padim_jax.gaussians.gaussian import Gaussian, WhitenedGaussian
 from padim_jax.model import Padim
 from padim_jax.storage import ArtifactError, Stored, read_manifest
 

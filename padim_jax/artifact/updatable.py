@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax import brief, packing
+from padim_jax import brief
 from padim_jax.arrays import attend
 from padim_jax.artifact.common import Common, check_settings, packed, read_common, reading, save_form
 from padim_jax.backbones import Backbone
 from padim_jax.calibration import Calibration
-from padim_jax.gaussian import Moments, Solver
+from padim_jax.gaussians import packing
+from padim_jax.gaussians.gaussian import Moments, Solver
+from padim_jax.gaussians.shrinkage import HigherMoments
 from padim_jax.model import Padim, PadimMoments
 from padim_jax.padim import DEFAULT_SOLVER, finalize
-from padim_jax.shrinkage import HigherMoments
 from padim_jax.storage import ArtifactError
 
 

@@ -14,7 +14,7 @@ from padim_jax.artifact import Updatable
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import progress_bar
 from padim_jax.data import UnreadableImage, load_batches
-from padim_jax.forms import LowRankGaussian
+from padim_jax.gaussians.forms import LowRankGaussian
 from padim_jax.inspection import (
     MOST_FOR_PEAKS,
     find_conditions,
@@ -23,7 +23,7 @@ from padim_jax.inspection import (
     mean_lengths,
 )
 from padim_jax.model import Padim
-from padim_jax.overlay import grid_picture
+from padim_jax.pictures import grid_picture
 from padim_jax.scoring import with_solver
 from padim_jax.storage import read_manifest
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from padim_jax.gaussian import WhitenedGaussian, map_chunks, whiten
-from padim_jax.triangle import Triangle, rows_times_transposed
+from padim_jax.gaussians.gaussian import WhitenedGaussian, map_chunks, whiten
+from padim_jax.gaussians.triangle import Triangle, rows_times_transposed
 
 _MOST_STEPS = 100
 _CLOSE = 1e-5  # the last step's share of a sum that counts as found

@@ -12,7 +12,7 @@ from padim_jax.data.geometry import place_in_original, seen_part
 from padim_jax.data.image import read_photo
 from padim_jax.files import ScoredImage
 from padim_jax.outputs import write_heatmap
-from padim_jax.overlay import picture
+from padim_jax.pictures import picture
 from tests.image_files import png
 
 HEAD, GAP = 20, 6

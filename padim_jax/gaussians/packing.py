@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from padim_jax import triangle
-from padim_jax.triangle import Triangle
+from padim_jax.gaussians import triangle
+from padim_jax.gaussians.triangle import Triangle
 
 _HOST_BYTES = 16 * 2**20  # of the squares of one chunk, about what a processor's cache holds
 
@@ -16,7 +16,7 @@ _HOST_BYTES = 16 * 2**20  # of the squares of one chunk, about what a processor'
 def pack_triangle(square: Shaped[Array | np.ndarray, "p d d"] | Triangle, *, lower: bool) -> Shaped[np.ndarray, "p m"]:
     """One triangle of every matrix with its diagonal, ``m = d(d+1)/2``, row by row from the left (row-major).
 
-    The lower one of a :class:`padim_jax.triangle.Triangle` is that of the symmetric matrix.
+    The lower one of a :class:`padim_jax.gaussians.triangle.Triangle` is that of the symmetric matrix.
     """
     panels = square.panels if isinstance(square, Triangle) else None
     p, d = len(square), square.side if isinstance(square, Triangle) else square.shape[-1]

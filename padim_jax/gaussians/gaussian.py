@@ -1,7 +1,7 @@
 """Per-position Gaussians: streaming moments, Cholesky factors, Mahalanobis distances.
 
 Everything here works on positions-first arrays (p positions, n images, d channels) and is
-pure. Scatters and inverse factors are kept as triangles (:mod:`padim_jax.triangle`) and the grid is processed
+pure. Scatters and inverse factors are kept as triangles (:mod:`padim_jax.gaussians.triangle`) and the grid is processed
 in chunks, because at d = 550 one temporary as large as the state would double 2.3 GB; each chunk is
 written back in place where the caller donates.
 The records are spared the tests' run-time shape checks: JAX builds them with placeholders too.
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from padim_jax import cholesky, shrinkage, triangle
-from padim_jax.shrinkage import HigherMoments
-from padim_jax.triangle import Triangle
+from padim_jax.gaussians import cholesky, shrinkage, triangle
+from padim_jax.gaussians.shrinkage import HigherMoments
+from padim_jax.gaussians.triangle import Triangle
 
 T = TypeVar("T")
 
@@ -206,7 +206,7 @@ def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | White
     """Factor ``Σ = S + ridge · I``, ``S = C / (n - 1)`` (PaDiM equation 1) at every position.
 
     Where the higher moments were kept, ``(1 - ρ) S + ρ (tr S / d) I`` takes the place of S, with ρ by
-    :func:`padim_jax.shrinkage.coefficient`; the ridge stays, for positions that never change.
+    :func:`padim_jax.gaussians.shrinkage.coefficient`; the ridge stays, for positions that never change.
     Non-finite factors mean failure (fewer than two images, a scatter that is no such thing);
     inside ``jit`` that can't be raised, so callers on the host look.
     """
@@ -231,7 +231,7 @@ def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | White
 
 
 def shrinkage_strength(moments: Moments) -> Float[Array, " p"] | None:
-    """Ledoit-Wolf's ρ by :func:`padim_jax.shrinkage.coefficient`; None where the higher moments were not kept."""
+    """Ledoit-Wolf's ρ (:func:`padim_jax.gaussians.shrinkage.coefficient`); None without the higher moments."""
     if moments.higher is None:
         return None
     return map_chunks(

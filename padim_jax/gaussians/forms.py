@@ -1,8 +1,8 @@
 """Compact forms of the fitted Gaussians: packed triangles, 16-bit factors, exact low rank; and what a form costs.
 
-16-bit storage is host side, NumPy, position chunk by position chunk (:mod:`padim_jax.packing`), so that it makes no
-second copy of a state of 2.3 GB. The low-rank form and the bound on its error are pure JAX, chunked as
-:mod:`padim_jax.gaussian` is.
+16-bit storage is host side, NumPy, position chunk by position chunk (:mod:`padim_jax.gaussians.packing`), so that it
+makes no second copy of a state of 2.3 GB. The low-rank form and the bound on its error are pure JAX, chunked as
+:mod:`padim_jax.gaussians.gaussian` is.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int16
 
-from padim_jax import gaussian, packing
-from padim_jax.gaussian import Gaussian, Moments, WhitenedGaussian
-from padim_jax.triangle import Triangle
+from padim_jax.gaussians import gaussian, packing
+from padim_jax.gaussians.gaussian import Gaussian, Moments, WhitenedGaussian
+from padim_jax.gaussians.triangle import Triangle
 
 LEVELS = 32767  # of int16 on either side of 0; -32768 is not used
 FEEDBACK_LEVELS = 32000  # up to here before feedback: what makes up for other rounding may need a few more
