@@ -27,7 +27,7 @@ import padim_jax as padim
 from padim_jax.data import find_images, load_batches
 from padim_jax.factory import Journal, Outcome, Terms, fit_many
 from padim_jax.manifest import Job
-from padim_jax.padim import accumulate
+from padim_jax.method.fitting import accumulate
 
 LIMIT = 1.3
 SIDE = 256  # pixels

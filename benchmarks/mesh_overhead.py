@@ -19,7 +19,7 @@ from peers import MODELS, load, random_images
 
 import padim_jax as padim
 from padim_jax import mesh as meshes
-from padim_jax.padim import accumulate
+from padim_jax.method.fitting import accumulate
 
 BATCH = 16
 

@@ -32,9 +32,9 @@ import numpy as np
 
 import padim_jax as padim
 from padim_jax.backbones.backbone import backbone_parameters
-from padim_jax.embedding import draw_embedding
 from padim_jax.gaussians import triangle as triangles
 from padim_jax.gaussians.gaussian import WhitenedGaussian
+from padim_jax.method.embedding import draw_embedding
 from weights_conversion.names import table
 
 INSTALL = {  # what a message can hold; the docstring has it all

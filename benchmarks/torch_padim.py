@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 import padim_jax as padim
-from padim_jax import anomaly_map
 from padim_jax.backbones.backbone import backbone_parameters
 from padim_jax.backbones.layers import pad
-from padim_jax.embedding import Embedding, draw_embedding
 from padim_jax.gaussians.gaussian import WhitenedGaussian
+from padim_jax.method import anomaly_map
+from padim_jax.method.embedding import Embedding, draw_embedding
 from weights_conversion.architectures import ARCHITECTURES, MBConvShape, ResNetShape
 
 torch: Any = importlib.import_module("torch")

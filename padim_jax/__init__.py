@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from padim_jax.about import __version__ as __version__
     from padim_jax.artifact import Updatable, load, load_updatable, save, save_updatable
     from padim_jax.backbones import BACKBONES, Backbone, extract, load_backbone
-    from padim_jax.calibration import Calibration
     from padim_jax.config import PadimConfig
     from padim_jax.front import calibrate, fit, score
-    from padim_jax.model import Padim, PadimMoments, Scores
-    from padim_jax.padim import accumulate, finalize, forget, init, merge, update
-    from padim_jax.scoring import with_roi, with_solver, with_threshold
+    from padim_jax.method.calibration import Calibration
+    from padim_jax.method.fitting import accumulate, finalize, forget, init, merge, update
+    from padim_jax.method.records import Padim, PadimMoments, Scores
+    from padim_jax.method.scoring import with_roi, with_solver, with_threshold
     from padim_jax.storage import ArtifactError
 else:  # the command line would wait for JAX to say its version
     __getattr__, __dir__ = lazily(
@@ -25,12 +25,12 @@ else:  # the command line would wait for JAX to say its version
             "padim_jax.about": ("__version__",),
             "padim_jax.artifact": ("Updatable", "load", "load_updatable", "save", "save_updatable"),
             "padim_jax.backbones": ("BACKBONES", "Backbone", "extract", "load_backbone"),
-            "padim_jax.calibration": ("Calibration",),
+            "padim_jax.method.calibration": ("Calibration",),
             "padim_jax.config": ("PadimConfig",),
             "padim_jax.front": ("calibrate", "fit", "score"),
-            "padim_jax.model": ("Padim", "PadimMoments", "Scores"),
-            "padim_jax.padim": ("accumulate", "finalize", "forget", "init", "merge", "update"),
-            "padim_jax.scoring": ("with_roi", "with_solver", "with_threshold"),
+            "padim_jax.method.records": ("Padim", "PadimMoments", "Scores"),
+            "padim_jax.method.fitting": ("accumulate", "finalize", "forget", "init", "merge", "update"),
+            "padim_jax.method.scoring": ("with_roi", "with_solver", "with_threshold"),
             "padim_jax.storage": ("ArtifactError",),
         },
     )

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from padim_jax.alignment import remarks
-from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.data.folder import Batch, digest_file
 from padim_jax.files import Advance, ScoredImage, score_files
 from padim_jax.fitting import Interrupted, Unreadable, ignore
-from padim_jax.model import Padim
-from padim_jax.scoring import calibrate, leave_one_out_scores
+from padim_jax.method.alignment import remarks
+from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration
+from padim_jax.method.records import Padim
+from padim_jax.method.scoring import calibrate, leave_one_out_scores
 
 Tell = Callable[[str], None]  # told what is worth knowing, in a sentence
 
@@ -83,7 +83,7 @@ def calibrate_files(
       pixel_rate: as of :func:`padim_jax.calibrate`.
       advance: told of every file.
       stopped: asked after every batch.
-      tell: told in a sentence of copies, and of parts that don't lie alike (:mod:`padim_jax.alignment`).
+      tell: told in a sentence of copies, and of parts that don't lie alike (:mod:`padim_jax.method.alignment`).
       least: as of :func:`padim_jax.calibrate`.
 
     Raises:
@@ -153,7 +153,7 @@ class _Sample:
         self._met += n
 
     def remarks(self, ridge: float) -> list[str]:
-        """As of :func:`padim_jax.alignment.remarks`."""
+        """As of :func:`padim_jax.method.alignment.remarks`."""
         return remarks(np.concatenate(self._kept, axis=1), ridge) if self._kept else []
 
 
@@ -323,7 +323,7 @@ def left_out_files(
 
     Raises:
       UnreadableImage: from ``unreadable``.
-      ValueError: a file that is not in ``images``; as :func:`padim_jax.scoring.leave_one_out_scores`.
+      ValueError: a file that is not in ``images``; as :func:`padim_jax.method.scoring.leave_one_out_scores`.
     """
     pending: deque[Batch] = deque()
     weights: deque[float] = deque()

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax.boundary import alone
 from padim_jax.gaussians import forms, packing
 from padim_jax.gaussians.forms import LowRankGaussian, Quantised
 from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
-from padim_jax.model import Padim
-from padim_jax.scoring import with_solver
+from padim_jax.method.checks import alone
+from padim_jax.method.records import Padim
+from padim_jax.method.scoring import with_solver
 
 DeployedForm = Literal["triangle", "triangle-16bit", "low-rank", "low-rank-16bit"]
 _CHUNK_BYTES = 128 * 2**20  # of the squares of the positions that are compared at once

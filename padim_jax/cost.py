@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from padim_jax.boundary import alone
+from padim_jax.method.checks import alone
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from padim_jax import arrays, padim, scoring, storage
-from padim_jax.anomaly_map import anomaly_map, image_score
+from padim_jax import arrays, storage
 from padim_jax.backbones import Backbone, backbone_parameters
-from padim_jax.calibration import BINS
 from padim_jax.compaction import form_bytes
 from padim_jax.config import Form, PadimConfig
 from padim_jax.cost import Cost, compiled, measured, resident
-from padim_jax.embedding import draw_embedding, embed
 from padim_jax.files import ScoredImage
 from padim_jax.gaussians import gaussian, packing
 from padim_jax.gaussians.gaussian import WhitenedGaussian
 from padim_jax.gaussians.leave_one_out import leave_one_out
 from padim_jax.gaussians.triangle import Triangle
-from padim_jax.model import Padim, PadimMoments
+from padim_jax.method import fitting, scoring
+from padim_jax.method.anomaly_map import anomaly_map, image_score
+from padim_jax.method.calibration import BINS
+from padim_jax.method.embedding import draw_embedding, embed
+from padim_jax.method.projection import semi_orthogonal
+from padim_jax.method.records import Padim, PadimMoments
 from padim_jax.outputs import LONGEST_SIDE, write_heatmap
-from padim_jax.projection import semi_orthogonal
 
 PIECE_BYTES = 128 * 2**20  # of the scatter that is really computed with
 FORMS = get_args(Form)
@@ -267,15 +268,15 @@ class _Pieces:
 
 def _abstract_state(backbone: Backbone, config: PadimConfig) -> PadimMoments:
     if config.projection != "principal-components":
-        return jax.eval_shape(lambda: padim.init(backbone, config))
+        return jax.eval_shape(lambda: fitting.init(backbone, config))
     drawn = draw_embedding(backbone, config)
     shape = jax.ShapeDtypeStruct((len(drawn.channels), drawn.dimension), jnp.float32)
-    return jax.eval_shape(lambda w: padim.init(backbone, config, projection=w), shape)
+    return jax.eval_shape(lambda w: fitting.init(backbone, config, projection=w), shape)
 
 
 def _compiled_update(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> Cost:
     images, valid = jax.ShapeDtypeStruct(batch.shape, jnp.uint8), jax.ShapeDtypeStruct((len(batch),), bool)
-    return compiled(padim._update_donating, backbone, state, images, valid, None)
+    return compiled(fitting._update_donating, backbone, state, images, valid, None)
 
 
 def _embedded(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> tuple[Array, Cost]:
@@ -296,9 +297,9 @@ def _compiled(
     weights = jax.ShapeDtypeStruct((len(batch),), jnp.float32)
     rest = replace(state.moments, scatter=Triangle(()))
     scatter = state.moments.scatter
-    solver = padim.DEFAULT_SOLVER
-    fitted = jax.eval_shape(lambda s, r: padim._factor_pure(s, r, state.config.ridge, solver), scatter, rest)
-    factor = compiled(padim._factor, scatter, rest, state.config.ridge, solver)
+    solver = fitting.DEFAULT_SOLVER
+    fitted = jax.eval_shape(lambda s, r: fitting._factor_pure(s, r, state.config.ridge, solver), scatter, rest)
+    factor = compiled(fitting._factor, scatter, rest, state.config.ridge, solver)
     model = Padim(backbone, fitted, state.count, state.config, state.embedding, projection=state.projection)
     left_out = compiled(scoring._leave_one_out, model, images, weights)
     score = compiled(scoring._score, model, images)

@@ -16,19 +16,19 @@ from jaxtyping import Bool, UInt8
 
 from padim_jax.artifact import Updatable, load_updatable, save_updatable
 from padim_jax.backbones import Backbone
-from padim_jax.boundary import padded
-from padim_jax.calibration import Calibration
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.data.decode import Note
 from padim_jax.data.folder import Batch
-from padim_jax.embedding import draw_embedding
 from padim_jax.files import Advance
 from padim_jax.folders import is_ours
-from padim_jax.model import Padim, PadimMoments
-from padim_jax.padim import accumulate, finalize, init
-from padim_jax.projection import principal_components
-from padim_jax.scoring import with_roi
+from padim_jax.method.calibration import Calibration
+from padim_jax.method.checks import padded
+from padim_jax.method.embedding import draw_embedding
+from padim_jax.method.fitting import accumulate, finalize, init
+from padim_jax.method.projection import principal_components
+from padim_jax.method.records import Padim, PadimMoments
+from padim_jax.method.scoring import with_roi
 from padim_jax.storage import ArtifactError, check_writable, read_manifest
 
 Unreadable = Callable[[UnreadableImage], None]
@@ -167,7 +167,8 @@ def fit_files(
 ) -> Folded:
     """Moments of image files, from where an earlier fit was interrupted if there is a checkpoint of it.
 
-    ``advance`` is told of every file ``config.passes`` times; ``least`` is as of :func:`padim_jax.padim.accumulate`.
+    ``advance`` is told of every file ``config.passes`` times; ``least`` is as of
+    :func:`padim_jax.method.fitting.accumulate`.
 
     Raises:
       UnreadableImage: from ``unreadable``.
@@ -272,7 +273,7 @@ def finish(
       folded: of all files.
       out: folder to write.
       checkpoint: where an unfinished fit is kept.
-      roi: as of :func:`padim_jax.scoring.with_roi`.
+      roi: as of :func:`padim_jax.method.scoring.with_roi`.
       calibrated: gives the model with its calibration, or as it is.
       progress: as of :class:`padim_jax.artifact.Updatable`.
 

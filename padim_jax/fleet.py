@@ -15,16 +15,16 @@ from jaxtyping import Array, UInt8
 from PIL import Image
 
 from padim_jax.artifact import load
-from padim_jax.boundary import check_images
-from padim_jax.calibration import on_host
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, read_image
 from padim_jax.data.decode import Note
 from padim_jax.data.image import centre_crop, resize
 from padim_jax.files import Advance, ScoredImage, fill_up, filled_size, score_files
 from padim_jax.gaussians import packing, triangle
-from padim_jax.model import Padim, Scores
-from padim_jax.scoring import score
+from padim_jax.method.calibration import on_host
+from padim_jax.method.checks import check_images
+from padim_jax.method.records import Padim, Scores
+from padim_jax.method.scoring import score
 from padim_jax.storage import damaged, read_manifest
 
 T = TypeVar("T")

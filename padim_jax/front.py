@@ -13,15 +13,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from padim_jax import padim, scoring
 from padim_jax.backbones import Backbone, load_backbone
-from padim_jax.boundary import padded
-from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, find_value_range, load_batches
 from padim_jax.files import Rereadable
 from padim_jax.gaussians.gaussian import Solver
-from padim_jax.model import Padim, Scores
+from padim_jax.method import fitting, scoring
+from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE
+from padim_jax.method.checks import padded
+from padim_jax.method.records import Padim, Scores
 
 Place = str | os.PathLike[str]
 Images = UInt8[Array | np.ndarray, "n height width 3"]
@@ -32,10 +32,12 @@ def fit(
     batches: Place | Iterable[Place] | Images | Iterable[Images],
     config: PadimConfig | None = None,
     *,
-    solver: Solver = padim.DEFAULT_SOLVER,
+    solver: Solver = fitting.DEFAULT_SOLVER,
     batch_size: int = 16,
 ) -> Padim:
-    """Fit a model on good images: a folder of files, files, or batches of arrays (:func:`padim_jax.padim.fit`).
+    """Fit a model on good images: a folder of files, files, or batches of arrays.
+
+    Arrays go to :func:`padim_jax.method.fitting.fit`.
 
     Files are found and read as ``padim fit`` does it: folders are searched for image files, each file counts once, and
     where they have more than 8 bits a channel and ``config.value_range`` is None, the range of their values is found
@@ -53,7 +55,8 @@ def fit(
     Raises:
       FileNotFoundError: a path that is not there.
       UnreadableImage: a file that can't be read (a ``ValueError``).
-      TypeError, ValueError, FloatingPointError: as :func:`padim_jax.padim.fit`; an unknown backbone; no image files.
+      TypeError, ValueError, FloatingPointError: as :func:`padim_jax.method.fitting.fit`; an unknown backbone; no image
+        files.
     """
     if isinstance(backbone, str):
         backbone = load_backbone(backbone)
@@ -63,14 +66,14 @@ def fit(
         )
     places, arrays = _told_apart("fit", batches)
     if places is None:
-        return padim.fit(backbone, arrays, config, solver=solver)
+        return fitting.fit(backbone, arrays, config, solver=solver)
     config = PadimConfig(image_size=PadimConfig().crop_size) if config is None else config
     paths = _found("fit", places)
     if config.value_range is None:
         config = replace(config, value_range=find_value_range(paths))
     with _Notes() as notes:
         read = Rereadable(lambda: _read(paths, config, batch_size, notes))
-        return padim.fit(backbone, read, config, solver=solver)
+        return fitting.fit(backbone, read, config, solver=solver)
 
 
 def calibrate(
@@ -88,7 +91,7 @@ def calibrate(
     """Calibrate on good images alone, files or arrays, so that scores come with p-values and verdicts.
 
     The images it was fitted on are each scored by the model of all the others; others are given with ``held_out=True``.
-    :func:`padim_jax.scoring.calibrate` says more.
+    :func:`padim_jax.method.scoring.calibrate` says more.
 
     Args:
       model: as :func:`fit` or :func:`finalize` gives it, or loaded.
@@ -104,7 +107,7 @@ def calibrate(
     Raises:
       FileNotFoundError: a path that is not there.
       UnreadableImage: a file that can't be read (a ``ValueError``).
-      TypeError, ValueError, FloatingPointError: as :func:`padim_jax.scoring.calibrate`; no image files.
+      TypeError, ValueError, FloatingPointError: as :func:`padim_jax.method.scoring.calibrate`; no image files.
     """
     places, arrays = _told_apart("calibrate", batches)
     with _Notes() as notes:
@@ -127,7 +130,7 @@ def score(model: Padim, images: Place | Iterable[Place] | Images, *, batch_size:
 
     Of a folder the scores come in the order of :func:`padim_jax.data.find_images`, sorted; of several paths in theirs.
     All maps are held in memory, 0.2 MB an image of 224×224; ``padim score`` holds few at a time.
-    :func:`padim_jax.scoring.score` says what is computed.
+    :func:`padim_jax.method.scoring.score` says what is computed.
 
     Args:
       model: from :func:`fit`, :func:`finalize` or :func:`load`.
@@ -137,7 +140,7 @@ def score(model: Padim, images: Place | Iterable[Place] | Images, *, batch_size:
     Raises:
       FileNotFoundError: a path that is not there.
       UnreadableImage: a file that can't be read (a ``ValueError``).
-      TypeError, ValueError: as :func:`padim_jax.scoring.score`; no image files.
+      TypeError, ValueError: as :func:`padim_jax.method.scoring.score`; no image files.
     """
     places = None if _is_array(images) else _places("score", images)
     if places is None:

@@ -10,12 +10,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from padim_jax.alignment import FEWEST, split_in_two, two_peaked_limit
-from padim_jax.boundary import padded
-from padim_jax.embedding import embed
 from padim_jax.gaussians.forms import LowRankGaussian
 from padim_jax.gaussians.gaussian import Gaussian
-from padim_jax.model import Padim
+from padim_jax.method.alignment import FEWEST, split_in_two, two_peaked_limit
+from padim_jax.method.checks import padded
+from padim_jax.method.embedding import embed
+from padim_jax.method.records import Padim
 
 OUTLIER_RANGES = 1.5  # interquartile ranges beyond the upper quartile: Tukey's fence
 MOST_FOR_PEAKS = 1024

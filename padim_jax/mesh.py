@@ -20,15 +20,15 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, UInt8
 
-from padim_jax import padim, scoring
 from padim_jax.backbones import Backbone
-from padim_jax.boundary import check_backbone, check_images
 from padim_jax.config import PadimConfig
-from padim_jax.embedding import Embedding, embed
 from padim_jax.gaussians import forms, gaussian
 from padim_jax.gaussians.gaussian import Moments
 from padim_jax.gaussians.leave_one_out import leave_one_out
-from padim_jax.model import Padim, PadimMoments, Scores
+from padim_jax.method import fitting, scoring
+from padim_jax.method.checks import check_backbone, check_images
+from padim_jax.method.embedding import Embedding, embed
+from padim_jax.method.records import Padim, PadimMoments, Scores
 
 T = TypeVar("T")
 
@@ -113,14 +113,14 @@ def init(
     Raises:
       ValueError: as :func:`padim_jax.init`.
     """
-    state = jax.eval_shape(lambda: padim.init(backbone, config, projection=projection))
+    state = jax.eval_shape(lambda: fitting.init(backbone, config, projection=projection))
     p = _filled(mesh, state.embedding.n_positions)
 
     def zeros(one: Any) -> Array:
         shape, spec = ((p, *one.shape[1:]), _ROWS) if one.shape else ((), PartitionSpec("data"))
         return jnp.zeros((mesh.shape["data"], *shape), one.dtype, device=NamedSharding(mesh, spec))
 
-    given = padim.projection_of(state.config, state.embedding, projection)
+    given = fitting.projection_of(state.config, state.embedding, projection)
     placed = None if given is None else replicated(mesh, given)
     return MeshMoments(jax.tree.map(zeros, state.moments), state.config, state.embedding, mesh, placed)
 
@@ -183,11 +183,11 @@ def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel
       ValueError, FloatingPointError: as :func:`padim_jax.finalize`.
     """
     check_backbone("finalize", backbone, moments.embedding)
-    padim.check_count(moments)
+    fitting.check_count(moments)
     fitted = _finalize(moments.moments, moments.config.ridge, mesh)
     model = Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
     finite = jax.jit(forms.is_finite, out_shardings=NamedSharding(mesh, _SAME))(fitted)
-    return MeshModel(padim.checked(model, finite), mesh)
+    return MeshModel(fitting.checked(model, finite), mesh)
 
 
 def place(mesh: Mesh, model: Padim) -> MeshModel:

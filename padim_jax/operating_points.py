@@ -2,8 +2,8 @@
 
 A threshold chosen on the labels of the test images flatters; in production there are no such labels. Here each good
 training image is scored by the model of all the others (:mod:`padim_jax.gaussians.leave_one_out`), and the thresholds
-follow from these scores as :mod:`padim_jax.calibration` says: what is counted at them is what a user gets who has good
-images only.
+follow from these scores as :mod:`padim_jax.method.calibration` says: what is counted at them is what a user gets who
+has good images only.
 """
 
 import functools
@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from padim_jax.calibration import Calibration, Histogram, calibration, on_host
-from padim_jax.model import Padim
-from padim_jax.scoring import NoLeaveOneOut, leave_one_out_scores
+from padim_jax.method.calibration import Calibration, Histogram, calibration, on_host
+from padim_jax.method.records import Padim
+from padim_jax.method.scoring import NoLeaveOneOut, leave_one_out_scores
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ import numpy as np
 import scipy.ndimage
 
 import padim_jax as padim
-from padim_jax.embedding import Embedding
+from padim_jax.method.embedding import Embedding
 
 
 def embeddings(

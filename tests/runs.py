@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from padim_jax.calibration import BINS, calibration
+from padim_jax.method.calibration import BINS, calibration
 from padim_jax.operating_points import RATES, OperatingPoints
 from padim_jax.pictures import colours, overlay
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from padim_jax.alignment import FEWEST, excess, explained, remarks, split_in_two, two_peaked_limit
+from padim_jax.method.alignment import FEWEST, excess, explained, remarks, split_in_two, two_peaked_limit
 from tests.conftest import write_images
 from tests.test_cli import run
 

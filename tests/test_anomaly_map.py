@@ -6,7 +6,7 @@ import pytest
 import scipy.ndimage
 from PIL import Image
 
-from padim_jax.anomaly_map import _blur, anomaly_map, image_score
+from padim_jax.method.anomaly_map import _blur, anomaly_map, image_score
 from tests import oracle
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.album import LARGEST
+from padim_jax.method.album import LARGEST
 from tests.conftest import SMALL, images
 
 

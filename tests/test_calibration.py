@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 import padim_jax as padim
-from padim_jax import calibration as module
-from padim_jax.calibration import BINS, Histogram, at_rates, calibration, is_anomalous, p_values
+from padim_jax.method import calibration as module
+from padim_jax.method.calibration import BINS, Histogram, at_rates, calibration, is_anomalous, p_values
 from tests.conftest import SMALL, images
 
 PIXELS = np.ones(BINS)

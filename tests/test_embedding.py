@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.embedding import _upsample, check_embedding, draw_embedding, embed
+from padim_jax.method.embedding import _upsample, check_embedding, draw_embedding, embed
 from tests import oracle
 from tests.conftest import images
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax import scoring
 from padim_jax.data import UnreadableImage
-from padim_jax.padim import fit as fit_arrays
+from padim_jax.method import scoring
+from padim_jax.method.fitting import fit as fit_arrays
 from tests.conftest import SMALL, images, write_images
 from tests.image_files import png
 

@@ -24,7 +24,7 @@ from padim_jax.inspection import (
     rank_p_values,
     split_in_two,
 )
-from padim_jax.scoring import leave_one_out_scores, with_solver
+from padim_jax.method.scoring import leave_one_out_scores, with_solver
 from tests.conftest import SMALL, images
 from tests.hostile_files import write_bad, write_good
 from tests.image_files import png, tiff

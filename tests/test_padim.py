@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax import padim as module
 from padim_jax.gaussians import gaussian, triangle
+from padim_jax.method import fitting as module
 from tests import oracle
 from tests.conftest import SMALL, images, write_images
 from tests.datasets import write_mvtec

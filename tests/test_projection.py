@@ -9,7 +9,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 import padim_jax as padim
-from padim_jax.projection import semi_orthogonal
+from padim_jax.method.projection import semi_orthogonal
 from tests import oracle
 from tests.conftest import SMALL, images
 

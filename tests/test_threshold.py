@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 import padim_jax as padim
 from padim_jax import cli
-from padim_jax.calibration import BINS, at_rates, at_threshold, calibration
+from padim_jax.method.calibration import BINS, at_rates, at_threshold, calibration
 from tests.conftest import SMALL, images
 
 SCORES = np.arange(1, 21, dtype=np.float32)

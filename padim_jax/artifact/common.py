@@ -14,11 +14,11 @@ import numpy as np
 
 from padim_jax.arrays import Made
 from padim_jax.backbones import Backbone, backbone_parameters, build_backbone
-from padim_jax.calibration import BINS, RECIPE, Calibration, calibration, recipe
 from padim_jax.config import PadimConfig
-from padim_jax.embedding import Embedding, check_embedding
 from padim_jax.gaussians import packing
-from padim_jax.model import Padim
+from padim_jax.method.calibration import BINS, RECIPE, Calibration, calibration, recipe
+from padim_jax.method.embedding import Embedding, check_embedding
+from padim_jax.method.records import Padim
 from padim_jax.storage import ArtifactError, Stored, damaged, read_manifest, write
 from weights_conversion import unflatten
 

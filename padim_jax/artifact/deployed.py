@@ -15,7 +15,7 @@ from padim_jax.compaction import Compacted
 from padim_jax.gaussians import forms, packing, triangle
 from padim_jax.gaussians.forms import LowRankGaussian, Quantised
 from padim_jax.gaussians.gaussian import Gaussian, WhitenedGaussian
-from padim_jax.model import Padim
+from padim_jax.method.records import Padim
 from padim_jax.storage import ArtifactError, Stored, read_manifest
 
 

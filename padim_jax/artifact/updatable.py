@@ -15,12 +15,12 @@ from padim_jax import brief
 from padim_jax.arrays import attend
 from padim_jax.artifact.common import Common, check_settings, packed, read_common, reading, save_form
 from padim_jax.backbones import Backbone
-from padim_jax.calibration import Calibration
 from padim_jax.gaussians import packing
 from padim_jax.gaussians.gaussian import Moments, Solver
 from padim_jax.gaussians.shrinkage import HigherMoments
-from padim_jax.model import Padim, PadimMoments
-from padim_jax.padim import DEFAULT_SOLVER, finalize
+from padim_jax.method.calibration import Calibration
+from padim_jax.method.fitting import DEFAULT_SOLVER, finalize
+from padim_jax.method.records import Padim, PadimMoments
 from padim_jax.storage import ArtifactError
 
 

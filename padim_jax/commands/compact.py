@@ -9,7 +9,7 @@ from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import say, tell
 from padim_jax.compaction import Compacted, compact
 from padim_jax.folders import locked
-from padim_jax.model import Padim
+from padim_jax.method.records import Padim
 from padim_jax.storage import check_writable, disk_bytes
 
 

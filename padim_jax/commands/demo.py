@@ -11,8 +11,8 @@ from padim_jax.demo import demo_split
 from padim_jax.files import score_files
 from padim_jax.fitting import fit_files
 from padim_jax.folders import claim
+from padim_jax.method.fitting import finalize
 from padim_jax.outputs import ResultSpool, write_heatmap
-from padim_jax.padim import finalize
 from padim_jax.presets import preset
 from padim_jax.storage import check_writable
 

@@ -31,10 +31,10 @@ from padim_jax.commands.terminal import (
 from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, read_roi_of, seen
 from padim_jax.data.image import measure
-from padim_jax.embedding import Embedding, draw_embedding
 from padim_jax.fitting import Checkpoint, finish, fit_files, identity
 from padim_jax.folders import locked
-from padim_jax.model import Padim
+from padim_jax.method.embedding import Embedding, draw_embedding
+from padim_jax.method.records import Padim
 from padim_jax.shared import MeshCheckpoint
 from padim_jax.storage import check_writable
 

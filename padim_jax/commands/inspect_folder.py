@@ -22,8 +22,8 @@ from padim_jax.data.survey import Depth, ImageFacts, find_duplicates, find_equal
 from padim_jax.files import ScoredImage, find_summit, score_files
 from padim_jax.fitting import fit_files
 from padim_jax.inspection import OUTLIER_RANGES, outlier_limit, rank_p_values
-from padim_jax.model import Padim
-from padim_jax.padim import finalize
+from padim_jax.method.fitting import finalize
+from padim_jax.method.records import Padim
 from padim_jax.pictures import picture
 from padim_jax.presets import preset
 from padim_jax.tables import write_table

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from padim_jax.alignment import FEWEST
 from padim_jax.artifact import Updatable
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import progress_bar
@@ -22,9 +21,10 @@ from padim_jax.inspection import (
     log_determinants,
     mean_lengths,
 )
-from padim_jax.model import Padim
+from padim_jax.method.alignment import FEWEST
+from padim_jax.method.records import Padim
+from padim_jax.method.scoring import with_solver
 from padim_jax.pictures import grid_picture
-from padim_jax.scoring import with_solver
 from padim_jax.storage import read_manifest
 
 _SHOWN = 10  # positions, files and settings; --json has all

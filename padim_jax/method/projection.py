@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from padim_jax.backbones import Backbone
-from padim_jax.embedding import Embedding, embed
 from padim_jax.gaussians import gaussian
 from padim_jax.gaussians.gaussian import Moments
+from padim_jax.method.embedding import Embedding, embed
 
 
 def semi_orthogonal(seed: int, n_channels: int, dimension: int) -> Float[np.ndarray, "c d"]:

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from padim_jax import calibration
-from padim_jax.anomaly_map import anomaly_map, image_score
-from padim_jax.boundary import alone, check_images, check_solver, padded
-from padim_jax.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram
-from padim_jax.embedding import embed
 from padim_jax.gaussians import forms, gaussian
 from padim_jax.gaussians.forms import LowRankGaussian
 from padim_jax.gaussians.gaussian import Gaussian, Solver, WhitenedGaussian
 from padim_jax.gaussians.leave_one_out import leave_one_out
-from padim_jax.model import Padim, Scores
+from padim_jax.method import calibration
+from padim_jax.method.anomaly_map import anomaly_map, image_score
+from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram
+from padim_jax.method.checks import alone, check_images, check_solver, padded
+from padim_jax.method.embedding import embed
+from padim_jax.method.records import Padim, Scores
 
 
 class NoLeaveOneOut(ValueError):
@@ -128,8 +128,8 @@ def calibrate(
 
     The images it was fitted on are each scored by the model of all the others, exactly and without refits
     (:func:`padim_jax.gaussians.leave_one_out.leave_one_out`), map and maximum included; works for n ≤ d. With a
-    Ledoit-Wolf covariance the coefficient ρ stays that of all images. :mod:`padim_jax.calibration` says what each way
-    guarantees.
+    Ledoit-Wolf covariance the coefficient ρ stays that of all images. :mod:`padim_jax.method.calibration` says what
+    each way guarantees.
 
     Args:
       model: as :func:`fit` or :func:`finalize` gives it, or loaded.

@@ -12,8 +12,8 @@ from jaxtyping import Array, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
-from padim_jax.embedding import Embedding
 from padim_jax.gaussians.gaussian import Solver
+from padim_jax.method.embedding import Embedding
 
 T = TypeVar("T")
 

@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax.backbones import Backbone
-from padim_jax.boundary import check_backbone, check_images, check_solver, is_traced, padded
 from padim_jax.config import PadimConfig, differences
-from padim_jax.embedding import Embedding, draw_embedding, embed
 from padim_jax.gaussians import forms, gaussian, triangle
 from padim_jax.gaussians.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
 from padim_jax.gaussians.triangle import Triangle
-from padim_jax.model import Padim, PadimMoments
-from padim_jax.projection import principal_components, semi_orthogonal
+from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, padded
+from padim_jax.method.embedding import Embedding, draw_embedding, embed
+from padim_jax.method.projection import principal_components, semi_orthogonal
+from padim_jax.method.records import Padim, PadimMoments
 
 # Where a choice of scoring path is not stated. On CPU at d = 100 one image takes 5 ms by the
 # product with the inverse factor and 100 ms by triangular solves.
@@ -39,7 +39,7 @@ def init(
       backbone: the frozen network.
       config: the settings; None for the defaults.
       projection: the matrix W of ``config.projection="principal-components"``, which :func:`fit` finds in a
-        pass of its own (:func:`padim_jax.projection.principal_components`); not to be given otherwise.
+        pass of its own (:func:`padim_jax.method.projection.principal_components`); not to be given otherwise.
 
     Raises:
       ValueError: unknown tap, more channels than the taps have, or a projection that is missing, not

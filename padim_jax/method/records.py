@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image
 
-from padim_jax import album, brief
+from padim_jax import brief
 from padim_jax.backbones import Backbone
-from padim_jax.calibration import Calibration
 from padim_jax.config import PadimConfig
-from padim_jax.embedding import Embedding
 from padim_jax.gaussians import forms
 from padim_jax.gaussians.gaussian import Moments
+from padim_jax.method import album
+from padim_jax.method.calibration import Calibration
+from padim_jax.method.embedding import Embedding
 
 
 @jax.tree_util.register_dataclass
@@ -80,7 +81,7 @@ class Scores:
     Attributes:
       image_score: float32 (n,), the maximum of each map: whether.
       anomaly_map: float32 (n, height, width) at crop size: where.
-      p_value: float32 (n,), in (0, 1]: how rarely a good image scores as much (:mod:`padim_jax.calibration`);
+      p_value: float32 (n,), in (0, 1]: how rarely a good image scores as much (:mod:`padim_jax.method.calibration`);
         None where the model is not calibrated.
       anomalous: bool (n,), the verdict: whether the score is above the calibration's threshold; None likewise.
     """
