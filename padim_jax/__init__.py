@@ -10,6 +10,7 @@ from padim_jax.lazy import lazily
 if TYPE_CHECKING:
     from padim_jax.about import __version__ as __version__
     from padim_jax.artifact import Updatable, load, load_updatable, save, save_updatable
+    from padim_jax.artifact.folder import ArtifactError
     from padim_jax.backbones import BACKBONES, Backbone, extract, load_backbone
     from padim_jax.config import PadimConfig
     from padim_jax.front import calibrate, fit, score
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from padim_jax.method.fitting import accumulate, finalize, forget, init, merge, update
     from padim_jax.method.records import Padim, PadimMoments, Scores
     from padim_jax.method.scoring import with_roi, with_solver, with_threshold
-    from padim_jax.storage import ArtifactError
 else:  # the command line would wait for JAX to say its version
     __getattr__, __dir__ = lazily(
         __name__,
@@ -31,7 +31,7 @@ else:  # the command line would wait for JAX to say its version
             "padim_jax.method.records": ("Padim", "PadimMoments", "Scores"),
             "padim_jax.method.fitting": ("accumulate", "finalize", "forget", "init", "merge", "update"),
             "padim_jax.method.scoring": ("with_roi", "with_solver", "with_threshold"),
-            "padim_jax.storage": ("ArtifactError",),
+            "padim_jax.artifact.folder": ("ArtifactError",),
         },
     )
 

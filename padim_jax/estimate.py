@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from padim_jax import arrays, storage
+from padim_jax.artifact import arrays
+from padim_jax.artifact.compaction import form_bytes
 from padim_jax.backbones import Backbone, backbone_parameters
-from padim_jax.compaction import form_bytes
 from padim_jax.config import Form, PadimConfig
 from padim_jax.cost import Cost, compiled, measured, resident
 from padim_jax.files import ScoredImage
@@ -103,8 +103,8 @@ class Files:
 def sizes_on_disk(positions: int, dimension: int, images: int, parameters: int) -> dict[str, int]:
     """Bytes of each form of a calibrated model; the low-rank forms only where n ≤ d.
 
-    Those of :func:`padim_jax.compaction.form_bytes` with rank n - 1, and the backbone's ``parameters``, the scores and
-    the histogram of the calibration.
+    Those of :func:`padim_jax.artifact.compaction.form_bytes` with rank n - 1, and the backbone's ``parameters``, the
+    scores and the histogram of the calibration.
     """
     common = 4 * (parameters + images + BINS) + _SMALL
     low = images <= dimension
@@ -350,9 +350,9 @@ def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cos
 def _stored(folder: Path, packed: np.ndarray) -> tuple[float, float]:
     """Seconds to write and to read."""
     start = time.perf_counter()
-    storage.write(folder, {}, {"triangle": packed})
+    write(folder, {}, {"triangle": packed})
     written = time.perf_counter()
-    storage.Stored(folder, storage.read_manifest(folder)).arrays()
+    Stored(folder, read_manifest(folder)).arrays()
     return written - start, time.perf_counter() - written
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Array, Float
 
-from padim_jax import folders
+from padim_jax.artifact import ownership
 from padim_jax.backbones import Backbone, backbone_spec
 from padim_jax.config import PadimConfig, Size
 from padim_jax.data.catalogue import Category, Part, assign_roles
@@ -145,7 +145,7 @@ def evaluate(
     folder = out / place(run, backbone, builder)
     for path in (folder, *_beside(folder)):
         if path.exists():
-            folders.mark(path)
+            ownership.mark(path)
     roles, start = assign_roles(builder), time.perf_counter()
     reads = sum(member.passes for member in run.members)
     advance = progress("fit", reads * _count(builder, roles.fit))
@@ -306,8 +306,8 @@ def _write(folder: Path, record: dict[str, Any], gallery: Gallery) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = _beside(folder)
     for leftover in (fresh, old):  # of a process that was killed
-        folders.remove(leftover)
-    folders.mark(fresh)
+        ownership.remove(leftover)
+    ownership.mark(fresh)
     (fresh / "pictures").mkdir(parents=True)
     record["pictures"] = []
     for entry in gallery:
@@ -321,4 +321,4 @@ def _write(folder: Path, record: dict[str, Any], gallery: Gallery) -> None:
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
-    folders.remove(old)
+    ownership.remove(old)

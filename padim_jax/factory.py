@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 import jax
 
+from padim_jax.artifact.folder import ArtifactError, check_writable, is_whole, read_manifest
+from padim_jax.artifact.ownership import locked
 from padim_jax.backbones import Backbone
 from padim_jax.calibrating import TooFewImages, calibrate_files, calibration_files, check_others
 from padim_jax.config import PadimConfig
@@ -26,13 +28,11 @@ from padim_jax.data import find_images, find_value_range, read_roi_of, stop_at_u
 from padim_jax.data.decode import Note
 from padim_jax.data.folder import describe
 from padim_jax.fitting import Checkpoint, Interrupted, finish, fit_files, identity
-from padim_jax.folders import locked
 from padim_jax.gaussians import gaussian
 from padim_jax.manifest import Job
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.method.records import Padim
-from padim_jax.storage import ArtifactError, check_writable, is_whole, read_manifest
 
 Status = Literal["fitted", "kept", "failed"]  # kept: it was there already, made from the same files and settings
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from padim_jax.artifact.common import check_settings
+from padim_jax.artifact.folder import read_manifest
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.data.decode import Note
@@ -16,7 +17,6 @@ from padim_jax.data.geometry import place_in_original
 from padim_jax.method.calibration import on_host
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
-from padim_jax.storage import read_manifest
 
 T = TypeVar("T")
 _SAME_ASPECT = 0.01  # relative: as far as rounding to whole pixels may take one

@@ -15,13 +15,14 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from padim_jax.artifact import Updatable, load_updatable, save_updatable
+from padim_jax.artifact.folder import ArtifactError, check_writable, read_manifest
+from padim_jax.artifact.ownership import is_ours
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.data.decode import Note
 from padim_jax.data.folder import Batch
 from padim_jax.files import Advance
-from padim_jax.folders import is_ours
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.checks import padded
 from padim_jax.method.embedding import draw_embedding
@@ -29,7 +30,6 @@ from padim_jax.method.fitting import accumulate, finalize, init
 from padim_jax.method.projection import principal_components
 from padim_jax.method.records import Padim, PadimMoments
 from padim_jax.method.scoring import with_roi
-from padim_jax.storage import ArtifactError, check_writable, read_manifest
 
 Unreadable = Callable[[UnreadableImage], None]
 

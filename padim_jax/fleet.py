@@ -15,6 +15,7 @@ from jaxtyping import Array, UInt8
 from PIL import Image
 
 from padim_jax.artifact import load
+from padim_jax.artifact.folder import damaged, read_manifest
 from padim_jax.config import PadimConfig
 from padim_jax.data import UnreadableImage, read_image
 from padim_jax.data.decode import Note
@@ -25,7 +26,6 @@ from padim_jax.method.calibration import on_host
 from padim_jax.method.checks import check_images
 from padim_jax.method.records import Padim, Scores
 from padim_jax.method.scoring import score
-from padim_jax.storage import damaged, read_manifest
 
 T = TypeVar("T")
 Item = TypeVar("Item")

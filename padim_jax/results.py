@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from padim_jax import folders
+from padim_jax.artifact import ownership
 from padim_jax.operating_points import RATES, at_rate, remarks
 from padim_jax.presets import Published, published
 from padim_jax.tables import write_table
@@ -70,15 +70,15 @@ def claim(out: Path) -> None:
       FileExistsError: it holds files of these names that padim did not write.
     """
     there = [name for name in _FILES if (out / name).exists()]
-    if folders.is_ours(out) or (there and _is_results(out / _FILES[0])):
+    if ownership.is_ours(out) or (there and _is_results(out / _FILES[0])):
         return
     if there:
         raise FileExistsError(
             f"evaluate: {out} holds {', '.join(there)}, which padim evaluate did not write but would replace; choose "
             "another --out, or move them away"
         )
-    if all(path.name == folders.LOCK for path in out.iterdir()):
-        folders.mark(out)
+    if all(path.name == ownership.LOCK for path in out.iterdir()):
+        ownership.mark(out)
 
 
 def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:

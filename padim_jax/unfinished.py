@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from padim_jax.folders import LOCK, is_ours, mark, remove
+from padim_jax.artifact.ownership import LOCK, is_ours, mark, remove
 from padim_jax.outputs import COLUMNS
 from padim_jax.tables import original_text, read_lines, table_line, write_table
 from weights_conversion.atomic import write_atomically

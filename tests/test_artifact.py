@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax import arrays, storage
-from padim_jax.artifact import Updatable, common, save_compacted, save_updatable
-from padim_jax.compaction import compact
+from padim_jax.artifact import Updatable, arrays, common, folder, save_compacted, save_updatable
+from padim_jax.artifact.compaction import compact
 from tests.conftest import SMALL, images, rewrite_manifest
 
 
@@ -78,7 +77,7 @@ def test_large_arrays_are_stored_in_parts(
     }
     saves[form](tmp_path / "whole")
     if form.endswith("bit"):
-        assert storage.read_manifest(tmp_path / "whole")["form"] == form
+        assert folder.read_manifest(tmp_path / "whole")["form"] == form
     monkeypatch.setattr(arrays, "PART_BYTES", 1000)
     saves[form](tmp_path / "parts")
     whole, parts = padim.load(tmp_path / "whole"), padim.load(tmp_path / "parts")
@@ -99,21 +98,21 @@ def test_an_array_is_made_part_by_part(tmp_path: Path, monkeypatch: pytest.Monke
         asked.append(len(range(*rows.indices(10))))
         return np.arange(80, dtype=np.float32).reshape(10, 8)[rows]
 
-    storage.write(tmp_path / "m", {}, {"a": arrays.Made((10, 8), np.dtype(np.float32), make)})
+    folder.write(tmp_path / "m", {}, {"a": arrays.Made((10, 8), np.dtype(np.float32), make)})
     assert asked == [3, 3, 3, 1]
-    stored = storage.Stored(tmp_path / "m", storage.read_manifest(tmp_path / "m"))
+    stored = folder.Stored(tmp_path / "m", folder.read_manifest(tmp_path / "m"))
     np.testing.assert_array_equal(stored.arrays()["a"], make(slice(None)))
     assert stored.arrays(but="a") == {}
     assert [len(part) for part in stored.parts("a", {})] == [3, 3, 3, 1]
     for odd in ([3, 3, 3], [11, -1], ["x"], None, [0, 10]):
         _edit(tmp_path / "m", parts={"a": odd})
         with pytest.raises(padim.ArtifactError, match="is damaged"):
-            storage.Stored(tmp_path / "m", storage.read_manifest(tmp_path / "m"))
+            folder.Stored(tmp_path / "m", folder.read_manifest(tmp_path / "m"))
 
 
 def test_manifest_says_what_the_model_is(saved: Path) -> None:
     manifest = json.loads((saved / "model.json").read_text())
-    assert manifest["schema"] == storage.SCHEMA
+    assert manifest["schema"] == folder.SCHEMA
     assert manifest["config"]["crop_size"] == [32, 48]
     assert manifest["embedding"]["backbone"] == "efficientnet_lite0"
     assert {"padim-jax", "jax", "flax", "orbax-checkpoint", "numpy", "python"} == set(manifest["versions"])
@@ -228,7 +227,7 @@ def test_no_flipped_bit_of_the_manifest_changes_a_model(saved: Path) -> None:
         flipped[bit // 8] ^= 1 << (bit % 8)
         (saved / "model.json").write_bytes(flipped)
         try:
-            assert storage.read_manifest(saved) == whole, bit  # of white space
+            assert folder.read_manifest(saved) == whole, bit  # of white space
         except padim.ArtifactError:
             continue
 
@@ -244,11 +243,11 @@ def test_nothing_is_saved_that_could_not_be_loaded(small_model: padim.Padim, tmp
 
 def test_what_a_change_replaced_can_be_brought_back(saved: Path, small_model: padim.Padim) -> None:
     with pytest.raises(padim.ArtifactError, match="keeps no earlier state"):
-        storage.undo(saved)
+        folder.undo(saved)
     padim.save(padim.with_solver(small_model, "triangular-solve"), saved, keep_previous=True)
     assert len(list(saved.iterdir())) == 4
     for kind in ("whitening", "factor", "whitening"):
-        storage.undo(saved)
+        folder.undo(saved)
         assert hasattr(padim.load(saved).gaussian, kind)
     padim.save(small_model, saved)
     assert len(list(saved.iterdir())) == 2
@@ -296,7 +295,7 @@ def test_a_failed_save_leaves_the_old_model(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(storage, "write_atomically", full)
+    monkeypatch.setattr(folder, "write_atomically", full)
     with pytest.raises(OSError, match="No space left"):
         padim.save(padim.with_solver(small_model, "triangular-solve"), saved)
     assert sorted(saved.rglob("*")) == before
@@ -306,13 +305,13 @@ def test_a_failed_save_leaves_the_old_model(
 def test_an_interrupt_after_the_rename_leaves_the_new_model(
     saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = storage.write_atomically
+    write = folder.write_atomically
 
     def interrupted(path: Path, data: bytes) -> None:
         write(path, data)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage, "write_atomically", interrupted)
+    monkeypatch.setattr(folder, "write_atomically", interrupted)
     with pytest.raises(KeyboardInterrupt):
         padim.save(padim.with_solver(small_model, "triangular-solve"), saved)
     assert hasattr(padim.load(saved).gaussian, "factor")

@@ -48,5 +48,5 @@ def test_what_failed_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkey
     with pytest.raises(OSError, match="no space"):
         write_atomically(tmp_path / "model.json", b"new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
-    # the names that a model's folder may hold (padim_jax.storage.check_writable)
+    # the names that a model's folder may hold (padim_jax.artifact.folder.check_writable)
     assert any(re.fullmatch(r"\.?model\.json(\.\d+\.tmp)", name) for name in seen)

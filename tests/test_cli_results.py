@@ -14,8 +14,8 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax import files
+from padim_jax.artifact.ownership import MARKER, mark
 from padim_jax.commands import score as commands_score
-from padim_jax.folders import MARKER, mark
 from padim_jax.tables import original_text
 from tests.conftest import images, write_images
 from tests.test_cli import rows, run
@@ -197,7 +197,7 @@ def test_what_killed_runs_of_earlier_versions_left_is_removed(models: Path, tmp_
 
 def test_one_run_at_a_time(models: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     hold = (
-        "import sys, time; from pathlib import Path; from padim_jax.folders import locked\n"
+        "import sys, time; from pathlib import Path; from padim_jax.artifact.ownership import locked\n"
         "with locked(Path(sys.argv[1]), 'hold'): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "r")], stdout=subprocess.PIPE)

@@ -8,10 +8,10 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.artifact import save_compacted
+from padim_jax.artifact.compaction import compact, form_bytes
+from padim_jax.artifact.folder import disk_bytes, read_manifest
 from padim_jax.backbones import backbone_parameters
-from padim_jax.compaction import compact, form_bytes
 from padim_jax.gaussians.forms import LowRankGaussian
-from padim_jax.storage import disk_bytes, read_manifest
 from tests.conftest import images, rewrite_manifest
 from tests.test_structure import ROOT
 

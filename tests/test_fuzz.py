@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import padim_jax as padim
-import padim_jax.storage
+import padim_jax.artifact.folder
 from tests.conftest import SMALL, images
 from tests.mutations import MOST_MEMORY
 

@@ -9,7 +9,7 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.artifact import save_updatable
-from padim_jax.storage import SCHEMA, read_manifest
+from padim_jax.artifact.folder import SCHEMA, read_manifest
 from tests.conftest import images
 
 FORMS = ("updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-16bit")

@@ -20,7 +20,7 @@ ROUNDS = 30
 # every array in parts, so that a writer takes many steps
 WORKER = """
 import contextlib, io, json, sys
-from padim_jax import arrays
+from padim_jax.artifact import arrays
 from padim_jax.cli import main
 arrays.PART_BYTES = 20_000
 answers = sys.stdout

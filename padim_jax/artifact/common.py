@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax.arrays import Made
+from padim_jax.artifact.arrays import Made
+from padim_jax.artifact.folder import ArtifactError, Stored, damaged, read_manifest, write
 from padim_jax.backbones import Backbone, backbone_parameters, build_backbone
 from padim_jax.config import PadimConfig
 from padim_jax.gaussians import packing
 from padim_jax.method.calibration import BINS, RECIPE, Calibration, calibration, recipe
 from padim_jax.method.embedding import Embedding, check_embedding
 from padim_jax.method.records import Padim
-from padim_jax.storage import ArtifactError, Stored, damaged, read_manifest, write
 from weights_conversion import unflatten
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ def save_form(
     What :func:`check_settings` would refuse when the model is loaded is refused here, before anything is written.
 
     Raises:
-      ArtifactError, OSError: as :func:`padim_jax.storage.write`.
+      ArtifactError, OSError: as :func:`padim_jax.artifact.folder.write`.
     """
     known = fitted.calibration
     common: dict[str, Any] = {"count": fitted.count}

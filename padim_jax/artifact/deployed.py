@@ -10,13 +10,13 @@ import jax
 import numpy as np
 
 from padim_jax.artifact.common import Common, check_settings, packed, read_common, reading, save_form
+from padim_jax.artifact.compaction import Compacted
+from padim_jax.artifact.folder import ArtifactError, Stored, read_manifest
 from padim_jax.artifact.updatable import read_updatable
-from padim_jax.compaction import Compacted
 from padim_jax.gaussians import forms, packing, triangle
 from padim_jax.gaussians.forms import LowRankGaussian, Quantised
 from padim_jax.gaussians.gaussian import Gaussian, WhitenedGaussian
 from padim_jax.method.records import Padim
-from padim_jax.storage import ArtifactError, Stored, read_manifest
 
 
 def save(
@@ -36,7 +36,7 @@ def save(
       model: the model.
       path: folder to write.
       image_sizes: (width, height) of the files it was fitted on, in pixels, each once, where they are known.
-      keep_previous: keep the model that is replaced, for :func:`padim_jax.storage.undo`.
+      keep_previous: keep the model that is replaced, for :func:`padim_jax.artifact.folder.undo`.
 
     Raises:
       ArtifactError: ``path`` is a file, or a folder with something else in it; an array that is not finite.
@@ -51,7 +51,7 @@ def save(
 def save_compacted(
     compacted: Compacted, path: str | os.PathLike[str], *, image_sizes: Sequence[tuple[int, int]] = ()
 ) -> None:
-    """Save a model in the form that :func:`padim_jax.compaction.compact` chose, with its bound.
+    """Save a model in the form that :func:`padim_jax.artifact.compaction.compact` chose, with its bound.
 
     Raises:
       ArtifactError, OSError: as :func:`save`.

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from padim_jax import brief
-from padim_jax.arrays import attend
+from padim_jax.artifact.arrays import attend
 from padim_jax.artifact.common import Common, check_settings, packed, read_common, reading, save_form
+from padim_jax.artifact.folder import ArtifactError
 from padim_jax.backbones import Backbone
 from padim_jax.gaussians import packing
 from padim_jax.gaussians.gaussian import Moments, Solver
@@ -21,7 +22,6 @@ from padim_jax.gaussians.shrinkage import HigherMoments
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.fitting import DEFAULT_SOLVER, finalize
 from padim_jax.method.records import Padim, PadimMoments
-from padim_jax.storage import ArtifactError
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def save_updatable(
       updatable: the model.
       path: folder to write.
       attending: write nothing, but take part in gathering the moments for the process that does.
-      keep_previous: keep the model that is replaced, for :func:`padim_jax.storage.undo`.
+      keep_previous: keep the model that is replaced, for :func:`padim_jax.artifact.folder.undo`.
 
     Raises:
       ValueError: a weight among ``images`` that is not a positive number.

@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from padim_jax.artifact import Updatable, load_image_sizes, save_compacted
+from padim_jax.artifact.compaction import Compacted, compact
+from padim_jax.artifact.folder import check_writable, disk_bytes
+from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import say, tell
-from padim_jax.compaction import Compacted, compact
-from padim_jax.folders import locked
 from padim_jax.method.records import Padim
-from padim_jax.storage import check_writable, disk_bytes
 
 
 def compact_command(model: Path, out: Path, max_error: float) -> None:

@@ -4,17 +4,17 @@ import tempfile
 from pathlib import Path
 
 from padim_jax.artifact import Updatable, save_updatable
+from padim_jax.artifact.folder import check_writable
+from padim_jax.artifact.ownership import claim
 from padim_jax.backbones import load_backbone
 from padim_jax.calibrating import calibrate_files
 from padim_jax.commands.terminal import progress_bar, tell
 from padim_jax.demo import demo_split
 from padim_jax.files import score_files
 from padim_jax.fitting import fit_files
-from padim_jax.folders import claim
 from padim_jax.method.fitting import finalize
 from padim_jax.outputs import ResultSpool, write_heatmap
 from padim_jax.presets import preset
-from padim_jax.storage import check_writable
 
 _RATE = 0.05
 

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from padim_jax import folders
+from padim_jax.artifact import ownership
 from padim_jax.backbones import Backbone, load_backbone
 from padim_jax.commands.judging import ROTATED_DRAWS
 from padim_jax.commands.terminal import (
@@ -90,7 +90,7 @@ def evaluate_command(
             for one in chosen
             for seed in range(draws[one.name])
         ]
-    with folders.locked(out, "evaluate"):
+    with ownership.locked(out, "evaluate"):
         claim(out)
         _check_room(out)
         _carry_out(plan, out, weights, batch_size, report)

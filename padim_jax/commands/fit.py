@@ -10,6 +10,8 @@ from typing import Any
 import jax
 
 from padim_jax import mesh as meshes
+from padim_jax.artifact.folder import check_writable
+from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import (
     calibrated,
     describe_calibration,
@@ -32,11 +34,9 @@ from padim_jax.config import PadimConfig
 from padim_jax.data import find_images, read_roi_of, seen
 from padim_jax.data.image import measure
 from padim_jax.fitting import Checkpoint, finish, fit_files, identity
-from padim_jax.folders import locked
 from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.records import Padim
 from padim_jax.shared import MeshCheckpoint
-from padim_jax.storage import check_writable
 
 
 def fit_command(

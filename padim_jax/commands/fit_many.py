@@ -8,12 +8,12 @@ from typing import Any
 import click
 import jax
 
+from padim_jax.artifact.ownership import LOCK, locked
 from padim_jax.backbones import Backbone
 from padim_jax.commands.calibrate import going_on, rates_of
 from padim_jax.commands.settings import chosen, loaded
 from padim_jax.commands.terminal import Notes, interruption, progress_bar, say, tell, wrong_use
 from padim_jax.factory import Journal, Outcome, Terms, fit_many
-from padim_jax.folders import LOCK, locked
 from padim_jax.manifest import LIST, Job, read_jobs
 from padim_jax.tables import write_table
 

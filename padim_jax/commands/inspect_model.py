@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from padim_jax.artifact import Updatable
+from padim_jax.artifact.folder import read_manifest
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import progress_bar
 from padim_jax.data import UnreadableImage, load_batches
@@ -25,7 +26,6 @@ from padim_jax.method.alignment import FEWEST
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import with_solver
 from padim_jax.pictures import grid_picture
-from padim_jax.storage import read_manifest
 
 _SHOWN = 10  # positions, files and settings; --json has all
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 
 from padim_jax.artifact import load
+from padim_jax.artifact.folder import MANIFEST
+from padim_jax.artifact.ownership import locked
 from padim_jax.commands.judging import Where
 from padim_jax.commands.terminal import (
     Notes,
@@ -24,7 +26,6 @@ from padim_jax.commands.terminal import (
 from padim_jax.data import UnreadableImage, find_images, read_roi_of
 from padim_jax.data.folder import digest_file
 from padim_jax.files import FittedOn, ScoredImage, score_files
-from padim_jax.folders import locked
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import narrowed
@@ -38,7 +39,6 @@ from padim_jax.outputs import (
     write_mask,
     written,
 )
-from padim_jax.storage import MANIFEST
 from padim_jax.unfinished import (
     SCORES,
     UNFINISHED,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from padim_jax.artifact.folder import MANIFEST
+from padim_jax.artifact.ownership import locked
 from padim_jax.commands.score import noted, refuse_nested, say_notes, say_where, stopped_at
 from padim_jax.commands.terminal import (
     Notes,
@@ -22,10 +24,8 @@ from padim_jax.commands.terminal import (
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.files import FittedOn, ScoredImage
 from padim_jax.fleet import WINDOW, Fleet
-from padim_jax.folders import locked
 from padim_jax.manifest import Route, read_routes
 from padim_jax.outputs import Row, common_folder, result_places, write_heatmap, written
-from padim_jax.storage import MANIFEST
 from padim_jax.unfinished import (
     SCORES,
     Unfinished,

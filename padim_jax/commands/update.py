@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from padim_jax.artifact import Updatable, lived_on, load_updatable, save_updatable
+from padim_jax.artifact.folder import check_writable, undo
+from padim_jax.artifact.ownership import locked
 from padim_jax.calibrating import LEAST_P, compare, held_out_scores
 from padim_jax.commands.calibrate import (
     calibrated,
@@ -28,10 +30,8 @@ from padim_jax.commands.terminal import (
 from padim_jax.data import UnreadableImage, find_images
 from padim_jax.data.folder import digest_file
 from padim_jax.fitting import MOST_SIZES, Folded, Interrupted, fold_files
-from padim_jax.folders import locked
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold, joined
 from padim_jax.method.fitting import forget, init, merge
-from padim_jax.storage import check_writable, undo
 
 
 def update_command(

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from padim_jax.folders import LOCK, FolderInUse, claim, is_ours, locked, mark, remove
+from padim_jax.artifact.ownership import LOCK, FolderInUse, claim, is_ours, locked, mark, remove
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from padim_jax.folders import locked
+from padim_jax.artifact.ownership import locked
 with locked(Path(sys.argv[1]), "hold"):
     print("held", flush=True)
     time.sleep(60)

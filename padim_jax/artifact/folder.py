@@ -3,7 +3,7 @@
 A folder holds ``model.json`` and one ``arrays-…`` folder, an Orbax checkpoint, and in it one more checkpoint for each
 part of an array too large to be held twice: what is being written Orbax holds twice over. The JSON file names the
 arrays that belong to it and replaces its predecessor in one rename: whatever happens during a write, the folder is the
-old one or the new one. A folder takes one writer at a time, which holds its lock (:mod:`padim_jax.folders`).
+old one or the new one. A folder takes one writer at a time, which holds its lock (:mod:`padim_jax.artifact.ownership`).
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from padim_jax.arrays import (
+from padim_jax.artifact.arrays import (
     ArtifactError,
     checksums,
     part_folder,
@@ -29,7 +29,7 @@ from padim_jax.arrays import (
     spans,
     write_arrays,
 )
-from padim_jax.folders import LOCK, MARKER, is_ours, locked, mark
+from padim_jax.artifact.ownership import LOCK, MARKER, is_ours, locked, mark
 from weights_conversion.atomic import write_atomically
 
 # 2: neighbourhood, covariance, projection. 3: forms, calibration, region of interest, images. 4: parts
