@@ -21,8 +21,8 @@ from jaxtyping import UInt8
 from scipy.stats import binom
 
 import padim_jax as padim
-from padim_jax.data import load_batches
 from padim_jax.demo import demo_split
+from padim_jax.images import load_batches
 from padim_jax.method.calibration import calibration
 
 RATE = 0.05

@@ -29,8 +29,8 @@ from misaligned import generate
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.data.image import open_image, resize
 from padim_jax.data.protocol import Protocol, place_image
+from padim_jax.images.image import open_image, resize
 from padim_jax.metrics import PixelScores, image_metrics
 from padim_jax.presets import preset
 

@@ -20,8 +20,8 @@ from sklearn.metrics import roc_auc_score
 
 import padim_jax as padim
 from padim_jax.config import Precision
-from padim_jax.data import load_batches
 from padim_jax.demo import demo_split
+from padim_jax.images import load_batches
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 MOST_LOST = 0.005

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
-from padim_jax.data.folder import Batch, digest_file
 from padim_jax.files import Advance, ScoredImage, score_files
 from padim_jax.fitting import Interrupted, Unreadable, ignore
+from padim_jax.images import UnreadableImage, load_batches, stop_at_unreadable
+from padim_jax.images.folder import Batch, digest_file
 from padim_jax.method.alignment import remarks
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration
 from padim_jax.method.records import Padim

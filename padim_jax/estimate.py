@@ -22,6 +22,7 @@ from jaxtyping import Array, UInt8
 
 from padim_jax.artifact import arrays
 from padim_jax.artifact.compaction import form_bytes
+from padim_jax.artifact.folder import Stored, read_manifest, write
 from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.config import Form, PadimConfig
 from padim_jax.cost import Cost, compiled, measured, resident

@@ -24,11 +24,11 @@ from padim_jax.artifact.ownership import locked
 from padim_jax.backbones import Backbone
 from padim_jax.calibrating import TooFewImages, calibrate_files, calibration_files, check_others
 from padim_jax.config import PadimConfig
-from padim_jax.data import find_images, find_value_range, read_roi_of, stop_at_unreadable
-from padim_jax.data.decode import Note
-from padim_jax.data.folder import describe
 from padim_jax.fitting import Checkpoint, Interrupted, finish, fit_files, identity
 from padim_jax.gaussians import gaussian
+from padim_jax.images import find_images, find_value_range, read_roi_of, stop_at_unreadable
+from padim_jax.images.decode import Note
+from padim_jax.images.folder import describe
 from padim_jax.manifest import Job
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.embedding import draw_embedding
@@ -151,7 +151,7 @@ def fit_many(
       out: folder of the models.
       journal: of that folder; told of every outcome but of models kept that it knows as they are.
       devices: to share the models out over; None for the default one.
-      note: as of :func:`padim_jax.data.load_batches`; called by several threads.
+      note: as of :func:`padim_jax.images.load_batches`; called by several threads.
       stopped: asked after every batch, by several threads; once true, models under way are kept unfinished and no
         other is begun.
 

@@ -11,9 +11,9 @@ from jaxtyping import Float, UInt8
 from padim_jax.artifact.common import check_settings
 from padim_jax.artifact.folder import read_manifest
 from padim_jax.config import PadimConfig
-from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
-from padim_jax.data.decode import Note
-from padim_jax.data.geometry import place_in_original
+from padim_jax.images import UnreadableImage, load_batches, stop_at_unreadable
+from padim_jax.images.decode import Note
+from padim_jax.images.geometry import place_in_original
 from padim_jax.method.calibration import on_host
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
@@ -46,7 +46,7 @@ class ScoredImage:
       image: RGB, as the network saw it.
       anomaly_map: distances, at crop size.
       size: (width, height) of the upright image in the file, in pixels.
-      digest: of the file's content, as :class:`padim_jax.data.Batch` has it; empty where nobody asked.
+      digest: of the file's content, as :class:`padim_jax.images.Batch` has it; empty where nobody asked.
       notes: what a reader should know of this result.
     """
 
@@ -89,7 +89,7 @@ def score_files(
       batch_size: images computed at once.
       unreadable: told of files that can't be read; may raise to stop.
       advance: told how many more files are done.
-      note: told what was decided about a file (see :func:`padim_jax.data.load_batches`).
+      note: told what was decided about a file (see :func:`padim_jax.images.load_batches`).
       total: files of the run that these are the last ones of, so that they are computed as they would be in it.
       stopped: asked after each batch whether to leave the others out.
 

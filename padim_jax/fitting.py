@@ -19,10 +19,10 @@ from padim_jax.artifact.folder import ArtifactError, check_writable, read_manife
 from padim_jax.artifact.ownership import is_ours
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
-from padim_jax.data import UnreadableImage, load_batches, stop_at_unreadable
-from padim_jax.data.decode import Note
-from padim_jax.data.folder import Batch
 from padim_jax.files import Advance
+from padim_jax.images import UnreadableImage, load_batches, stop_at_unreadable
+from padim_jax.images.decode import Note
+from padim_jax.images.folder import Batch
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.checks import padded
 from padim_jax.method.embedding import draw_embedding

@@ -17,11 +17,11 @@ from PIL import Image
 from padim_jax.artifact import load
 from padim_jax.artifact.folder import damaged, read_manifest
 from padim_jax.config import PadimConfig
-from padim_jax.data import UnreadableImage, read_image
-from padim_jax.data.decode import Note
-from padim_jax.data.image import centre_crop, resize
 from padim_jax.files import Advance, ScoredImage, fill_up, filled_size, score_files
 from padim_jax.gaussians import packing, triangle
+from padim_jax.images import UnreadableImage, read_image
+from padim_jax.images.decode import Note
+from padim_jax.images.image import centre_crop, resize
 from padim_jax.method.calibration import on_host
 from padim_jax.method.checks import check_images
 from padim_jax.method.records import Padim, Scores
@@ -111,7 +111,7 @@ class Fleet:
             is taken as it is, one of another size is resized and cropped as files are.
           batch_size: most images of one model to compute at once.
           window: images to wait for, so that those of one model come together; 1 waits for none.
-          note: of files, as of :func:`padim_jax.data.load_batches`.
+          note: of files, as of :func:`padim_jax.images.load_batches`.
 
         Yields:
           In the stream's order, the name and the :class:`padim_jax.Scores` of one image, on the host.
@@ -156,7 +156,7 @@ class Fleet:
           failed: told of every file that gets no score: it can't be read, its model can't be loaded, or gives no finite
             score. None raises instead.
           advance: told of every file.
-          note: as of :func:`padim_jax.data.load_batches`.
+          note: as of :func:`padim_jax.images.load_batches`.
 
         Yields:
           In the routes' order, the name and the result of each file that has one.

@@ -15,9 +15,9 @@ from jaxtyping import Array, UInt8
 
 from padim_jax.backbones import Backbone, load_backbone
 from padim_jax.config import PadimConfig
-from padim_jax.data import find_images, find_value_range, load_batches
 from padim_jax.files import Rereadable
 from padim_jax.gaussians.gaussian import Solver
+from padim_jax.images import find_images, find_value_range, load_batches
 from padim_jax.method import fitting, scoring
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.checks import padded
@@ -128,8 +128,8 @@ def calibrate(
 def score(model: Padim, images: Place | Iterable[Place] | Images, *, batch_size: int = 16) -> Scores:
     """Score images, files or an array: a map of Mahalanobis distances each, and its maximum.
 
-    Of a folder the scores come in the order of :func:`padim_jax.data.find_images`, sorted; of several paths in theirs.
-    All maps are held in memory, 0.2 MB an image of 224×224; ``padim score`` holds few at a time.
+    Of a folder the scores come in the order of :func:`padim_jax.images.find_images`, sorted; of several paths in
+    theirs. All maps are held in memory, 0.2 MB an image of 224×224; ``padim score`` holds few at a time.
     :func:`padim_jax.method.scoring.score` says what is computed.
 
     Args:

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from padim_jax.config import PadimConfig
-from padim_jax.data import UnreadableImage, mask_to_original, to_original
-from padim_jax.data.decode import Note
-from padim_jax.data.geometry import seen_part
-from padim_jax.data.image import read_photo
 from padim_jax.files import ScoredImage, find_summit
+from padim_jax.images import UnreadableImage, mask_to_original, to_original
+from padim_jax.images.decode import Note
+from padim_jax.images.geometry import seen_part
+from padim_jax.images.image import read_photo
 from padim_jax.pictures import picture
 
 COLUMNS = ("path", "score", "p_value", "verdict", "row", "column", "threshold", "heatmap", "note")

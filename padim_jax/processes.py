@@ -19,10 +19,10 @@ from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 
 from padim_jax.config import PadimConfig
-from padim_jax.data import stop_at_unreadable
-from padim_jax.data.decode import Note
-from padim_jax.data.folder import Batch, load_groups
 from padim_jax.fitting import Unreadable
+from padim_jax.images import stop_at_unreadable
+from padim_jax.images.decode import Note
+from padim_jax.images.folder import Batch, load_groups
 
 _ABSENT, _READ, _UNREADABLE = range(3)  # what became of a file
 _DIGEST = 16  # bytes of a file's digest
@@ -152,7 +152,7 @@ def steps(
       batch_size: files a step for each process.
       multiple: of which each step's images are filled up to one; of this process's devices.
       unreadable: called with each file of this process that can't be read; may raise to stop all of them.
-      note: as of :func:`padim_jax.data.load_batches`.
+      note: as of :func:`padim_jax.images.load_batches`.
       stopped: whether this process was asked to stop.
 
     Raises:

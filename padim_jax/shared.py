@@ -21,11 +21,11 @@ from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.artifact.ownership import is_ours, mark, remove
 from padim_jax.backbones import Backbone
 from padim_jax.calibrating import fitted_weights
-from padim_jax.data import UnreadableImage, stop_at_unreadable
-from padim_jax.data.decode import Note
 from padim_jax.files import Advance
 from padim_jax.fitting import Interrupted, Unreadable, few_sizes, ignore, in_the_way, remember_sizes
 from padim_jax.gaussians.triangle import Triangle
+from padim_jax.images import UnreadableImage, stop_at_unreadable
+from padim_jax.images.decode import Note
 from padim_jax.mesh import MeshModel, MeshMoments
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram, Method, calibration
 from padim_jax.method.records import PadimMoments

@@ -187,9 +187,9 @@ def read_images(folder: Path, seed: int, count: int) -> None:
     """Each gives pixels or ``UnreadableImage``, by every way of reading."""
     import cv2  # noqa: F401 - loaded now, so that its memory counts as nobody's
 
-    from padim_jax.data import UnreadableImage, read_image, read_roi
-    from padim_jax.data.image import measure
-    from padim_jax.data.survey import survey
+    from padim_jax.images import UnreadableImage, read_image, read_roi
+    from padim_jax.images.image import measure
+    from padim_jax.images.survey import survey
 
     def stop(error: UnreadableImage) -> None:
         raise error

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from padim_jax.data import UnreadableImage
-from padim_jax.data.decode import open_header, open_image
-from padim_jax.data.frames import MOST_COUNTED, count_frames
-from padim_jax.data.image import measure, open_mask
-from padim_jax.data.survey import survey
-from padim_jax.data.values import find_value_range
+from padim_jax.images import UnreadableImage
+from padim_jax.images.decode import open_header, open_image
+from padim_jax.images.frames import MOST_COUNTED, count_frames
+from padim_jax.images.image import measure, open_mask
+from padim_jax.images.survey import survey
+from padim_jax.images.values import find_value_range
 from tests.hostile_files import BAD
 from tests.image_files import chunk, exif, png, png_header, tiff
 
@@ -114,9 +114,9 @@ def test_no_hostile_header_takes_memory(tmp_path: Path) -> None:
     code = """if True:
         import pathlib, resource, sys
         import cv2
-        from padim_jax.data import UnreadableImage
-        from padim_jax.data.decode import open_image
-        from padim_jax.data.image import measure
+        from padim_jax.images import UnreadableImage
+        from padim_jax.images.decode import open_image
+        from padim_jax.images.image import measure
         def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
             before = peak()

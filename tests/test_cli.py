@@ -12,7 +12,7 @@ from PIL import Image
 import padim_jax as padim
 from padim_jax import cli
 from padim_jax.commands import score as commands_score
-from padim_jax.data import read_image
+from padim_jax.images import read_image
 
 SIZES = ("--image-size", "40x56", "--crop-size", "32x48", "--n-channels", "6", "--batch-size", "4")
 

@@ -22,7 +22,7 @@ from padim_jax.presets import preset
 from padim_jax.report import write_report
 from tests.datasets import write_mvtec
 from tests.runs import write_run
-from tests.test_folders import hold
+from tests.test_ownership import hold
 
 SIZES = ("--image-size", "64", "--crop-size", "56")
 Command = Callable[..., tuple[int, str]]

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.data import UnreadableImage, examples, read_image
+from padim_jax.data import examples
 from padim_jax.data.examples import Examples, list_examples, load_examples
-from padim_jax.data.image import find_defective, open_mask
 from padim_jax.data.image_folder_ad import ImageFolderAD
 from padim_jax.data.protocol import STANDARD, Protocol
+from padim_jax.images import UnreadableImage, read_image
+from padim_jax.images.image import find_defective, open_mask
 from tests.datasets import write_image, write_mvtec
 
 CONFIG = padim.PadimConfig(image_size=(80, 90), crop_size=(64, 60))

@@ -16,10 +16,10 @@ import pytest
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
 from padim_jax.cli import main
-from padim_jax.data import UnreadableImage
 from padim_jax.factory import Journal, Outcome, Terms, fit_many
 from padim_jax.fitting import Interrupted
 from padim_jax.fleet import Fleet, resident_bytes
+from padim_jax.images import UnreadableImage
 from padim_jax.manifest import Job
 from tests.conftest import SMALL, images, write_images
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.data import UnreadableImage, find_images, load_batches, read_image
-from padim_jax.data.folder import describe
+from padim_jax.images import UnreadableImage, find_images, load_batches, read_image
+from padim_jax.images.folder import describe
 
 CONFIG = padim.PadimConfig(image_size=(40, 56), crop_size=(32, 48))
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)

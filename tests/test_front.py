@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.data import UnreadableImage
+from padim_jax.images import UnreadableImage
 from padim_jax.method import scoring
 from padim_jax.method.fitting import fit as fit_arrays
 from tests.conftest import SMALL, images, write_images

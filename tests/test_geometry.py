@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.data import UnreadableImage, check_roi_size, mask_to_original, read_image, read_roi, seen, to_original
-from padim_jax.data.geometry import place
+from padim_jax.images import UnreadableImage, check_roi_size, mask_to_original, read_image, read_roi, seen, to_original
+from padim_jax.images.geometry import place
 from tests.image_files import png
 from tests.test_folder import write
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from padim_jax.data import UnreadableImage, find_images, load_batches
+from padim_jax.images import UnreadableImage, find_images, load_batches
 from tests.conftest import SMALL
 from tests.hostile_files import write_bad, write_good
 from tests.image_files import png

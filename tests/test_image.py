@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.data import UnreadableImage, load_batches, read_image
-from padim_jax.data.decode import DeepImage, open_image
-from padim_jax.data.image import measure
+from padim_jax.images import UnreadableImage, load_batches, read_image
+from padim_jax.images.decode import DeepImage, open_image
+from padim_jax.images.image import measure
 from tests.image_files import chunk, exif, png, tiff
 from tests.test_folder import write
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.data import UnreadableImage, read_image, record
+from padim_jax.data import record
 from padim_jax.data.examples import list_examples, load_examples
 from padim_jax.data.image_folder_ad import ImageFolderAD
+from padim_jax.images import UnreadableImage, read_image
 from tests.conftest import SMALL
 from tests.datasets import write_image
 

@@ -12,7 +12,7 @@ import padim_jax as padim
 from padim_jax.artifact.folder import read_manifest
 from padim_jax.artifact.ownership import LOCK, locked
 from padim_jax.commands import fit as fit_module
-from padim_jax.data import find_images
+from padim_jax.images import find_images
 from tests.conftest import SMALL, images, write_images
 from tests.test_cli import rows, run
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.data import UnreadableImage
+from padim_jax.images import UnreadableImage
 from padim_jax.method.calibration import BINS, calibration
 from padim_jax.operating_points import RATES, OperatingPoints, at_rate, leave_out, remarks
 from tests.conftest import SMALL, images

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.data import (
+from padim_jax.images import (
     UnreadableImage,
     find_images,
     find_value_range,
@@ -19,7 +19,7 @@ from padim_jax.data import (
     read_roi,
     read_roi_of,
 )
-from padim_jax.data.survey import survey
+from padim_jax.images.survey import survey
 from tests.image_files import png
 from tests.test_cli import SIZES, run
 

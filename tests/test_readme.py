@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.data import UnreadableImage, read_image
 from padim_jax.fleet import Fleet
+from padim_jax.images import UnreadableImage, read_image
 from tests.conftest import SMALL, images
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

@@ -93,7 +93,7 @@ def digests(folder: Path) -> set[str]:
 
 
 def padim_digest(path: Path) -> str:
-    from padim_jax.data.folder import digest_file
+    from padim_jax.images.folder import digest_file
 
     return digest_file(path)
 

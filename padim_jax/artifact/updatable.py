@@ -31,7 +31,7 @@ class Updatable:
     Attributes:
       backbone: the frozen network.
       moments: of all images so far.
-      images: digests of their files (see :class:`padim_jax.data.Batch`), with the weight each was folded in with;
+      images: digests of their files (see :class:`padim_jax.images.Batch`), with the weight each was folded in with;
         empty where they were not files.
       calibration: of the model that these moments give; None where it is not calibrated.
       roi: region of interest, bool (height, width) at crop size; None for everywhere.

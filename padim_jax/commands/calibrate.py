@@ -20,8 +20,8 @@ from padim_jax.calibrating import (
 )
 from padim_jax.commands.terminal import interruption, note_ignored, progress_bar, say, tell, wrong_use
 from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
-from padim_jax.data import UnreadableImage, find_images
 from padim_jax.fitting import Interrupted, Unreadable
+from padim_jax.images import UnreadableImage, find_images
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold
 from padim_jax.method.records import Padim
 

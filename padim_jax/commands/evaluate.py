@@ -31,9 +31,9 @@ from padim_jax.commands.terminal import (
     wrong_use,
 )
 from padim_jax.config import ProtocolName
-from padim_jax.data import UnreadableImage
 from padim_jax.data.protocol import Protocol
 from padim_jax.files import Advance
+from padim_jax.images import UnreadableImage
 from padim_jax.presets import Preset, preset
 
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for

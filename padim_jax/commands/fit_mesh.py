@@ -17,8 +17,8 @@ from padim_jax.calibrating import TooFewImages, calibration_files, can_leave_out
 from padim_jax.commands.calibrate import going_on, rates_of, stop_and_say
 from padim_jax.commands.terminal import Notes, interruption, keep_stdout, progress_bar, say, wrong_use
 from padim_jax.config import PadimConfig
-from padim_jax.data import UnreadableImage
 from padim_jax.fitting import Interrupted, identity
+from padim_jax.images import UnreadableImage
 from padim_jax.mesh import MeshModel
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.fitting import init

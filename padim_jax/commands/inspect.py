@@ -12,7 +12,7 @@ from padim_jax.artifact.ownership import claim
 from padim_jax.commands.inspect_folder import folder_lines, inspect_folder
 from padim_jax.commands.inspect_model import inspect_model, model_lines
 from padim_jax.commands.terminal import note_ignored, tell
-from padim_jax.data import find_images
+from padim_jax.images import find_images
 
 _WRITTEN = ("images.csv", "suspects.png", "mean.png", "log_determinant.png", "two_peaks.png")
 

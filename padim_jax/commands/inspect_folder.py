@@ -15,12 +15,12 @@ from padim_jax.backbones import load_backbone
 from padim_jax.calibrating import left_out_files
 from padim_jax.commands.calibrate import images_of, load_any
 from padim_jax.commands.terminal import printable, progress_bar
-from padim_jax.data import UnreadableImage, find_value_range
-from padim_jax.data.folder import FoundImages, describe
-from padim_jax.data.frames import frames_in_words
-from padim_jax.data.survey import Depth, ImageFacts, find_duplicates, find_equal_pixels, find_oddities, survey
 from padim_jax.files import ScoredImage, find_summit, score_files
 from padim_jax.fitting import fit_files
+from padim_jax.images import UnreadableImage, find_value_range
+from padim_jax.images.folder import FoundImages, describe
+from padim_jax.images.frames import frames_in_words
+from padim_jax.images.survey import Depth, ImageFacts, find_duplicates, find_equal_pixels, find_oddities, survey
 from padim_jax.inspection import OUTLIER_RANGES, outlier_limit, rank_p_values
 from padim_jax.method.fitting import finalize
 from padim_jax.method.records import Padim

@@ -13,8 +13,8 @@ from padim_jax.artifact import Updatable
 from padim_jax.artifact.folder import read_manifest
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import progress_bar
-from padim_jax.data import UnreadableImage, load_batches
 from padim_jax.gaussians.forms import LowRankGaussian
+from padim_jax.images import UnreadableImage, load_batches
 from padim_jax.inspection import (
     MOST_FOR_PEAKS,
     find_conditions,

@@ -23,9 +23,9 @@ from padim_jax.commands.terminal import (
     tell,
     wrong_use,
 )
-from padim_jax.data import UnreadableImage, find_images, read_roi_of
-from padim_jax.data.folder import digest_file
 from padim_jax.files import FittedOn, ScoredImage, score_files
+from padim_jax.images import UnreadableImage, find_images, read_roi_of
+from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import narrowed

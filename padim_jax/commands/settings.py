@@ -8,7 +8,7 @@ from typing import Any
 from padim_jax.backbones import BACKBONES, Backbone, load_backbone
 from padim_jax.commands.terminal import megabytes, progress_bar, say, wrong_use
 from padim_jax.config import PadimConfig
-from padim_jax.data import find_value_range
+from padim_jax.images import find_value_range
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.presets import preset
 

@@ -125,7 +125,7 @@ def megabytes(advance: Advance) -> Callable[[str, int, int], None]:
 def note_ignored(ignored: Mapping[str, int], where: str = "") -> None:
     """Say which files a search passed over."""
     if ignored:
-        from padim_jax.data.folder import describe
+        from padim_jax.images.folder import describe
 
         say(f"ignored files that are not images{where and f' in {where}'}: {describe(ignored)}")
 

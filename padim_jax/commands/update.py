@@ -27,9 +27,9 @@ from padim_jax.commands.terminal import (
     say,
     tell,
 )
-from padim_jax.data import UnreadableImage, find_images
-from padim_jax.data.folder import digest_file
 from padim_jax.fitting import MOST_SIZES, Folded, Interrupted, fold_files
+from padim_jax.images import UnreadableImage, find_images
+from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold, joined
 from padim_jax.method.fitting import forget, init, merge
 

@@ -1,13 +1,11 @@
-"""Images from disk: finding, reading, batching; and from what the network saw back to their pixels."""
+"""Labelled data sets, by TensorFlow Datasets where it has them.
 
-from padim_jax.data.decode import UnreadableImage
-from padim_jax.data.folder import Batch, FoundImages, find_images, load_batches, stop_at_unreadable
-from padim_jax.data.geometry import mask_to_original, seen, to_original
-from padim_jax.data.image import read_image
-from padim_jax.data.roi import check_roi_size, read_roi, read_roi_of
-from padim_jax.data.values import find_value_range
+What reads image files lives in :mod:`padim_jax.images`; its names are found here too, where they used to be.
+"""
 
-__all__ = [
+from padim_jax.lazy import lazily
+
+_MOVED = (
     "Batch",
     "FoundImages",
     "UnreadableImage",
@@ -22,4 +20,5 @@ __all__ = [
     "seen",
     "stop_at_unreadable",
     "to_original",
-]
+)
+__getattr__, __dir__ = lazily(__name__, {"padim_jax.images": _MOVED})

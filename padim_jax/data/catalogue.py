@@ -53,7 +53,7 @@ class Category:
 
 
 def ignored_files(builder: tfds.core.DatasetBuilder) -> Mapping[str, int]:
-    """Files among the images that are none, by suffix; as :func:`padim_jax.data.find_images` counts them."""
+    """Files among the images that are none, by suffix; as :func:`padim_jax.images.find_images` counts them."""
     return builder.found.ignored if isinstance(builder, ImageFolderAD | MVTecAD) else {}
 
 

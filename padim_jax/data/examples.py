@@ -13,9 +13,9 @@ import tensorflow_datasets as tfds
 from jaxtyping import Bool, UInt8
 
 from padim_jax.config import PadimConfig
-from padim_jax.data.image import find_defective, open_image, open_mask, resize, resize_mask
 from padim_jax.data.protocol import STANDARD, Placement, Protocol, place_image, place_mask
 from padim_jax.data.record import RAW
+from padim_jax.images.image import find_defective, open_image, open_mask, resize, resize_mask
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def load_examples(
     indices: Sequence[int] | None = None,
     with_masks: bool = True,
 ) -> Iterator[Examples]:
-    """Examples of a prepared split, read as :func:`padim_jax.data.read_image` reads files.
+    """Examples of a prepared split, read as :func:`padim_jax.images.read_image` reads files.
 
     Grain's threads stay two batches ahead; they end with the iterator, also with one that is given up early.
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from padim_jax.data.folder import find_images
-from padim_jax.data.image import measure
 from padim_jax.data.record import BAD, GOOD, KeyedExample, empty_mask, shards
+from padim_jax.images.folder import find_images
+from padim_jax.images.image import measure
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class FoundExamples:
 
     Attributes:
       splits: examples by split, by folder and file name.
-      ignored: files that are no images, as :func:`padim_jax.data.find_images` counts them.
+      ignored: files that are no images, as :func:`padim_jax.images.find_images` counts them.
     """
 
     splits: dict[str, list[FoundExample]]

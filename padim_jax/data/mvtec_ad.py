@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from etils import epath
 
-from padim_jax.data.folder import find_images
 from padim_jax.data.layout import find_examples, find_splits, write_shards
 from padim_jax.data.record import GOOD, dataset_info, fingerprint
+from padim_jax.images.folder import find_images
 
 HOMEPAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 LICENCE = "CC BY-NC-SA 4.0"

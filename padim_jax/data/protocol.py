@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from padim_jax.config import PadimConfig, ProtocolName
-from padim_jax.data.image import centre_crop, crop, resampling
+from padim_jax.images.image import centre_crop, crop, resampling
 
 LARGEST_ANGLE = 10.0  # degrees; arXiv 2011.08785, section IV-A
 

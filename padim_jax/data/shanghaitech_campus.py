@@ -13,10 +13,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
-from padim_jax.data.image import measure
 from padim_jax.data.record import GOOD, KeyedExample, dataset_info, empty_mask, fingerprint, png, shards
 from padim_jax.data.shanghaitech_layout import HOMEPAGE, SCENES, find_campus
 from padim_jax.data.video import count_frames, read_frames
+from padim_jax.images.image import measure
 
 ABNORMAL = "abnormal event"
 DISAGREEING = "test_frames_whose_label_and_mask_disagree"

@@ -62,7 +62,7 @@ def check_images(call: str, images: Array | np.ndarray, config: PadimConfig) -> 
         hint = "smaller than the crop: " if smaller else ""
         raise ValueError(
             f"{call}: images are {hint}{tuple(images.shape)}, wanted ({wanted}) by crop_size={config.crop}; "
-            "resize and crop them first (padim_jax.data does), or set crop_size"
+            "resize and crop them first (padim_jax.images does), or set crop_size"
         )
 
 

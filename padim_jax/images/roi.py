@@ -8,8 +8,8 @@ from jaxtyping import Bool
 from PIL import Image
 
 from padim_jax.config import PadimConfig
-from padim_jax.data.decode import DeepImage, FilePath, UnreadableImage, open_image
-from padim_jax.data.image import centre_crop, find_defective, measure, resize_mask
+from padim_jax.images.decode import DeepImage, FilePath, UnreadableImage, open_image
+from padim_jax.images.image import centre_crop, find_defective, measure, resize_mask
 
 
 def read_roi(

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from padim_jax.config import PadimConfig
-from padim_jax.data.decode import FilePath, Note, UnreadableImage, open_image, read_file
-from padim_jax.data.image import centre_crop, resize
+from padim_jax.images.decode import FilePath, Note, UnreadableImage, open_image, read_file
+from padim_jax.images.image import centre_crop, resize
 
 SUFFIXES = frozenset(".png .jpg .jpeg .bmp .tif .tiff .webp .ppm .pgm .gif".split())
 

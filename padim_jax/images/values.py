@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from padim_jax.data.decode import (
+from padim_jax.images.decode import (
     DeepImage,
     FilePath,
     UnreadableImage,

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from padim_jax.config import PadimConfig
-from padim_jax.data.decode import (
+from padim_jax.images.decode import (
     DeepImage,
     FilePath,
     Note,
@@ -21,8 +21,8 @@ from padim_jax.data.decode import (
     reasons,
     upright_size,
 )
-from padim_jax.data.geometry import Placing, crop_corner, place, seen_part
-from padim_jax.data.png import check_parts
+from padim_jax.images.geometry import Placing, crop_corner, place, seen_part
+from padim_jax.images.png import check_parts
 
 
 def read_image(
@@ -37,7 +37,7 @@ def read_image(
       path: the file.
       config: sizes, interpolation, value range.
       content: the file's bytes, where they don't lie at ``path``.
-      note: as of :func:`padim_jax.data.decode.open_image`.
+      note: as of :func:`padim_jax.images.decode.open_image`.
 
     Raises:
       UnreadableImage: as ``open_image``; of another depth than ``value_range`` is for, values outside it, or smaller

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from padim_jax.data.decode import (
+from padim_jax.images.decode import (
     DeepImage,
     FilePath,
     UnreadableImage,
@@ -22,8 +22,8 @@ from padim_jax.data.decode import (
     reasons,
     upright_size,
 )
-from padim_jax.data.folder import digest_of
-from padim_jax.data.frames import count_frames
+from padim_jax.images.folder import digest_of
+from padim_jax.images.frames import count_frames
 
 Depth = Literal["8 bits", "integers", "floats"]
 
@@ -52,7 +52,7 @@ class ImageFacts:
       bits: of each channel, as stored.
       size: (width, height) of the upright image, in pixels.
       frames: how many it holds, counted up to 100; the first is the image.
-      digest: of its content, as :class:`padim_jax.data.Batch` has them.
+      digest: of its content, as :class:`padim_jax.images.Batch` has them.
       pixel_digest: of its decoded pixels, equal for equal pixels in whatever file; None where they were not decoded.
       depth: kind of its values; None where they were not decoded.
       notes: what was decided when it was decoded, as that transparent pixels were laid on black.

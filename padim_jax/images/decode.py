@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float32, Real, Shaped
 from PIL import Image, ImageFile
 
-from padim_jax.data.frames import count_frames, frames_in_words
-from padim_jax.data.png import check_parts, check_sums
+from padim_jax.images.frames import count_frames, frames_in_words
+from padim_jax.images.png import check_parts, check_sums
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # the ones whose depth we can tell
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
