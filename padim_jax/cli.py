@@ -122,8 +122,8 @@ def _fail(debug: bool, message: str, code: int) -> int:
     first, *more = message.split("\n  ")  # an error that lists entries indents them
     say(f"padim: error: {first}" + (f" … and {len(more)} more lines (--debug shows them)" if more else ""))
     sys.stdout.flush()
-    if "padim_jax.processes" in sys.modules:  # there are no others to leave before
-        from padim_jax.processes import leave
+    if "padim_jax.mesh.processes" in sys.modules:  # there are no others to leave before
+        from padim_jax.mesh.processes import leave
 
         leave(code)
     return code

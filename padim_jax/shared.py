@@ -27,9 +27,9 @@ from padim_jax.gaussians.triangle import Triangle
 from padim_jax.images import UnreadableImage, stop_at_unreadable
 from padim_jax.images.decode import Note
 from padim_jax.mesh import MeshModel, MeshMoments
+from padim_jax.mesh.processes import gathered, steps, together
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram, Method, calibration
 from padim_jax.method.records import PadimMoments
-from padim_jax.processes import gathered, steps, together
 
 
 @dataclass

@@ -20,9 +20,9 @@ from padim_jax.config import PadimConfig
 from padim_jax.fitting import Interrupted, identity
 from padim_jax.images import UnreadableImage
 from padim_jax.mesh import MeshModel
+from padim_jax.mesh.processes import agreed, connect, together
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.fitting import init
-from padim_jax.processes import agreed, connect, together
 from padim_jax.shared import MeshCheckpoint, Shared, calibrate_shared, fold_shared, save_shared
 
 
