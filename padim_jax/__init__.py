@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from padim_jax.artifact.folder import ArtifactError
     from padim_jax.backbones import BACKBONES, Backbone, extract, load_backbone
     from padim_jax.config import PadimConfig
-    from padim_jax.front import calibrate, fit, score
     from padim_jax.method.calibration import Calibration
     from padim_jax.method.fitting import accumulate, finalize, forget, init, merge, update
     from padim_jax.method.records import Padim, PadimMoments, Scores
     from padim_jax.method.scoring import with_roi, with_solver, with_threshold
+    from padim_jax.runs.api import calibrate, fit, score
 else:  # the command line would wait for JAX to say its version
     __getattr__, __dir__ = lazily(
         __name__,
@@ -27,7 +27,7 @@ else:  # the command line would wait for JAX to say its version
             "padim_jax.backbones": ("BACKBONES", "Backbone", "extract", "load_backbone"),
             "padim_jax.method.calibration": ("Calibration",),
             "padim_jax.config": ("PadimConfig",),
-            "padim_jax.front": ("calibrate", "fit", "score"),
+            "padim_jax.runs.api": ("calibrate", "fit", "score"),
             "padim_jax.method.records": ("Padim", "PadimMoments", "Scores"),
             "padim_jax.method.fitting": ("accumulate", "finalize", "forget", "init", "merge", "update"),
             "padim_jax.method.scoring": ("with_roi", "with_solver", "with_threshold"),

@@ -26,7 +26,6 @@ from padim_jax.artifact.folder import Stored, read_manifest, write
 from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.config import Form, PadimConfig
 from padim_jax.cost import Cost, compiled, measured, resident
-from padim_jax.files import ScoredImage
 from padim_jax.gaussians import gaussian, packing
 from padim_jax.gaussians.gaussian import WhitenedGaussian
 from padim_jax.gaussians.leave_one_out import leave_one_out
@@ -37,7 +36,8 @@ from padim_jax.method.calibration import BINS
 from padim_jax.method.embedding import draw_embedding, embed
 from padim_jax.method.projection import semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
-from padim_jax.outputs import LONGEST_SIDE, write_heatmap
+from padim_jax.runs.outputs import LONGEST_SIDE, write_heatmap
+from padim_jax.runs.score import ScoredImage
 
 PIECE_BYTES = 128 * 2**20  # of the scatter that is really computed with
 FORMS = get_args(Form)

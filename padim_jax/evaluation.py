@@ -29,7 +29,6 @@ from padim_jax.data.catalogue import Category, Part, assign_roles
 from padim_jax.data.examples import Examples, load_examples
 from padim_jax.data.protocol import Protocol
 from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
-from padim_jax.files import Advance, Rereadable, fill_up
 from padim_jax.gallery import Entry, Gallery, encode
 from padim_jax.method.fitting import fit
 from padim_jax.method.records import Padim
@@ -38,6 +37,7 @@ from padim_jax.metrics import PixelScores, image_metrics
 from padim_jax.operating_points import OperatingPoints, leave_out
 from padim_jax.presets import Preset, published
 from padim_jax.report import FORMAT, RUN_FILE, SCHEMA
+from padim_jax.runs.score import Advance, Rereadable, fill_up
 from weights_conversion.atomic import write_atomically
 
 _VERSIONS = ("padim-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn", "pillow", "grain")

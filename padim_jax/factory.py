@@ -22,9 +22,7 @@ import jax
 from padim_jax.artifact.folder import ArtifactError, check_writable, is_whole, read_manifest
 from padim_jax.artifact.ownership import locked
 from padim_jax.backbones import Backbone
-from padim_jax.calibrating import TooFewImages, calibrate_files, calibration_files, check_others
 from padim_jax.config import PadimConfig
-from padim_jax.fitting import Checkpoint, Interrupted, finish, fit_files, identity
 from padim_jax.gaussians import gaussian
 from padim_jax.images import find_images, find_value_range, read_roi_of, stop_at_unreadable
 from padim_jax.images.decode import Note
@@ -33,6 +31,8 @@ from padim_jax.manifest import Job
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.method.records import Padim
+from padim_jax.runs.calibrate import TooFewImages, calibrate_files, calibration_files, check_others
+from padim_jax.runs.fold import Checkpoint, Interrupted, finish, fit_files, identity
 
 Status = Literal["fitted", "kept", "failed"]  # kept: it was there already, made from the same files and settings
 

@@ -17,7 +17,6 @@ from PIL import Image
 from padim_jax.artifact import load
 from padim_jax.artifact.folder import damaged, read_manifest
 from padim_jax.config import PadimConfig
-from padim_jax.files import Advance, ScoredImage, fill_up, filled_size, score_files
 from padim_jax.gaussians import packing, triangle
 from padim_jax.images import UnreadableImage, read_image
 from padim_jax.images.decode import Note
@@ -26,6 +25,7 @@ from padim_jax.method.calibration import on_host
 from padim_jax.method.checks import check_images
 from padim_jax.method.records import Padim, Scores
 from padim_jax.method.scoring import score
+from padim_jax.runs.score import Advance, ScoredImage, fill_up, filled_size, score_files
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -147,7 +147,9 @@ class Fleet:
         advance: Advance = lambda count: None,
         note: Note | None = None,
     ) -> Iterator[tuple[str, ScoredImage]]:
-        """Score image files, each by the model it is given with: :func:`padim_jax.files.score_files` for many models.
+        """Score image files, each by the model it is given with.
+
+        :func:`padim_jax.runs.score.score_files` does the same with one model.
 
         Args:
           routes: names of models and files.

@@ -10,7 +10,7 @@ from typing import Any
 from padim_jax.artifact import ownership
 from padim_jax.operating_points import RATES, at_rate, remarks
 from padim_jax.presets import Published, published
-from padim_jax.tables import write_table
+from padim_jax.runs.tables import write_table
 from weights_conversion.atomic import write_atomically
 
 METRICS: Mapping[str, tuple[str, str]] = {  # where each stands in run.json

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax import calibrating, fitting
+from padim_jax.runs import calibrate, fold
 from tests.conftest import SMALL, images, write_images
 from tests.test_cli import rows, run
 
@@ -223,7 +223,7 @@ def test_masks_maps_and_region(folders: Path, capsys: Capture) -> None:
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, batches: int, module: str = "accumulate") -> None:
     """Ctrl-C while the batch after so many is computed."""
-    plain: Callable = getattr(fitting, module)
+    plain: Callable = getattr(fold, module)
 
     def interrupted(*arguments: object, **settings: object):
         for index, moments in enumerate(plain(*arguments, **settings)):
@@ -232,7 +232,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, batches: int, module: str =
             yield moments
 
     assert threading.current_thread() is threading.main_thread()
-    monkeypatch.setattr(fitting, module, interrupted)
+    monkeypatch.setattr(fold, module, interrupted)
 
 
 @pytest.mark.parametrize("projection", ["random-channels", "principal-components"])
@@ -250,9 +250,9 @@ def test_an_interrupted_fit_goes_on(
     assert not (folders / "m").exists()
     assert padim.load_updatable(folders / "m.unfinished").moments.count == 8
     read: list[int] = []
-    plain = fitting.load_batches
+    plain = fold.load_batches
     with monkeypatch.context() as patch:
-        for module in (fitting, calibrating):
+        for module in (fold, calibrate):
             patch.setattr(
                 module, "load_batches", lambda paths, *a, **k: (read.append(len(paths)), plain(paths, *a, **k))[1]
             )
@@ -278,13 +278,13 @@ def test_checkpoints_are_written_as_often_as_asked(
     folders: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    plain = fitting.Checkpoint.write
+    plain = fold.Checkpoint.write
 
-    def write(self: fitting.Checkpoint, backbone: padim.Backbone, folded: fitting.Folded) -> None:
+    def write(self: fold.Checkpoint, backbone: padim.Backbone, folded: fold.Folded) -> None:
         written.append(folded.done)
         plain(self, backbone, folded)
 
-    monkeypatch.setattr(fitting.Checkpoint, "write", write)
+    monkeypatch.setattr(fold.Checkpoint, "write", write)
     fit(capsys, folders / "first", folders / "m", "--checkpoint-every", "8")
     assert written == [8]
 

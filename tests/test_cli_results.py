@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax import files
 from padim_jax.artifact.ownership import MARKER, mark
 from padim_jax.commands import score as commands_score
-from padim_jax.tables import original_text
+from padim_jax.runs import score as runs_score
+from padim_jax.runs.tables import original_text
 from tests.conftest import images, write_images
 from tests.test_cli import rows, run
 
@@ -231,7 +231,7 @@ def test_a_full_disk_takes_one_line_and_the_command_goes_on(
     models: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limited = (
-        "import resource, sys\nfrom padim_jax import cli, outputs\nplain = outputs.write_heatmap\n"
+        "import resource, sys\nfrom padim_jax import cli\nfrom padim_jax.runs import outputs\nplain = outputs.write_heatmap\n"
         "def write(target, *more, **named):\n"
         "    if target.name == '006.png.png': resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "    plain(target, *more, **named)\n"
@@ -308,9 +308,9 @@ def test_a_stopped_run_goes_on_where_it_was(
     with (out / "unfinished" / "scores.csv").open("ab") as stream:
         stream.write(b'"/cut sho')  # as a power cut leaves it
     asked: list[Path] = []
-    plain = files.load_batches
+    plain = runs_score.load_batches
     with monkeypatch.context() as patch:
-        patch.setattr(files, "load_batches", lambda paths, *a: (asked.extend(paths), plain(paths, *a))[1])
+        patch.setattr(runs_score, "load_batches", lambda paths, *a: (asked.extend(paths), plain(paths, *a))[1])
         code, _, err = run(capsys, *command, out)
     assert code == 1  # of the files that can't be read
     assert "going on: " in err
@@ -322,7 +322,7 @@ def test_a_stopped_run_goes_on_where_it_was(
 
 def test_a_killed_process_loses_nothing(models: Path, tmp_path: Path, capsys: Capture) -> None:
     deadly = (
-        "import os, signal, sys\nfrom padim_jax import cli\nfrom padim_jax.unfinished import Unfinished\n"
+        "import os, signal, sys\nfrom padim_jax import cli\nfrom padim_jax.runs.unfinished import Unfinished\n"
         "plain, seen = Unfinished.add, []\n"
         "def add(self, cells):\n"
         "    plain(self, cells); seen.append(cells)\n"
@@ -382,8 +382,8 @@ def test_a_finished_run_starts_anew(models: Path, tmp_path: Path, capsys: Captur
 
 def test_the_rest_is_computed_as_in_the_whole_run(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    plain = files.fill_up
-    monkeypatch.setattr(files, "fill_up", lambda batch, size: (sizes.append(size), plain(batch, size))[1])
+    plain = runs_score.fill_up
+    monkeypatch.setattr(runs_score, "fill_up", lambda batch, size: (sizes.append(size), plain(batch, size))[1])
     model, paths = padim.load(models / "m"), sorted((models / "new").iterdir())
-    assert len(list(files.score_files(model, paths[8:9], batch_size=4, total=9))) == 1
+    assert len(list(runs_score.score_files(model, paths[8:9], batch_size=4, total=9))) == 1
     assert sizes == [4]

@@ -8,8 +8,8 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.commands import score_many
-from padim_jax.tables import write_table
-from padim_jax.unfinished import Unfinished
+from padim_jax.runs.tables import write_table
+from padim_jax.runs.unfinished import Unfinished
 from tests.conftest import images, write_images
 from tests.test_cli import rows, run
 from tests.test_cli_results import COLUMNS, SEEN, SIZES, content, killed

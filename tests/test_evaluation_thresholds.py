@@ -14,9 +14,9 @@ from padim_jax import cli
 from padim_jax.data.catalogue import Category, find_categories, prepare
 from padim_jax.data.protocol import STANDARD, Protocol
 from padim_jax.evaluation import Run, earlier, evaluate, finished, place
-from padim_jax.files import Advance
 from padim_jax.images import read_image
 from padim_jax.presets import preset
+from padim_jax.runs.score import Advance
 from tests.datasets import write_mvtec
 
 SIZES = ("--image-size", "64", "--crop-size", "56")

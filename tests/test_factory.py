@@ -17,10 +17,10 @@ import padim_jax as padim
 from padim_jax.artifact import load_updatable
 from padim_jax.cli import main
 from padim_jax.factory import Journal, Outcome, Terms, fit_many
-from padim_jax.fitting import Interrupted
 from padim_jax.fleet import Fleet, resident_bytes
 from padim_jax.images import UnreadableImage
 from padim_jax.manifest import Job
+from padim_jax.runs.fold import Interrupted
 from tests.conftest import SMALL, images, write_images
 
 SETTINGS = "--tap block2 --tap block4 --n-channels 12 --image-size 40x56 --crop-size 32x48 --sigma 1.5".split()

@@ -88,7 +88,7 @@ def test_fit_many_leaves_a_folder_in_its_way_alone(folder: Path, capsys: Capture
 
 
 def test_an_unfinished_fit_with_something_of_yours_in_it_is_not_removed(folder: Path) -> None:
-    from padim_jax.fitting import Checkpoint, Folded
+    from padim_jax.runs.fold import Checkpoint, Folded
 
     stored = padim.load_updatable(folder / "model")
     checkpoint = Checkpoint(folder / "m.unfinished", "x")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from padim_jax.outputs import Row, result_places
-from padim_jax.tables import cell_text, original_text
-from padim_jax.unfinished import Position, find_position
+from padim_jax.runs.outputs import Row, result_places
+from padim_jax.runs.tables import cell_text, original_text
+from padim_jax.runs.unfinished import Position, find_position
 
 ROOT = Path("/data")
 

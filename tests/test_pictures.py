@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from padim_jax.config import PadimConfig
-from padim_jax.files import ScoredImage
 from padim_jax.images import UnreadableImage, seen
 from padim_jax.images.geometry import place_in_original, seen_part
 from padim_jax.images.image import read_photo
-from padim_jax.outputs import write_heatmap
 from padim_jax.pictures import picture
+from padim_jax.runs.outputs import write_heatmap
+from padim_jax.runs.score import ScoredImage
 from tests.image_files import png
 
 HEAD, GAP = 20, 6

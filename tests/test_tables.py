@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from padim_jax.tables import cell_text, original_text, read_lines, table_line, write_table
+from padim_jax.runs.tables import cell_text, original_text, read_lines, table_line, write_table
 
 NAMES = [
     "plain.png",

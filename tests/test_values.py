@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.fitting import fit_files
 from padim_jax.images import UnreadableImage, find_value_range
+from padim_jax.runs.fold import fit_files
 from tests.image_files import png, tiff
 from tests.test_cli import SIZES, rows, run
 from tests.test_folder import write

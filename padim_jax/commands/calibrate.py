@@ -12,18 +12,18 @@ from jaxtyping import Float
 from padim_jax.artifact import Updatable, lived_on, load, load_image_sizes, load_updatable, save, save_updatable
 from padim_jax.artifact.folder import check_writable, read_manifest
 from padim_jax.artifact.ownership import locked
-from padim_jax.calibrating import (
+from padim_jax.commands.terminal import interruption, note_ignored, progress_bar, say, tell, wrong_use
+from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
+from padim_jax.images import UnreadableImage, find_images
+from padim_jax.method.calibration import Calibration, at_rates, at_threshold
+from padim_jax.method.records import Padim
+from padim_jax.runs.calibrate import (
     TooFewImages,
     calibrate_files,
     calibration_files,
     check_others,
 )
-from padim_jax.commands.terminal import interruption, note_ignored, progress_bar, say, tell, wrong_use
-from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
-from padim_jax.fitting import Interrupted, Unreadable
-from padim_jax.images import UnreadableImage, find_images
-from padim_jax.method.calibration import Calibration, at_rates, at_threshold
-from padim_jax.method.records import Padim
+from padim_jax.runs.fold import Interrupted, Unreadable
 
 _METHODS = {
     "leave-one-out": "leave-one-out",

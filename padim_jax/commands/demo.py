@@ -7,14 +7,14 @@ from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import claim
 from padim_jax.backbones import load_backbone
-from padim_jax.calibrating import calibrate_files
 from padim_jax.commands.terminal import progress_bar, tell
 from padim_jax.demo import demo_split
-from padim_jax.files import score_files
-from padim_jax.fitting import fit_files
 from padim_jax.method.fitting import finalize
-from padim_jax.outputs import ResultSpool, write_heatmap
 from padim_jax.presets import preset
+from padim_jax.runs.calibrate import calibrate_files
+from padim_jax.runs.fold import fit_files
+from padim_jax.runs.outputs import ResultSpool, write_heatmap
+from padim_jax.runs.score import score_files
 
 _RATE = 0.05
 

@@ -32,9 +32,9 @@ from padim_jax.commands.terminal import (
 )
 from padim_jax.config import ProtocolName
 from padim_jax.data.protocol import Protocol
-from padim_jax.files import Advance
 from padim_jax.images import UnreadableImage
 from padim_jax.presets import Preset, preset
+from padim_jax.runs.score import Advance
 
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
     from padim_jax.data.catalogue import Category

@@ -31,12 +31,12 @@ from padim_jax.commands.terminal import (
     tell,
 )
 from padim_jax.config import PadimConfig
-from padim_jax.fitting import Checkpoint, finish, fit_files, identity
 from padim_jax.images import find_images, read_roi_of, seen
 from padim_jax.images.image import measure
 from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.records import Padim
-from padim_jax.shared import MeshCheckpoint
+from padim_jax.runs.fold import Checkpoint, finish, fit_files, identity
+from padim_jax.runs.mesh_fold import MeshCheckpoint
 
 
 def fit_command(

@@ -15,7 +15,7 @@ from padim_jax.commands.settings import chosen, loaded
 from padim_jax.commands.terminal import Notes, interruption, progress_bar, say, tell, wrong_use
 from padim_jax.factory import Journal, Outcome, Terms, fit_many
 from padim_jax.manifest import LIST, Job, read_jobs
-from padim_jax.tables import write_table
+from padim_jax.runs.tables import write_table
 
 
 def fit_many_command(

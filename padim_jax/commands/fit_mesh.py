@@ -13,17 +13,17 @@ from jax.sharding import Mesh
 
 from padim_jax import mesh as meshes
 from padim_jax.backbones import Backbone
-from padim_jax.calibrating import TooFewImages, calibration_files, can_leave_out, check_plausible, few_of
 from padim_jax.commands.calibrate import going_on, rates_of, stop_and_say
 from padim_jax.commands.terminal import Notes, interruption, keep_stdout, progress_bar, say, wrong_use
 from padim_jax.config import PadimConfig
-from padim_jax.fitting import Interrupted, identity
 from padim_jax.images import UnreadableImage
 from padim_jax.mesh import MeshModel
 from padim_jax.mesh.processes import agreed, connect, together
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.fitting import init
-from padim_jax.shared import MeshCheckpoint, Shared, calibrate_shared, fold_shared, save_shared
+from padim_jax.runs.calibrate import TooFewImages, calibration_files, can_leave_out, check_plausible, few_of
+from padim_jax.runs.fold import Interrupted, identity
+from padim_jax.runs.mesh_fold import MeshCheckpoint, Shared, calibrate_shared, fold_shared, save_shared
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,8 @@ from PIL import Image
 
 from padim_jax.artifact import Updatable
 from padim_jax.backbones import load_backbone
-from padim_jax.calibrating import left_out_files
 from padim_jax.commands.calibrate import images_of, load_any
 from padim_jax.commands.terminal import printable, progress_bar
-from padim_jax.files import ScoredImage, find_summit, score_files
-from padim_jax.fitting import fit_files
 from padim_jax.images import UnreadableImage, find_value_range
 from padim_jax.images.folder import FoundImages, describe
 from padim_jax.images.frames import frames_in_words
@@ -26,7 +23,10 @@ from padim_jax.method.fitting import finalize
 from padim_jax.method.records import Padim
 from padim_jax.pictures import picture
 from padim_jax.presets import preset
-from padim_jax.tables import write_table
+from padim_jax.runs.calibrate import left_out_files
+from padim_jax.runs.fold import fit_files
+from padim_jax.runs.score import ScoredImage, find_summit, score_files
+from padim_jax.runs.tables import write_table
 
 _PRESET = "lite0"
 _SHOWN = 10  # files on a line; --json and --out have all

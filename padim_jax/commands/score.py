@@ -23,13 +23,12 @@ from padim_jax.commands.terminal import (
     tell,
     wrong_use,
 )
-from padim_jax.files import FittedOn, ScoredImage, score_files
 from padim_jax.images import UnreadableImage, find_images, read_roi_of
 from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import narrowed
-from padim_jax.outputs import (
+from padim_jax.runs.outputs import (
     ResultSpool,
     Row,
     common_folder,
@@ -39,7 +38,8 @@ from padim_jax.outputs import (
     write_mask,
     written,
 )
-from padim_jax.unfinished import (
+from padim_jax.runs.score import FittedOn, ScoredImage, score_files
+from padim_jax.runs.unfinished import (
     SCORES,
     UNFINISHED,
     Unfinished,

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from padim_jax.artifact import Updatable, lived_on, load_updatable, save_updatable
 from padim_jax.artifact.folder import check_writable, undo
 from padim_jax.artifact.ownership import locked
-from padim_jax.calibrating import LEAST_P, compare, held_out_scores
 from padim_jax.commands.calibrate import (
     calibrated,
     describe_calibration,
@@ -27,11 +26,12 @@ from padim_jax.commands.terminal import (
     say,
     tell,
 )
-from padim_jax.fitting import MOST_SIZES, Folded, Interrupted, fold_files
 from padim_jax.images import UnreadableImage, find_images
 from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold, joined
 from padim_jax.method.fitting import forget, init, merge
+from padim_jax.runs.calibrate import LEAST_P, compare, held_out_scores
+from padim_jax.runs.fold import MOST_SIZES, Folded, Interrupted, fold_files
 
 
 def update_command(

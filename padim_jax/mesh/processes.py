@@ -19,10 +19,10 @@ from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 
 from padim_jax.config import PadimConfig
-from padim_jax.fitting import Unreadable
 from padim_jax.images import stop_at_unreadable
 from padim_jax.images.decode import Note
 from padim_jax.images.folder import Batch, load_groups
+from padim_jax.runs.fold import Unreadable
 
 _ABSENT, _READ, _UNREADABLE = range(3)  # what became of a file
 _DIGEST = 16  # bytes of a file's digest

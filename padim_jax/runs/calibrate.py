@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from padim_jax.files import Advance, ScoredImage, score_files
-from padim_jax.fitting import Interrupted, Unreadable, ignore
 from padim_jax.images import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.images.folder import Batch, digest_file
 from padim_jax.method.alignment import remarks
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import calibrate, leave_one_out_scores
+from padim_jax.runs.fold import Interrupted, Unreadable, ignore
+from padim_jax.runs.score import Advance, ScoredImage, score_files
 
 Tell = Callable[[str], None]  # told what is worth knowing, in a sentence
 
@@ -319,7 +319,7 @@ def left_out_files(
 ) -> Iterator[ScoredImage]:
     """Score image files that a model was fitted on, each by the model of all the others, in order.
 
-    As :func:`padim_jax.files.score_files` does for others; ``images`` are those of the fit with their weights.
+    As :func:`padim_jax.runs.score.score_files` does for others; ``images`` are those of the fit with their weights.
 
     Raises:
       UnreadableImage: from ``unreadable``.

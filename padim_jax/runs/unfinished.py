@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from padim_jax.artifact.ownership import LOCK, is_ours, mark, remove
-from padim_jax.outputs import COLUMNS
-from padim_jax.tables import original_text, read_lines, table_line, write_table
+from padim_jax.runs.outputs import COLUMNS
+from padim_jax.runs.tables import original_text, read_lines, table_line, write_table
 from weights_conversion.atomic import write_atomically
 
 UNFINISHED, SCORES, UNREADABLE = "unfinished", "scores.csv", "unreadable.csv"

@@ -19,7 +19,6 @@ from padim_jax.artifact.folder import ArtifactError, check_writable, read_manife
 from padim_jax.artifact.ownership import is_ours
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
-from padim_jax.files import Advance
 from padim_jax.images import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.images.decode import Note
 from padim_jax.images.folder import Batch
@@ -30,6 +29,7 @@ from padim_jax.method.fitting import accumulate, finalize, init
 from padim_jax.method.projection import principal_components
 from padim_jax.method.records import Padim, PadimMoments
 from padim_jax.method.scoring import with_roi
+from padim_jax.runs.score import Advance
 
 Unreadable = Callable[[UnreadableImage], None]
 

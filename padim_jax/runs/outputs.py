@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from padim_jax.config import PadimConfig
-from padim_jax.files import ScoredImage, find_summit
 from padim_jax.images import UnreadableImage, mask_to_original, to_original
 from padim_jax.images.decode import Note
 from padim_jax.images.geometry import seen_part
 from padim_jax.images.image import read_photo
 from padim_jax.pictures import picture
+from padim_jax.runs.score import ScoredImage, find_summit
 
 COLUMNS = ("path", "score", "p_value", "verdict", "row", "column", "threshold", "heatmap", "note")
 _LONGEST_NAME = 255  # bytes, of a file on the usual file systems
@@ -37,7 +37,7 @@ class Row:
 
     Attributes:
       path: of the image.
-      score, p_value, anomalous: as :class:`padim_jax.files.ScoredImage` has them.
+      score, p_value, anomalous: as :class:`padim_jax.runs.score.ScoredImage` has them.
       row, column: of the map's maximum, in pixels of the upright original.
       threshold: scores above it are anomalous; None where the model is not calibrated.
       heatmap: file of the heat map, relative to the folder of the results; empty where there is none.

@@ -1,4 +1,4 @@
-"""Fit, calibrate and save by many processes or devices: what :mod:`padim_jax.fitting` does on one device.
+"""Fit, calibrate and save by many processes or devices: what :mod:`padim_jax.runs.fold` does on one device.
 
 Checkpoints are Orbax's: each process writes and reads its own part, on whatever mesh it is.
 """
@@ -20,9 +20,6 @@ from padim_jax import mesh as meshes
 from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.artifact.ownership import is_ours, mark, remove
 from padim_jax.backbones import Backbone
-from padim_jax.calibrating import fitted_weights
-from padim_jax.files import Advance
-from padim_jax.fitting import Interrupted, Unreadable, few_sizes, ignore, in_the_way, remember_sizes
 from padim_jax.gaussians.triangle import Triangle
 from padim_jax.images import UnreadableImage, stop_at_unreadable
 from padim_jax.images.decode import Note
@@ -30,6 +27,9 @@ from padim_jax.mesh import MeshModel, MeshMoments
 from padim_jax.mesh.processes import gathered, steps, together
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram, Method, calibration
 from padim_jax.method.records import PadimMoments
+from padim_jax.runs.calibrate import fitted_weights
+from padim_jax.runs.fold import Interrupted, Unreadable, few_sizes, ignore, in_the_way, remember_sizes
+from padim_jax.runs.score import Advance
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Shared:
 
     Attributes:
       moments: on the mesh.
-      images, done, skipped: as of :class:`padim_jax.fitting.Folded`; the reasons of files that another process could
+      images, done, skipped: as of :class:`padim_jax.runs.fold.Folded`; the reasons of files that another process could
         not read are told there.
       sizes: likewise, of the files that this process read.
     """
@@ -56,7 +56,7 @@ class MeshCheckpoint:
 
     Attributes:
       folder: of the checkpoints, one but for the time of writing.
-      identity: of files and settings, as of :class:`padim_jax.fitting.Checkpoint`.
+      identity: of files and settings, as of :class:`padim_jax.runs.fold.Checkpoint`.
       every: images after which it is written anew; 0 for interruptions only.
     """
 
@@ -157,7 +157,7 @@ def fold_shared(
     checkpoint: MeshCheckpoint | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Fold image files into ``shared``, from the first it has not dealt with: :func:`padim_jax.fitting.fold_files`.
+    """Fold image files into ``shared``, from the first it has not dealt with: :func:`padim_jax.runs.fold.fold_files`.
 
     The backbone is :func:`padim_jax.mesh.replicated`, the paths are all files, the same in every process, and
     ``batch_size`` is the files a step for each process. ``shared`` has its moments used up and replaced.
@@ -215,7 +215,7 @@ def calibrate_shared(
     advance: Advance = lambda count: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Calibration:
-    """Calibrate on image files by all processes: :func:`padim_jax.calibrating.calibrate_files`.
+    """Calibrate on image files by all processes: :func:`padim_jax.runs.calibrate.calibrate_files`.
 
     Files of the same content count once; of different content with the same pixels each counts.
 

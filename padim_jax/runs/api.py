@@ -15,13 +15,13 @@ from jaxtyping import Array, UInt8
 
 from padim_jax.backbones import Backbone, load_backbone
 from padim_jax.config import PadimConfig
-from padim_jax.files import Rereadable
 from padim_jax.gaussians.gaussian import Solver
 from padim_jax.images import find_images, find_value_range, load_batches
 from padim_jax.method import fitting, scoring
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.checks import padded
 from padim_jax.method.records import Padim, Scores
+from padim_jax.runs.score import Rereadable
 
 Place = str | os.PathLike[str]
 Images = UInt8[Array | np.ndarray, "n height width 3"]
