@@ -13,8 +13,8 @@ from padim_jax.backbones import Backbone
 from padim_jax.commands.calibrate import going_on, rates_of
 from padim_jax.commands.settings import chosen, loaded
 from padim_jax.commands.terminal import Notes, interruption, progress_bar, say, tell, wrong_use
-from padim_jax.factory import Journal, Outcome, Terms, fit_many
-from padim_jax.manifest import LIST, Job, read_jobs
+from padim_jax.fleet.fitting import Journal, Outcome, Terms, fit_many
+from padim_jax.fleet.tables import LIST, Job, read_jobs
 from padim_jax.runs.tables import write_table
 
 

@@ -21,9 +21,9 @@ from padim_jax.commands.terminal import (
     tell,
     wrong_use,
 )
-from padim_jax.fleet import WINDOW, Fleet
+from padim_jax.fleet.serving import WINDOW, Fleet
+from padim_jax.fleet.tables import Route, read_routes
 from padim_jax.images import UnreadableImage, find_images
-from padim_jax.manifest import Route, read_routes
 from padim_jax.runs.outputs import Row, common_folder, result_places, write_heatmap, written
 from padim_jax.runs.score import FittedOn, ScoredImage
 from padim_jax.runs.unfinished import (

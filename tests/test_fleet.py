@@ -16,10 +16,10 @@ import pytest
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
 from padim_jax.cli import main
-from padim_jax.factory import Journal, Outcome, Terms, fit_many
-from padim_jax.fleet import Fleet, resident_bytes
+from padim_jax.fleet.fitting import Journal, Outcome, Terms, fit_many
+from padim_jax.fleet.serving import Fleet, resident_bytes
+from padim_jax.fleet.tables import Job
 from padim_jax.images import UnreadableImage
-from padim_jax.manifest import Job
 from padim_jax.runs.fold import Interrupted
 from tests.conftest import SMALL, images, write_images
 
@@ -253,23 +253,23 @@ DEVICES = """
 import sys
 from pathlib import Path
 import jax, padim_jax as padim
-from padim_jax import factory
-from tests.test_factory import TERMS, jobs_in
+from padim_jax.fleet import fitting
+from tests.test_fleet import TERMS, jobs_in
 
 assert jax.device_count() == 3
 backbone, used = padim.load_backbone("efficientnet_lite0"), set()
-fit = factory._fit
+fit = fitting._fit
 
 def spied(job, network, *rest):
     used.add(next(iter(jax.tree.leaves(network)[0].devices())))
     found = fit(job, network, *rest)
     return found
 
-factory._fit = spied
+fitting._fit = spied
 root = Path(sys.argv[1])
 jobs, out = jobs_in(root, [5] * 9), root / "models"
 out.mkdir()
-found = list(factory.fit_many(backbone, jobs, TERMS, out, factory.Journal(out), devices=jax.devices()))
+found = list(fitting.fit_many(backbone, jobs, TERMS, out, fitting.Journal(out), devices=jax.devices()))
 assert {outcome.status for outcome in found} == {"fitted"}, found
 assert used == set(jax.devices()), used
 print("done")

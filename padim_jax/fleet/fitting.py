@@ -23,11 +23,11 @@ from padim_jax.artifact.folder import ArtifactError, check_writable, is_whole, r
 from padim_jax.artifact.ownership import locked
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
+from padim_jax.fleet.tables import Job
 from padim_jax.gaussians import gaussian
 from padim_jax.images import find_images, find_value_range, read_roi_of, stop_at_unreadable
 from padim_jax.images.decode import Note
 from padim_jax.images.folder import describe
-from padim_jax.manifest import Job
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.method.records import Padim

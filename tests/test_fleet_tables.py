@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from padim_jax.manifest import Job, Route, read_jobs, read_routes
+from padim_jax.fleet.tables import Job, Route, read_jobs, read_routes
 
 
 def test_jobs_and_routes(tmp_path: Path) -> None:
