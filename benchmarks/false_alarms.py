@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from scipy.stats import binom
 
 import padim_jax as padim
-from padim_jax.demo import demo_split
+from padim_jax.data.elpv import demo_split
 from padim_jax.images import load_batches
 from padim_jax.method.calibration import calibration
 

@@ -30,8 +30,8 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax.data.protocol import Protocol, place_image
+from padim_jax.evaluation.metrics import PixelScores, image_metrics
 from padim_jax.images.image import open_image, resize
-from padim_jax.metrics import PixelScores, image_metrics
 from padim_jax.presets import preset
 
 BASE = replace(preset("lite0").members[0], image_size=256)  # the paper's crop, with which the table was made

@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 
 import padim_jax as padim
 from padim_jax.config import Precision
-from padim_jax.demo import demo_split
+from padim_jax.data.elpv import demo_split
 from padim_jax.images import load_batches
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")

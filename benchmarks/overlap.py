@@ -23,9 +23,9 @@ import numpy as np
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax import evaluation
 from padim_jax.data.catalogue import find_categories, prepare
 from padim_jax.data.examples import Examples, load_examples
+from padim_jax.evaluation import evaluate
 
 TOLERANCE = 1.2
 IMAGES, SIDE, BATCH = 160, 1024, 16
@@ -77,10 +77,10 @@ def main() -> int:
                 pass
 
         def compute() -> None:
-            evaluation.score_batches([model], held, BATCH)
+            evaluate.score_batches([model], held, BATCH)
 
         def both() -> None:
-            evaluation.score_batches([model], load_examples(builder, "test", config, BATCH), BATCH)
+            evaluate.score_batches([model], load_examples(builder, "test", config, BATCH), BATCH)
 
         compute()  # compiles
         seconds: dict[str, list[float]] = {"decode": [], "compute": [], "both": []}

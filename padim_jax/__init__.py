@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from padim_jax.lazy import lazily
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
-    from padim_jax.about import __version__ as __version__
     from padim_jax.artifact import Updatable, load, load_updatable, save, save_updatable
     from padim_jax.artifact.folder import ArtifactError
     from padim_jax.backbones import BACKBONES, Backbone, extract, load_backbone
@@ -22,7 +23,6 @@ else:  # the command line would wait for JAX to say its version
     __getattr__, __dir__ = lazily(
         __name__,
         {
-            "padim_jax.about": ("__version__",),
             "padim_jax.artifact": ("Updatable", "load", "load_updatable", "save", "save_updatable"),
             "padim_jax.backbones": ("BACKBONES", "Backbone", "extract", "load_backbone"),
             "padim_jax.method.calibration": ("Calibration",),

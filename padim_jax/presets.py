@@ -1,11 +1,7 @@
-"""Named settings: the paper's models, its ablations, and ours; and what has been published of them."""
+"""Named settings: the paper's models, its ablations, and ours."""
 
-import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.resources import files
-from typing import Any
 
 from padim_jax.backbones import BACKBONES
 from padim_jax.config import PadimConfig
@@ -49,29 +45,6 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published figure, in [0, 1], and where it stands."""
-
-    value: float
-    source: str
-
-
-def published(name: str, data: str, protocol: str, category: str) -> dict[str, Published]:
-    """What has been published for a preset on a category, by metric (``pixel_auroc``, …); empty where nothing is."""
-    key = {"preset": name, "data": data, "protocol": protocol}
-    return {
-        row["metric"]: Published(row["values"][category], row["source"])
-        for row in _published_rows()
-        if key.items() <= row.items() and category in row["values"]
-    }
-
-
-@functools.cache
-def _published_rows() -> list[dict[str, Any]]:
-    return json.loads(files("padim_jax").joinpath("published.json").read_text(encoding="utf-8"))
 
 
 _PAPER = PadimConfig(interpolation="bicubic")  # arXiv 2011.08785, section IV-B

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
+from padim_jax.evaluation.operating_points import RATES, OperatingPoints
 from padim_jax.method.calibration import BINS, calibration
-from padim_jax.operating_points import RATES, OperatingPoints
 from padim_jax.pictures import colours, overlay
 
 DEFECTS = ("broken_large", "broken_small", "contamination")

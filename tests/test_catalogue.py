@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from padim_jax.data.catalogue import Category, assign_roles, find_categories, prepare
+from padim_jax.data.elpv import demo_split
 from padim_jax.data.examples import list_examples
 from padim_jax.data.protocol import STANDARD
-from padim_jax.demo import demo_split
-from padim_jax.evaluation import Run
+from padim_jax.evaluation.evaluate import Run
 from padim_jax.presets import preset
 from tests.datasets import write_image, write_shanghaitech
 

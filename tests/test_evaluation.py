@@ -13,13 +13,16 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 import padim_jax as padim
-from padim_jax import cli, evaluation, results
+from padim_jax import cli
 from padim_jax.commands import evaluate as command
 from padim_jax.data.catalogue import Category, find_categories, prepare
 from padim_jax.data.protocol import STANDARD, Protocol
-from padim_jax.evaluation import Run, evaluate, finished
+from padim_jax.evaluation import evaluate as evaluation
+from padim_jax.evaluation import results
+from padim_jax.evaluation.evaluate import Run, evaluate, finished
+from padim_jax.evaluation.published import published
 from padim_jax.images import read_image
-from padim_jax.presets import preset, published
+from padim_jax.presets import preset
 from tests.datasets import write_image, write_mvtec
 
 SIZES = ("--image-size", "64", "--crop-size", "56")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from padim_jax.gallery import LONGEST_SIDE, Entry, Gallery, encode
+from padim_jax.evaluation.gallery import LONGEST_SIDE, Entry, Gallery, encode
 
 
 def entry(index: int, label: bool, score: float, size: tuple[int, int] = (4, 6)) -> Entry:

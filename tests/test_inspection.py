@@ -16,7 +16,7 @@ from padim_jax.gaussians.forms import low_rank
 from padim_jax.images import read_image, stop_at_unreadable
 from padim_jax.images.geometry import place_in_original, to_original
 from padim_jax.images.survey import find_duplicates, find_equal_pixels, find_oddities, survey
-from padim_jax.inspection import (
+from padim_jax.inspection.positions import (
     find_conditions,
     find_peaks,
     log_determinants,

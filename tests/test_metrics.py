@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from padim_jax import metrics
-from padim_jax.metrics import ImageMetrics, PixelMetrics, PixelScores, image_metrics
+from padim_jax.evaluation import metrics
+from padim_jax.evaluation.metrics import ImageMetrics, PixelMetrics, PixelScores, image_metrics
 
 Image = tuple[np.ndarray, np.ndarray]  # a map and its mask
 

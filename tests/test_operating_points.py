@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
+from padim_jax.evaluation.operating_points import RATES, OperatingPoints, at_rate, leave_out, remarks
 from padim_jax.images import UnreadableImage
 from padim_jax.method.calibration import BINS, calibration
-from padim_jax.operating_points import RATES, OperatingPoints, at_rate, leave_out, remarks
 from tests.conftest import SMALL, images
 
 MEMBERS = tuple(replace(SMALL, taps=(tap,)) for tap in ("block2", "block4"))

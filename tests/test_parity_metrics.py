@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from padim_jax.metrics import PixelScores
+from padim_jax.evaluation.metrics import PixelScores
 
 TOLERANCE = 1e-3
 

@@ -8,10 +8,13 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.data.mvtec_ad import COUNTS
-from padim_jax.presets import PRESETS, preset, published
-from padim_jax.results import METRICS, OBJECTS, TEXTURES
+from padim_jax.evaluation.published import published
+from padim_jax.evaluation.results import METRICS, OBJECTS, TEXTURES
+from padim_jax.presets import PRESETS, preset
 
-ROWS = json.loads((Path(__file__).parent.parent / "padim_jax" / "published.json").read_text(encoding="utf-8"))
+ROWS = json.loads(
+    (Path(__file__).parent.parent / "padim_jax" / "evaluation" / "published.json").read_text(encoding="utf-8")
+)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -13,7 +13,7 @@ import pytest
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
 from padim_jax.cli import main
-from padim_jax.mesh.processes import share
+from padim_jax.runs.steps import share
 from tests.conftest import SMALL, images, write_images
 
 SETTINGS = (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc, average_precision_score, roc_auc_score, roc_curve
 
-from padim_jax.report import _thin, write_report
+from padim_jax.evaluation.report import _thin, write_report
 from tests.runs import rewrite, start, tally, write_run
 
 PNG = b"\x89PNG\r\n\x1a\n"

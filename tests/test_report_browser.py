@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from padim_jax import cli
-from padim_jax.report import write_report
+from padim_jax.evaluation.report import write_report
 from tests.browser import Open, eventually, launched, mistakes_first, names, sync_api, verdicts, visiting
 from tests.datasets import write_mvtec
 from tests.runs import rewrite, start, tally, write_run

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from padim_jax.report import write_report
+from padim_jax.evaluation.report import write_report
 from tests.browser import Open, launched, verdicts, visiting
 from tests.runs import rewrite, start, tally, write_run
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from padim_jax import results
-from padim_jax.results import METRICS, OBJECTS, TEXTURES, metrics_of, summarise
+from padim_jax.evaluation import results
+from padim_jax.evaluation.results import METRICS, OBJECTS, TEXTURES, metrics_of, summarise
 
 
 def run(

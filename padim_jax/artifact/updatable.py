@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax import brief
 from padim_jax.artifact.arrays import attend
 from padim_jax.artifact.common import Common, check_settings, packed, read_common, reading, save_form
 from padim_jax.artifact.folder import ArtifactError
@@ -19,6 +18,7 @@ from padim_jax.backbones import Backbone
 from padim_jax.gaussians import packing
 from padim_jax.gaussians.gaussian import Moments, Solver
 from padim_jax.gaussians.shrinkage import HigherMoments
+from padim_jax.method import brief
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.fitting import DEFAULT_SOLVER, finalize
 from padim_jax.method.records import Padim, PadimMoments

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from padim_jax import brief
+from padim_jax.backbones import brief
 from padim_jax.backbones.efficientnet import EfficientNet
 from padim_jax.backbones.layers import Conv, Images, Taps
 from padim_jax.backbones.resnet import ResNet
@@ -45,7 +45,14 @@ class Backbone:
     spec: BackboneSpec
     weights_digest: str
 
-    __repr__ = brief.backbone
+    def __repr__(self) -> str:
+        return brief.line(
+            self,
+            lambda: self.spec.name,
+            lambda: f"weights {self.weights_digest[:8]}",
+            lambda: f"{sum(leaf.size for leaf in jax.tree.leaves(self.parameters)) / 1e6:.2f} million parameters",
+            lambda: f"default taps {', '.join(self.spec.default_taps)}",
+        )
 
     @property
     def network(self) -> ResNet | EfficientNet:

@@ -8,7 +8,7 @@ from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import claim
 from padim_jax.backbones import load_backbone
 from padim_jax.commands.terminal import progress_bar, tell
-from padim_jax.demo import demo_split
+from padim_jax.data.elpv import demo_split
 from padim_jax.method.fitting import finalize
 from padim_jax.presets import preset
 from padim_jax.runs.calibrate import calibrate_files

@@ -15,8 +15,8 @@ from padim_jax.backbones import BACKBONES, load_backbone
 from padim_jax.commands.settings import begin
 from padim_jax.commands.terminal import tell, wrong_use
 from padim_jax.config import PadimConfig
-from padim_jax.estimate import Estimate, Files, Phase, estimate
 from padim_jax.images import find_images, find_value_range, load_batches
+from padim_jax.inspection.estimate import Estimate, Files, Phase, estimate
 from padim_jax.method.embedding import draw_embedding
 
 _DEFAULT_IMAGES = 200

@@ -38,8 +38,8 @@ from padim_jax.runs.score import Advance
 
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
     from padim_jax.data.catalogue import Category
-    from padim_jax.evaluation import Run
-    from padim_jax.results import Summary
+    from padim_jax.evaluation.evaluate import Run
+    from padim_jax.evaluation.results import Summary
 
 REPORT = "report.html"
 _PROBE = 2**20  # bytes, less than a page with pictures
@@ -73,8 +73,8 @@ def evaluate_command(
 ) -> None:
     """Do what ``padim evaluate`` says it does."""
     from padim_jax.data.catalogue import find_categories
-    from padim_jax.evaluation import Run
-    from padim_jax.results import claim
+    from padim_jax.evaluation.evaluate import Run
+    from padim_jax.evaluation.results import claim
 
     prepared = prepared or out / "prepared"
     with wrong_use():
@@ -98,7 +98,7 @@ def evaluate_command(
 
 def report_command(results: Path) -> None:
     """Do what ``padim report`` says it does."""
-    from padim_jax.report import RUN_FILE, write_report
+    from padim_jax.evaluation.report import RUN_FILE, write_report
 
     found = sorted(path.parent for path in results.rglob(RUN_FILE))
     runs = [run for run in found if not run.name.startswith(".")]  # those were never finished
@@ -112,10 +112,10 @@ def report_command(results: Path) -> None:
 def _carry_out(plan: Sequence[Run], out: Path, weights: str | None, batch_size: int, report: bool) -> None:
     """Do what is planned and not done yet, one run after the other; tables are as of the last."""
     from padim_jax.data.catalogue import assign_roles, ignored_files, prepare
-    from padim_jax.evaluation import earlier, evaluate, finished, place
-    from padim_jax.operating_points import remarks
-    from padim_jax.report import RUN_FILE, write_report
-    from padim_jax.results import metrics_of, write_results
+    from padim_jax.evaluation.evaluate import earlier, evaluate, finished, place
+    from padim_jax.evaluation.operating_points import remarks
+    from padim_jax.evaluation.report import RUN_FILE, write_report
+    from padim_jax.evaluation.results import metrics_of, write_results
 
     categories = {run.category.name: run.category for run in plan}
     # all files are looked at before any is scored

@@ -18,7 +18,7 @@ from padim_jax.images import UnreadableImage, find_value_range
 from padim_jax.images.folder import FoundImages, describe
 from padim_jax.images.frames import frames_in_words
 from padim_jax.images.survey import Depth, ImageFacts, find_duplicates, find_equal_pixels, find_oddities, survey
-from padim_jax.inspection import OUTLIER_RANGES, outlier_limit, rank_p_values
+from padim_jax.inspection.positions import OUTLIER_RANGES, outlier_limit, rank_p_values
 from padim_jax.method.fitting import finalize
 from padim_jax.method.records import Padim
 from padim_jax.pictures import picture

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from padim_jax import brief
 from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
+from padim_jax.method import brief
 
 Method = Literal["leave-one-out", "held-out", "kept"]  # kept: also of models before an update, or of merged parts
 Source = Literal["rate", "set"]

@@ -7,12 +7,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 from PIL import Image
 
-from padim_jax import brief
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.gaussians import forms
 from padim_jax.gaussians.gaussian import Moments
-from padim_jax.method import album
+from padim_jax.method import album, brief
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.embedding import Embedding
 

@@ -24,12 +24,13 @@ from padim_jax.gaussians.triangle import Triangle
 from padim_jax.images import UnreadableImage, stop_at_unreadable
 from padim_jax.images.decode import Note
 from padim_jax.mesh import MeshModel, MeshMoments
-from padim_jax.mesh.processes import gathered, steps, together
+from padim_jax.mesh.processes import gathered, together
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram, Method, calibration
 from padim_jax.method.records import PadimMoments
 from padim_jax.runs.calibrate import fitted_weights
 from padim_jax.runs.fold import Interrupted, Unreadable, few_sizes, ignore, in_the_way, remember_sizes
 from padim_jax.runs.score import Advance
+from padim_jax.runs.steps import steps
 
 
 @dataclass

@@ -29,14 +29,15 @@ from padim_jax.data.catalogue import Category, Part, assign_roles
 from padim_jax.data.examples import Examples, load_examples
 from padim_jax.data.protocol import Protocol
 from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
-from padim_jax.gallery import Entry, Gallery, encode
+from padim_jax.evaluation.gallery import Entry, Gallery, encode
+from padim_jax.evaluation.metrics import PixelScores, image_metrics
+from padim_jax.evaluation.operating_points import OperatingPoints, leave_out
+from padim_jax.evaluation.published import published
+from padim_jax.evaluation.report import FORMAT, RUN_FILE, SCHEMA
 from padim_jax.method.fitting import fit
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
-from padim_jax.metrics import PixelScores, image_metrics
-from padim_jax.operating_points import OperatingPoints, leave_out
-from padim_jax.presets import Preset, published
-from padim_jax.report import FORMAT, RUN_FILE, SCHEMA
+from padim_jax.presets import Preset
 from padim_jax.runs.score import Advance, Rereadable, fill_up
 from weights_conversion.atomic import write_atomically
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from padim_jax.operating_points import remarks
+from padim_jax.evaluation.operating_points import remarks
 from padim_jax.pictures import colours
 from weights_conversion.atomic import write_atomically
 
@@ -63,7 +63,7 @@ def write_report(run: Path, target: Path) -> None:
     page = {key: value for key, value in record.items() if key != "pictures"}
     page |= _measure(record["files"]["test"])
     page["ramp"] = ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in np.rint(colours(np.linspace(0, 1, 9))).astype(int)]
-    template = importlib.resources.files("padim_jax").joinpath("report.html").read_text(encoding="utf-8")
+    template = importlib.resources.files("padim_jax.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split("@DATA@")
     room = _LIMIT - len(template.encode()) - len(_embed(page))
     kept = _choose(record, {index: sum(p.size for p in views.values()) for index, views in pictures.items()}, room)

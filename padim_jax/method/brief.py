@@ -1,38 +1,24 @@
-"""What the records say of themselves on one line: facts instead of arrays. Each is the ``__repr__`` of its record.
-
-They are asked inside ``jit`` too, by tracebacks and debuggers, and while JAX fills their fields with placeholders: what
-has no value there is given as "?".
-"""
+"""The ``__repr__`` of the method's records, on one line each (:mod:`padim_jax.backbones.brief`)."""
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
-
-def backbone(self: Any) -> str:
-    """Name, weights, size, taps it can give."""
-    return _line(
-        self,
-        lambda: self.spec.name,
-        lambda: f"weights {self.weights_digest[:8]}",
-        lambda: f"{sum(leaf.size for leaf in jax.tree.leaves(self.parameters)) / 1e6:.2f} million parameters",
-        lambda: f"default taps {', '.join(self.spec.default_taps)}",
-    )
+from padim_jax.backbones.brief import fact_or_mark, line, number
 
 
 def moments(self: Any) -> str:
     """What is fitted, and on how many images so far."""
-    return _line(self, *_fitted(self.embedding), lambda: f"{_number(self.moments.count)} images")
+    return line(self, *_fitted(self.embedding), lambda: f"{number(self.moments.count)} images")
 
 
 def padim(self: Any) -> str:
     """What was fitted, on how many images, and from which score on an image is anomalous."""
-    return _line(
+    return line(
         self,
         *_fitted(self.embedding),
-        lambda: f"{_number(self.count)} images",
+        lambda: f"{number(self.count)} images",
         lambda: _judging(self.calibration),
         *([] if self.roi is None else [lambda: "inside a region of interest"]),
     )
@@ -40,10 +26,10 @@ def padim(self: Any) -> str:
 
 def updatable(self: Any) -> str:
     """As of :func:`padim`, and of how many files it knows the digests."""
-    return _line(
+    return line(
         self,
         *_fitted(self.moments.embedding),
-        lambda: f"{_number(self.moments.count)} images",
+        lambda: f"{number(self.moments.count)} images",
         lambda: f"{len(self.images)} of them known by their digests",
         lambda: _judging(self.calibration),
         *([] if self.roi is None else [lambda: "inside a region of interest"]),
@@ -52,36 +38,25 @@ def updatable(self: Any) -> str:
 
 def calibration(self: Any) -> str:
     """What it was made from, and what follows from it."""
-    return _line(
+    return line(
         self,
         lambda: f"{len(self.scores)} good images",
         lambda: self.method,
-        lambda: f"anomalous above {_number(self.threshold)}",
+        lambda: f"anomalous above {number(self.threshold)}",
         lambda: f"false-alarm rate {self.false_alarm_rate:g}",
-        lambda: f"pixels marked above {_number(self.pixel_threshold)}",
+        lambda: f"pixels marked above {number(self.pixel_threshold)}",
     )
 
 
 def scores(self: Any) -> str:
     """How many, their range, size of the maps, verdicts."""
-    return _line(
+    return line(
         self,
         lambda: f"{_count(self.image_score)} images",
         lambda: f"scores {_range(self.image_score)}",
         lambda: f"maps {'×'.join(map(str, self.anomaly_map.shape[-2:]))}",
         lambda: "not calibrated" if self.anomalous is None else f"{_true(self.anomalous)} anomalous",
     )
-
-
-def _line(record: Any, *facts: Callable[[], str]) -> str:
-    return f"{type(record).__name__}({', '.join(map(_fact, facts))})"
-
-
-def _fact(fact: Callable[[], str]) -> str:
-    try:
-        return fact()
-    except Exception:  # whatever it is, a repr that fails would hide the error that somebody looks for
-        return "?"
 
 
 def _fitted(embedding: Any) -> list[Callable[[], str]]:
@@ -94,11 +69,7 @@ def _fitted(embedding: Any) -> list[Callable[[], str]]:
 
 
 def _judging(known: Any) -> str:
-    return "not calibrated" if known is None else f"calibrated: anomalous above {_number(known.threshold)}"
-
-
-def _number(value: Any) -> str:
-    return _fact(lambda: f"{float(value):.4g}")
+    return "not calibrated" if known is None else f"calibrated: anomalous above {number(known.threshold)}"
 
 
 def _count(values: Any) -> int:
@@ -110,8 +81,8 @@ def _range(values: Any) -> str:
         known = np.asarray(values)
         return f"{known.min():.4g} to {known.max():.4g}" if known.size else "none"
 
-    return _fact(told)
+    return fact_or_mark(told)
 
 
 def _true(values: Any) -> str:
-    return _fact(lambda: str(int(np.asarray(values).sum())))
+    return fact_or_mark(lambda: str(int(np.asarray(values).sum())))

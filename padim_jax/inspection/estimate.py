@@ -25,11 +25,11 @@ from padim_jax.artifact.compaction import form_bytes
 from padim_jax.artifact.folder import Stored, read_manifest, write
 from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.config import Form, PadimConfig
-from padim_jax.cost import Cost, compiled, measured, resident
 from padim_jax.gaussians import gaussian, packing
 from padim_jax.gaussians.gaussian import WhitenedGaussian
 from padim_jax.gaussians.leave_one_out import leave_one_out
 from padim_jax.gaussians.triangle import Triangle
+from padim_jax.inspection.cost import Cost, compiled, measured, resident
 from padim_jax.method import fitting, scoring
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import BINS

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from padim_jax.artifact import ownership
-from padim_jax.operating_points import RATES, at_rate, remarks
-from padim_jax.presets import Published, published
+from padim_jax.evaluation.operating_points import RATES, at_rate, remarks
+from padim_jax.evaluation.published import Published, published
 from padim_jax.runs.tables import write_table
 from weights_conversion.atomic import write_atomically
 
