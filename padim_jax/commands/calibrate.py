@@ -13,7 +13,6 @@ from padim_jax.artifact import Updatable, lived_on, load, load_image_sizes, load
 from padim_jax.artifact.folder import check_writable, read_manifest
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.terminal import interruption, note_ignored, progress_bar, say, tell, wrong_use
-from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.images import UnreadableImage, find_images
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold
 from padim_jax.method.records import Padim
@@ -24,6 +23,7 @@ from padim_jax.runs.calibrate import (
     check_others,
 )
 from padim_jax.runs.fold import Interrupted, Unreadable
+from padim_jax.runs.recalibration import rates_of
 
 _METHODS = {
     "leave-one-out": "leave-one-out",
@@ -177,16 +177,6 @@ def going_on() -> Iterator[None]:
         yield
     except Interrupted as error:
         raise click.ClickException(f"{error}; the same command goes on from there") from error
-
-
-def rates_of(
-    known: Calibration | None, false_alarm_rate: float | None, pixel_rate: float | None
-) -> tuple[float, float]:
-    """The rates asked for, or the model's, or the defaults."""
-    return (
-        false_alarm_rate or (FALSE_ALARM_RATE if known is None else known.false_alarm_rate),
-        pixel_rate or (PIXEL_RATE if known is None else known.pixel_rate),
-    )
 
 
 def _scoring(stored: Updatable | Padim) -> Padim:

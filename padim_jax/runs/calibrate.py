@@ -29,6 +29,10 @@ class TooFewImages(ValueError):
     """Too few different images to leave one out."""
 
 
+class MixedImages(ValueError):
+    """Some of the images to calibrate on were fitted on, and some were not."""
+
+
 class Implausible(ValueError):
     """The images score so much higher than those fitted on that they may not be good."""
 
@@ -41,13 +45,13 @@ def calibration_files(
     Raises:
       TooFewImages: images would be left out of a model of too few different ones.
       UnreadableImage: one of ``others`` can't be read.
-      ValueError: some of ``others`` are among the ``images`` fitted on, and some are not.
+      MixedImages: some of ``others`` are among the ``images`` fitted on, and some are not.
     """
     paths, known = (fitted, images) if others is None else (others, None)
     if others is not None and images is not None:
         inside = [digest_file(path) in images for path in others]
         if any(inside) and not all(inside):
-            raise ValueError(
+            raise MixedImages(
                 f"{sum(inside)} of {len(others)} images were fitted on and the others ({others[inside.index(False)]}) "
                 "were not; calibrate on one kind or the other"
             )

@@ -1,0 +1,63 @@
+"""Take images out of a stored model, as if it had never been fitted on them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from padim_jax.artifact import Updatable, lived_on
+from padim_jax.images.folder import digest_file
+from padim_jax.method.fitting import forget, init
+from padim_jax.runs.fold import Folded, fold_files
+from padim_jax.runs.watch import Watch
+
+
+def forget_files(
+    model: Updatable, paths: Sequence[Path], *, batch_size: int = 16, watch: Watch | None = None
+) -> Updatable:
+    """Take image files out of a stored model; what is left is not calibrated (:func:`recalibrate` does that).
+
+    Args:
+      model: as :func:`padim_jax.load_updatable` gives it.
+      paths: image files that it was fitted on; one that is named twice goes twice.
+      batch_size: images computed at once.
+      watch: follows the work, in one stage, "forget".
+
+    Raises:
+      UnreadableImage: the first file that can't be read.
+      ValueError: a file that the model was not fitted on, or one that has faded by a half-life; as
+        :func:`padim_jax.forget`.
+      FloatingPointError: as :func:`padim_jax.forget`.
+      Interrupted: ``watch`` has stopped it.
+    """
+    watch = watch or Watch()
+    images = dict(model.images)
+    for path in paths:
+        digest = digest_file(path)
+        if digest not in images:
+            raise ValueError(f"forget: {path} is not among the images the model was fitted on; nothing was changed")
+        if images[digest] != int(images[digest]):
+            raise ValueError(f"forget: {path} has faded by a half-life and can't be taken out; fit anew without it")
+        images[digest] -= 1
+        if not images[digest]:
+            del images[digest]
+    # the very projection of the model, which principal components would not find again
+    config = model.moments.config
+    projection = model.moments.projection if config.projection == "principal-components" else None
+    gone = Folded(init(model.backbone, config, projection=projection))
+    with watch.progress("forget", len(paths)) as advance:
+        fold_files(
+            model.backbone,
+            gone,
+            paths,
+            batch_size=batch_size,
+            note=watch.note,
+            advance=advance,
+            stopped=watch.stopped,
+        )
+    return replace(
+        model,
+        moments=forget(model.moments, gone.moments),
+        images=images,
+        calibration=None,
+        progress=lived_on(model.progress, "made to forget"),
+    )

@@ -1,0 +1,97 @@
+"""Join stored models, as if one had been fitted on the images of all."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from padim_jax.artifact import Updatable, lived_on
+from padim_jax.method.calibration import Calibration, at_rates, at_threshold, joined
+from padim_jax.method.fitting import merge
+from padim_jax.runs.fold import MOST_SIZES
+from padim_jax.runs.recalibration import rates_of
+from padim_jax.runs.watch import warn
+
+Remark = Callable[[str], None]
+
+
+def merge_models(
+    parts: Iterable[Updatable],
+    *,
+    false_alarm_rate: float | None = None,
+    pixel_rate: float | None = None,
+    remark: Remark = warn,
+) -> Updatable:
+    """Join stored models that were fitted alike; no image is needed.
+
+    They are joined in pairs, pairs of pairs and so on, so that rounding grows with the logarithm of their number, and
+    so do the models held in memory where ``parts`` loads one at a time. The calibration scores of all are kept.
+
+    Args:
+      parts: models, as :func:`padim_jax.load_updatable` gives them.
+      false_alarm_rate: for the whole's threshold. Default: the first calibrated part's.
+      pixel_rate: for the whole's pixel threshold. Default: the first calibrated part's.
+      remark: told in a sentence of images that count twice, and of what becomes of thresholds.
+
+    Raises:
+      ValueError: no part; two were not fitted alike, or have different regions of interest.
+    """
+    pending: list[tuple[int, Updatable]] = []  # how many models each is made of: falling powers of two
+    for part in parts:
+        size, whole = 1, part
+        while pending and pending[-1][0] == size:
+            size, whole = 2 * size, _merge_pair(pending.pop()[1], whole, remark)
+        pending.append((size, whole))
+    if not pending:
+        raise ValueError("merge: wanted at least one model, got none")
+    whole = pending.pop()[1]
+    while pending:
+        whole = _merge_pair(pending.pop()[1], whole, remark)
+    calibration = whole.calibration
+    if calibration is None:
+        return whole
+    remark(
+        f"note: the {len(calibration.scores)} calibration scores are those of the parts; the whole knows "
+        "more images, so they are rather too high than too low (padim calibrate on good images makes them exact)"
+    )
+    if calibration.threshold_source == "set":
+        return whole
+    return replace(whole, calibration=at_rates(calibration, *rates_of(calibration, false_alarm_rate, pixel_rate)))
+
+
+def _merge_pair(first: Updatable, second: Updatable, remark: Remark) -> Updatable:
+    if (first.roi is None) != (second.roi is None) or (first.roi is not None and (first.roi != second.roi).any()):
+        raise ValueError("merge: two have different regions of interest; only like models can be merged")
+    if shared := len(first.images.keys() & second.images.keys()):
+        remark(f"warning: {shared} images are in both and count twice now")
+    images = dict(first.images)
+    for digest, weight in second.images.items():
+        images[digest] = images.get(digest, 0) + weight
+    return replace(
+        first,
+        moments=merge(first.moments, second.moments),
+        images=images,
+        calibration=_merge_calibrations(first, second, shared, remark),
+        progress=lived_on(None, "merged"),
+        image_sizes=tuple(dict.fromkeys((*first.image_sizes, *second.image_sizes)))[:MOST_SIZES],
+    )
+
+
+def _merge_calibrations(first: Updatable, second: Updatable, shared: int, remark: Remark) -> Calibration | None:
+    """The scores of both, with the threshold where they agree on one that was set by hand."""
+    parts = [model.calibration for model in (first, second) if model.calibration is not None]
+    if not parts:
+        return None
+    by_hand = {float(part.threshold) for part in parts if part.threshold_source == "set"}
+    if shared and len(parts) == 2:  # scores of one image in two models are not independent
+        parts = [max(parts, key=lambda part: len(part.scores))]
+        remark(f"note: only the {len(parts[0].scores)} calibration scores of one of the two are kept")
+    whole = joined(parts, parts[0].false_alarm_rate, parts[0].pixel_rate)
+    if not by_hand:
+        return whole
+    if len(by_hand) == 1 and all(part.threshold_source == "set" for part in parts):
+        return at_threshold(whole, by_hand.pop())
+    thresholds = ", ".join(f"{threshold:.4g}" for threshold in sorted(by_hand))
+    remark(
+        f"warning: thresholds of parts were set by hand ({thresholds}) and differ; the whole takes "
+        f"{float(whole.threshold):.4g}, from its scores"
+    )
+    return whole

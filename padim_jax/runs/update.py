@@ -1,0 +1,165 @@
+"""Fold new good images into a stored model, as if it had been fitted on all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from padim_jax.artifact import Updatable, lived_on
+from padim_jax.images import UnreadableImage
+from padim_jax.images.folder import digest_file
+from padim_jax.method.calibration import Calibration, at_rates, at_threshold, joined
+from padim_jax.runs.calibrate import LEAST_P, compare, held_out_scores
+from padim_jax.runs.fold import Folded, fold_files
+from padim_jax.runs.recalibration import rates_of, recalibrate
+from padim_jax.runs.watch import Watch
+
+
+class NothingNew(ValueError):
+    """The model was fitted on every one of the images already."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """A model after an update.
+
+    Attributes:
+      model: with the new images.
+      added: files that were folded in.
+      repeated: how many files were left out because the model was fitted on them already.
+      skipped: files that could not be read, with the reason.
+    """
+
+    model: Updatable
+    added: tuple[Path, ...]
+    repeated: int
+    skipped: dict[str, str]
+
+
+def update_files(
+    model: Updatable,
+    paths: Sequence[Path],
+    *,
+    held_out: Sequence[Path] | None = None,
+    half_life: float | None = None,
+    false_alarm_rate: float | None = None,
+    pixel_rate: float | None = None,
+    trusted: bool = False,
+    batch_size: int = 16,
+    watch: Watch | None = None,
+) -> Update:
+    """Fold good image files into a stored model; those that it was fitted on already are left out.
+
+    The new images calibrate it, each left out in turn. Where they are fewer than the scores that the model had, and
+    than the false-alarm rate takes, its scores are kept beside the new ones, and so is a threshold set by hand.
+
+    Args:
+      model: as :func:`padim_jax.load_updatable` gives it; it is used up.
+      paths: good image files, as :func:`padim_jax.images.find_images` finds them.
+      held_out: other good image files, to calibrate on instead.
+      half_life: after so many newer images an older one counts half; None: all count alike.
+      false_alarm_rate: as of :func:`recalibrate`.
+      pixel_rate: as of :func:`recalibrate`.
+      trusted: as of :func:`recalibrate`.
+      batch_size: images computed at once.
+      watch: follows the work, in stages "compare", "update" and "calibrate".
+
+    Raises:
+      NothingNew: no file that the model was not fitted on.
+      UnreadableImage: a file that can't be read, unless ``watch.unreadable`` lets it pass.
+      MixedImages, Implausible: as :func:`recalibrate`.
+      ValueError, FloatingPointError: as :func:`padim_jax.update` and :func:`recalibrate`.
+      Interrupted: ``watch`` has stopped it.
+    """
+    watch, before = watch or Watch(), model.calibration
+    digests = {path: digest_file(path) for path in paths}
+    new = [path for path in paths if digests[path] not in model.images]
+    if not new:
+        raise NothingNew(f"update: the model was fitted on all of the {len(paths)} images already; add new ones")
+    skipped: dict[str, str] = {}
+
+    def unreadable(error: UnreadableImage) -> None:
+        if str(error.path) not in skipped:
+            watch.unreadable(error)
+        skipped[str(error.path)] = error.reason
+
+    first_scores = None  # of the new images, by the model that does not know them yet
+    if before is not None and held_out is None:
+        with watch.progress("compare", len(new)) as advance:
+            first_scores = held_out_scores(
+                model.model(), new, batch_size=batch_size, advance=advance, unreadable=unreadable
+            )
+    folded = Folded(model.moments, dict(model.images), sizes=dict.fromkeys(model.image_sizes))
+    with watch.progress("update", len(new)) as advance:
+        fold_files(
+            model.backbone,
+            folded,
+            new,
+            batch_size=batch_size,
+            half_life=half_life,
+            unreadable=unreadable,
+            note=watch.note,
+            advance=advance,
+            stopped=watch.stopped,
+        )
+    added = [path for path in new if str(path) not in skipped]
+    rates = rates_of(before, false_alarm_rate, pixel_rate)
+    changed = recalibrate(
+        replace(
+            model,
+            moments=folded.moments,
+            images=folded.images,
+            calibration=None,
+            progress=lived_on(model.progress, "updated"),
+            image_sizes=folded.image_sizes,
+        ),
+        held_out,
+        fitted=[path for path in added if digests[path] in folded.images],  # the others have faded at once
+        own=None if before is None else np.asarray(before.scores),
+        false_alarm_rate=rates[0],
+        pixel_rate=rates[1],
+        trusted=trusted,
+        batch_size=batch_size,
+        watch=watch,
+    )
+    if before is not None and first_scores is not None and not _suffices(changed.calibration, before):
+        changed = replace(changed, calibration=_with_earlier(changed.calibration, before, first_scores, rates, watch))
+    return Update(changed, tuple(added), len(paths) - len(new), skipped)
+
+
+def _suffices(calibration: Calibration | None, before: Calibration) -> bool:
+    """Whether new scores are as many as the ones before or as the rate asks for: then no older ones have to be kept."""
+    return calibration is not None and len(calibration.scores) >= min(len(before.scores), calibration.images_wanted)
+
+
+def _with_earlier(
+    calibration: Calibration | None,
+    before: Calibration,
+    first_scores: Float[np.ndarray, " n"],
+    rates: tuple[float, float],
+    watch: Watch,
+) -> Calibration:
+    """The scores of a model and those of the one before it, with a remark on how far apart they are."""
+    if len(first_scores) and calibration is not None:
+        if (p := compare(first_scores, np.asarray(before.scores))) < LEAST_P:
+            watch.remark(
+                f"warning: the new images scored much higher than the model's own before they were added (median "
+                f"{np.median(first_scores):.4g} against {np.median(before.scores):.4g}; p = {p:.2g}): are they all "
+                "good, from the same camera and light? padim undo takes them out again"
+            )
+        ratio = float(np.median(first_scores) / max(float(np.median(calibration.scores)), 1e-12))
+        watch.remark(
+            f"note: {len(before.scores)} calibration scores of the model before are kept beside "
+            f"{len(calibration.scores)} new ones; on the new images that model scored {ratio:.3g} times as high as "
+            f"this one, so the threshold may be too {'high' if ratio >= 1 else 'low'} by up to that (padim calibrate "
+            "on all images makes it exact)"
+        )
+    whole = at_rates(before, *rates) if calibration is None else joined([before, calibration], *rates)
+    if before.threshold_source == "rate":
+        return whole
+    watch.remark(
+        f"note: the threshold that was set by hand, {float(before.threshold):.4g}, stays (padim calibrate changes it)"
+    )
+    return at_threshold(whole, float(before.threshold))
