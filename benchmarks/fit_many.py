@@ -61,9 +61,9 @@ def compute(backbone: padim.Backbone, parts: list[list[np.ndarray]], terms: Term
     """What the jobs compute."""
     for batches in parts:
         moments = padim.init(backbone, terms.config)
-        for later in accumulate(backbone, moments, batches, least=terms.batch_size):
+        for later in accumulate(backbone, moments, batches):
             moments = later
-        model = padim.calibrate(padim.finalize(backbone, moments), batches, least=terms.batch_size)
+        model = padim.calibrate(padim.finalize(backbone, moments), batches)
         jax.block_until_ready(model.gaussian.mean)
 
 

@@ -26,6 +26,7 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
+from padim_jax.artifact.folder import read_manifest
 
 SETTINGS = ["--n-channels", "20", "--image-size", "96", "--crop-size", "96", "--batch-size", "2", "--no-calibrate"]
 
@@ -41,6 +42,11 @@ def start(good: Path, out: Path, count: int) -> list[subprocess.Popen[str]]:
         subprocess.Popen([*command, str(index)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for index in range(count)
     ]
+
+
+def _done(folder: Path) -> int:
+    """Files that an unfinished fit has dealt with."""
+    return int(read_manifest(folder)["progress"]["done"]) if (folder / "model.json").exists() else 0
 
 
 def main() -> int:
@@ -80,7 +86,7 @@ def main() -> int:
             stopped = time.perf_counter() - died
             codes = [process.returncode for process in processes]
             finished = (out / "model.json").exists()
-            kept = sorted(out.with_name(f"{out.name}.unfinished-mesh").glob("step-" + "[0-9]" * 12))
+            kept = _done(out.with_name(f"{out.name}.unfinished"))
             words = all(
                 code == 0 or "stops, because" in text or "distributed service" in text or "did not find" in text
                 for index, (code, text) in enumerate(zip(codes, said, strict=True))
@@ -102,7 +108,7 @@ def main() -> int:
                     "stopped_after_s": stopped,
                     "in_words": words,
                     "had_finished": finished,
-                    "kept_files": int(kept[-1].name[5:]) if kept else 0,
+                    "kept_files": kept,
                     "apart": apart,
                     "same_files": same,
                 }

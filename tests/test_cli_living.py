@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.runs import calibrate, fold
+from padim_jax.runs import steps
+from padim_jax.runs.checkpoint import Checkpoint
+from padim_jax.runs.engines import Engine, OneDevice
+from padim_jax.runs.records import Fold
 from tests.conftest import SMALL, images, write_images
 from tests.test_cli import rows, run
 
@@ -221,18 +224,19 @@ def test_masks_maps_and_region(folders: Path, capsys: Capture) -> None:
     assert "different regions of interest" in err
 
 
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, batches: int, module: str = "accumulate") -> None:
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, batches: int, method: str = "fold") -> None:
     """Ctrl-C while the batch after so many is computed."""
-    plain: Callable = getattr(fold, module)
+    plain: Callable = getattr(OneDevice, method)
+    computed: list[object] = []
 
-    def interrupted(*arguments: object, **settings: object):
-        for index, moments in enumerate(plain(*arguments, **settings)):
-            if index == batches:
-                signal.raise_signal(signal.SIGINT)
-            yield moments
+    def interrupted(*arguments: object) -> object:
+        if len(computed) == batches:
+            signal.raise_signal(signal.SIGINT)
+        computed.append(plain(*arguments))
+        return computed[-1]
 
     assert threading.current_thread() is threading.main_thread()
-    monkeypatch.setattr(fold, module, interrupted)
+    monkeypatch.setattr(OneDevice, method, interrupted)
 
 
 @pytest.mark.parametrize("projection", ["random-channels", "principal-components"])
@@ -250,12 +254,9 @@ def test_an_interrupted_fit_goes_on(
     assert not (folders / "m").exists()
     assert padim.load_updatable(folders / "m.unfinished").moments.count == 8
     read: list[int] = []
-    plain = fold.load_batches
+    plain = steps.load_groups
     with monkeypatch.context() as patch:
-        for module in (fold, calibrate):
-            patch.setattr(
-                module, "load_batches", lambda paths, *a, **k: (read.append(len(paths)), plain(paths, *a, **k))[1]
-            )
+        patch.setattr(steps, "load_groups", lambda paths, *more: (read.append(len(paths)), plain(paths, *more))[1])
         fit(capsys, folders / "first", folders / "m", *more)
     assert read == [6, 14]  # what was left, and all for the calibration
     assert not (folders / "m.unfinished").exists()
@@ -278,13 +279,13 @@ def test_checkpoints_are_written_as_often_as_asked(
     folders: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    plain = fold.Checkpoint.write
+    plain = Checkpoint.write
 
-    def write(self: fold.Checkpoint, backbone: padim.Backbone, folded: fold.Folded) -> None:
-        written.append(folded.done)
-        plain(self, backbone, folded)
+    def write(self: Checkpoint, engine: Engine, fold: Fold, whole: padim.PadimMoments) -> None:
+        written.append(fold.done)
+        plain(self, engine, fold, whole)
 
-    monkeypatch.setattr(fold.Checkpoint, "write", write)
+    monkeypatch.setattr(Checkpoint, "write", write)
     fit(capsys, folders / "first", folders / "m", "--checkpoint-every", "8")
     assert written == [8]
 

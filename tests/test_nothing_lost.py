@@ -54,12 +54,11 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["m.unfinished", "m.unfinished-mesh"])
 @pytest.mark.parametrize("more", [(), ("--devices", "1")])
 def test_a_folder_where_an_unfinished_fit_would_be_is_left_alone(
-    folder: Path, capsys: Capture, name: str, more: tuple[str, ...]
+    folder: Path, capsys: Capture, more: tuple[str, ...]
 ) -> None:
-    precious = folder / name / "precious.txt"
+    precious = folder / "m.unfinished" / "precious.txt"
     precious.parent.mkdir()
     precious.write_text("years of work")
     code, _, err = run(capsys, "fit", folder / "good", "--out", folder / "m", *SIZES, *more)
@@ -88,11 +87,14 @@ def test_fit_many_leaves_a_folder_in_its_way_alone(folder: Path, capsys: Capture
 
 
 def test_an_unfinished_fit_with_something_of_yours_in_it_is_not_removed(folder: Path) -> None:
-    from padim_jax.runs.fold import Checkpoint, Folded
+    from padim_jax.runs.checkpoint import Checkpoint
+    from padim_jax.runs.engines import OneDevice
+    from padim_jax.runs.records import Fold
 
     stored = padim.load_updatable(folder / "model")
     checkpoint = Checkpoint(folder / "m.unfinished", "x")
-    checkpoint.write(stored.backbone, Folded(stored.moments, dict(stored.images)))
+    fold = Fold(stored.moments, dict(stored.images))
+    checkpoint.write(OneDevice(stored.backbone), fold, stored.moments)
     (folder / "m.unfinished" / "notes.txt").write_text("mine")
     checkpoint.remove()
     assert (folder / "m.unfinished" / "notes.txt").exists()
@@ -301,17 +303,17 @@ def test_an_error_after_factoring_does_not_lose_the_fit_on_a_mesh(
 ) -> None:
     words = ("fit", folder / "good", "--out", folder / "m", *SIZES, "--devices", "1")
     with monkeypatch.context() as patch:
-        from padim_jax.commands import fit_mesh
+        from padim_jax.runs import fit
 
         def fails(*_: object, **__: object) -> None:
             raise FloatingPointError("calibrate: a score is not finite")
 
-        patch.setattr(fit_mesh, "calibrate_shared", fails)
+        patch.setattr(fit, "calibrate_model", fails)
         assert run(capsys, *words)[0] == 1
-    assert (folder / "m.unfinished-mesh").exists()
+    assert (folder / "m.unfinished").exists()
     code, _, err = run(capsys, *words)
     assert (code, "fit ━" in err and "30/30" in err) == (0, True)
-    assert not (folder / "m.unfinished-mesh").exists()
+    assert not (folder / "m.unfinished").exists()
 
 
 def test_sizes_of_the_files_are_remembered_by_every_form(folder: Path, capsys: Capture) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
+from padim_jax.artifact.folder import read_manifest
 from padim_jax.cli import main
 from padim_jax.runs.steps import share
 from tests.conftest import SMALL, images, write_images
@@ -99,23 +100,30 @@ def test_a_failure_stops_all_in_words_and_one_process_goes_on(
     assert [code for code, _ in done] == [1, 1]
     failed = next(index for index, (_, text) in enumerate(done) if "015b.png" in text)
     assert f"because process {failed} could not go on" in done[1 - failed][1]
-    (kept,) = (tmp_path / "many.unfinished-mesh").glob("step-*")
-    assert kept.name == f"step-{12:012}"
+    assert read_manifest(tmp_path / "many.unfinished")["progress"]["done"] == 12
     # one process takes up what two have left, and says where it was not the first
     assert main([*command, str(tmp_path / "many"), "--skip-unreadable"]) == 0
     assert main([*command, str(tmp_path / "one"), "--skip-unreadable"]) == 0
     assert_alike(tmp_path / "many", tmp_path / "one")
-    assert not (tmp_path / "many.unfinished-mesh").exists()
+    assert not (tmp_path / "many.unfinished").exists()
     capfd.readouterr()
 
 
 DIES_SAVING = """
 import os, signal, sys
 from padim_jax.cli import main
-from padim_jax.commands import fit_mesh
+from padim_jax.runs.engines import ManyDevices
 
-if sys.argv[-1] == "1":
-    fit_mesh.save_shared = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+plain = ManyDevices.save
+
+
+def save(self, stored, folder, **how):
+    if folder.name == "many" and sys.argv[-1] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    plain(self, stored, folder, **how)
+
+
+ManyDevices.save = save
 sys.exit(main(sys.argv[1:]))
 """
 

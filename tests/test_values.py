@@ -9,7 +9,9 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax.images import UnreadableImage, find_value_range
-from padim_jax.runs.fold import fit_files
+from padim_jax.runs.engines import OneDevice
+from padim_jax.runs.fold import fit_moments
+from padim_jax.runs.watch import Watch
 from tests.image_files import png, tiff
 from tests.test_cli import SIZES, rows, run
 from tests.test_folder import write
@@ -112,7 +114,8 @@ def test_two_passes_note_once(lite0: padim.Backbone, good_dir: Path) -> None:
     config = padim.PadimConfig(n_channels=4, image_size=SIZE, crop_size=(32, 48), projection="principal-components")
     notes: list[tuple[str, str]] = []
     paths = sorted(good_dir.glob("*.*"))
-    fit_files(lite0, paths, config, batch_size=4, note=lambda path, text: notes.append((path.name, text)))
+    watch = Watch(note=lambda path, text: notes.append((path.name, text)))
+    fit_moments(OneDevice(lite0), paths, config, 4, watch)
     assert notes == [("film.gif", "first of 2 frames")]
     with pytest.raises(UnreadableImage, match="several frames"):
-        fit_files(lite0, paths, config, batch_size=4)
+        fit_moments(OneDevice(lite0), paths, config, 4, Watch(note=None))

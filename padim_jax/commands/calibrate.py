@@ -1,7 +1,6 @@
 """``padim calibrate``, and calibrating for the commands that change a model."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,18 +11,15 @@ from jaxtyping import Float
 from padim_jax.artifact import Updatable, lived_on, load, load_image_sizes, load_updatable, save, save_updatable
 from padim_jax.artifact.folder import check_writable, read_manifest
 from padim_jax.artifact.ownership import locked
-from padim_jax.commands.terminal import interruption, note_ignored, progress_bar, say, tell, wrong_use
-from padim_jax.images import UnreadableImage, find_images
+from padim_jax.commands.terminal import note_ignored, say, tell, wrong_use
+from padim_jax.commands.watching import watching
+from padim_jax.images import find_images
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold
 from padim_jax.method.records import Padim
-from padim_jax.runs.calibrate import (
-    TooFewImages,
-    calibrate_files,
-    calibration_files,
-    check_others,
-)
-from padim_jax.runs.fold import Interrupted, Unreadable
+from padim_jax.runs.calibrate import Terms, TooFewImages, calibrate_model
+from padim_jax.runs.engines import OneDevice
 from padim_jax.runs.recalibration import rates_of
+from padim_jax.runs.watch import Watch
 
 _METHODS = {
     "leave-one-out": "leave-one-out",
@@ -64,15 +60,10 @@ def calibrate_command(
         note_ignored(found.ignored)
         if known is not None and known.threshold_source == "set":
             say(f"the threshold that was set, {float(known.threshold):.4g}, gives way to one from these images")
-        fitted = _scoring(stored)
         own = None if known is None else np.asarray(known.scores)
-        with interruption() as stopped, going_on():
-            done = calibrated(
-                fitted, None, images_of(stored), found.paths, rates, batch_size, stopped, own=own, trusted=trusted
-            ).calibration
-        del fitted  # its factors take as much room as moments, which are packed now
-        if done is None:
-            raise click.ClickException(f"{model} is as it was")
+        terms = Terms(*rates, found.paths, trusted)
+        with watching(f"{model} is as it was") as watch:
+            done = _calibrate(stored, terms, own, batch_size, watch)
         keep(stored, done, out or model, model)
         describe_calibration(done)
         if known is not None and len(done.scores) < len(known.scores):
@@ -101,48 +92,6 @@ def keep(stored: Updatable | Padim, known: Calibration | None, path: Path, model
         save(changed, path, image_sizes=load_image_sizes(model), keep_previous=True)
 
 
-def calibrated(
-    model: Padim,
-    fitted: Sequence[Path] | None,
-    images: Mapping[str, float] | None,
-    others: Sequence[Path] | None,
-    rates: tuple[float, float],
-    batch_size: int,
-    stopped: Callable[[], bool],
-    *,
-    own: Float[np.ndarray, " n"] | None = None,
-    trusted: bool = False,
-) -> Padim:
-    """Model calibrated on ``others`` if given, fitted on or not, else on the files ``fitted``, left out in turn.
-
-    Others that it was not fitted on are compared with its ``own`` images' scores, or where these are not known with
-    those of some of ``fitted``; unless they are ``trusted``.
-    """
-    try:
-        with wrong_use(but=(TooFewImages, UnreadableImage)):
-            paths, weights = calibration_files(model, fitted or (), images, others)
-        with progress_bar("calibrate", len(paths)) as advance:
-            done = calibrate_files(
-                model,
-                paths,
-                weights,
-                batch_size=batch_size,
-                false_alarm_rate=rates[0],
-                pixel_rate=rates[1],
-                advance=advance,
-                stopped=stopped,
-                tell=lambda text: say(f"note: {text}"),
-            )
-        if weights is None and not trusted and done.calibration is not None:
-            check_others("calibrate", model, done.calibration, own, fitted or (), images, batch_size=batch_size)
-    except TooFewImages as error:
-        say(f"not calibrated: {error}")
-        return model
-    except UnreadableImage as error:
-        raise click.ClickException(f"{error} (mend or remove it)") from error
-    return done
-
-
 def describe_calibration(known: Calibration | None) -> None:
     """Print what a model's calibration says, and say what it can't."""
     if known is None:
@@ -161,23 +110,13 @@ def describe_calibration(known: Calibration | None) -> None:
         )
 
 
-def stop_and_say(option: str) -> Unreadable:
-    """What to do with the first file that can't be read where ``option`` was not given."""
-
-    def stop(error: UnreadableImage) -> None:
-        raise click.ClickException(f"{error} (mend or remove it, or pass {option})") from error
-
-    return stop
-
-
-@contextmanager
-def going_on() -> Iterator[None]:
-    """Say how an interrupted command goes on."""
+def _calibrate(
+    stored: Updatable | Padim, terms: Terms, own: Float[np.ndarray, " n"] | None, batch_size: int, watch: Watch
+) -> Calibration:
+    """The new calibration. The factors, as large as moments, which are to be packed, are gone when it returns."""
+    model = stored.model() if isinstance(stored, Updatable) else stored
+    engine = OneDevice(model.backbone)
     try:
-        yield
-    except Interrupted as error:
-        raise click.ClickException(f"{error}; the same command goes on from there") from error
-
-
-def _scoring(stored: Updatable | Padim) -> Padim:
-    return stored.model() if isinstance(stored, Updatable) else stored
+        return calibrate_model(engine, engine.hold(model), (), images_of(stored), terms, batch_size, watch, own=own)
+    except TooFewImages as error:
+        raise click.ClickException(f"not calibrated: {error}") from error

@@ -1,6 +1,7 @@
 """``padim demo``."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from padim_jax.artifact import Updatable, save_updatable
@@ -8,11 +9,12 @@ from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import claim
 from padim_jax.backbones import load_backbone
 from padim_jax.commands.terminal import progress_bar, tell
+from padim_jax.commands.watching import watching
 from padim_jax.data.elpv import demo_split
-from padim_jax.method.fitting import finalize
 from padim_jax.presets import preset
-from padim_jax.runs.calibrate import calibrate_files
-from padim_jax.runs.fold import fit_files
+from padim_jax.runs.calibrate import Terms, calibrate_model
+from padim_jax.runs.engines import OneDevice
+from padim_jax.runs.fold import fit_moments
 from padim_jax.runs.outputs import ResultSpool, write_heatmap
 from padim_jax.runs.score import score_files
 
@@ -27,14 +29,14 @@ def demo_command(out: Path, batch_size: int) -> None:
     check_writable(out / "model")
     claim(out, ("best-finds", "missed", "false-alarms"), "demo")
     network, config = load_backbone("efficientnet_lite0"), preset("lite0").members[0]
-    with progress_bar("fit", len(split.fit)) as advance:
-        folded = fit_files(network, split.fit, config, batch_size=batch_size, advance=advance)
-    model = finalize(network, folded.moments)
-    with progress_bar("calibrate", len(split.fit)) as advance:
-        model = calibrate_files(
-            model, split.fit, folded.images, batch_size=batch_size, false_alarm_rate=_RATE, advance=advance
-        )
-    save_updatable(Updatable(network, folded.moments, folded.images, model.calibration), out / "model")
+    engine = OneDevice(network)
+    with watching(f"{out} holds nothing yet") as watch:
+        fold = fit_moments(engine, split.fit, config, batch_size, watch)
+        model = engine.finalize(fold.state, None)
+        terms = Terms(false_alarm_rate=_RATE)
+        known = calibrate_model(engine, model, split.fit, fold.images, terms, batch_size, watch)
+    model = replace(model, calibration=known)
+    save_updatable(Updatable(network, fold.state, fold.images, known), out / "model")
 
     paths = [*split.good, *split.defective]
     scores: dict[Path, float] = {}
@@ -53,8 +55,6 @@ def demo_command(out: Path, batch_size: int) -> None:
             "missed": [path for path in reversed(falling) if path in split.defective][:6],
             "false-alarms": [path for path in falling if path in split.good][:6],
         }
-        known = model.calibration
-        assert known is not None
         scale = float(known.colour_scale[0]), float(known.colour_scale[1])
         for item in spool:
             for kind, chosen in kinds.items():

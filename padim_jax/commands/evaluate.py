@@ -34,7 +34,7 @@ from padim_jax.config import ProtocolName
 from padim_jax.data.protocol import Protocol
 from padim_jax.images import UnreadableImage
 from padim_jax.presets import Preset, preset
-from padim_jax.runs.score import Advance
+from padim_jax.runs.watch import Advance
 
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
     from padim_jax.data.catalogue import Category

@@ -1,42 +1,65 @@
-"""``padim fit``."""
+"""``padim fit``, on one device, on several, or by several processes."""
 
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from padim_jax import mesh as meshes
 from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import locked
-from padim_jax.commands.calibrate import (
-    calibrated,
-    describe_calibration,
-    going_on,
-    rates_of,
-    stop_and_say,
-)
-from padim_jax.commands.fit_mesh import MeshOptions, fit_on_mesh, mesh_checkpoint
+from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.settings import chosen, loaded, with_value_range
-from padim_jax.commands.terminal import (
-    Notes,
-    interruption,
-    note_ignored,
-    progress_bar,
-    say,
-    size_text,
-    tell,
-)
+from padim_jax.commands.terminal import keep_stdout, note_ignored, say, size_text, tell, wrong_use
+from padim_jax.commands.watching import unreadable_option, watching
 from padim_jax.config import PadimConfig
 from padim_jax.images import find_images, read_roi_of, seen
 from padim_jax.images.image import measure
+from padim_jax.mesh.processes import agreed, connect
 from padim_jax.method.embedding import Embedding, draw_embedding
-from padim_jax.method.records import Padim
-from padim_jax.runs.fold import Checkpoint, finish, fit_files, identity
-from padim_jax.runs.mesh_fold import MeshCheckpoint
+from padim_jax.runs.calibrate import Terms
+from padim_jax.runs.checkpoint import Checkpoint, checkpoint_folder, identity
+from padim_jax.runs.engines import engine
+from padim_jax.runs.fit import Fitted, fit_files
+from padim_jax.runs.recalibration import rates_of
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """What the options of devices and processes were given."""
+
+    devices: int | None
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
+    distributed: bool
+    grid: int | None
+
+    def mesh(self) -> Mesh | None:
+        """Join the other processes, if there are any; the mesh of all their devices. None: one device will do."""
+        several = self.distributed or any(
+            value is not None for value in (self.coordinator, self.num_processes, self.process_id)
+        )
+        with wrong_use():
+            if several:
+                keep_stdout()
+                connect(self.coordinator, self.num_processes, self.process_id)
+            elif self.devices is None and self.grid is None:
+                return None
+            here = jax.local_device_count()
+            if self.devices is not None and self.devices > here:
+                raise ValueError(f"--devices {self.devices}: this machine has {here} ({jax.devices()[0].platform})")
+            each = self.devices or here
+            ours: dict[int, list[Any]] = {}
+            for device in jax.devices():
+                ours.setdefault(device.process_index, []).append(device)
+            devices = [device for _, own in sorted(ours.items()) for device in own[:each]]
+            grid = self.grid or each
+            return meshes.device_mesh(max(1, len(devices) // grid), grid, devices)
 
 
 def fit_command(
@@ -56,96 +79,45 @@ def fit_command(
 ) -> None:
     """Do what ``padim fit`` says it does."""
     mesh = MeshOptions(**{field.name: settings.pop(field.name) for field in fields(MeshOptions)}).mesh()
-    backbone, config = chosen(**settings)
+    name, config = chosen(**settings)
     check_writable(out)  # now, not after an hour of fitting
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    Checkpoint(unfinished, "").check()
-    MeshCheckpoint(mesh_checkpoint(out), "").check()
-    with locked(out, "fit") if jax.process_index() == 0 else nullcontext():
+    Checkpoint(checkpoint_folder(out), "").check()
+    first = jax.process_index() == 0
+    with locked(out, "fit") if first else nullcontext():
         found = find_images([good_dir], exclude=out)
         note_ignored(found.ignored)
         config = with_value_range(config, found.paths)
-        others = find_images(held_out).paths if held_out else None
         region = None if roi is None else read_roi_of(roi, config, found.paths)
-        network = loaded(backbone, weights, config)
-        embedding = draw_embedding(network, config)
+        rates = rates_of(None, false_alarm_rate, pixel_rate)
+        terms = Terms(*rates, find_images(held_out).paths if held_out else None, trusted) if wanted else None
+        backbone = loaded(name, weights, config)
         start = time.perf_counter()
-        if mesh is None and mesh_checkpoint(out).exists():
-            mesh = meshes.device_mesh(devices=jax.devices()[:1])
-        if mesh is not None:
-            done = fit_on_mesh(
-                network,
-                found.paths,
-                config,
-                mesh,
-                out,
-                region=region,
-                others=others,
-                wanted=wanted,
-                trusted=trusted,
-                rates=(false_alarm_rate, pixel_rate),
-                skip_unreadable=skip_unreadable,
-                checkpoint_every=checkpoint_every,
-                batch_size=batch_size,
+        checkpoint = Checkpoint(checkpoint_folder(out), identity(backbone, config, found.paths), checkpoint_every)
+        agreed("files, settings or weights", checkpoint.identity)
+        left = "the same command goes on from there"
+        with watching(left, unreadable_option(skip_unreadable), shown=first) as watch:
+            fitted = fit_files(
+                engine(backbone, mesh), found.paths, config, out, checkpoint, batch_size, watch, roi=region, terms=terms
             )
-            if done is not None:
-                shared, known = done
-                fitted = [path for path in found.paths if str(path) not in shared.skipped]
-                _say_fitted(out, embedding, config, fitted, len(shared.images), start, shared.skipped)
-                describe_calibration(known)
-            return
-        checkpoint = Checkpoint(unfinished, identity(network, config, found.paths), checkpoint_every)
-        if unfinished.exists() and checkpoint.read() is None:
-            say(f"{unfinished} is of other files or settings; fitting from the start")
-        notes = Notes()
-        with interruption() as stopped, going_on():
-            with progress_bar("fit", len(found.paths) * config.passes) as advance:
-                folded = fit_files(
-                    network,
-                    found.paths,
-                    config,
-                    batch_size=batch_size,
-                    unreadable=(lambda error: None) if skip_unreadable else stop_and_say("--skip-unreadable"),
-                    note=notes,
-                    advance=advance,
-                    checkpoint=checkpoint,
-                    stopped=stopped,
-                )
-            rates = rates_of(None, false_alarm_rate, pixel_rate)
-            fitted = [path for path in found.paths if str(path) not in folded.skipped]
-
-            def calibrate(model: Padim) -> Padim:
-                if not wanted:
-                    return model
-                return calibrated(model, fitted, folded.images, others, rates, batch_size, stopped, trusted=trusted)
-
-            known, _ = finish(network, folded, out, checkpoint, region, calibrate)
-        notes.say()
-        _say_fitted(out, embedding, config, fitted, len(folded.images), start, folded.skipped)
-        describe_calibration(known)
+        if first:
+            _say_fitted(out, draw_embedding(backbone, config), config, fitted, start)
+            if fitted.uncalibrated:
+                say(f"not calibrated: {fitted.uncalibrated}")
+            describe_calibration(fitted.calibration)
 
 
-def _say_fitted(
-    out: Path,
-    embedding: Embedding,
-    config: PadimConfig,
-    fitted: Sequence[Path],
-    different: int,
-    start: float,
-    skipped: Mapping[str, str],
-) -> None:
-    for path, reason in skipped.items():
+def _say_fitted(out: Path, embedding: Embedding, config: PadimConfig, fitted: Fitted, start: float) -> None:
+    for path, reason in fitted.skipped.items():
         say(f"skipped {path}: {reason}")
-    if copies := len(fitted) - different:
-        say(
-            f"note: {copies} of {len(fitted)} files are copies of others; each counts in the fit, but shows nothing new"
-        )
+    count = len(fitted.paths)
+    if copies := count - fitted.different:
+        say(f"note: {copies} of {count} files are copies of others; each counts in the fit, but shows nothing new")
     tell(
         f"{out}: {embedding.backbone}, {', '.join(embedding.taps)}, d = {embedding.dimension}; fitted on "
-        f"{len(fitted)} images in {time.perf_counter() - start:.1f} s"
-        + (f", {len(skipped)} skipped" if skipped else "")
+        f"{count} images in {time.perf_counter() - start:.1f} s"
+        + (f", {len(fitted.skipped)} skipped" if fitted.skipped else "")
     )
-    share = float(seen(measure(fitted[0]), config).mean())
+    share = float(seen(measure(fitted.paths[0]), config).mean())
     tell(f"the model sees {share:.0%} of the area of each image" + (_outside(config) if share < 1 else ""))
 
 

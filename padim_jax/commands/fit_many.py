@@ -10,11 +10,12 @@ import jax
 
 from padim_jax.artifact.ownership import LOCK, locked
 from padim_jax.backbones import Backbone
-from padim_jax.commands.calibrate import going_on, rates_of
 from padim_jax.commands.settings import chosen, loaded
-from padim_jax.commands.terminal import Notes, interruption, progress_bar, say, tell, wrong_use
+from padim_jax.commands.terminal import progress_bar, say, tell, wrong_use
+from padim_jax.commands.watching import watching
 from padim_jax.fleet.fitting import Journal, Outcome, Terms, fit_many
 from padim_jax.fleet.tables import LIST, Job, read_jobs
+from padim_jax.runs.recalibration import rates_of
 from padim_jax.runs.tables import write_table
 
 
@@ -57,10 +58,15 @@ def _fit_all(
     part: tuple[int, int],
     devices: Sequence[Any],
 ) -> None:
-    journal, notes, counts = Journal(out, part), Notes(), Counter[str]()
+    journal, counts = Journal(out, part), Counter[str]()
     try:
-        with interruption() as stopped, going_on(), progress_bar("fit", len(jobs), unit="models") as advance:
-            outcomes = fit_many(network, jobs, terms, out, journal, devices=devices, note=notes, stopped=stopped)
+        with (
+            watching("the same command goes on from there") as watch,
+            progress_bar("fit", len(jobs), unit="models") as advance,
+        ):
+            outcomes = fit_many(
+                network, jobs, terms, out, journal, devices=devices, note=watch.note, stopped=watch.stopped
+            )
             for outcome in outcomes:
                 counts[outcome.status] += 1
                 kinds = ["not fitted" if outcome.status == "failed" else "note", *["note"] * len(outcome.notes)]
@@ -69,7 +75,6 @@ def _fit_all(
                 advance(1)
     finally:
         _write_list(out / LIST, every, journal.last())
-        notes.say()
     tell(f"{out / LIST}: {counts['fitted']} fitted, {counts['kept']} there already, {counts['failed']} failed")
     if counts["failed"]:
         raise click.ClickException(f"{counts['failed']} of {len(jobs)} models failed; they are named above")

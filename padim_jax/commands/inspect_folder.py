@@ -23,10 +23,12 @@ from padim_jax.method.fitting import finalize
 from padim_jax.method.records import Padim
 from padim_jax.pictures import picture
 from padim_jax.presets import preset
-from padim_jax.runs.calibrate import left_out_files
-from padim_jax.runs.fold import fit_files
+from padim_jax.runs.engines import OneDevice
+from padim_jax.runs.fold import fit_moments
+from padim_jax.runs.left_out import left_out_files
 from padim_jax.runs.score import ScoredImage, find_summit, score_files
 from padim_jax.runs.tables import write_table
+from padim_jax.runs.watch import Watch
 
 _PRESET = "lite0"
 _SHOWN = 10  # files on a line; --json and --out have all
@@ -175,14 +177,12 @@ def _fitted_here(paths: Sequence[Path], batch_size: int) -> tuple[Padim | None, 
     """The default preset on the files that it takes; None where they are fewer than two."""
     chosen = preset(_PRESET)
     config = replace(chosen.members[0], value_range=find_value_range(paths)) if paths else chosen.members[0]
-    with progress_bar("fit", len(paths)) as advance:
-        network = load_backbone(chosen.backbone)
-        folded = fit_files(
-            network, paths, config, batch_size=batch_size, unreadable=_pass_over, note=_pass, advance=advance
-        )
-    if folded.moments.count < 2:
+    network = load_backbone(chosen.backbone)
+    watch = Watch(progress_bar, note=_pass, unreadable=_pass_over)
+    fold = fit_moments(OneDevice(network), paths, config, batch_size, watch)
+    if fold.state.count < 2:
         return None, {}
-    return finalize(network, folded.moments, donate=True), folded.images
+    return finalize(network, fold.state, donate=True), fold.images
 
 
 def _pass(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from padim_jax.runs.score import Advance
+    from padim_jax.runs.watch import Advance
 
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
 

@@ -1,7 +1,6 @@
 """``padim update``, ``padim merge``, ``padim forget`` and ``padim undo``."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -9,16 +8,14 @@ import click
 from padim_jax.artifact import Updatable, load_updatable, save_updatable
 from padim_jax.artifact.folder import check_writable, undo
 from padim_jax.artifact.ownership import locked
-from padim_jax.commands.calibrate import describe_calibration, stop_and_say
-from padim_jax.commands.terminal import Notes, interruption, note_ignored, progress_bar, say, tell
-from padim_jax.images import UnreadableImage, find_images, stop_at_unreadable
-from padim_jax.runs.calibrate import MixedImages
-from padim_jax.runs.fold import Interrupted
+from padim_jax.commands.calibrate import describe_calibration
+from padim_jax.commands.terminal import note_ignored, progress_bar, say, tell
+from padim_jax.commands.watching import unreadable_option, watching
+from padim_jax.images import find_images
 from padim_jax.runs.forget import forget_files
 from padim_jax.runs.merge import merge_models
 from padim_jax.runs.recalibration import rates_of, recalibrate
 from padim_jax.runs.update import NothingNew, update_files
-from padim_jax.runs.watch import Watch
 
 
 def update_command(
@@ -40,8 +37,7 @@ def update_command(
         stored = load_updatable(model)
         images = find_images([good_dir])
         note_ignored(images.ignored)
-        unreadable = (lambda error: None) if skip_unreadable else stop_and_say("--skip-unreadable")
-        with _terminal(model, unreadable) as watch:
+        with watching(_as_it_is(model), unreadable_option(skip_unreadable)) as watch:
             try:
                 done = update_files(
                     stored,
@@ -111,7 +107,7 @@ def forget_command(
         images = find_images([directory])
         note_ignored(images.ignored)
         rates = rates_of(stored.calibration, false_alarm_rate, pixel_rate)
-        with _terminal(model) as watch:
+        with watching(_as_it_is(model)) as watch:
             changed = forget_files(stored, images.paths, batch_size=batch_size, watch=watch)
         del stored
         _finish(changed, target, held_out, rates, batch_size, trusted, keep_previous=True)
@@ -140,7 +136,7 @@ def _finish(
     if good is None:
         changed.model()  # what can't be factored is not saved
     else:
-        with _terminal(path) as watch:
+        with watching(_as_it_is(path)) as watch:
             changed = recalibrate(
                 changed,
                 good,
@@ -165,18 +161,6 @@ def _count(stored: Updatable) -> str:
     return f"{len(stored.images) or int(stored.moments.count)} images{faded}"
 
 
-@contextmanager
-def _terminal(model: Path, unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable) -> Iterator[Watch]:
-    """Show a change of ``model`` on the terminal, and say of what ends it that nothing was changed."""
-    notes = Notes()
-    try:
-        with interruption() as stopped:
-            yield Watch(progress_bar, notes, say, unreadable, stopped)
-    except Interrupted as error:
-        raise click.ClickException(f"{error}; {model} is as it was") from error
-    except UnreadableImage as error:
-        raise click.ClickException(f"{error} (mend or remove it)") from error
-    except MixedImages as error:
-        raise click.UsageError(str(error)) from error
-    finally:
-        notes.say()
+def _as_it_is(model: Path) -> str:
+    """What an interruption leaves."""
+    return f"{model} is as it was"

@@ -38,7 +38,8 @@ from padim_jax.method.fitting import fit
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
 from padim_jax.presets import Preset
-from padim_jax.runs.score import Advance, Rereadable, fill_up
+from padim_jax.runs.score import Rereadable, fill_up
+from padim_jax.runs.watch import Advance
 from weights_conversion.atomic import write_atomically
 
 _VERSIONS = ("padim-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn", "pillow", "grain")

@@ -30,9 +30,11 @@ from padim_jax.images.decode import Note
 from padim_jax.images.folder import describe
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.embedding import draw_embedding
-from padim_jax.method.records import Padim
-from padim_jax.runs.calibrate import TooFewImages, calibrate_files, calibration_files, check_others
-from padim_jax.runs.fold import Checkpoint, Interrupted, finish, fit_files, identity
+from padim_jax.runs.calibrate import Terms as Calibrating
+from padim_jax.runs.checkpoint import Checkpoint, identity
+from padim_jax.runs.engines import OneDevice
+from padim_jax.runs.fit import fit_files
+from padim_jax.runs.watch import Interrupted, Watch, skip_unreadable
 
 Status = Literal["fitted", "kept", "failed"]  # kept: it was there already, made from the same files and settings
 
@@ -277,51 +279,35 @@ def _fit_locked(
     check_writable(target)
     region = None if job.roi is None else read_roi_of(job.roi, config, paths)
     target.parent.mkdir(parents=True, exist_ok=True)
-    folded = fit_files(
-        backbone,
+    remarks: list[str] = []
+    watch = Watch(
+        note=note,
+        remark=lambda text: remarks.append(text.removeprefix("note: ")),
+        unreadable=skip_unreadable if terms.skip_unreadable else stop_at_unreadable,
+        stopped=stopped,
+    )
+    calibration = Calibrating(terms.false_alarm_rate, terms.pixel_rate, others, terms.trusted)
+    fitted = fit_files(
+        OneDevice(backbone, full=True),
         paths,
         config,
-        batch_size=terms.batch_size,
-        unreadable=(lambda error: None) if terms.skip_unreadable else stop_at_unreadable,
-        note=note,
-        checkpoint=checkpoint,
-        stopped=stopped,
-        least=terms.batch_size,
+        target,
+        checkpoint,
+        terms.batch_size,
+        watch,
+        roi=region,
+        terms=calibration if terms.calibrate else None,
+        progress={"identity": known},
     )
-
-    def calibrated(model: Padim) -> Padim:
-        if not terms.calibrate:
-            return model
-        fitted = [path for path in paths if str(path) not in folded.skipped]
-        try:
-            chosen, weights = calibration_files(model, fitted, folded.images, others)
-            done = calibrate_files(
-                model,
-                chosen,
-                weights,
-                batch_size=terms.batch_size,
-                false_alarm_rate=terms.false_alarm_rate,
-                pixel_rate=terms.pixel_rate,
-                stopped=stopped,
-                tell=notes.append,
-                least=terms.batch_size,
-            )
-        except TooFewImages as error:
-            notes.append(f"not calibrated: {error}")
-            return model
-        if weights is None and not terms.trusted and done.calibration is not None:
-            size = terms.batch_size
-            check_others("calibrate", model, done.calibration, None, fitted, folded.images, batch_size=size)
-        return done
-
-    skipped = [f"skipped {path}: {reason}" for path, reason in folded.skipped.items()]
-    notes += skipped[:_FEW] + [f"skipped {len(skipped) - _FEW} more"] * (len(skipped) > _FEW)
-    made_from = {"identity": known, "images": len(paths) - len(skipped), "skipped": len(skipped)}
-    calibration, count = finish(backbone, folded, target, checkpoint, region, calibrated, made_from)
-    if calibration is None:
-        return Outcome(job.name, "fitted", count, len(skipped), notes=tuple(notes))
-    threshold, rate = float(calibration.threshold), calibration.attained_rate
-    return Outcome(job.name, "fitted", count, len(skipped), threshold, rate, notes=tuple(notes))
+    if fitted.uncalibrated:
+        remarks.append(f"not calibrated: {fitted.uncalibrated}")
+    skipped = [f"skipped {path}: {reason}" for path, reason in fitted.skipped.items()]
+    notes += skipped[:_FEW] + [f"skipped {len(skipped) - _FEW} more"] * (len(skipped) > _FEW) + remarks
+    outcome = Outcome(job.name, "fitted", fitted.count, len(skipped), notes=tuple(notes))
+    if fitted.calibration is None:
+        return outcome
+    threshold, rate = float(fitted.calibration.threshold), fitted.calibration.attained_rate
+    return replace(outcome, threshold=threshold, false_alarm_rate=rate)
 
 
 def _identity(job: Job, backbone: Backbone, terms: Terms, paths: Sequence[Path], others: Sequence[Path] | None) -> str:

@@ -25,7 +25,8 @@ from padim_jax.method.calibration import on_host
 from padim_jax.method.checks import check_images
 from padim_jax.method.records import Padim, Scores
 from padim_jax.method.scoring import score
-from padim_jax.runs.score import Advance, ScoredImage, fill_up, filled_size, score_files
+from padim_jax.runs.score import ScoredImage, fill_up, filled_size, score_files
+from padim_jax.runs.watch import Advance
 
 T = TypeVar("T")
 Item = TypeVar("Item")

@@ -1,38 +1,52 @@
 """One fit, one score on many devices and processes."""
 
+from padim_jax.mesh.channels import (
+    channel_moments,
+    merged_channels,
+)
+from padim_jax.mesh.gathering import (
+    handed_over,
+)
 from padim_jax.mesh.programs import (
     MeshModel,
     MeshMoments,
-    bytes_per_image,
-    device_mesh,
     finalize,
     init,
     joined,
     leave_one_out_scores,
     place,
-    replicated,
-    restored_as,
-    rows_here,
     score,
-    shared_out,
+    score_left_out,
     split,
     update,
+)
+from padim_jax.mesh.shardings import (
+    bytes_per_image,
+    columns_here,
+    device_mesh,
+    replicated,
+    rows_here,
+    shared_out,
 )
 
 __all__ = [
     "MeshModel",
     "MeshMoments",
     "bytes_per_image",
+    "channel_moments",
+    "columns_here",
     "device_mesh",
     "finalize",
+    "handed_over",
     "init",
     "joined",
     "leave_one_out_scores",
+    "merged_channels",
     "place",
     "replicated",
-    "restored_as",
     "rows_here",
     "score",
+    "score_left_out",
     "shared_out",
     "split",
     "update",

@@ -9,15 +9,14 @@ filled up with positions whose embeddings are 0; they reach no map.
 """
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax.backbones import Backbone
@@ -25,20 +24,25 @@ from padim_jax.config import PadimConfig
 from padim_jax.gaussians import forms, gaussian
 from padim_jax.gaussians.gaussian import Moments
 from padim_jax.gaussians.leave_one_out import leave_one_out
+from padim_jax.mesh.shardings import (
+    GRID,
+    IMAGES,
+    ROWS,
+    SAME,
+    SPREAD,
+    filled,
+    filled_up,
+    replicated,
+    resized,
+    shared_out,
+)
 from padim_jax.method import fitting, scoring
 from padim_jax.method.checks import check_backbone, check_images
 from padim_jax.method.embedding import Embedding, embed
 from padim_jax.method.records import Padim, PadimMoments, Scores
 
-T = TypeVar("T")
-
-_ROWS = PartitionSpec("data", "grid")  # (rows, positions, ...)
-_SPREAD = PartitionSpec(("grid", "data"))  # (positions, ...) over all devices
-_GRID = PartitionSpec("grid")  # (positions, ...), the same in every row
-_IMAGES = PartitionSpec(("data", "grid"))  # (images, ...)
-_SAME = PartitionSpec()
-_of_rows: Any = (PartitionSpec("data"), _ROWS, _ROWS, _ROWS)
-_of_all: Any = (_SAME, _SPREAD, _SPREAD, _SPREAD)
+_of_rows: Any = (PartitionSpec("data"), ROWS, ROWS, ROWS)
+_of_all: Any = (SAME, SPREAD, SPREAD, SPREAD)
 _OF_ROWS, _OF_ALL = Moments(*_of_rows), Moments(*_of_all)
 
 
@@ -75,32 +79,6 @@ class MeshModel:
     mesh: Mesh = field(metadata={"static": True})
 
 
-def device_mesh(data: int = 1, grid: int | None = None, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of ``data`` rows of ``grid`` devices.
-
-    Args:
-      data: rows; images are shared out along them.
-      grid: devices of a row; positions are shared out along them. None for as many as there are.
-      devices: None for all there are, those of other processes too.
-
-    Raises:
-      ValueError: the mesh takes more devices than there are, or fewer.
-    """
-    devices = jax.devices() if devices is None else devices
-    grid = len(devices) // max(1, data) if grid is None else grid
-    if data < 1 or grid < 1 or data * grid != len(devices):
-        raise ValueError(
-            f"device_mesh: data={data} × grid={grid} is not {len(devices)}, the devices there are; choose factors of "
-            "that, or pass the devices to use"
-        )
-    return Mesh(np.asarray(devices).reshape(data, grid), ("data", "grid"), axis_types=(AxisType.Auto,) * 2)
-
-
-def replicated(mesh: Mesh, tree: T) -> T:
-    """The same arrays on every device of the mesh, as :func:`update` wants a backbone."""
-    return jax.device_put(tree, NamedSharding(mesh, _SAME))
-
-
 def init(
     mesh: Mesh,
     backbone: Backbone,
@@ -114,10 +92,10 @@ def init(
       ValueError: as :func:`padim_jax.init`.
     """
     state = jax.eval_shape(lambda: fitting.init(backbone, config, projection=projection))
-    p = _filled(mesh, state.embedding.n_positions)
+    p = filled(mesh, state.embedding.n_positions)
 
     def zeros(one: Any) -> Array:
-        shape, spec = ((p, *one.shape[1:]), _ROWS) if one.shape else ((), PartitionSpec("data"))
+        shape, spec = ((p, *one.shape[1:]), ROWS) if one.shape else ((), PartitionSpec("data"))
         return jnp.zeros((mesh.shape["data"], *shape), one.dtype, device=NamedSharding(mesh, spec))
 
     given = fitting.projection_of(state.config, state.embedding, projection)
@@ -130,6 +108,8 @@ def update(
     moments: MeshMoments,
     images: UInt8[Array | np.ndarray, "n height width 3"],
     valid: Bool[Array | np.ndarray, " n"] | None = None,
+    *,
+    half_life: float | None = None,
 ) -> MeshMoments:
     """Fold images into moments on a mesh, which are used up: :func:`padim_jax.update` on many devices.
 
@@ -138,22 +118,24 @@ def update(
       moments: what has been accumulated so far; must not be used again.
       images: uint8 RGB of ``config.crop_size``; any n on the host, or an array of :func:`shared_out`.
       valid: which images count; None for all.
+      half_life: as of :func:`padim_jax.update`; the last image of the last device is the newest.
 
     Raises:
       TypeError, ValueError: as :func:`padim_jax.update`.
     """
+    half = fitting.half_life_array("update", half_life)
     check_backbone("update", backbone, moments.embedding)
     check_images("update", images, moments.config)
     n = len(images)
     valid = np.ones(n, bool) if valid is None else valid
     if not isinstance(images, jax.Array) or len(images.sharding.device_set) != moments.mesh.size:
-        images, valid = (shared_out(moments.mesh, _filled_up(moments.mesh, np.asarray(a))) for a in (images, valid))
+        images, valid = (shared_out(moments.mesh, filled_up(moments.mesh, np.asarray(a))) for a in (images, valid))
     elif isinstance(valid, np.ndarray):
-        valid = jax.device_put(valid, NamedSharding(moments.mesh, _IMAGES))
+        valid = jax.device_put(valid, NamedSharding(moments.mesh, IMAGES))
     if n == 0:
         return moments
     rows = _update(
-        backbone, moments.rows, moments.projection, images, valid, embedding=moments.embedding, mesh=moments.mesh
+        backbone, moments.rows, moments.projection, images, valid, half, embedding=moments.embedding, mesh=moments.mesh
     )
     return replace(moments, rows=rows)
 
@@ -166,10 +148,10 @@ def joined(moments: MeshMoments) -> PadimMoments:
 
 def split(mesh: Mesh, moments: PadimMoments) -> MeshMoments:
     """Moments on a mesh, to go on from: of one device, or as :func:`joined` gives them on any mesh."""
-    p = _filled(mesh, moments.embedding.n_positions)
+    p = filled(mesh, moments.embedding.n_positions)
     placed = jax.jit(
-        lambda one: jax.tree.map(lambda a: _resized(a, p), one),
-        out_shardings=jax.tree.map(lambda a: NamedSharding(mesh, _SPREAD if a.ndim else _SAME), moments.moments),
+        lambda one: jax.tree.map(lambda a: resized(a, p), one),
+        out_shardings=jax.tree.map(lambda a: NamedSharding(mesh, SPREAD if a.ndim else SAME), moments.moments),
     )(moments.moments)
     rows = _split(placed, mesh)
     projection = None if moments.projection is None else replicated(mesh, moments.projection)
@@ -186,7 +168,7 @@ def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel
     fitting.check_count(moments)
     fitted = _finalize(moments.moments, moments.config.ridge, mesh)
     model = Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
-    finite = jax.jit(forms.is_finite, out_shardings=NamedSharding(mesh, _SAME))(fitted)
+    finite = jax.jit(forms.is_finite, out_shardings=NamedSharding(mesh, SAME))(fitted)
     return MeshModel(fitting.checked(model, finite), mesh)
 
 
@@ -194,10 +176,10 @@ def place(mesh: Mesh, model: Padim) -> MeshModel:
     """A model of one device on a mesh; it scores by inverse factors, or in its low rank."""
     if isinstance(model.gaussian, gaussian.Gaussian):
         model = scoring.with_solver(model, "inverse-factor")
-    p = _filled(mesh, model.embedding.n_positions)
+    p = filled(mesh, model.embedding.n_positions)
 
     def put(array: Any) -> Array:
-        return jax.device_put(_resized(array, p), NamedSharding(mesh, _GRID))
+        return jax.device_put(resized(array, p), NamedSharding(mesh, GRID))
 
     rest = replicated(mesh, replace(model, gaussian=None))  # pyright: ignore[reportArgumentType]
     return MeshModel(replace(rest, gaussian=jax.tree.map(put, model.gaussian)), mesh)
@@ -217,7 +199,7 @@ def score(model: MeshModel, images: UInt8[Array | np.ndarray, "n height width 3"
     n = len(images)
     if isinstance(images, jax.Array) and len(images.sharding.device_set) == model.mesh.size:
         return _score(model, images)
-    placed = shared_out(model.mesh, _filled_up(model.mesh, np.asarray(images)))
+    placed = shared_out(model.mesh, filled_up(model.mesh, np.asarray(images)))
     return jax.tree.map(lambda found: found[:n], _score(model, placed))
 
 
@@ -231,57 +213,54 @@ def leave_one_out_scores(model: MeshModel, images: Array, weights: Array) -> Sco
       images: of :func:`shared_out`, like the weights.
       weights: float32 (n,), that each was fitted with; 0 of those that do not count.
     """
-    return _score(model, images, weights)
+    return score_left_out(model, images, weights)[0]
 
 
-def restored_as(mesh: Mesh, shape: tuple[int, ...]) -> tuple[NamedSharding, tuple[int, ...]]:
-    """How an array (positions, ...) of :func:`joined` lies on this mesh, whatever mesh it was on; or a scalar."""
-    if not shape:
-        return NamedSharding(mesh, _SAME), ()
-    return NamedSharding(mesh, _SPREAD), (_filled(mesh, shape[0]), *shape[1:])
+def score_left_out(model: MeshModel, images: Array, weights: Array) -> tuple[Scores, Float[Array, "q n k"]]:
+    """Score as :func:`leave_one_out_scores`, and give embeddings at some positions, of some channels.
 
-
-def rows_here(array: Array) -> np.ndarray:
-    """Of an array laid out as images are, this process's rows."""
-    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
-
-
-def bytes_per_image(mesh: Mesh, embedding: Embedding) -> float:
-    """Bytes of embeddings that leave a device for each image it embeds: ``4 p d (g - 1) / g`` with g devices a row.
-
-    A score sends ``4 p (g - 1) / g`` more, the distances on their way back.
+    Positions that a grid was filled up with are among them, as 0, behind the others of their device.
     """
-    g = mesh.shape["grid"]
-    return 4 * _filled(mesh, embedding.n_positions) * embedding.dimension * (g - 1) / g
-
-
-def shared_out(mesh: Mesh, local: np.ndarray) -> Array:
-    """One array of the rows that each process gives, as many as the others and a multiple of its devices."""
-    return jax.make_array_from_process_local_data(NamedSharding(mesh, _IMAGES), local)
+    return _leave_out(model, images, weights)
 
 
 @jax.jit
-def _score(model: MeshModel, images: Array, weights: Array | None = None) -> Scores:
-    """Scores, by the models of all other images where there are ``weights``."""
+def _score(model: MeshModel, images: Array) -> Scores:
     mesh, whole = model.mesh, model.model
-    parts = (whole.backbone, whole.count, whole.projection, whole.calibration, whole.roi)
 
-    def local(fitted: Any, parts: Any, images: Array, weights: Array | None) -> Scores:
-        backbone, count, projection, calibration, roi = parts
-        x = _exchanged(mesh, backbone, whole.embedding, images, projection)
-        if weights is None:
-            distances = forms.mahalanobis(fitted, x)
-        else:
-            own = lax.all_gather(weights, "grid", tiled=True)
-            distances = leave_one_out(fitted, x, count, own, whole.config.ridge)
-        back = lax.all_to_all(distances, "grid", split_axis=1, concat_axis=0, tiled=True)
-        named = replace(whole, backbone=backbone, count=count, projection=projection, calibration=calibration, roi=roi)
-        return scoring.judged(named, back[: whole.embedding.n_positions])
+    def local(fitted: Any, rest: Padim, images: Array) -> Scores:
+        x = _exchanged(mesh, rest.backbone, whole.embedding, images, rest.projection)
+        return _judged(mesh, rest, forms.mahalanobis(fitted, x))
 
-    specs = (_GRID, _SAME, _IMAGES, _IMAGES)
-    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_IMAGES, check_vma=False)
-    return run(whole.gaussian, parts, images, weights)
+    run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES), out_specs=IMAGES, check_vma=False)
+    return run(whole.gaussian, _rest(whole), images)
+
+
+@jax.jit
+def _leave_out(model: MeshModel, images: Array, weights: Array) -> tuple[Scores, Array]:
+    mesh, whole = model.mesh, model.model
+
+    def local(fitted: Any, rest: Padim, images: Array, weights: Array) -> tuple[Scores, Array]:
+        x = _exchanged(mesh, rest.backbone, whole.embedding, images, rest.projection)
+        of_row = lax.all_gather(weights, "grid", tiled=True)
+        distances = leave_one_out(fitted, x, rest.count, of_row, whole.config.ridge)
+        some = scoring.some_embeddings(x, whole.embedding.n_positions)
+        return _judged(mesh, rest, distances), lax.all_to_all(some, "grid", split_axis=1, concat_axis=0, tiled=True)
+
+    specs = (IMAGES, PartitionSpec(None, ("data", "grid")))
+    run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES, IMAGES), out_specs=specs, check_vma=False)
+    return run(whole.gaussian, _rest(whole), images, weights)
+
+
+def _rest(model: Padim) -> Padim:
+    """What lies the same on every device."""
+    return replace(model, gaussian=None)  # pyright: ignore[reportArgumentType]
+
+
+def _judged(mesh: Mesh, rest: Padim, distances: Float[Array, "p n"]) -> Scores:
+    """Maps and scores of the images that lie here, of the distances at the positions that do."""
+    back = lax.all_to_all(distances, "grid", split_axis=1, concat_axis=0, tiled=True)
+    return scoring.judged(rest, back[: rest.embedding.n_positions])
 
 
 @functools.partial(jax.jit, static_argnames=("embedding", "mesh"), donate_argnames="rows")
@@ -291,17 +270,29 @@ def _update(
     projection: Array | None,
     images: Array,
     valid: Array,
+    half_life: Array | None,
     embedding: Embedding,
     mesh: Mesh,
 ) -> Moments:
-    def local(backbone: Backbone, rows: Moments, projection: Array | None, images: Array, valid: Array) -> Moments:
+    def local(
+        backbone: Backbone,
+        rows: Moments,
+        projection: Array | None,
+        images: Array,
+        valid: Array,
+        half_life: Array | None,
+    ) -> Moments:
         x = _exchanged(mesh, backbone, embedding, images, projection)
-        counted = lax.all_gather(valid, "grid", tiled=True)
-        return _with_row(gaussian.update(_without_row(rows), x, counted))
+        own = _without_row(rows)
+        if half_life is None:
+            return _with_row(gaussian.update(own, x, lax.all_gather(valid, "grid", tiled=True)))
+        weights, factor = fitting.faded_weights(lax.all_gather(valid, ("data", "grid"), tiled=True), half_life)
+        of_row = lax.dynamic_slice_in_dim(weights, lax.axis_index("data") * x.shape[1], x.shape[1])
+        return _with_row(gaussian.update(gaussian.decay(own, factor), x, of_row))
 
-    specs = (_SAME, _OF_ROWS, _SAME, _IMAGES, _IMAGES)
+    specs = (SAME, _OF_ROWS, SAME, IMAGES, IMAGES, SAME)
     run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_OF_ROWS, check_vma=False)
-    return run(backbone, rows, projection, images, valid)
+    return run(backbone, rows, projection, images, valid, half_life)
 
 
 def _exchanged(
@@ -309,7 +300,7 @@ def _exchanged(
 ) -> Float[Array, "p n d"]:
     """Of the row's images, embeddings at this device's positions."""
     x = embed(backbone, embedding, images, projection)
-    x = _resized(x, _filled(mesh, embedding.n_positions))
+    x = resized(x, filled(mesh, embedding.n_positions))
     return lax.all_to_all(x, "grid", split_axis=0, concat_axis=1, tiled=True)
 
 
@@ -349,8 +340,8 @@ def _finalize(moments: Moments, ridge: float, mesh: Mesh) -> gaussian.WhitenedGa
     def local(own: Moments) -> Any:
         return gaussian.finalize(own, ridge, "inverse-factor")
 
-    fitted = jax.shard_map(local, mesh=mesh, in_specs=(_OF_ALL,), out_specs=_SPREAD, check_vma=False)(moments)
-    return lax.with_sharding_constraint(fitted, NamedSharding(mesh, _GRID))
+    fitted = jax.shard_map(local, mesh=mesh, in_specs=(_OF_ALL,), out_specs=SPREAD, check_vma=False)(moments)
+    return lax.with_sharding_constraint(fitted, NamedSharding(mesh, GRID))
 
 
 def _with_row(moments: Moments) -> Moments:
@@ -359,22 +350,3 @@ def _with_row(moments: Moments) -> Moments:
 
 def _without_row(rows: Moments) -> Moments:
     return jax.tree.map(lambda array: array[0], rows)
-
-
-def _filled(mesh: Mesh, n: int) -> int:
-    """n, or as many more as devices share out evenly."""
-    return -(-n // mesh.size) * mesh.size
-
-
-def _filled_up(mesh: Mesh, array: np.ndarray) -> np.ndarray:
-    """Rows of 0 behind the others, so that this process's devices share them out evenly."""
-    here = len(mesh.local_devices)
-    short = -len(array) % here
-    return np.pad(array, [(0, short), *[(0, 0)] * (array.ndim - 1)]) if short else array
-
-
-def _resized(array: Any, p: int) -> Any:
-    """Positions filled up with 0 to p, or those beyond p, which were filled up, left out."""
-    if not array.ndim or len(array) == p:
-        return array
-    return array[:p] if len(array) > p else jnp.pad(array, [(0, p - len(array)), *[(0, 0)] * (array.ndim - 1)])

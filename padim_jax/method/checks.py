@@ -28,10 +28,10 @@ def alone(function: Callable[..., T], *arguments: object) -> T:
 
 
 def padded(
-    call: str, batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]], config: PadimConfig, least: int = 0
+    call: str, batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]], config: PadimConfig
 ) -> Iterator[tuple[Array, Array]]:
-    """Checked batches, each filled up to the largest so far and to ``least``, and which of their images count."""
-    largest = least
+    """Checked batches, each filled up to the largest so far, and which of their images count."""
+    largest = 0
     for batch in batches:
         check_images(call, batch, config)
         if len(batch) == 0:

@@ -98,7 +98,7 @@ def update(
     check_backbone("update", backbone, moments.embedding)
     check_images("update", images, moments.config)
     valid = jnp.ones(len(images), bool) if valid is None else _check_valid(valid, len(images))
-    half = _half_life("update", half_life)
+    half = half_life_array("update", half_life)
     return _update(backbone, moments, jnp.asarray(images), valid, half) if len(images) else moments
 
 
@@ -218,7 +218,6 @@ def accumulate(
     batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
     *,
     half_life: float | None = None,
-    least: int = 0,
 ) -> Iterator[PadimMoments]:
     """Fold batches in one after the other, in place: :func:`update` without a copy of the state.
 
@@ -227,7 +226,6 @@ def accumulate(
       moments: to start from; used up.
       batches: uint8 RGB arrays (n, height, width, 3) of ``config.crop_size``; n may vary.
       half_life: as of :func:`update`.
-      least: smaller batches are filled up to so many images, or to the largest so far.
 
     Yields:
       The moments after each batch, good until the next is asked for.
@@ -235,13 +233,29 @@ def accumulate(
     Raises:
       TypeError, ValueError: as :func:`update`.
     """
+    for images, valid in padded("fit", batches, moments.config):
+        moments = update_in_place(backbone, moments, images, valid, half_life=half_life)
+        yield moments
+
+
+def update_in_place(
+    backbone: Backbone,
+    moments: PadimMoments,
+    images: UInt8[Array | np.ndarray, "n height width 3"],
+    valid: Bool[Array | np.ndarray, " n"],
+    *,
+    half_life: float | None = None,
+) -> PadimMoments:
+    """:func:`update` of moments that are used up, and waited for: a fast reader must not queue up images.
+
+    Raises:
+      TypeError, ValueError: as :func:`update`.
+    """
     check_backbone("fit", backbone, moments.embedding)
-    half = _half_life("fit", half_life)
-    config = moments.config
-    for images, valid in padded("fit", batches, config, least):
-        found = _update_donating(backbone, replace(moments, config=config.computed), images, valid, half)
-        moments = replace(jax.block_until_ready(found), config=config)
-        yield moments  # one batch in flight: a fast reader must not queue up images
+    half, config = half_life_array("fit", half_life), moments.config
+    images, valid = jnp.asarray(images), jnp.asarray(valid)
+    updated = _update_donating(backbone, replace(moments, config=config.computed), images, valid, half)
+    return replace(jax.block_until_ready(updated), config=config)
 
 
 def _update_pure(
@@ -250,11 +264,15 @@ def _update_pure(
     x = embed(backbone, state.embedding, images, state.projection)
     if half_life is None:
         return replace(state, moments=gaussian.update(state.moments, x, valid))
+    weights, factor = faded_weights(valid, half_life)
+    return replace(state, moments=gaussian.update(gaussian.decay(state.moments, factor), x, weights))
+
+
+def faded_weights(valid: Bool[Array, " n"], half_life: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
+    """Weights ``2^(-age / H)`` of a batch's images in order, and the factor that earlier ones fade by meanwhile."""
     counts = valid.astype(jnp.float32)
     total = jnp.sum(counts)
-    weights = counts * jnp.exp2((jnp.cumsum(counts) - total) / half_life)
-    faded = gaussian.decay(state.moments, jnp.exp2(-total / half_life))
-    return replace(state, moments=gaussian.update(faded, x, weights))
+    return counts * jnp.exp2((jnp.cumsum(counts) - total) / half_life), jnp.exp2(-total / half_life)
 
 
 def _factor_pure(scatter: Triangle, rest: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
@@ -300,7 +318,8 @@ def _check_alike(call: str, a: PadimMoments, b: PadimMoments) -> None:
             raise ValueError(f"{call}: the projections differ by up to {apart:.2g}; begin both fits with the same one")
 
 
-def _half_life(call: str, images: float | None) -> Array | None:
+def half_life_array(call: str, images: float | None) -> Array | None:
+    """A half-life for compiled code; ``ValueError`` naming ``call`` where it is no positive number of images."""
     if images is None:
         return None
     if not 0 < images < np.inf:

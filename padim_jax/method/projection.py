@@ -39,22 +39,37 @@ def principal_components(
     Raises:
       ValueError: no images, or channels that are not finite.
     """
-    moments = gaussian.init(1, len(embedding.channels))
+    moments = channel_moments(embedding)
     for images, valid in batches:
         jax.block_until_ready(moments)  # a fast reader must not queue up images
-        moments = _update(backbone, embedding, moments, images, valid)
-    scatter = np.asarray(moments.scatter.symmetric()[0], np.float64)
-    if moments.count == 0 or not np.isfinite(scatter).all():
+        moments = fold_channels(backbone, embedding, moments, images, valid)
+    return leading_components(moments, embedding.dimension)
+
+
+def channel_moments(embedding: Embedding) -> Moments:
+    """Moments of all channels over no patch: one position, which :func:`fold_channels` folds every patch into."""
+    return gaussian.init(1, len(embedding.channels))
+
+
+def leading_components(moments: Moments | None, dimension: int) -> Float[np.ndarray, "c d"]:
+    """The leading eigenvectors of the scatter of :func:`fold_channels`.
+
+    Raises:
+      ValueError: no images, or channels that are not finite.
+    """
+    scatter = np.zeros(()) if moments is None else np.asarray(moments.scatter.symmetric()[0], np.float64)
+    if moments is None or moments.count == 0 or not np.isfinite(scatter).all():
         raise ValueError("principal components: no images, or embeddings that are not finite")
     _, vectors = np.linalg.eigh(scatter)
-    leading = vectors[:, ::-1][:, : embedding.dimension]
+    leading = vectors[:, ::-1][:, :dimension]
     # an eigenvector's sign is arbitrary: the largest entry is made positive, so that equal data give equal W
     largest = np.take_along_axis(leading, np.abs(leading).argmax(axis=0)[None], axis=0)
     return (leading * np.sign(largest)).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnames="embedding")
-def _update(backbone: Backbone, embedding: Embedding, moments: Moments, images: Array, valid: Array) -> Moments:
+def fold_channels(backbone: Backbone, embedding: Embedding, moments: Moments, images: Array, valid: Array) -> Moments:
+    """Fold all patches of images into the moments of their channels."""
     x = embed(backbone, embedding, images)  # (p, n, c)
     counts = jnp.broadcast_to(valid[None], x.shape[:2]).reshape(-1)
     return gaussian.update(moments, x.reshape(1, -1, x.shape[-1]), counts)

@@ -1,6 +1,6 @@
 """Scoring with a fitted model, and what has to be known for it: solver, region of interest, calibration."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import jax
@@ -121,8 +121,6 @@ def calibrate(
     weights: Iterable[float] | None = None,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     pixel_rate: float = PIXEL_RATE,
-    least: int = 0,
-    told: Callable[[Float[np.ndarray, "q n k"]], None] | None = None,
 ) -> Padim:
     """Calibrate on good images alone, so that scores come with p-values and verdicts.
 
@@ -140,20 +138,16 @@ def calibrate(
         left out twice by weight 2. Implies ``partial``.
       false_alarm_rate: share of good images that may be called anomalous, in (0, 1).
       pixel_rate: share of good images' pixels that may be marked, in (0, 1).
-      least: smaller batches are filled up to so many images, or to the largest so far.
-      told: told of the embeddings of each batch that is left out, at some positions and of some channels.
 
     Raises:
       TypeError, ValueError: images as :func:`score`; a rate outside (0, 1); leave-one-out of other images than the
         model was fitted on, of fewer than 3, or from a model that can't tell (compacted to low rank).
       FloatingPointError: a score that is not finite.
     """
-    fitted = None if held_out else _for_leave_one_out("calibrate", model)
+    fitted = None if held_out else for_leave_one_out("calibrate", model)
     histogram, scores = Histogram(), list[np.ndarray]()
     total, moved = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
-    for found, n, share, shift, some in _each_batch("calibrate", model, fitted, batches, weights, least):
-        if told is not None and some is not None:
-            told(some)
+    for found, n, share, shift in _each_batch("calibrate", model, fitted, batches, weights):
         maps = np.asarray(found.anomaly_map)[:n]
         scores.extend(np.asarray(found.image_score)[:n])
         histogram.add(maps if model.roi is None else maps[:, np.asarray(model.roi)])
@@ -187,7 +181,7 @@ def leave_one_out_scores(
       TypeError, ValueError: as :func:`calibrate`; NoLeaveOneOut where the model has no such scores. An image the model
         was not fitted on is told only where it has none at all.
     """
-    fitted = _for_leave_one_out("leave_one_out_scores", model)
+    fitted = for_leave_one_out("leave_one_out_scores", model)
     for found, n, *_ in _each_batch("leave_one_out_scores", model, fitted, batches, weights):
         yield Scores(found.image_score[:n], found.anomaly_map[:n])
 
@@ -198,28 +192,26 @@ def _each_batch(
     fitted: Padim | None,
     batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
     weights: Iterable[float] | None,
-    least: int = 0,
-) -> Iterator[tuple[Scores, int, float, Array | None, np.ndarray | None]]:
-    """Scores, how many of them count, sum of weights, Σ w (x - μ) and some embeddings of each batch.
+) -> Iterator[tuple[Scores, int, float, Array | None]]:
+    """Scores, how many of them count, sum of weights, and Σ w (x - μ) of each batch.
 
-    Left out of ``fitted``; by ``model`` where that is None, without the last two.
+    Left out of ``fitted``; by ``model`` where that is None, without the last.
     """
     given = iter(weights) if weights is not None else None
     done = 0
-    for images, valid in padded(call, batches, model.config, least):
+    for images, valid in padded(call, batches, model.config):
         n = int(valid.sum())
         share = np.zeros(len(images), np.float32)
         share[:n] = 1 if given is None else [next(given) for _ in range(n)]
         if fitted is None:
-            found, shift, some = _run(model, images), None, None
+            found, shift = _run(model, images), None
         else:
-            found, shift, some = _leave_one_out(_program(fitted), images, share)
-            some = np.asarray(some)[:, :n]
+            found, shift, _ = score_left_out(fitted, images, share)
         values = np.asarray(found.image_score)[:n]
         if not np.isfinite(values).all():
             _refuse(call, fitted is None, done, model)
         done += n
-        yield found, n, float(share.sum(dtype=np.float64)), shift, some
+        yield found, n, float(share.sum(dtype=np.float64)), shift
 
 
 _SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # that are enough to see how parts lie
@@ -236,6 +228,23 @@ def _run(model: Padim, images: Array) -> Scores:
 
 def _program(model: Padim) -> Padim:
     return replace(model, config=model.config.computed)
+
+
+def score_left_out(
+    model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"], weights: Float[Array | np.ndarray, " n"]
+) -> tuple[Scores, Float[Array, "p d"], Float[Array, "q n k"]]:
+    """Score images a model was fitted on, each by the model of all the others.
+
+    Args:
+      model: of :func:`for_leave_one_out`.
+      images: uint8 RGB of ``config.crop_size``.
+      weights: that each was fitted with; 0 of those that don't count.
+
+    Returns:
+      Scores, not finite where an image can't be left out; Σ w (x - μ), which is 0 over all images fitted on; and
+      embeddings at some positions and of some channels.
+    """
+    return _leave_one_out(_program(model), jnp.asarray(images), jnp.asarray(weights, jnp.float32))
 
 
 @jax.jit
@@ -264,9 +273,13 @@ def _leave_one_out(model: Padim, images: Array, weights: Array) -> tuple[Scores,
     assert isinstance(model.gaussian, WhitenedGaussian)
     distances = leave_one_out(model.gaussian, x, model.count, weights, model.config.ridge)
     shift = jnp.einsum("pnd,n->pd", x - model.gaussian.mean[:, None], weights, precision="highest")
-    p, _, d = x.shape
-    some = x[:: -(-p // _SOME_POSITIONS)][..., np.linspace(0, d - 1, min(d, _SOME_CHANNELS)).astype(int)]
-    return _scores(model, distances), shift, some
+    return _scores(model, distances), shift, some_embeddings(x, len(x))
+
+
+def some_embeddings(x: Float[Array, "p n d"], n_positions: int) -> Float[Array, "q n k"]:
+    """Embeddings at some of a grid's ``n_positions`` and of some channels: enough to see how the parts lie."""
+    d = x.shape[-1]
+    return x[:: -(-n_positions // _SOME_POSITIONS)][..., np.linspace(0, d - 1, min(d, _SOME_CHANNELS)).astype(int)]
 
 
 def _scores(model: Padim, distances: Float[Array, "p n"]) -> Scores:
@@ -284,7 +297,8 @@ def _scores(model: Padim, distances: Float[Array, "p n"]) -> Scores:
     return Scores(image_score(maps), maps)
 
 
-def _for_leave_one_out(call: str, model: Padim) -> Padim:
+def for_leave_one_out(call: str, model: Padim) -> Padim:
+    """The model as :func:`score_left_out` takes it, not calibrated; ``NoLeaveOneOut`` where it has no such scores."""
     if isinstance(model.gaussian, LowRankGaussian):
         raise NoLeaveOneOut(
             f"{call}: leaving images out takes the model before it was compacted to low rank"

@@ -85,7 +85,6 @@ def calibrate(
     weights: Iterable[float] | None = None,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     pixel_rate: float = PIXEL_RATE,
-    least: int = 0,
     batch_size: int = 16,
 ) -> Padim:
     """Calibrate on good images alone, files or arrays, so that scores come with p-values and verdicts.
@@ -101,7 +100,6 @@ def calibrate(
       weights: of the images in order, where they were not fitted with weight 1. Implies ``partial``.
       false_alarm_rate: share of good images that may be called anomalous, in (0, 1).
       pixel_rate: share of good images' pixels that may be marked, in (0, 1).
-      least: smaller batches are filled up to so many images, or to the largest so far.
       batch_size: of files, how many are computed at once.
 
     Raises:
@@ -121,7 +119,6 @@ def calibrate(
             weights=weights,
             false_alarm_rate=false_alarm_rate,
             pixel_rate=pixel_rate,
-            least=least,
         )
 
 

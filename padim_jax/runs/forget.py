@@ -6,8 +6,10 @@ from pathlib import Path
 
 from padim_jax.artifact import Updatable, lived_on
 from padim_jax.images.folder import digest_file
-from padim_jax.method.fitting import forget, init
-from padim_jax.runs.fold import Folded, fold_files
+from padim_jax.method.fitting import forget
+from padim_jax.runs.engines import OneDevice
+from padim_jax.runs.fold import fold_files
+from padim_jax.runs.records import Fold
 from padim_jax.runs.watch import Watch
 
 
@@ -43,20 +45,14 @@ def forget_files(
     # the very projection of the model, which principal components would not find again
     config = model.moments.config
     projection = model.moments.projection if config.projection == "principal-components" else None
-    gone = Folded(init(model.backbone, config, projection=projection))
+    engine = OneDevice(model.backbone)
+    gone = Fold(engine.init(config, projection))
     with watch.progress("forget", len(paths)) as advance:
-        fold_files(
-            model.backbone,
-            gone,
-            paths,
-            batch_size=batch_size,
-            note=watch.note,
-            advance=advance,
-            stopped=watch.stopped,
-        )
+        quiet = Watch(note=watch.note, stopped=watch.stopped)
+        fold_files(engine, gone, paths, batch_size, quiet, advance)
     return replace(
         model,
-        moments=forget(model.moments, gone.moments),
+        moments=forget(model.moments, gone.state),
         images=images,
         calibration=None,
         progress=lived_on(model.progress, "made to forget"),

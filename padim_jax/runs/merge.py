@@ -6,8 +6,8 @@ from dataclasses import replace
 from padim_jax.artifact import Updatable, lived_on
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold, joined
 from padim_jax.method.fitting import merge
-from padim_jax.runs.fold import MOST_SIZES
 from padim_jax.runs.recalibration import rates_of
+from padim_jax.runs.records import MOST_SIZES
 from padim_jax.runs.watch import warn
 
 Remark = Callable[[str], None]

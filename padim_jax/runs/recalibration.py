@@ -10,7 +10,8 @@ from jaxtyping import Float
 from padim_jax.artifact import Updatable
 from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.calibration import Calibration
-from padim_jax.runs.calibrate import TooFewImages, calibrate_files, calibration_files, check_others
+from padim_jax.runs.calibrate import Terms, TooFewImages, calibrate_model
+from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.watch import Watch
 
 
@@ -25,6 +26,7 @@ def recalibrate(
     trusted: bool = False,
     batch_size: int = 16,
     watch: Watch | None = None,
+    engine: Engine | None = None,
 ) -> Updatable:
     """The model, calibrated anew on good images.
 
@@ -42,6 +44,7 @@ def recalibrate(
       trusted: other images are not compared with the model's own.
       batch_size: images computed at once.
       watch: follows the work.
+      engine: where to compute. Default: the default device.
 
     Raises:
       UnreadableImage: the first file that can't be read.
@@ -54,27 +57,15 @@ def recalibrate(
     rates = rates_of(before, false_alarm_rate, pixel_rate)
     if own is None and before is not None:
         own = np.asarray(before.scores)
-    scoring = model.model()
+    engine = engine or OneDevice(model.backbone)
+    held = engine.finalize(model.moments, model.roi)
+    terms = Terms(*rates, good, trusted)
     try:
-        paths, weights = calibration_files(scoring, fitted, model.images, good)
-        with watch.progress("calibrate", len(paths)) as advance:
-            done = calibrate_files(
-                scoring,
-                paths,
-                weights,
-                batch_size=batch_size,
-                false_alarm_rate=rates[0],
-                pixel_rate=rates[1],
-                advance=advance,
-                stopped=watch.stopped,
-                tell=lambda text: watch.remark(f"note: {text}"),
-            )
-        if weights is None and not trusted and done.calibration is not None:
-            check_others("calibrate", scoring, done.calibration, own, fitted, model.images, batch_size=batch_size)
+        done = calibrate_model(engine, held, fitted, model.images, terms, batch_size, watch, own=own)
     except TooFewImages as error:
         watch.remark(f"not calibrated: {error}")
         return model
-    return replace(model, calibration=done.calibration)
+    return replace(model, calibration=done)
 
 
 def rates_of(

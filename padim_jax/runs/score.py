@@ -17,12 +17,11 @@ from padim_jax.images.geometry import place_in_original
 from padim_jax.method.calibration import on_host
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
+from padim_jax.runs.watch import Advance
 
 T = TypeVar("T")
 _SAME_ASPECT = 0.01  # relative: as far as rounding to whole pixels may take one
 _NOTHING = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.float32)
-
-Advance = Callable[[int], None]  # told how many more files are done
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Files read in steps by processes that differ in nothing but the files they read.
+"""Files read in steps by processes that differ in nothing but the files they read; one process is the usual case.
 
 A step takes the next run of files: ``batch_size`` of them for each process, process i the i-th part. After each step
 the files dealt with are the first so many of all, whatever the number of processes: a checkpoint of 4 processes goes on
@@ -6,44 +6,58 @@ with 1 or 8. In each step the processes tell each other, beside the embeddings (
 their files and whether they can go on, so that they stop together and in words.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from padim_jax.config import PadimConfig
-from padim_jax.images import stop_at_unreadable
-from padim_jax.images.decode import Note
 from padim_jax.images.folder import Batch, load_groups
 from padim_jax.mesh.processes import ProcessFailed, gathered
-from padim_jax.runs.fold import Unreadable
+from padim_jax.runs.watch import Watch
 
-_ABSENT, _READ, _UNREADABLE = range(3)  # what became of a file
-_DIGEST = 16  # bytes of a file's digest
+_READ, _UNREADABLE = 1, 2  # what became of a file
+_REPORT = np.dtype([("state", "u1"), ("digest", "u1", 16), ("pixels", "u1", 16), ("size", "<u4", 2)])
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a step, whichever process read it.
+
+    Attributes:
+      path: of the file.
+      digest: of its content, as of :class:`padim_jax.images.Batch`; None where it could not be read.
+      pixels: digest of the image that was made of it; files with the same pixels are copies.
+      size: (width, height) in pixels.
+    """
+
+    path: Path
+    digest: str | None
+    pixels: bytes
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a process has read for a step.
+    """What the processes have read for a step.
 
     Attributes:
-      images: uint8 (n, height, width, 3), as many for every process: filled up with black.
+      images: this process's, uint8 (n, height, width, 3), as many in every process: filled up with black.
       valid: bool (n,), which of them count.
-      files: of all processes in order, with their digest; None of those that could not be read.
+      files: of all processes, in order.
+      own: those of this process that could be read, one for each valid image.
       stop: whether one of the processes was asked to stop.
-      paths, digests, sizes: of this process's valid images.
     """
 
     images: UInt8[np.ndarray, "n height width 3"]
-    valid: np.ndarray
-    files: list[tuple[Path, str | None]]
+    valid: Bool[np.ndarray, " n"]
+    files: list[File]
+    own: list[File]
     stop: bool
-    paths: list[Path]
-    digests: list[str]
-    sizes: list[tuple[int, int]]
 
 
 def share(paths: Sequence[Path], batch_size: int, count: int, own: int) -> list[Sequence[Path]]:
@@ -52,15 +66,8 @@ def share(paths: Sequence[Path], batch_size: int, count: int, own: int) -> list[
     return [paths[start : start + batch_size] for start in starts]
 
 
-def steps(
-    paths: Sequence[Path],
-    config: PadimConfig,
-    batch_size: int,
-    *,
-    multiple: int,
-    unreadable: Unreadable = stop_at_unreadable,
-    note: Note | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+def read_steps(
+    paths: Sequence[Path], config: PadimConfig, batch_size: int, watch: Watch, *, size: int
 ) -> Iterator[Step]:
     """Read this process's share of the files, in step with the others.
 
@@ -68,50 +75,68 @@ def steps(
       paths: all files, the same in every process.
       config: sizes, interpolation, value range.
       batch_size: files a step for each process.
-      multiple: of which each step's images are filled up to one; of this process's devices.
-      unreadable: called with each file of this process that can't be read; may raise to stop all of them.
-      note: as of :func:`padim_jax.images.load_batches`.
-      stopped: whether this process was asked to stop.
+      watch: told of notes, and of each file of this process that can't be read; asked whether to stop.
+      size: that the images of a step are filled up to.
 
     Raises:
-      UnreadableImage: from ``unreadable``.
+      UnreadableImage: from ``watch.unreadable``.
       ProcessFailed: another process raised.
     """
-    count, own = jax.process_count(), jax.process_index()
-    runs = share(paths, batch_size, count, own)
-    groups = load_groups([path for run in runs for path in run], config, batch_size, unreadable, note)
-    size = -(-batch_size // multiple) * multiple
+    count, process = jax.process_count(), jax.process_index()
+    runs = share(paths, batch_size, count, process)
+    flat = [path for run in runs for path in run]
+    batches = load_groups(flat, config, batch_size, watch.unreadable, watch.note)
     for index, run in enumerate(runs):
         failure: Exception | None = None
         batch = Batch([], np.zeros((0, *config.crop, 3), np.uint8), [], [])
         try:
-            batch = next(groups) if run else batch
+            batch = next(batches) if run else batch
         except Exception as error:  # whatever it is, the others must not wait for this process
             failure = error
-        said = np.zeros((batch_size, 1 + _DIGEST), np.uint8)
-        known = dict(zip(batch.paths, batch.digests, strict=True))
-        for row, path in zip(said, run, strict=False):
-            row[0] = _READ if path in known else _UNREADABLE
-            row[1:] = np.frombuffer(bytes.fromhex(known[path]), np.uint8) if path in known else 0
-        heard = gathered(np.concatenate([np.asarray([stopped(), failure is not None], np.uint8), said.reshape(-1)]))
+        heard = gathered(
+            np.concatenate(
+                [np.array([watch.stopped(), failure is not None], np.uint8), _report(run, batch, batch_size)]
+            )
+        )
         if failure is not None:
             raise failure
         if heard[:, 1].any():
             others = ", ".join(map(str, np.flatnonzero(heard[:, 1])))
-            raise ProcessFailed(f"process {own} of {count} stops, because process {others} could not go on; see there")
-        rows = heard[:, 2:].reshape(count * batch_size, -1)
+            raise ProcessFailed(
+                f"process {process} of {count} stops, because process {others} could not go on; see there"
+            )
         here = paths[index * count * batch_size : (index + 1) * count * batch_size]
-        files = [
-            (path, bytes(row[1:]).hex() if row[0] == _READ else None) for path, row in zip(here, rows, strict=False)
-        ]
+        reports = np.ascontiguousarray(heard[:, 2:]).view(_REPORT).reshape(-1)
+        files = [_file(path, report) for path, report in zip(here, reports, strict=False)]
+        own = files[process * batch_size : process * batch_size + len(run)]
         images = np.zeros((size, *config.crop, 3), np.uint8)
         images[: len(batch.images)] = batch.images
         yield Step(
             images,
             np.arange(size) < len(batch.images),
             files,
+            [file for file in own if file.digest is not None],
             bool(heard[:, 0].any()),
-            batch.paths,
-            batch.digests,
-            batch.sizes,
         )
+
+
+def _report(run: Sequence[Path], batch: Batch, batch_size: int) -> UInt8[np.ndarray, " bytes"]:
+    """What became of a process's files, as bytes of the same number in every step."""
+    reports, rows = np.zeros(batch_size, _REPORT), iter(enumerate(run))
+    reports["state"][: len(run)] = _UNREADABLE
+    for path, image, digest, size in zip(batch.paths, batch.images, batch.digests, batch.sizes, strict=True):
+        row = next(row for row, tried in rows if tried == path)  # those between could not be read
+        pixels = hashlib.sha256(image).digest()[:16]
+        reports[row] = (
+            _READ,
+            np.frombuffer(bytes.fromhex(digest), np.uint8),
+            np.frombuffer(pixels, np.uint8),
+            size,
+        )
+    return reports.view(np.uint8)
+
+
+def _file(path: Path, report: np.void) -> File:
+    digest = report["digest"].tobytes().hex() if report["state"] == _READ else None
+    width, height = map(int, report["size"])
+    return File(path, digest, report["pixels"].tobytes(), (width, height))

@@ -11,9 +11,12 @@ from padim_jax.artifact import Updatable, lived_on
 from padim_jax.images import UnreadableImage
 from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold, joined
-from padim_jax.runs.calibrate import LEAST_P, compare, held_out_scores
-from padim_jax.runs.fold import Folded, fold_files
+from padim_jax.runs.engines import Engine, OneDevice
+from padim_jax.runs.fold import fold_files
+from padim_jax.runs.left_out import held_out_scores
+from padim_jax.runs.plausible import LEAST_P, compare
 from padim_jax.runs.recalibration import rates_of, recalibrate
+from padim_jax.runs.records import Fold
 from padim_jax.runs.watch import Watch
 
 
@@ -49,6 +52,7 @@ def update_files(
     trusted: bool = False,
     batch_size: int = 16,
     watch: Watch | None = None,
+    engine: Engine | None = None,
 ) -> Update:
     """Fold good image files into a stored model; those that it was fitted on already are left out.
 
@@ -65,6 +69,7 @@ def update_files(
       trusted: as of :func:`recalibrate`.
       batch_size: images computed at once.
       watch: follows the work, in stages "compare", "update" and "calibrate".
+      engine: where to compute, and to save the result by. Default: the default device.
 
     Raises:
       NothingNew: no file that the model was not fitted on.
@@ -91,38 +96,31 @@ def update_files(
             first_scores = held_out_scores(
                 model.model(), new, batch_size=batch_size, advance=advance, unreadable=unreadable
             )
-    folded = Folded(model.moments, dict(model.images), sizes=dict.fromkeys(model.image_sizes))
+    engine = engine or OneDevice(model.backbone)
+    fold = Fold(engine.place(model.moments), dict(model.images), sizes=dict.fromkeys(model.image_sizes))
     with watch.progress("update", len(new)) as advance:
-        fold_files(
-            model.backbone,
-            folded,
-            new,
-            batch_size=batch_size,
-            half_life=half_life,
-            unreadable=unreadable,
-            note=watch.note,
-            advance=advance,
-            stopped=watch.stopped,
-        )
+        told_once = replace(watch, unreadable=unreadable)
+        fold_files(engine, fold, new, batch_size, told_once, advance, half_life=half_life)
     added = [path for path in new if str(path) not in skipped]
     rates = rates_of(before, false_alarm_rate, pixel_rate)
     changed = recalibrate(
         replace(
             model,
-            moments=folded.moments,
-            images=folded.images,
+            moments=engine.whole(fold.state),
+            images=fold.images,
             calibration=None,
             progress=lived_on(model.progress, "updated"),
-            image_sizes=folded.image_sizes,
+            image_sizes=fold.image_sizes,
         ),
         held_out,
-        fitted=[path for path in added if digests[path] in folded.images],  # the others have faded at once
+        fitted=[path for path in added if digests[path] in fold.images],  # the others have faded at once
         own=None if before is None else np.asarray(before.scores),
         false_alarm_rate=rates[0],
         pixel_rate=rates[1],
         trusted=trusted,
         batch_size=batch_size,
         watch=watch,
+        engine=engine,
     )
     if before is not None and first_scores is not None and not _suffices(changed.calibration, before):
         changed = replace(changed, calibration=_with_earlier(changed.calibration, before, first_scores, rates, watch))

@@ -1,0 +1,46 @@
+"""A state that is shared out over devices and processes, handed over part by part to whoever saves it."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+from jaxtyping import Array
+
+from padim_jax.gaussians.triangle import Triangle
+from padim_jax.mesh.shardings import SAME
+from padim_jax.method.records import PadimMoments
+
+
+def handed_over(moments: PadimMoments) -> PadimMoments:
+    """Moments of :func:`padim_jax.mesh.joined` as :func:`padim_jax.artifact.save_updatable` reads them.
+
+    The scatter is fetched in the parts that it is asked for; all processes must ask for the same.
+    """
+    p = moments.embedding.n_positions
+    scatter: Any = _Gathered(moments.moments.scatter, p)
+    rest = jax.tree.map(
+        lambda a: _positions(a, 0, p) if a.ndim else np.asarray(a), replace(moments.moments, scatter=None)
+    )
+    projection: Any = None if moments.projection is None else np.asarray(moments.projection)
+    return replace(moments, moments=replace(rest, scatter=scatter), projection=projection)
+
+
+class _Gathered:
+    """The first p triangles, fetched from where they lie."""
+
+    def __init__(self, whole: Triangle, p: int) -> None:
+        self._whole, self._p = whole, p
+
+    def __getitem__(self, positions: slice) -> Triangle:
+        start, stop, _ = positions.indices(self._p)
+        return Triangle(tuple(_positions(panel, start, stop) for panel in self._whole.panels))
+
+
+def _positions(array: Array, start: int, stop: int) -> np.ndarray:
+    """Positions of an array that is shared out, in every process."""
+    everywhere = NamedSharding(array.sharding.mesh, SAME)  # pyright: ignore[reportAttributeAccessIssue]
+    take = jax.jit(lambda a, first: lax.dynamic_slice_in_dim(a, first, stop - start), out_shardings=everywhere)
+    return np.asarray(take(array, start))

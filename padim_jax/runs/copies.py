@@ -1,0 +1,49 @@
+"""Which images have the same pixels: a calibration counts each image once, however many copies there are."""
+
+from collections.abc import Mapping, Sequence
+
+from padim_jax.runs.steps import File
+
+
+class Copies:
+    """Files grouped by their pixels, as far as they have been met.
+
+    Args:
+      images: digests of the files a model was fitted on, with their weights; None for other files.
+    """
+
+    def __init__(self, images: Mapping[str, float] | None) -> None:
+        self._images = images
+        self._groups: dict[bytes, dict[str, None]] = {}  # digests of files, by that of their pixels
+        self._met: set[bytes] = set()
+        self.grew = False  # a group, after one of it was left out with less than the weight of all
+
+    @property
+    def different(self) -> int:
+        """How many different images there are."""
+        return len(self._groups)
+
+    def first_ones(self, files: Sequence[File]) -> list[bool]:
+        """For each file, whether its pixels were not met before; of files that can't be read, no."""
+        firsts = []
+        for file in files:
+            if file.digest is None:
+                firsts.append(False)
+                continue
+            group = self._groups.setdefault(file.pixels, {})
+            self.grew |= self._images is not None and bool(group) and file.digest not in group
+            group[file.digest] = None
+            firsts.append(file.pixels not in self._met)
+            self._met.add(file.pixels)
+        return firsts
+
+    def weight(self, file: File) -> float:
+        """What an image was fitted with, all its copies together; 1 of other files."""
+        if self._images is None:
+            return 1.0
+        return sum(self._images[digest] for digest in self._groups[file.pixels])
+
+    def start_again(self) -> None:
+        """Meet the images anew, with what is known of copies."""
+        self._met.clear()
+        self.grew = False

@@ -1,0 +1,236 @@
+"""Where a run computes: on one device, or on a mesh of devices and processes. Both have the same methods.
+
+A plain engine beside the mesh, and not a mesh of one device, because a mesh is a static part of its programs: each of 8
+devices that fit models of their own would trace and compile them anew.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+
+from padim_jax import mesh as meshes
+from padim_jax.artifact import Updatable, save_updatable
+from padim_jax.backbones import Backbone
+from padim_jax.config import PadimConfig
+from padim_jax.gaussians.gaussian import Moments
+from padim_jax.mesh import MeshModel, MeshMoments
+from padim_jax.mesh.processes import gathered, together
+from padim_jax.method import fitting, projection, scoring
+from padim_jax.method.embedding import Embedding
+from padim_jax.method.records import Padim, PadimMoments
+from padim_jax.runs.steps import Step
+
+Roi = Bool[np.ndarray, "height width"] | None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a step's own images score, each by the model of all the others.
+
+    Attributes:
+      image_score: (n,), not finite where an image can't be left out.
+      anomaly_map: (n, height, width).
+      embeddings: (q, n, k) at some positions and of some channels, to see how the parts lie.
+    """
+
+    image_score: Float[np.ndarray, " n"]
+    anomaly_map: Float[np.ndarray, "n height width"]
+    embeddings: Float[np.ndarray, "q n k"]
+
+
+@dataclass(frozen=True)
+class OneDevice:
+    """The default device, by the functions of :mod:`padim_jax.method`.
+
+    Attributes:
+      backbone: the frozen network.
+      full: every step is filled up to the batch size, so that runs over few files take the same programs as others.
+    """
+
+    backbone: Backbone
+    full: bool = False
+
+    def step_size(self, batch_size: int, count: int) -> int:
+        """Images that each step of ``count`` files is filled up to."""
+        return batch_size if self.full else min(batch_size, max(1, count))
+
+    def init(self, config: PadimConfig, directions: Float[Array | np.ndarray, "c d"] | None = None) -> PadimMoments:
+        """Moments of no image, with the projection's matrix where it was found in a pass of its own."""
+        return fitting.init(self.backbone, config, projection=directions)
+
+    def place(self, moments: PadimMoments) -> PadimMoments:
+        """Moments to go on from, as :meth:`fold` takes them."""
+        return moments
+
+    def fold(self, moments: PadimMoments, step: Step, half_life: float | None) -> PadimMoments:
+        """Fold a step's images into ``moments``, which are used up."""
+        return fitting.update_in_place(self.backbone, moments, step.images, step.valid, half_life=half_life)
+
+    def whole(self, moments: PadimMoments) -> PadimMoments:
+        """Moments of all images; ``moments`` are used up."""
+        return moments
+
+    def channel_moments(self, embedding: Embedding, moments: Moments | None, step: Step) -> Moments:
+        """Fold a step's images into the moments of all channels over all patches, (1, c): for principal components."""
+        moments = projection.channel_moments(embedding) if moments is None else moments
+        valid = jnp.asarray(step.valid)
+        return jax.block_until_ready(
+            projection.fold_channels(self.backbone, embedding, moments, jnp.asarray(step.images), valid)
+        )
+
+    def directions(self, embedding: Embedding, moments: Moments | None) -> Float[np.ndarray, "c d"]:
+        """The principal components of what :meth:`channel_moments` has folded."""
+        return projection.leading_components(moments, embedding.dimension)
+
+    def finalize(self, moments: PadimMoments, roi: Roi) -> Padim:
+        """The model of :meth:`whole` moments."""
+        return scoring.with_roi(fitting.finalize(self.backbone, moments), roi)
+
+    def hold(self, model: Padim) -> Padim:
+        """A model that was made elsewhere, as :meth:`score` and :meth:`leave_out` take it."""
+        return model
+
+    def model(self, held: Padim) -> Padim:
+        """The facts of a model that is held; its arrays may lie anywhere."""
+        return held
+
+    def score(self, held: Padim, step: Step) -> LeftOut:
+        """Score a step's own images by a model that was not fitted on them; there are no embeddings."""
+        n = int(step.valid.sum())
+        scores = scoring.score(replace(held, calibration=None), step.images)
+        return LeftOut(np.asarray(scores.image_score)[:n], np.asarray(scores.anomaly_map)[:n], np.zeros((0, n, 0)))
+
+    def for_leave_one_out(self, held: Padim) -> Padim:
+        """A model that is held, as :meth:`leave_out` takes it; ``NoLeaveOneOut`` where it has no such scores."""
+        return scoring.for_leave_one_out("calibrate", held)
+
+    def leave_out(self, held: Padim, step: Step, weights: Float[np.ndarray, " n"]) -> LeftOut:
+        """Score a step's own images, fitted with ``weights`` (0 of those that don't count), each left out in turn."""
+        n = int(step.valid.sum())
+        scores, _, embeddings = scoring.score_left_out(held, step.images, weights)
+        return LeftOut(
+            np.asarray(scores.image_score)[:n], np.asarray(scores.anomaly_map)[:n], np.asarray(embeddings)[:, :n]
+        )
+
+    def save(self, stored: Updatable, folder: Any, *, keep_previous: bool = False) -> None:
+        """Save a model of :meth:`whole` moments."""
+        save_updatable(stored, folder, keep_previous=keep_previous)
+
+
+class ManyDevices:
+    """A mesh of devices, of one process or several, by the functions of :mod:`padim_jax.mesh`.
+
+    Args:
+      backbone: the frozen network, as of one device.
+      mesh: of all devices of all processes.
+    """
+
+    def __init__(self, backbone: Backbone, mesh: Mesh) -> None:
+        self.backbone, self.mesh = backbone, mesh
+        self._everywhere = meshes.replicated(mesh, backbone)
+
+    def step_size(self, batch_size: int, count: int) -> int:
+        """Images that each process fills a step of ``count`` files up to: a multiple of its devices."""
+        here = len(self.mesh.local_devices)
+        return -(-min(batch_size, max(1, count)) // here) * here
+
+    def init(self, config: PadimConfig, directions: Float[Array | np.ndarray, "c d"] | None = None) -> MeshMoments:
+        """As :meth:`OneDevice.init`."""
+        return meshes.init(self.mesh, self.backbone, config, projection=directions)
+
+    def place(self, moments: PadimMoments) -> MeshMoments:
+        """As :meth:`OneDevice.place`; from one device, or as :meth:`whole` gives them."""
+        lies_here = jax.tree.leaves(moments)[0].sharding.device_set != set(self.mesh.devices.flat)
+        return meshes.split(self.mesh, jax.device_get(moments) if lies_here else moments)
+
+    def fold(self, moments: MeshMoments, step: Step, half_life: float | None) -> MeshMoments:
+        """As :meth:`OneDevice.fold`."""
+        with together():
+            images, valid = self._shared(step.images), self._shared(step.valid)
+            return jax.block_until_ready(
+                meshes.update(self._everywhere, moments, images, valid, half_life=half_life)
+            )  # one step in flight: a fast reader must not queue up images
+
+    def whole(self, moments: MeshMoments) -> PadimMoments:
+        """As :meth:`OneDevice.whole`, the positions shared out over all devices."""
+        with together():
+            return meshes.joined(moments)
+
+    def channel_moments(self, embedding: Embedding, moments: Moments | None, step: Step) -> Moments:
+        """As :meth:`OneDevice.channel_moments`, apart on every device."""
+        with together():
+            images, valid = self._shared(step.images), self._shared(step.valid)
+            return jax.block_until_ready(
+                meshes.channel_moments(self.mesh, self._everywhere, embedding, moments, images, valid)
+            )
+
+    def directions(self, embedding: Embedding, moments: Moments | None) -> Float[np.ndarray, "c d"]:
+        """As :meth:`OneDevice.directions`."""
+        with together():
+            merged = None if moments is None else meshes.merged_channels(self.mesh, moments)
+        return projection.leading_components(merged, embedding.dimension)
+
+    def finalize(self, moments: PadimMoments, roi: Roi) -> MeshModel:
+        """As :meth:`OneDevice.finalize`."""
+        with together():
+            held = meshes.finalize(self._everywhere, moments, self.mesh)
+            if roi is None:
+                return held
+            return replace(held, model=replace(held.model, roi=meshes.replicated(self.mesh, jnp.asarray(roi))))
+
+    def hold(self, model: Padim) -> MeshModel:
+        """As :meth:`OneDevice.hold`."""
+        return meshes.place(self.mesh, model)
+
+    def model(self, held: MeshModel) -> Padim:
+        """As :meth:`OneDevice.model`."""
+        return held.model
+
+    def score(self, held: MeshModel, step: Step) -> LeftOut:
+        """As :meth:`OneDevice.score`."""
+        with together():
+            scores = meshes.score(held, self._shared(step.images))
+            return self._own(step, scores.image_score, scores.anomaly_map)
+
+    def for_leave_one_out(self, held: MeshModel) -> MeshModel:
+        """As :meth:`OneDevice.for_leave_one_out`."""
+        return replace(held, model=scoring.for_leave_one_out("calibrate", held.model))
+
+    def leave_out(self, held: MeshModel, step: Step, weights: Float[np.ndarray, " n"]) -> LeftOut:
+        """As :meth:`OneDevice.leave_out`."""
+        with together():
+            scores, embeddings = meshes.score_left_out(held, self._shared(step.images), self._shared(weights))
+            return self._own(step, scores.image_score, scores.anomaly_map, embeddings)
+
+    def save(self, stored: Updatable, folder: Any, *, keep_previous: bool = False) -> None:
+        """As :meth:`OneDevice.save`: process 0 writes, the others hand it their parts.
+
+        Raises:
+          ArtifactError, OSError: as there.
+          ProcessFailed: process 0 could not write.
+        """
+        with together():
+            handed = replace(stored, moments=meshes.handed_over(stored.moments))
+            save_updatable(handed, folder, attending=jax.process_index() > 0, keep_previous=keep_previous)
+        gathered(np.zeros(1))  # until it is there
+
+    def _shared(self, local: np.ndarray) -> Array:
+        return meshes.shared_out(self.mesh, local)
+
+    def _own(self, step: Step, values: Array, maps: Array, embeddings: Array | None = None) -> LeftOut:
+        n = int(step.valid.sum())
+        some = np.zeros((0, n, 0)) if embeddings is None else meshes.columns_here(embeddings)[:, :n]
+        return LeftOut(meshes.rows_here(values)[:n], meshes.rows_here(maps)[:n], some)
+
+
+Engine = OneDevice | ManyDevices
+
+
+def engine(backbone: Backbone, mesh: Mesh | None = None) -> Engine:
+    """The engine of a mesh, or of the default device where there is none."""
+    return OneDevice(backbone) if mesh is None else ManyDevices(backbone, mesh)

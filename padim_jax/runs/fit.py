@@ -1,0 +1,116 @@
+"""Fit a model on image files, calibrate and save it: the whole way, on one device or on many."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from padim_jax.artifact import Updatable
+from padim_jax.config import PadimConfig
+from padim_jax.method.calibration import Calibration
+from padim_jax.method.records import PadimMoments
+from padim_jax.runs.calibrate import Terms, TooFewImages, calibrate_model
+from padim_jax.runs.checkpoint import Checkpoint
+from padim_jax.runs.engines import Engine, Roi
+from padim_jax.runs.fold import fit_moments
+from padim_jax.runs.records import Fold
+from padim_jax.runs.watch import Interrupted, Watch
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit on files has saved.
+
+    Attributes:
+      paths: files that the model was fitted on.
+      different: how many of them have different content.
+      count: the images of the moments, a file that is there twice counted twice.
+      skipped: files that could not be read, with the reason.
+      calibration: of the model; None where it was not asked for, or could not be made.
+      uncalibrated: why it could not be made; nothing where it was, or was not asked for.
+    """
+
+    paths: Sequence[Path]
+    different: int
+    count: int
+    skipped: Mapping[str, str]
+    calibration: Calibration | None
+    uncalibrated: str = ""
+
+
+def fit_files(
+    engine: Engine,
+    paths: Sequence[Path],
+    config: PadimConfig,
+    out: Path,
+    checkpoint: Checkpoint,
+    batch_size: int,
+    watch: Watch,
+    *,
+    roi: Roi = None,
+    terms: Terms | None = None,
+    progress: Mapping[str, Any] | None = None,
+) -> Fitted:
+    """Fit on image files, calibrate and save, and forget the checkpoint.
+
+    Whatever fails once all files are folded, the fit is kept in the checkpoint. All processes call it alike.
+
+    Args:
+      engine: where to compute.
+      paths: all files, the same in every process.
+      config: the settings.
+      out: folder to write.
+      checkpoint: where an unfinished fit is kept, and may be gone on from.
+      batch_size: images that each process computes at once.
+      watch: told of every file, asked whether to stop.
+      roi: the region of interest, as of :func:`padim_jax.with_roi`.
+      terms: how to calibrate; None for not.
+      progress: what the model is to remember of what it was made from, beside what this fit adds.
+
+    Raises:
+      UnreadableImage: from ``watch.unreadable``; the first file to calibrate on that can't be read.
+      Interrupted: one of the processes was asked to stop.
+      Implausible, ValueError, FloatingPointError: as :func:`padim_jax.finalize` and
+        :func:`padim_jax.runs.calibrate.calibrate_model`.
+      ArtifactError, OSError: as :func:`padim_jax.artifact.save_updatable`.
+      ProcessFailed: another process stopped.
+    """
+    fold = fit_moments(engine, paths, config, batch_size, watch, checkpoint)
+    fitted = [path for path in paths if str(path) not in fold.skipped]
+    whole = engine.whole(fold.state)
+    if terms is not None and jax.process_count() > 1:  # whatever happens to one of them, the others can't keep it then
+        checkpoint.write(engine, fold, whole)
+    try:
+        known, reason = _calibrate(engine, whole, roi, fitted, fold, terms, batch_size, watch)
+    except Exception as error:
+        if jax.process_count() == 1:
+            checkpoint.write(engine, fold, whole)
+        if not isinstance(error, Interrupted):
+            raise
+        raise Interrupted(f"{error}; the fit is kept in {checkpoint.folder}") from error
+    remembered = None if progress is None else {**progress, "images": len(fitted), "skipped": len(fold.skipped)}
+    engine.save(Updatable(engine.backbone, whole, fold.images, known, roi, remembered, fold.image_sizes), out)
+    checkpoint.remove()
+    return Fitted(fitted, len(fold.images), int(whole.count), fold.skipped, known, reason)
+
+
+def _calibrate(
+    engine: Engine,
+    whole: PadimMoments,
+    roi: Roi,
+    fitted: Sequence[Path],
+    fold: Fold,
+    terms: Terms | None,
+    batch_size: int,
+    watch: Watch,
+) -> tuple[Calibration | None, str]:
+    """The calibration, or why there is none. The factors, as large as the moments, are gone when it returns."""
+    held = engine.finalize(whole, roi)
+    if terms is None:
+        return None, ""
+    try:
+        return calibrate_model(engine, held, fitted, fold.images, terms, batch_size, watch), ""
+    except TooFewImages as error:
+        return None, str(error)
