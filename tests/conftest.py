@@ -50,15 +50,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-def run_pytest(what: str, **environment: str) -> str:
-    """Run tests in a process of their own and fail with what they print where one fails or none runs."""
-    command = [sys.executable, "-m", "pytest", "-n0", "-m", "", "-p", "no:cacheprovider", what]
+def run_pytest(what: str, mark: str = "", **environment: str) -> str:
+    """Run tests, of all those that have the mark, in a process of their own; fail with what it prints where it fails."""
+    command = [sys.executable, "-m", "pytest", "-n0", f"-m={mark}", "-p", "no:cacheprovider", what]
     root = Path(__file__).parent.parent
     done = subprocess.run(command, env=os.environ | environment, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pytest.fail(
-            f"{' '.join(command)} gives {done.returncode}\n{done.stdout[-8000:]}{done.stderr[-2000:]}", pytrace=False
-        )
+        said = done.stdout[-8000:] + done.stderr[-2000:]
+        pytest.fail(f"{' '.join(command)} gives {done.returncode}\n{said}", pytrace=False)
     return done.stdout
 
 
