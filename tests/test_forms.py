@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from padim_jax.gaussians import forms, gaussian, packing, triangle
 from padim_jax.gaussians.forms import LowRankGaussian
 from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
+from tests.conftest import OPTIMISED
 
 RIDGE = 0.01
 
@@ -354,6 +355,6 @@ def test_no_temporary_is_as_large_as_the_state(monkeypatch: pytest.MonkeyPatch) 
         (forms.worst_error, (exact, exact)),
         (forms.worst_error, (exact, low)),
     ):
-        memory = jax.jit(program).lower(*arguments).compile().memory_analysis()
+        memory = jax.jit(program).lower(*arguments).compile(OPTIMISED).memory_analysis()
         assert memory is not None
         assert memory.temp_size_in_bytes < state / 2
