@@ -1,6 +1,7 @@
 """The ``padim`` command; it and its commands are all that prints, and it alone exits."""
 
 import io
+import os
 import sys
 import traceback
 from functools import partial
@@ -123,9 +124,10 @@ def _fail(debug: bool, message: str, code: int) -> int:
     say(f"padim: error: {first}" + (f" … and {len(more)} more lines (--debug shows them)" if more else ""))
     sys.stdout.flush()
     if "padim_jax.mesh.processes" in sys.modules:  # there are no others to leave before
-        from padim_jax.mesh.processes import leave
+        from padim_jax.mesh.processes import await_last_words
 
-        leave(code)
+        if await_last_words():
+            os._exit(code)
     return code
 
 

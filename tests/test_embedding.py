@@ -99,17 +99,18 @@ def test_check_embedding_refuses_what_could_not_be_drawn(lite0: padim.Backbone) 
     config = padim.PadimConfig(n_channels=3)
     good = draw_embedding(lite0, config)
     check_embedding(good, config)
-    for change in (
-        {"channels": (3, 2, 1)},
-        {"channels": (1, 256)},
-        {"channels": ()},
-        {"grid": (1, 1)},
-        {"taps": ("block2",)},
-        {"neighbourhood": 3},
-        {"projected": 3},
-        {"precision": "bfloat16"},
+    for change, words in (
+        ({"channels": (3, 2, 1)}, "channels must be increasing integers from 0 to 255"),
+        ({"channels": (1, 2, 256)}, "channels must be increasing integers from 0 to 255"),
+        ({"channels": (1, 256)}, "2 dimensions are not what n_channels=3 asks for"),
+        ({"channels": ()}, "0 dimensions are not what n_channels=3 asks for"),
+        ({"grid": (1, 1)}, r"grid \(1, 1\) does not belong to crop_size="),
+        ({"taps": ("block2",)}, r"taps \('block2',\) are not those of the settings"),
+        ({"neighbourhood": 3}, "neighbourhood 3 is not the settings' 1"),
+        ({"projected": 3}, "projected=3 does not belong to projection='random-channels'"),
+        ({"precision": "bfloat16"}, "precision 'bfloat16' is not the settings' 'float32'"),
     ):
-        with pytest.raises(ValueError, match=r"."):
+        with pytest.raises(ValueError, match=words):
             check_embedding(dataclasses.replace(good, **change), config)
 
 

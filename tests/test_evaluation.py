@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
@@ -16,12 +17,14 @@ import padim_jax as padim
 from padim_jax import cli
 from padim_jax.commands import evaluate as command
 from padim_jax.data.catalogue import Category, find_categories, prepare
-from padim_jax.data.protocol import STANDARD, Protocol
+from padim_jax.data.protocol import STANDARD, Protocol, place_mask
 from padim_jax.evaluation import evaluate as evaluation
 from padim_jax.evaluation import results
 from padim_jax.evaluation.evaluate import Run, evaluate, finished
+from padim_jax.evaluation.metrics import PixelScores
 from padim_jax.evaluation.published import published
 from padim_jax.images import read_image
+from padim_jax.images.image import resize_mask
 from padim_jax.presets import preset
 from tests.datasets import write_image, write_mvtec
 
@@ -72,14 +75,21 @@ def test_one_command(bottle: Path, tmp_path: Path, padim_command: Command, lite0
     tests = sorted((bottle / "test").rglob("*.png"))
     fitted = np.stack([read_image(path, config) for path in sorted((bottle / "train" / "good").iterdir())])
     images = np.stack([read_image(path, config) for path in tests])
-    scores = np.asarray(padim.score(padim.fit(lite0, [fitted], config), images).image_score)
+    by_hand = padim.score(padim.fit(lite0, [fitted], config), images)
+    scores = np.asarray(by_hand.image_score)
     defective = [path.parent.name != "good" for path in tests]
     assert run["metrics"]["image"]["auroc"] == pytest.approx(roc_auc_score(defective, scores))
     assert [row["file"] for row in run["files"]["test"]] == [path.relative_to(bottle).as_posix() for path in tests]
     np.testing.assert_allclose([row["score"] for row in run["files"]["test"]], scores, rtol=1e-3)
     assert run["files"]["fit"] == [f"train/good/{index:03}.png" for index in range(8)]
     assert run["metrics"]["pixel"]["n_regions"] == 5
-    assert 0 <= run["metrics"]["pixel"]["pro"] <= 1
+    pixels = PixelScores()
+    for path, anomaly_map in zip(tests, np.asarray(by_hand.anomaly_map), strict=True):
+        masks = bottle / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+        whole = Image.open(masks) if masks.exists() else Image.new("L", (96, 96))
+        pixels.add(anomaly_map, np.asarray(place_mask(resize_mask(whole, config), None, config)) > 0)
+    assert run["metrics"]["pixel"]["pro"] == pytest.approx(pixels.metrics().pro, rel=1e-3)
+    assert run["metrics"]["pixel"]["auroc"] == pytest.approx(pixels.metrics().auroc, rel=1e-3)
     assert (run["settings"]["members"][0]["crop_size"], run["seed"]) == (56, 0)
     assert run["settings"]["weights_digest"] == lite0.weights_digest
 
@@ -163,19 +173,22 @@ def test_seeds_and_presets(bottle: Path, tmp_path: Path, padim_command: Command)
 @pytest.mark.slow
 def test_a_sum_of_maps_is_the_sum(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     (category,) = find_categories(bottle, tmp_path / "prepared")
-    builder = prepared(category)
+    run = Run(category, preset("lite0-sum"), 0, STANDARD, 64, 56)
+    record = evaluate(run, lite0, prepared(category), tmp_path / "out", batch_size=4)
 
-    def scores(name: str) -> np.ndarray:
-        run = Run(category, preset(name), 0, STANDARD, 64, 56)
-        record = evaluate(run, lite0, builder, tmp_path / "out", batch_size=4)
-        return np.array([row["score"] for row in record["files"]["test"]])
-
-    members = preset("lite0-sum").members
-    assert [member.taps for member in members] == [("block2",), ("block4",), ("block7",), ("block10",)]
-    total = scores("lite0-sum")
-    parts = [scores(f"lite0-{tap}") for tap in ("block2", "block4", "block7", "block10")]
-    assert (total <= np.sum(parts, axis=0) * 1.0001).all()  # the maximum of a sum is at most the sum of the maxima
-    assert (total >= np.max(parts, axis=0)).all()
+    # the same by hand, from the files
+    maps = []
+    for member in run.members:
+        fitted, tests = (
+            np.stack([read_image(path, member) for path in sorted((bottle / part).rglob("*.png"))])
+            for part in ("train", "test")
+        )
+        maps.append(np.asarray(padim.score(padim.fit(lite0, [fitted], member), tests).anomaly_map))
+    scores = [row["score"] for row in record["files"]["test"]]
+    np.testing.assert_allclose(scores, np.sum(maps, axis=0).max(axis=(1, 2)), rtol=1e-3)
+    taps = ("block2", "block4", "block7", "block10")
+    assert [member.taps for member in run.members] == [(tap,) for tap in taps]
+    assert preset("lite0-sum").members == tuple(preset(f"lite0-{tap}").members[0] for tap in taps)
 
 
 def test_results_do_not_depend_on_the_batch_size(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:

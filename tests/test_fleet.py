@@ -1,10 +1,7 @@
 """Many models in one run, and scoring with many."""
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -247,47 +244,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*command, "--devices", "99"]) == 2
     table.write_text("model\n")
     assert main(command) == 2
-
-
-DEVICES = """
-import sys
-from pathlib import Path
-import jax, padim_jax as padim
-from padim_jax.fleet import fitting
-from tests.test_fleet import TERMS, jobs_in
-
-assert jax.device_count() == 3
-backbone, used = padim.load_backbone("efficientnet_lite0"), set()
-fit = fitting._fit
-
-def spied(job, network, *rest):
-    used.add(next(iter(jax.tree.leaves(network)[0].devices())))
-    found = fit(job, network, *rest)
-    return found
-
-fitting._fit = spied
-root = Path(sys.argv[1])
-jobs, out = jobs_in(root, [5] * 9), root / "models"
-out.mkdir()
-found = list(fitting.fit_many(backbone, jobs, TERMS, out, fitting.Journal(out), devices=jax.devices()))
-assert {outcome.status for outcome in found} == {"fitted"}, found
-assert used == set(jax.devices()), used
-print("done")
-"""
-
-
-@pytest.mark.slow
-def test_models_are_shared_out_over_devices(tmp_path: Path) -> None:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=3"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", DEVICES, str(tmp_path)],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import padim_jax as padim
@@ -55,8 +55,8 @@ def test_update_merge_and_forget_equal_fits_from_scratch(shape, kept, gone, seed
     np.testing.assert_allclose(distances(batches(x[:, kept:], first), test), whole, rtol=1e-3)
     np.testing.assert_allclose(distances(MERGE(first, last), test), whole, rtol=1e-3)
     before, after = batches(x), FORGET(batches(x), last)
-    if ROUNDING(before, after, FINALIZE(after, RIDGE, "inverse-factor")).max() <= 1e-3:  # else it would be refused
-        np.testing.assert_allclose(distances(after, test), part, rtol=1e-3)
+    assume(ROUNDING(before, after, FINALIZE(after, RIDGE, "inverse-factor")).max() <= 1e-3)  # else it would be refused
+    np.testing.assert_allclose(distances(after, test), part, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kept", [5, 30])

@@ -84,6 +84,7 @@ def golden() -> Mapping[str, np.ndarray]:
         return dict(record)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", MODELS)
 def test_numbers_and_files_are_those_of_the_record(name: str, golden: Mapping[str, np.ndarray], tmp_path: Path) -> None:
     found = produce(name, tmp_path)

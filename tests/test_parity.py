@@ -15,6 +15,12 @@ TOLERANCE = 1e-4
 SIZES = [(64, 64), (64, 96), (75, 101)]
 
 
+@pytest.fixture(autouse=True)
+def _torch() -> None:
+    """Skip before a process is started where there is nothing to compare with."""
+    torch_reference.torch()
+
+
 def _randomise(model: Any, torch: Any) -> None:
     """Give batch norms statistics that matter."""
     torch.manual_seed(0)
@@ -42,6 +48,7 @@ def _compare(backbone: padim.Backbone, model: Any, modules: list[Any], size: tup
         assert np.abs(tap - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name != "efficientnet_lite0"])
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_torchvision(name: str, legacy: bool, tmp_path: Path) -> None:
@@ -60,6 +67,7 @@ def test_torchvision(name: str, legacy: bool, tmp_path: Path) -> None:
         _compare(backbone, model, modules, size, torch)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_lite0(size: tuple[int, int], lite0: padim.Backbone) -> None:
     torch = torch_reference.torch()

@@ -12,7 +12,7 @@ from sklearn.covariance import ledoit_wolf
 import padim_jax as padim
 from padim_jax.gaussians import gaussian, shrinkage, triangle
 from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
-from tests.conftest import SMALL, images
+from tests.conftest import OPTIMISED, SMALL, images
 from tests.test_gaussian import sample
 
 UPDATE = jax.jit(gaussian.update)  # one program a shape; op by op each would be compiled by itself
@@ -85,7 +85,7 @@ def test_an_update_holds_no_second_state(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(gaussian, "CHUNK_BYTES", 4 * d * d * 4)
     update = jax.jit(gaussian.update, donate_argnums=0)
     shapes = jax.ShapeDtypeStruct((p, n, d), jnp.float32), jax.ShapeDtypeStruct((n,), bool)
-    compiled = update.lower(jax.eval_shape(lambda: gaussian.init(p, d, higher=True)), *shapes).compile()
+    compiled = update.lower(jax.eval_shape(lambda: gaussian.init(p, d, higher=True)), *shapes).compile(OPTIMISED)
     memory = compiled.memory_analysis()
     if memory is None:
         pytest.skip("this backend reports no memory")

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 import padim_jax as padim
 from padim_jax import cli
-from padim_jax.method.calibration import BINS, at_rates, at_threshold, calibration
+from padim_jax.method.calibration import BINS, at_rates, at_threshold, calibration, p_values
 from tests.conftest import SMALL, images
 
 SCORES = np.arange(1, 21, dtype=np.float32)
@@ -137,7 +137,11 @@ def test_it_is_told_wherever_a_threshold_is_told(
     assert "6 anomalous" in printed
     assert "the threshold, 0.125, was set by hand (padim calibrate --threshold)" in told
     with (tmp_path / "out" / "scores.csv").open(newline="") as stream:
-        assert all(float(row["p_value"]) <= 1 for row in csv.DictReader(stream))
+        rows = list(csv.DictReader(stream))
+    assert calibrated.calibration is not None
+    scores = np.array([float(row["score"]) for row in rows], np.float32)
+    wanted = p_values(calibrated.calibration, scores)  # which no threshold changes
+    np.testing.assert_allclose([float(row["p_value"]) for row in rows], wanted, rtol=1e-5)
 
 
 def test_only_another_rate_or_threshold_takes_it_away(

@@ -3,7 +3,6 @@
 All transport is JAX's own.
 """
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,15 +64,15 @@ def together() -> Iterator[None]:
         ) from error
 
 
-def leave(code: int) -> None:
-    """End this process without waiting for others, which may be gone; nothing where it has none.
+def await_last_words() -> bool:
+    """Whether there are other processes; the first of them gives the others time to say why they stop.
 
-    The first waits for the others to say what they have to: they are ended when it goes.
+    They are ended when the first goes, and a regular end of any would wait for those that have gone already.
     """
-    if jax.distributed.is_initialized():
-        if jax.process_index() == 0:
-            time.sleep(_LAST_WORDS)
-        os._exit(code)
+    several = jax.distributed.is_initialized()
+    if several and jax.process_index() == 0:
+        time.sleep(_LAST_WORDS)
+    return several
 
 
 def agreed(what: str, text: str) -> None:
