@@ -33,7 +33,7 @@ import numpy as np
 import padim_jax as padim
 from padim_jax.backbones.backbone import backbone_parameters
 from padim_jax.gaussians import triangle as triangles
-from padim_jax.gaussians.gaussian import WhitenedGaussian
+from padim_jax.gaussians.factors import WhitenedGaussian
 from padim_jax.method.embedding import draw_embedding
 from weights_conversion.names import table
 

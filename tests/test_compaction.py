@@ -11,7 +11,7 @@ from padim_jax.artifact import save_compacted
 from padim_jax.artifact.compaction import compact, form_bytes
 from padim_jax.artifact.folder import disk_bytes, read_manifest
 from padim_jax.backbones import backbone_parameters
-from padim_jax.gaussians.forms import LowRankGaussian
+from padim_jax.gaussians.low_rank import LowRankGaussian
 from tests.conftest import images, rewrite_manifest
 from tests.test_structure import ROOT
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.gaussians.forms import low_rank
+from padim_jax.gaussians.low_rank import low_rank
 from padim_jax.images import read_image, stop_at_unreadable
 from padim_jax.images.geometry import place_in_original, to_original
 from padim_jax.images.survey import find_duplicates, find_equal_pixels, find_oddities, survey

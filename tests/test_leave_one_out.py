@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.gaussians import gaussian, shrinkage, triangle
-from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
+from padim_jax.gaussians import factors, shrinkage, triangle
+from padim_jax.gaussians.factors import WhitenedGaussian
 from padim_jax.gaussians.leave_one_out import leave_one_out
+from padim_jax.gaussians.moments import Moments
 from tests import oracle
 from tests.conftest import SMALL, images
 from tests.test_gaussian import sample
@@ -44,12 +45,12 @@ def fitted(x: np.ndarray, strength: np.ndarray | None = None) -> WhitenedGaussia
     count = jnp.asarray(x.shape[1], x.dtype)
     if strength is None:
         moments = Moments(count, jnp.asarray(mean, x.dtype), triangle.of_square(scatter.astype(x.dtype)))
-        model = gaussian.finalize(moments, RIDGE, "inverse-factor")
+        model = factors.finalize(moments, RIDGE, "inverse-factor")
     else:
         covariance = shrinkage.shrunk(jnp.asarray(scatter / (x.shape[1] - 1), x.dtype), jnp.asarray(strength, x.dtype))
         factor = jnp.linalg.cholesky(covariance + RIDGE * jnp.eye(x.shape[2], dtype=x.dtype)[None])
-        whole = gaussian.Gaussian(jnp.asarray(mean, x.dtype), factor, jnp.asarray(strength, x.dtype))
-        model = gaussian.with_solver(whole, "inverse-factor")
+        whole = factors.Gaussian(jnp.asarray(mean, x.dtype), factor, jnp.asarray(strength, x.dtype))
+        model = factors.with_solver(whole, "inverse-factor")
     assert isinstance(model, WhitenedGaussian)
     return model
 

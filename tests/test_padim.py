@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.gaussians import gaussian, triangle
+from padim_jax.gaussians import triangle
+from padim_jax.gaussians.moments import Moments
 from padim_jax.method import fitting as module
 from tests import oracle
 from tests.conftest import SMALL, images, write_images
@@ -278,4 +279,4 @@ def test_float64_moments_agree(lite0: padim.Backbone) -> None:
     wanted = np.stack([np.cov(one, rowvar=False, ddof=1) for one in at])
     found = np.asarray(moments.moments.scatter.symmetric()) / 59
     assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
-    assert isinstance(moments.moments, gaussian.Moments)
+    assert isinstance(moments.moments, Moments)

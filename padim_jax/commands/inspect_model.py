@@ -13,7 +13,7 @@ from padim_jax.artifact import Updatable
 from padim_jax.artifact.folder import read_manifest
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import progress_bar
-from padim_jax.gaussians.forms import LowRankGaussian
+from padim_jax.gaussians.low_rank import LowRankGaussian
 from padim_jax.images import UnreadableImage, load_batches
 from padim_jax.inspection.positions import (
     MOST_FOR_PEAKS,

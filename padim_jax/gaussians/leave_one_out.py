@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from padim_jax.gaussians.gaussian import WhitenedGaussian, map_chunks, whiten
+from padim_jax.gaussians.chunks import map_chunks
+from padim_jax.gaussians.factors import WhitenedGaussian, whiten
 from padim_jax.gaussians.triangle import Triangle, rows_times_transposed
 
 _MOST_STEPS = 100

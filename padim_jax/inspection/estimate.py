@@ -25,8 +25,9 @@ from padim_jax.artifact.compaction import form_bytes
 from padim_jax.artifact.folder import Stored, read_manifest, write
 from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.config import Form, PadimConfig
-from padim_jax.gaussians import gaussian, packing
-from padim_jax.gaussians.gaussian import WhitenedGaussian
+from padim_jax.gaussians import factors, packing
+from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.factors import WhitenedGaussian
 from padim_jax.gaussians.leave_one_out import leave_one_out
 from padim_jax.gaussians.triangle import Triangle
 from padim_jax.inspection.cost import Cost, compiled, measured, resident
@@ -317,16 +318,16 @@ def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cos
     found = {"embed": cost}
     x = embedded[first : first + piece]
     weights = jnp.ones(len(batch), jnp.float32)
-    moments = gaussian.init(piece, d, higher=state.moments.higher is not None)
-    moments, fold = measured(jax.jit(gaussian.update), moments, x, weights)
-    moments = gaussian.update(moments, x[:, ::-1] * 0.5, weights)  # no two batches are alike
+    moments = gaussian_moments.init(piece, d, higher=state.moments.higher is not None)
+    moments, fold = measured(jax.jit(gaussian_moments.update), moments, x, weights)
+    moments = gaussian_moments.update(moments, x[:, ::-1] * 0.5, weights)  # no two batches are alike
     found["update"] = fold
-    finalize = jax.jit(lambda moments: gaussian.finalize(moments, config.ridge, "inverse-factor"))
+    finalize = jax.jit(lambda moments: factors.finalize(moments, config.ridge, "inverse-factor"))
     fitted, found["factor"] = measured(finalize, moments)
     assert isinstance(fitted, WhitenedGaussian)
     left_out = jax.jit(functools.partial(leave_one_out, ridge=config.ridge))
     _, found["leave_one_out"] = measured(left_out, fitted, x, moments.count, weights)
-    distances, found["score"] = measured(jax.jit(gaussian.mahalanobis), fitted, x)
+    distances, found["score"] = measured(jax.jit(factors.mahalanobis), fitted, x)
     for name in ("update", "factor", "leave_one_out", "score"):
         part = found[name]
         found[name] = replace(part, hidden=int(part.hidden * share), seconds=part.seconds * share)

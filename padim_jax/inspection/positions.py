@@ -10,8 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from padim_jax.gaussians.forms import LowRankGaussian
-from padim_jax.gaussians.gaussian import Gaussian
+from padim_jax.gaussians.factors import Gaussian
+from padim_jax.gaussians.low_rank import LowRankGaussian
 from padim_jax.method.alignment import FEWEST, split_in_two, two_peaked_limit
 from padim_jax.method.checks import padded
 from padim_jax.method.embedding import embed

@@ -22,9 +22,11 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
-from padim_jax.gaussians import forms, gaussian
-from padim_jax.gaussians.gaussian import Moments
+from padim_jax.gaussians import factors
+from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.leave_one_out import leave_one_out
+from padim_jax.gaussians.low_rank import is_finite, mahalanobis
+from padim_jax.gaussians.moments import Moments
 from padim_jax.method import fitting, scoring
 from padim_jax.method.checks import check_backbone, check_images
 from padim_jax.method.embedding import Embedding, embed
@@ -186,13 +188,13 @@ def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel
     fitting.check_count(moments)
     fitted = _finalize(moments.moments, moments.config.ridge, mesh)
     model = Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
-    finite = jax.jit(forms.is_finite, out_shardings=NamedSharding(mesh, _SAME))(fitted)
+    finite = jax.jit(is_finite, out_shardings=NamedSharding(mesh, _SAME))(fitted)
     return MeshModel(fitting.checked(model, finite), mesh)
 
 
 def place(mesh: Mesh, model: Padim) -> MeshModel:
     """A model of one device on a mesh; it scores by inverse factors, or in its low rank."""
-    if isinstance(model.gaussian, gaussian.Gaussian):
+    if isinstance(model.gaussian, factors.Gaussian):
         model = scoring.with_solver(model, "inverse-factor")
     p = _filled(mesh, model.embedding.n_positions)
 
@@ -271,7 +273,7 @@ def _score(model: MeshModel, images: Array, weights: Array | None = None) -> Sco
         backbone, count, projection, calibration, roi = parts
         x = _exchanged(mesh, backbone, whole.embedding, images, projection)
         if weights is None:
-            distances = forms.mahalanobis(fitted, x)
+            distances = mahalanobis(fitted, x)
         else:
             own = lax.all_gather(weights, "grid", tiled=True)
             distances = leave_one_out(fitted, x, count, own, whole.config.ridge)
@@ -297,7 +299,7 @@ def _update(
     def local(backbone: Backbone, rows: Moments, projection: Array | None, images: Array, valid: Array) -> Moments:
         x = _exchanged(mesh, backbone, embedding, images, projection)
         counted = lax.all_gather(valid, "grid", tiled=True)
-        return _with_row(gaussian.update(_without_row(rows), x, counted))
+        return _with_row(gaussian_moments.update(_without_row(rows), x, counted))
 
     specs = (_SAME, _OF_ROWS, _SAME, _IMAGES, _IMAGES)
     run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_OF_ROWS, check_vma=False)
@@ -326,7 +328,7 @@ def _joined(rows: Moments, mesh: Mesh) -> Moments:
         apart = jax.tree.map(exchanged, own)  # every row's, at fewer positions
         found = jax.tree.map(lambda array: array[0], apart)
         for row in range(1, count):
-            found = gaussian.merge(found, jax.tree.map(lambda array, row=row: array[row], apart))
+            found = gaussian_moments.merge(found, jax.tree.map(lambda array, row=row: array[row], apart))
         return found
 
     return jax.shard_map(local, mesh=mesh, in_specs=(_OF_ROWS,), out_specs=_OF_ALL, check_vma=False)(rows)
@@ -345,9 +347,9 @@ def _split(moments: Moments, mesh: Mesh) -> Moments:
 
 
 @functools.partial(jax.jit, static_argnames=("ridge", "mesh"))
-def _finalize(moments: Moments, ridge: float, mesh: Mesh) -> gaussian.WhitenedGaussian:
+def _finalize(moments: Moments, ridge: float, mesh: Mesh) -> factors.WhitenedGaussian:
     def local(own: Moments) -> Any:
-        return gaussian.finalize(own, ridge, "inverse-factor")
+        return factors.finalize(own, ridge, "inverse-factor")
 
     fitted = jax.shard_map(local, mesh=mesh, in_specs=(_OF_ALL,), out_specs=_SPREAD, check_vma=False)(moments)
     return lax.with_sharding_constraint(fitted, NamedSharding(mesh, _GRID))

@@ -11,8 +11,11 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig, differences
-from padim_jax.gaussians import forms, gaussian, triangle
-from padim_jax.gaussians.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
+from padim_jax.gaussians import factors, triangle
+from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.factors import Gaussian, Solver, WhitenedGaussian
+from padim_jax.gaussians.low_rank import is_finite
+from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.triangle import Triangle
 from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, padded
 from padim_jax.method.embedding import Embedding, draw_embedding, embed
@@ -54,7 +57,7 @@ def init(
     if projection is not None and projection.shape != shape:
         raise ValueError(f"init: projection is {tuple(projection.shape)}, wanted {shape}: (channels, dimension)")
     return PadimMoments(
-        gaussian.init(embedding.n_positions, embedding.dimension, higher=config.covariance == "ledoit-wolf"),
+        gaussian_moments.init(embedding.n_positions, embedding.dimension, higher=config.covariance == "ledoit-wolf"),
         config,
         embedding,
         projection_of(config, embedding, projection),
@@ -118,7 +121,7 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
 
     ``gone`` are moments of images that were folded in with weight 1: ``update`` of a fresh ``init``. Subtraction loses
     digits; this refuses where distances could change by more than a thousandth
-    (:func:`padim_jax.gaussians.gaussian.rounding_left`), as where few images are left of many.
+    (:func:`padim_jax.gaussians.moments.rounding_left`), as where few images are left of many.
 
     Raises:
       ValueError: moments that were not fitted alike (as :func:`merge`), none to forget, fewer than two images left,
@@ -249,40 +252,40 @@ def _update_pure(
 ) -> PadimMoments:
     x = embed(backbone, state.embedding, images, state.projection)
     if half_life is None:
-        return replace(state, moments=gaussian.update(state.moments, x, valid))
+        return replace(state, moments=gaussian_moments.update(state.moments, x, valid))
     counts = valid.astype(jnp.float32)
     total = jnp.sum(counts)
     weights = counts * jnp.exp2((jnp.cumsum(counts) - total) / half_life)
-    faded = gaussian.decay(state.moments, jnp.exp2(-total / half_life))
-    return replace(state, moments=gaussian.update(faded, x, weights))
+    faded = gaussian_moments.decay(state.moments, jnp.exp2(-total / half_life))
+    return replace(state, moments=gaussian_moments.update(faded, x, weights))
 
 
 def _factor_pure(scatter: Triangle, rest: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
-    return gaussian.finalize(replace(rest, scatter=scatter), ridge, solver)
+    return factors.finalize(replace(rest, scatter=scatter), ridge, solver)
 
 
 _update = jax.jit(_update_pure)
 _update_donating = jax.jit(_update_pure, donate_argnames="state")
 _factor = jax.jit(_factor_pure, static_argnames=("ridge", "solver"))
 _factor_donating = jax.jit(_factor_pure, static_argnames=("ridge", "solver"), donate_argnames="scatter")
-_is_finite = jax.jit(forms.is_finite)
+_is_finite = jax.jit(is_finite)
 
 
 @jax.jit
 def _merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
-    return replace(a, moments=gaussian.merge(a.moments, b.moments))
+    return replace(a, moments=gaussian_moments.merge(a.moments, b.moments))
 
 
 @jax.jit
 def _forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
-    return replace(moments, moments=gaussian.forget(moments.moments, gone.moments))
+    return replace(moments, moments=gaussian_moments.forget(moments.moments, gone.moments))
 
 
 @functools.partial(jax.jit, static_argnames="ridge")
 def _rounding_left(before: Moments, after: Moments, ridge: float) -> Array:
-    fitted = gaussian.finalize(after, ridge, "inverse-factor")
+    fitted = factors.finalize(after, ridge, "inverse-factor")
     assert isinstance(fitted, WhitenedGaussian)
-    return gaussian.rounding_left(before, after, fitted)
+    return gaussian_moments.rounding_left(before, after, fitted.whitening)
 
 
 @jax.jit

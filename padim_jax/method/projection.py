@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from padim_jax.backbones import Backbone
-from padim_jax.gaussians import gaussian
-from padim_jax.gaussians.gaussian import Moments
+from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.moments import Moments
 from padim_jax.method.embedding import Embedding, embed
 
 
@@ -39,7 +39,7 @@ def principal_components(
     Raises:
       ValueError: no images, or channels that are not finite.
     """
-    moments = gaussian.init(1, len(embedding.channels))
+    moments = gaussian_moments.init(1, len(embedding.channels))
     for images, valid in batches:
         jax.block_until_ready(moments)  # a fast reader must not queue up images
         moments = _update(backbone, embedding, moments, images, valid)
@@ -57,4 +57,4 @@ def principal_components(
 def _update(backbone: Backbone, embedding: Embedding, moments: Moments, images: Array, valid: Array) -> Moments:
     x = embed(backbone, embedding, images)  # (p, n, c)
     counts = jnp.broadcast_to(valid[None], x.shape[:2]).reshape(-1)
-    return gaussian.update(moments, x.reshape(1, -1, x.shape[-1]), counts)
+    return gaussian_moments.update(moments, x.reshape(1, -1, x.shape[-1]), counts)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from padim_jax.gaussians import forms, gaussian
-from padim_jax.gaussians.forms import LowRankGaussian
-from padim_jax.gaussians.gaussian import Gaussian, Solver, WhitenedGaussian
+from padim_jax.gaussians import factors
+from padim_jax.gaussians.factors import Gaussian, Solver, WhitenedGaussian
 from padim_jax.gaussians.leave_one_out import leave_one_out
+from padim_jax.gaussians.low_rank import LowRankGaussian, mahalanobis
 from padim_jax.method import calibration
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram
@@ -224,7 +224,7 @@ def _each_batch(
 
 _SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # that are enough to see how parts lie
 _OTHERS = ", or give other images with held_out=True"
-_with_solver = jax.jit(gaussian.with_solver, static_argnames="solver")
+_with_solver = jax.jit(factors.with_solver, static_argnames="solver")
 
 
 def _run(model: Padim, images: Array) -> Scores:
@@ -241,7 +241,7 @@ def _program(model: Padim) -> Padim:
 @jax.jit
 def _score(model: Padim, images: Array) -> Scores:
     x = embed(model.backbone, model.embedding, images, model.projection)
-    return _scores(model, forms.mahalanobis(model.gaussian, x))
+    return _scores(model, mahalanobis(model.gaussian, x))
 
 
 @jax.jit
