@@ -27,7 +27,7 @@ from alternate import Row, add_options, alternate, judge, plot_bars, show, summa
 
 from padim_jax.gaussians import factors
 from padim_jax.gaussians import moments as gaussian_moments
-from padim_jax.gaussians.low_rank import low_rank, mahalanobis
+from padim_jax.gaussians.low_rank import AnyGaussian, low_rank
 from padim_jax.gaussians.moments import Moments
 
 SHARE, ERROR = 0.6, 1e-3  # of the bandwidth; relative, of a distance
@@ -36,11 +36,17 @@ RIDGE = 0.01
 _factored = jax.jit(factors.finalize, static_argnums=(1, 2))
 _low_rank = jax.jit(low_rank, static_argnums=(1, 2))
 
+
+def distances(gaussian: AnyGaussian, x: Any) -> Any:
+    """By whatever form the Gaussians have."""
+    return gaussian.distances(x)
+
+
 Form = tuple[Callable[[Moments], Any], Callable[[Any, Any], Any]]
 FORMS: dict[str, Form] = {  # how it is made from moments, and how it scores x (p, n, d)
-    "triangular-solve": (lambda moments: _factored(moments, RIDGE, "triangular-solve"), mahalanobis),
-    "inverse-factor": (lambda moments: _factored(moments, RIDGE, "inverse-factor"), mahalanobis),
-    "low-rank": (lambda moments: _low_rank(moments, int(moments.count) - 1, RIDGE), mahalanobis),
+    "triangular-solve": (lambda moments: _factored(moments, RIDGE, "triangular-solve"), distances),
+    "inverse-factor": (lambda moments: _factored(moments, RIDGE, "inverse-factor"), distances),
+    "low-rank": (lambda moments: _low_rank(moments, int(moments.count) - 1, RIDGE), distances),
 }
 
 

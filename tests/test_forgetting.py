@@ -24,7 +24,7 @@ SHAPES = st.sampled_from([(3, 4), (12, 6), (40, 6)])  # few shapes: each is comp
 
 
 def distances(moments: Moments, test: np.ndarray) -> np.ndarray:
-    return np.asarray(factors.mahalanobis(FINALIZE(moments, RIDGE, "inverse-factor"), jnp.asarray(test)))
+    return np.asarray(FINALIZE(moments, RIDGE, "inverse-factor").distances(jnp.asarray(test)))
 
 
 def batches(x: np.ndarray, moments: Moments | None = None) -> Moments:

@@ -14,7 +14,7 @@ from padim_jax.gaussians import chunks, factors, packing, triangle
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.error_bound import MARGIN, spectral_bound, worst_error
 from padim_jax.gaussians.factors import WhitenedGaussian
-from padim_jax.gaussians.low_rank import LowRankGaussian, is_finite, low_rank, mahalanobis
+from padim_jax.gaussians.low_rank import LowRankGaussian, low_rank
 from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.quantised import (
     LEVELS,
@@ -226,7 +226,7 @@ def test_low_rank_distances_match_float64(n: int, d: int, shrunk: bool) -> None:
     np.testing.assert_allclose(gram, np.broadcast_to(np.eye(gram.shape[1]), gram.shape), atol=1e-5)
     assert (np.diff(low.spread) <= 0).all()
     assert (np.asarray(low.spread) >= 0).all()
-    found = jax.jit(mahalanobis)(low, jnp.asarray(test))
+    found = jax.jit(lambda low, x: low.distances(x))(low, jnp.asarray(test))
     np.testing.assert_allclose(found, distances(x, test, shrunk=shrunk), rtol=2e-3)
 
 
@@ -240,7 +240,7 @@ def test_low_rank_below_n_minus_1(kind: str) -> None:
     else:
         x[:] = 2
     low = LOW_RANK(moments_of(x), 7, RIDGE)
-    np.testing.assert_allclose(mahalanobis(low, jnp.asarray(test)), distances(x, test), rtol=2e-3)
+    np.testing.assert_allclose(low.distances(jnp.asarray(test)), distances(x, test), rtol=2e-3)
 
 
 def test_low_rank_truncates_openly() -> None:
@@ -260,14 +260,14 @@ def test_low_rank_needs_a_rank_that_exists(rank: int) -> None:
 def test_failure_is_flagged_per_position() -> None:
     x = sample(3, 4, 5)
     low = LOW_RANK(moments_of(x), 3, RIDGE)
-    assert np.asarray(is_finite(low)).all()
-    assert not np.asarray(is_finite(LOW_RANK(moments_of(x[:, :1]), 3, RIDGE))).any()
+    assert np.asarray(low.is_finite()).all()
+    assert not np.asarray(LOW_RANK(moments_of(x[:, :1]), 3, RIDGE).is_finite()).any()
     for name in ("mean", "basis", "spread", "noise"):
         broken = replace(low, **{name: getattr(low, name).at[1].set(jnp.nan)})
-        assert np.asarray(is_finite(broken)).tolist() == [True, False, True]
+        assert np.asarray(broken.is_finite()).tolist() == [True, False, True]
         assert np.isinf(WORST_ERROR(whitened(x), broken)).tolist() == [False, True, False]
     model = whitened(x)
-    assert np.asarray(is_finite(replace(model, mean=model.mean.at[0].set(jnp.nan)))).tolist() == [
+    assert np.asarray(replace(model, mean=model.mean.at[0].set(jnp.nan)).is_finite()).tolist() == [
         False,
         True,
         True,
@@ -277,8 +277,8 @@ def test_failure_is_flagged_per_position() -> None:
 def test_every_form_measures_the_same() -> None:
     x, test = sample(3, 6, 9), jnp.asarray(sample(3, 4, 9, seed=1))
     model = whitened(x)
-    for form in (factors.with_solver(model, "triangular-solve"), LOW_RANK(moments_of(x), 5, RIDGE)):
-        np.testing.assert_allclose(mahalanobis(form, test), mahalanobis(model, test), rtol=1e-3)
+    for form in (model.with_solver("triangular-solve"), LOW_RANK(moments_of(x), 5, RIDGE)):
+        np.testing.assert_allclose(form.distances(test), model.distances(test), rtol=1e-3)
 
 
 def others(model: WhitenedGaussian, x: np.ndarray) -> dict[str, WhitenedGaussian | LowRankGaussian]:

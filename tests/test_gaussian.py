@@ -45,7 +45,7 @@ def covariances(x: np.ndarray) -> np.ndarray:
 def test_distances_match_float64(n: int, d: int, solver) -> None:
     x, test = sample(7, n, d), sample(7, 5, d, seed=1)
     model = factors.finalize(moments_of(x, [n]), RIDGE, solver)
-    found = factors.mahalanobis(model, jnp.asarray(test))
+    found = model.distances(jnp.asarray(test))
     sigma = covariances(x) + RIDGE * np.eye(d)
     difference = test - x.mean(axis=1, dtype=np.float64)[:, None]
     wanted = np.sqrt(np.einsum("pni,pij,pnj->pn", difference, np.linalg.inv(sigma), difference))
@@ -61,12 +61,12 @@ def test_solvers_agree_and_convert() -> None:
     assert isinstance(product, WhitenedGaussian)
     np.testing.assert_allclose(np.triu(solve.factor, 1), 0)
     np.testing.assert_allclose(np.tril(product.whitening.square(), -1), 0)
-    wanted = factors.mahalanobis(solve, test)
-    np.testing.assert_allclose(factors.mahalanobis(product, test), wanted, rtol=1e-4)
-    back = factors.with_solver(factors.with_solver(solve, "inverse-factor"), "triangular-solve")
+    wanted = solve.distances(test)
+    np.testing.assert_allclose(product.distances(test), wanted, rtol=1e-4)
+    back = solve.with_solver("inverse-factor").with_solver("triangular-solve")
     assert isinstance(back, Gaussian)
     np.testing.assert_allclose(back.factor, solve.factor, rtol=1e-3, atol=1e-4)
-    assert factors.with_solver(solve, "triangular-solve") is solve
+    assert solve.with_solver("triangular-solve") is solve
 
 
 @pytest.mark.parametrize("sizes", [[24], [1] * 24, [23, 1], [8, 8, 8], [0, 24], [5, 0, 19]], ids=str)
@@ -114,10 +114,10 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def everything() -> list[np.ndarray]:
         moments = gaussian_moments.merge(moments_of(x, [4, 5]), moments_of(x, [9]))
         solve = factors.finalize(moments, RIDGE, "triangular-solve")
-        product = factors.with_solver(solve, "inverse-factor")
+        product = solve.with_solver("inverse-factor")
         return [
             np.asarray(moments.scatter.symmetric()),
-            *(np.asarray(factors.mahalanobis(g, test)) for g in (solve, product)),
+            *(np.asarray(g.distances(test)) for g in (solve, product)),
         ]
 
     whole = everything()
@@ -150,7 +150,7 @@ def test_no_temporary_is_as_large_as_the_state(solver, monkeypatch: pytest.Monke
             (triangles, count, mean, triangles),
         ),
         "finalize": (lambda s, c, m: factors.finalize(Moments(c, m, s), RIDGE, solver), (triangles, count, mean)),
-        "mahalanobis": (lambda s, m, x: factors.mahalanobis(record(m, s), x), (factor, mean, x)),
+        "mahalanobis": (lambda s, m, x: record(m, s).distances(x), (factor, mean, x)),
     }
     for what, (program, arguments) in programs.items():
         in_place = what != "mahalanobis" and (what, solver) != ("finalize", "triangular-solve")  # that makes squares
@@ -181,4 +181,4 @@ def test_failure_is_flagged_per_position() -> None:
         moments.count, moments.mean, triangle.of_square(moments.scatter.symmetric().at[1].set(-jnp.eye(4) * 100))
     )
     for solver in ("triangular-solve", "inverse-factor"):
-        assert np.asarray(factors.is_finite(factors.finalize(broken, RIDGE, solver))).tolist() == [True, False, True]
+        assert np.asarray(factors.finalize(broken, RIDGE, solver).is_finite()).tolist() == [True, False, True]

@@ -97,6 +97,19 @@ def test_only_the_command_prints_and_exits() -> None:
         assert not called & {"print", "exit", "quit"}, path
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_nobody_asks_of_what_kind_a_gaussian_is(path: Path) -> None:
+    if {"gaussians", "artifact"} & set(path.relative_to(ROOT).parts):  # the mathematics itself, and its layouts on disk
+        return
+    kinds = {"Gaussian", "WhitenedGaussian", "LowRankGaussian", "AnyGaussian"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        asks = isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass")
+        if asks or isinstance(node, ast.MatchClass | ast.Compare):
+            assert not kinds & {name for part in ast.walk(node) if (name := ast.unparse(part)) in kinds}, ast.unparse(
+                node
+            )
+
+
 def test_results_reach_the_terminal_by_tell_which_escapes_names() -> None:
     echoing = {path.name for path in SOURCES if "click.echo" in path.read_text(encoding="utf-8")}
     assert echoing == {"terminal.py", "cli.py"}  # the command itself writes a help text

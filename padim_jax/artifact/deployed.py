@@ -15,7 +15,7 @@ from padim_jax.artifact.folder import ArtifactError, Stored, read_manifest
 from padim_jax.artifact.updatable import read_updatable
 from padim_jax.gaussians import packing, triangle
 from padim_jax.gaussians.factors import Gaussian, WhitenedGaussian
-from padim_jax.gaussians.low_rank import Form, LowRankGaussian, is_finite
+from padim_jax.gaussians.low_rank import AnyGaussian, LowRankGaussian
 from padim_jax.gaussians.quantised import Quantised, dequantise, dequantise_basis
 from padim_jax.method.records import Padim
 
@@ -135,12 +135,12 @@ def _model(folder: Path, manifest: Mapping[str, Any]) -> Padim:
         wanted["gaussian.scale"] = wanted["gaussian.spread"] if form.startswith("low") else [p, d]
     common, backbone, stored, arrays = read_common(folder, manifest, settings, wanted, "gaussian.triangle")
     fitted = _gaussian(form, solver, stored, arrays)
-    if not jax.jit(is_finite)(fitted).all():
+    if not jax.jit(lambda gaussian: gaussian.is_finite())(fitted).all():
         raise ArtifactError(f"load: {folder} is damaged: its means or factors are not finite")
     return Padim(backbone, fitted, **{field.name: getattr(common, field.name) for field in dataclasses.fields(Common)})
 
 
-def _gaussian(form: str, solver: str, stored: Stored, arrays: dict[str, np.ndarray]) -> Form:
+def _gaussian(form: str, solver: str, stored: Stored, arrays: dict[str, np.ndarray]) -> AnyGaussian:
     """Taken out of ``arrays`` as they move to the device, so that the host's copy goes at once."""
 
     def take(name: str) -> Any:

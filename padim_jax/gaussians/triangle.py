@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 # Of n panels (n + 1) / 2n of the square is stored: 60 % at d = 550, 62.5 % at d = 100. Narrower ones save little more
 # and slow down products with 16 images, fewer cost bandwidth with one: both measured on CPU.
@@ -49,7 +49,7 @@ class Triangle:
     def __len__(self) -> int:
         return len(self.panels[0])
 
-    def __getitem__(self, positions: slice) -> "Triangle":
+    def __getitem__(self, positions: slice | Int[np.ndarray, " k"]) -> "Triangle":
         return Triangle(tuple(panel[positions] for panel in self.panels))
 
     def square(self) -> Float[Array, "p d d"]:

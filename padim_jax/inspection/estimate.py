@@ -5,7 +5,6 @@ what is measured here, on a few positions of the grid and two batches; and what 
 by phase. A peak is the largest phase.
 """
 
-import functools
 import math
 import os
 import tempfile
@@ -27,8 +26,6 @@ from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.config import Form, PadimConfig
 from padim_jax.gaussians import factors, packing
 from padim_jax.gaussians import moments as gaussian_moments
-from padim_jax.gaussians.factors import WhitenedGaussian
-from padim_jax.gaussians.leave_one_out import leave_one_out
 from padim_jax.gaussians.triangle import Triangle
 from padim_jax.inspection.cost import Cost, compiled, measured, resident
 from padim_jax.method import fitting, scoring
@@ -324,10 +321,9 @@ def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cos
     found["update"] = fold
     finalize = jax.jit(lambda moments: factors.finalize(moments, config.ridge, "inverse-factor"))
     fitted, found["factor"] = measured(finalize, moments)
-    assert isinstance(fitted, WhitenedGaussian)
-    left_out = jax.jit(functools.partial(leave_one_out, ridge=config.ridge))
+    left_out = jax.jit(lambda fitted, *of: fitted.left_out_distances(*of, ridge=config.ridge))
     _, found["leave_one_out"] = measured(left_out, fitted, x, moments.count, weights)
-    distances, found["score"] = measured(jax.jit(factors.mahalanobis), fitted, x)
+    distances, found["score"] = measured(jax.jit(lambda fitted, x: fitted.distances(x)), fitted, x)
     for name in ("update", "factor", "leave_one_out", "score"):
         part = found[name]
         found[name] = replace(part, hidden=int(part.hidden * share), seconds=part.seconds * share)

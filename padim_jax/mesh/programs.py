@@ -24,8 +24,6 @@ from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.gaussians import factors
 from padim_jax.gaussians import moments as gaussian_moments
-from padim_jax.gaussians.leave_one_out import leave_one_out
-from padim_jax.gaussians.low_rank import is_finite, mahalanobis
 from padim_jax.gaussians.moments import Moments
 from padim_jax.method import fitting, scoring
 from padim_jax.method.checks import check_backbone, check_images
@@ -188,13 +186,13 @@ def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel
     fitting.check_count(moments)
     fitted = _finalize(moments.moments, moments.config.ridge, mesh)
     model = Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
-    finite = jax.jit(is_finite, out_shardings=NamedSharding(mesh, _SAME))(fitted)
+    finite = jax.jit(lambda gaussian: gaussian.is_finite(), out_shardings=NamedSharding(mesh, _SAME))(fitted)
     return MeshModel(fitting.checked(model, finite), mesh)
 
 
 def place(mesh: Mesh, model: Padim) -> MeshModel:
     """A model of one device on a mesh; it scores by inverse factors, or in its low rank."""
-    if isinstance(model.gaussian, factors.Gaussian):
+    if model.gaussian.solver == "triangular-solve":
         model = scoring.with_solver(model, "inverse-factor")
     p = _filled(mesh, model.embedding.n_positions)
 
@@ -273,10 +271,10 @@ def _score(model: MeshModel, images: Array, weights: Array | None = None) -> Sco
         backbone, count, projection, calibration, roi = parts
         x = _exchanged(mesh, backbone, whole.embedding, images, projection)
         if weights is None:
-            distances = mahalanobis(fitted, x)
+            distances = fitted.distances(x)
         else:
             own = lax.all_gather(weights, "grid", tiled=True)
-            distances = leave_one_out(fitted, x, count, own, whole.config.ridge)
+            distances = fitted.left_out_distances(x, count, own, whole.config.ridge)
         back = lax.all_to_all(distances, "grid", split_axis=1, concat_axis=0, tiled=True)
         named = replace(whole, backbone=backbone, count=count, projection=projection, calibration=calibration, roi=roi)
         return scoring.judged(named, back[: whole.embedding.n_positions])

@@ -14,7 +14,6 @@ from padim_jax.config import PadimConfig, differences
 from padim_jax.gaussians import factors, triangle
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.factors import Gaussian, Solver, WhitenedGaussian
-from padim_jax.gaussians.low_rank import is_finite
 from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.triangle import Triangle
 from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, padded
@@ -268,7 +267,7 @@ _update = jax.jit(_update_pure)
 _update_donating = jax.jit(_update_pure, donate_argnames="state")
 _factor = jax.jit(_factor_pure, static_argnames=("ridge", "solver"))
 _factor_donating = jax.jit(_factor_pure, static_argnames=("ridge", "solver"), donate_argnames="scatter")
-_is_finite = jax.jit(is_finite)
+_is_finite = jax.jit(lambda gaussian: gaussian.is_finite())
 
 
 @jax.jit
@@ -283,9 +282,7 @@ def _forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
 
 @functools.partial(jax.jit, static_argnames="ridge")
 def _rounding_left(before: Moments, after: Moments, ridge: float) -> Array:
-    fitted = factors.finalize(after, ridge, "inverse-factor")
-    assert isinstance(fitted, WhitenedGaussian)
-    return gaussian_moments.rounding_left(before, after, fitted.whitening)
+    return gaussian_moments.rounding_left(before, after, factors.finalize_whitened(after, ridge).whitening)
 
 
 @jax.jit

@@ -9,7 +9,7 @@ from PIL import Image
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
-from padim_jax.gaussians.low_rank import Form
+from padim_jax.gaussians.low_rank import AnyGaussian
 from padim_jax.gaussians.moments import Moments
 from padim_jax.method import album, brief
 from padim_jax.method.calibration import Calibration
@@ -58,7 +58,7 @@ class Padim:
     """
 
     backbone: Backbone
-    gaussian: Form
+    gaussian: AnyGaussian
     count: Float[Array, ""]
     config: PadimConfig = field(metadata={"static": True})
     embedding: Embedding = field(metadata={"static": True})

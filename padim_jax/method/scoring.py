@@ -8,10 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from padim_jax.gaussians import factors
-from padim_jax.gaussians.factors import Gaussian, Solver, WhitenedGaussian
-from padim_jax.gaussians.leave_one_out import leave_one_out
-from padim_jax.gaussians.low_rank import LowRankGaussian, mahalanobis
+from padim_jax.gaussians.factors import Solver
 from padim_jax.method import calibration
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram
@@ -57,8 +54,6 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
       ValueError: unknown solver, or a model of low rank.
     """
     check_solver("with_solver", solver)
-    if isinstance(model.gaussian, LowRankGaussian):
-        raise ValueError("with_solver: the model was compacted to low rank, which is scored in its own way")
     return replace(model, gaussian=alone(_with_solver, model.gaussian, solver))
 
 
@@ -224,13 +219,14 @@ def _each_batch(
 
 _SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # that are enough to see how parts lie
 _OTHERS = ", or give other images with held_out=True"
-_with_solver = jax.jit(factors.with_solver, static_argnames="solver")
+_with_solver = jax.jit(lambda gaussian, solver: gaussian.with_solver(solver), static_argnames="solver")
 
 
 def _run(model: Padim, images: Array) -> Scores:
     """By one program for all models alike, and a small one for the calibration, which each has of another length."""
     program = _program(replace(model, calibration=None))
-    scores = alone(_score, program, images) if isinstance(model.gaussian, Gaussian) else _score(program, images)
+    calls_lapack = program.gaussian.solver == "triangular-solve"
+    scores = alone(_score, program, images) if calls_lapack else _score(program, images)
     return scores if model.calibration is None else _judged(model.calibration, scores)
 
 
@@ -241,7 +237,7 @@ def _program(model: Padim) -> Padim:
 @jax.jit
 def _score(model: Padim, images: Array) -> Scores:
     x = embed(model.backbone, model.embedding, images, model.projection)
-    return _scores(model, mahalanobis(model.gaussian, x))
+    return _scores(model, model.gaussian.distances(x))
 
 
 @jax.jit
@@ -261,8 +257,7 @@ def judged(model: Padim, distances: Float[Array, "p n"]) -> Scores:
 def _leave_one_out(model: Padim, images: Array, weights: Array) -> tuple[Scores, Array, Array]:
     """Scores by the models of all others, Σ w (x - μ), which is 0 over all images fitted on, and some embeddings."""
     x = embed(model.backbone, model.embedding, images, model.projection)
-    assert isinstance(model.gaussian, WhitenedGaussian)
-    distances = leave_one_out(model.gaussian, x, model.count, weights, model.config.ridge)
+    distances = model.gaussian.left_out_distances(x, model.count, weights, model.config.ridge)
     shift = jnp.einsum("pnd,n->pd", x - model.gaussian.mean[:, None], weights, precision="highest")
     p, _, d = x.shape
     some = x[:: -(-p // _SOME_POSITIONS)][..., np.linspace(0, d - 1, min(d, _SOME_CHANNELS)).astype(int)]
@@ -285,11 +280,8 @@ def _scores(model: Padim, distances: Float[Array, "p n"]) -> Scores:
 
 
 def _for_leave_one_out(call: str, model: Padim) -> Padim:
-    if isinstance(model.gaussian, LowRankGaussian):
-        raise NoLeaveOneOut(
-            f"{call}: leaving images out takes the model before it was compacted to low rank"
-            f"{_OTHERS if call == 'calibrate' else ''}"
-        )
+    if model.gaussian.no_leave_one_out:
+        raise NoLeaveOneOut(f"{call}: {model.gaussian.no_leave_one_out}{_OTHERS if call == 'calibrate' else ''}")
     if model.count < 3:
         raise NoLeaveOneOut(
             f"{call}: {float(model.count):g} images are too few to leave one out; fit on 3 or more"
@@ -300,7 +292,7 @@ def _for_leave_one_out(call: str, model: Padim) -> Padim:
             f"{call}: the model was saved without its shrinkage; fit it anew{_OTHERS if call == 'calibrate' else ''}"
         )
     # not even through jit where it is one already, which would copy it
-    fitted = model if isinstance(model.gaussian, WhitenedGaussian) else with_solver(model, "inverse-factor")
+    fitted = model if model.gaussian.solver == "inverse-factor" else with_solver(model, "inverse-factor")
     return replace(fitted, calibration=None)
 
 
