@@ -60,7 +60,7 @@ def make_moments(positions: int, d: int, images: int) -> Moments:
 def exact(moments: Moments, x: np.ndarray, positions: int = 8) -> np.ndarray:
     """Distances (positions, n) in float64 of the first positions."""
     scatter, mean = (
-        np.asarray(a, np.float64) for a in (moments.scatter[:positions].symmetric(), moments.mean[:positions])
+        np.asarray(a, np.float64) for a in (moments.scatter[:positions].square(), moments.mean[:positions])
     )
     covariance = scatter / (float(moments.count) - 1) + RIDGE * np.eye(x.shape[2])
     delta = x[:positions].astype(np.float64) - mean[:, None]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from padim_jax.gaussians import chunks, factors, packing, triangle
+from padim_jax.gaussians import chunks, factors, packing
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.error_bound import MARGIN, spectral_bound, worst_error
 from padim_jax.gaussians.factors import WhitenedGaussian
@@ -25,6 +25,7 @@ from padim_jax.gaussians.quantised import (
     quantise_basis,
     quantise_whitening,
 )
+from padim_jax.gaussians.triangle import SymmetricMatrix, TriangularMatrix
 
 RIDGE = 0.01
 
@@ -115,9 +116,7 @@ def test_packing_is_exact(p: int, d: int, lower: bool, kind: str) -> None:
 def test_scatters_are_symmetric_to_the_bit() -> None:
     moments = gaussian_moments.merge(moments_of(sample(4, 9, 7)), moments_of(sample(4, 30, 7, seed=1)))
     packed = packing.pack_triangle(moments.scatter, lower=True)
-    np.testing.assert_array_equal(
-        packing.unpack_triangle(packed, lower=True, symmetric=True), moments.scatter.symmetric()
-    )
+    np.testing.assert_array_equal(packing.unpack_triangle(packed, lower=True, symmetric=True), moments.scatter.square())
 
 
 @pytest.mark.slow
@@ -185,7 +184,7 @@ def test_not_finite_is_named(bad: float) -> None:
     with pytest.raises(ValueError, match=r"quantise: numbers that are not finite at 1 of 4 positions, 2"):
         quantise(packing.pack_triangle(square, lower=False), lower=False)
     with pytest.raises(ValueError, match=r"quantise_whitening: .* 1 of 4 positions, 2"):
-        quantise_whitening(triangle.of_square(square))
+        quantise_whitening(TriangularMatrix.of_square(square))
     with pytest.raises(ValueError, match=r"quantise_basis: .* 1 of 4 positions, 2"):
         quantise_basis(square)
 
@@ -290,12 +289,13 @@ def others(model: WhitenedGaussian, x: np.ndarray) -> dict[str, WhitenedGaussian
         "16-bit": dequantised(model, quantise(packed, lower=False)),
         "16-bit, feedback": dequantised(model, quantise_whitening(model.whitening)),
         "bfloat16": replace(
-            model, whitening=triangle.of_square(model.whitening.square().astype(jnp.bfloat16).astype(jnp.float32))
+            model,
+            whitening=TriangularMatrix.of_square(model.whitening.square().astype(jnp.bfloat16).astype(jnp.float32)),
         ),
-        "half as far": replace(model, whitening=triangle.of_square(model.whitening.square() * 0.5)),
-        "nowhere": replace(model, whitening=triangle.of_square(model.whitening.square() * 0)),
-        "far too far": replace(model, whitening=triangle.of_square(model.whitening.square() * 30)),
-        "noisy": replace(model, whitening=triangle.of_square(model.whitening.square() + jnp.triu(noise))),
+        "half as far": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() * 0.5)),
+        "nowhere": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() * 0)),
+        "far too far": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() * 30)),
+        "noisy": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() + jnp.triu(noise))),
         "low rank, 16-bit": replace(low, basis=jnp.asarray(coarse)),
         "low rank, cut": LOW_RANK(moments_of(x), max(1, x.shape[2] // 3), RIDGE),
         "low rank, other noise": replace(low, noise=low.noise * 1.1),
@@ -349,7 +349,7 @@ def test_spectral_bound_in_every_range(d: int, size: float) -> None:
 
 def test_no_temporary_is_as_large_as_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
     p, d, r = 1024, 64, 7
-    triangles, square = jax.eval_shape(lambda: triangle.zeros(p, d)), p * d * d * 4
+    triangles, square = jax.eval_shape(lambda: SymmetricMatrix.zeros(p, d)), p * d * d * 4
     state = sum(panel.size * 4 for panel in triangles.panels)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", square // 64)
 
@@ -358,7 +358,7 @@ def test_no_temporary_is_as_large_as_the_state(monkeypatch: pytest.MonkeyPatch) 
 
     mean = shape(p, d)
     low = LowRankGaussian(mean, shape(p, r, d), shape(p, r), shape(p))
-    exact = WhitenedGaussian(mean, triangles)
+    exact = WhitenedGaussian(mean, TriangularMatrix(triangles.panels))
     for program, arguments in (
         (lambda moments: low_rank(moments, r, RIDGE), (Moments(shape(), mean, triangles),)),
         (worst_error, (exact, exact)),

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from padim_jax.gaussians import chunks, factors, triangle
+from padim_jax.gaussians import chunks, factors
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.factors import Gaussian, WhitenedGaussian
 from padim_jax.gaussians.moments import Moments
+from padim_jax.gaussians.triangle import SymmetricMatrix, TriangularMatrix
 
 RIDGE = 0.01
 
@@ -75,14 +76,14 @@ def test_any_batching_gives_the_same_moments(sizes: list[int]) -> None:
     found = moments_of(x, sizes)
     assert float(found.count) == 24
     np.testing.assert_allclose(found.mean, x.mean(axis=1), rtol=1e-5)
-    np.testing.assert_allclose(np.asarray(found.scatter.symmetric()) / 23, covariances(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(found.scatter.square()) / 23, covariances(x), rtol=1e-4, atol=1e-5)
 
 
 def test_far_from_zero_does_not_cancel() -> None:
     # the sum of squares minus the square of the mean would lose every digit here
     x = sample(3, 64, 4, offset=3000.0)
     found = moments_of(x, [16] * 4)
-    np.testing.assert_allclose(np.asarray(found.scatter.symmetric()) / 63, covariances(x), rtol=2e-2, atol=1e-2)
+    np.testing.assert_allclose(np.asarray(found.scatter.square()) / 63, covariances(x), rtol=2e-2, atol=1e-2)
 
 
 def test_padding_does_not_count() -> None:
@@ -92,7 +93,7 @@ def test_padding_does_not_count() -> None:
     found = gaussian_moments.update(gaussian_moments.init(4, 3), jnp.asarray(padded), valid)
     wanted = moments_of(x, [10])
     np.testing.assert_allclose(found.mean, wanted.mean, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found.scatter.symmetric(), wanted.scatter.symmetric(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.scatter.square(), wanted.scatter.square(), rtol=1e-4, atol=1e-4)
     nothing = gaussian_moments.update(wanted, jnp.asarray(padded), jnp.zeros(16, bool))
     assert jax.tree.all(jax.tree.map(jnp.array_equal, nothing, wanted))
 
@@ -105,7 +106,7 @@ def test_merge_is_one_fit(cut: int, seed: int, offset: float) -> None:
     together = moments_of(x, [20])
     assert float(merged.count) == 20
     np.testing.assert_allclose(merged.mean, together.mean, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(merged.scatter.symmetric(), together.scatter.symmetric(), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(merged.scatter.square(), together.scatter.square(), rtol=1e-3, atol=1e-3)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +117,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         solve = factors.finalize(moments, RIDGE, "triangular-solve")
         product = solve.with_solver("inverse-factor")
         return [
-            np.asarray(moments.scatter.symmetric()),
+            np.asarray(moments.scatter.square()),
             *(np.asarray(g.distances(test)) for g in (solve, product)),
         ]
 
@@ -133,13 +134,13 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("solver", ["triangular-solve", "inverse-factor"])
 def test_no_temporary_is_as_large_as_the_state(solver, monkeypatch: pytest.MonkeyPatch) -> None:
     p, d, n = 1024, 64, 4
-    triangles = jax.eval_shape(lambda: triangle.zeros(p, d))
+    triangles = jax.eval_shape(lambda: SymmetricMatrix.zeros(p, d))
     state = sum(panel.size * 4 for panel in triangles.panels)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", state // 16)
     record = Gaussian if solver == "triangular-solve" else WhitenedGaussian
     count, mean = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((p, d), jnp.float32)
     square, x = jax.ShapeDtypeStruct((p, d, d), jnp.float32), jax.ShapeDtypeStruct((p, n, d), jnp.float32)
-    factor = square if solver == "triangular-solve" else triangles
+    factor = square if solver == "triangular-solve" else TriangularMatrix(triangles.panels)
     programs = {
         "update": (
             lambda s, c, m, x: gaussian_moments.update(Moments(c, m, s), x, jnp.ones(n, bool)),
@@ -168,8 +169,8 @@ def test_works_under_vmap() -> None:
     for index in range(2):
         one = gaussian_moments.update(gaussian_moments.init(3, 4), x[index], jnp.ones(8, bool))
         np.testing.assert_allclose(
-            jax.tree.map(operator.itemgetter(index), both.scatter).symmetric(),
-            one.scatter.symmetric(),
+            jax.tree.map(operator.itemgetter(index), both.scatter).square(),
+            one.scatter.square(),
             rtol=1e-5,
             atol=1e-5,
         )
@@ -178,7 +179,7 @@ def test_works_under_vmap() -> None:
 def test_failure_is_flagged_per_position() -> None:
     moments = moments_of(sample(3, 8, 4), [8])
     broken = Moments(
-        moments.count, moments.mean, triangle.of_square(moments.scatter.symmetric().at[1].set(-jnp.eye(4) * 100))
+        moments.count, moments.mean, SymmetricMatrix.of_square(moments.scatter.square().at[1].set(-jnp.eye(4) * 100))
     )
     for solver in ("triangular-solve", "inverse-factor"):
         assert np.asarray(factors.finalize(broken, RIDGE, solver).is_finite()).tolist() == [True, False, True]

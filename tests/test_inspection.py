@@ -199,7 +199,7 @@ def test_conditions_and_determinants_are_those_of_the_covariances(lite0: padim.B
     good = images(30, config)
     moments = padim.update(lite0, padim.init(lite0, config), good)
     model = with_solver(padim.finalize(lite0, moments), "triangular-solve")
-    covariances = np.asarray(moments.moments.scatter.symmetric(), np.float64) / 29 + config.ridge * np.eye(12)[None]
+    covariances = np.asarray(moments.moments.scatter.square(), np.float64) / 29 + config.ridge * np.eye(12)[None]
     found = find_conditions(model)
     assert not found.sampled
     np.testing.assert_allclose(found.numbers, np.linalg.cond(covariances), rtol=1e-3)

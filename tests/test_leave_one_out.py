@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.gaussians import factors, shrinkage, triangle
+from padim_jax.gaussians import factors, shrinkage
 from padim_jax.gaussians.factors import WhitenedGaussian
 from padim_jax.gaussians.moments import Moments
+from padim_jax.gaussians.triangle import SymmetricMatrix
 from tests import oracle
 from tests.conftest import SMALL, images
 from tests.test_gaussian import sample
@@ -44,7 +45,7 @@ def fitted(x: np.ndarray, strength: np.ndarray | None = None) -> WhitenedGaussia
     scatter = np.einsum("pni,pnj->pij", centred, centred)
     count = jnp.asarray(x.shape[1], x.dtype)
     if strength is None:
-        moments = Moments(count, jnp.asarray(mean, x.dtype), triangle.of_square(scatter.astype(x.dtype)))
+        moments = Moments(count, jnp.asarray(mean, x.dtype), SymmetricMatrix.of_square(scatter.astype(x.dtype)))
         model = factors.finalize(moments, RIDGE, "inverse-factor")
     else:
         covariance = shrinkage.shrunk(jnp.asarray(scatter / (x.shape[1] - 1), x.dtype), jnp.asarray(strength, x.dtype))

@@ -33,7 +33,7 @@ def folded(x: np.ndarray, sizes: list[int], padding: int = 0, update=UPDATE) -> 
 
 def coefficients(moments: Moments) -> np.ndarray:
     assert moments.higher is not None
-    return np.asarray(shrinkage.coefficient(moments.scatter.symmetric(), moments.higher.fourth, moments.count))
+    return np.asarray(shrinkage.coefficient(moments.scatter.square(), moments.higher.fourth, moments.count))
 
 
 @pytest.mark.parametrize("d", [2, 5, 30])

@@ -13,10 +13,11 @@ from padim_jax.artifact.common import Common, check_settings, packed, read_commo
 from padim_jax.artifact.compaction import Compacted
 from padim_jax.artifact.folder import ArtifactError, Stored, read_manifest
 from padim_jax.artifact.updatable import read_updatable
-from padim_jax.gaussians import packing, triangle
+from padim_jax.gaussians import packing
 from padim_jax.gaussians.factors import Gaussian, WhitenedGaussian
 from padim_jax.gaussians.low_rank import AnyGaussian, LowRankGaussian
 from padim_jax.gaussians.quantised import Quantised, dequantise, dequantise_basis
+from padim_jax.gaussians.triangle import TriangularMatrix
 from padim_jax.method.records import Padim
 
 
@@ -156,7 +157,7 @@ def _gaussian(form: str, solver: str, stored: Stored, arrays: dict[str, np.ndarr
     if form == "square":
         if lower:
             return Gaussian(take("mean"), take("factor"), strength)
-        return WhitenedGaussian(take("mean"), triangle.of_square(take("whitening")), strength)
+        return WhitenedGaussian(take("mean"), TriangularMatrix.of_square(take("whitening")), strength)
     p, d = arrays["gaussian.mean"].shape
     parts = stored.parts("gaussian.triangle", arrays)
     parts = parts if scale is None else _dequantised(parts, scale, lower)

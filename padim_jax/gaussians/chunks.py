@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians.triangle import Panels
 
 T = TypeVar("T")
 
@@ -46,10 +46,10 @@ def map_in_place(function: Callable[..., T], target: T, *others: Any) -> T:
     return _by_chunks(run, target, others)
 
 
-def map_chunks(function: Callable[..., T], target: Float[Array, "p d d"] | Triangle, *others: Any) -> T:
+def map_chunks(function: Callable[..., T], target: Float[Array, "p d d"] | Panels, *others: Any) -> T:
     """``function(target, *others)``, arrays or a pytree of them, chunk by chunk."""
 
-    def run(chunk: int, target: Float[Array, "p d d"] | Triangle, *others: Any) -> T:
+    def run(chunk: int, target: Float[Array, "p d d"] | Panels, *others: Any) -> T:
         if chunk == len(target):
             return function(target, *others)
         split = jax.tree.map(lambda array: array.reshape(-1, chunk, *array.shape[1:]), (target, *others))
@@ -83,7 +83,7 @@ def positions_per_chunk(target: Any, most: int) -> int:
     LAPACK calls of one program run side by side, which a loop and its remainder do.
     """
     matrices = target[0] if isinstance(target, tuple) else target
-    side = matrices.side if isinstance(matrices, Triangle) else matrices.shape[-1]
+    side = matrices.side if isinstance(matrices, Panels) else matrices.shape[-1]
     size = jax.tree.leaves(matrices)[0].dtype.itemsize * side * side
     return divisor(len(matrices), most // max(1, size))
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from padim_jax.gaussians.chunks import map_chunks
 from padim_jax.gaussians.factors import WhitenedGaussian, inverse_transpose
 from padim_jax.gaussians.low_rank import LowRankGaussian
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians.triangle import TriangularMatrix
 
 SQUARINGS = 4  # the bound of a spectral norm then exceeds it by d^(1/32) at most: 15 % at d = 100, 22 % at d = 550
 MARGIN = 1.01  # over that bound, for the rounding of its own float32 arithmetic
@@ -35,7 +35,7 @@ def worst_error(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussi
     return jnp.where(comparable, bound, jnp.inf)
 
 
-def _whitening_bound(whitening: Triangle, other: Triangle) -> Float[Array, " p"]:
+def _whitening_bound(whitening: TriangularMatrix, other: TriangularMatrix) -> Float[Array, " p"]:
     square = whitening.square()
     factor = inverse_transpose(square, lower=False)
     g = jnp.einsum("pki,pkj->pij", other.square() - square, factor, precision=_HIGHEST)
@@ -43,7 +43,7 @@ def _whitening_bound(whitening: Triangle, other: Triangle) -> Float[Array, " p"]
 
 
 def _low_rank_bound(
-    whitening: Triangle,
+    whitening: TriangularMatrix,
     basis: Float[Array, "p r d"],
     spread: Float[Array, "p r"],
     noise: Float[Array, " p"],

@@ -17,11 +17,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from padim_jax.gaussians import cholesky, shrinkage, triangle
+from padim_jax.gaussians import cholesky, shrinkage
 from padim_jax.gaussians.chunks import divisor, in_cache, map_chunks, map_in_place
 from padim_jax.gaussians.leave_one_out import leave_one_out
 from padim_jax.gaussians.moments import Moments, shrinkage_strength
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians.triangle import SymmetricMatrix, TriangularMatrix
 
 Solver = Literal["inverse-factor", "triangular-solve"]
 Positions = Int[np.ndarray, " k"]
@@ -72,8 +72,8 @@ class Gaussian:
     def with_solver(self, solver: Solver) -> "Gaussian | WhitenedGaussian":
         """The same distribution in the form that ``solver`` scores with."""
 
-        def whitened(factor: Array) -> Triangle:
-            return triangle.of_square(inverse_transpose(factor, lower=True))
+        def whitened(factor: Array) -> TriangularMatrix:
+            return TriangularMatrix.of_square(inverse_transpose(factor, lower=True))
 
         if solver == self.solver:
             return self
@@ -120,7 +120,7 @@ class WhitenedGaussian:
     no_leave_one_out: ClassVar[str] = ""
 
     mean: Float[Array, "p d"]
-    whitening: Triangle
+    whitening: TriangularMatrix
     strength: Float[Array, " p"] | None = None
 
     def distances(self, x: Float[Array, "p n d"]) -> Float[Array, "p n"]:
@@ -131,8 +131,8 @@ class WhitenedGaussian:
         gain.
         """
 
-        def norms(x: Array, mean: Array, whitening: Triangle) -> Array:
-            return jnp.sqrt(triangle.squared_norms(x - mean[:, None], whitening))
+        def norms(x: Array, mean: Array, whitening: TriangularMatrix) -> Array:
+            return jnp.sqrt(whitening.squared_norms(x - mean[:, None]))
 
         chunk = divisor(len(x), CACHE_BYTES // max(1, x[0].size * x.dtype.itemsize))
         if x.size * x.dtype.itemsize <= 8 * CACHE_BYTES or chunk < 16:
@@ -153,7 +153,7 @@ class WhitenedGaussian:
     def with_solver(self, solver: Solver) -> "Gaussian | WhitenedGaussian":
         """The same distribution in the form that ``solver`` scores with."""
 
-        def factorised(whitening: Triangle) -> Array:
+        def factorised(whitening: TriangularMatrix) -> Array:
             return inverse_transpose(whitening.square(), lower=False)
 
         if solver == self.solver:
@@ -175,7 +175,7 @@ class WhitenedGaussian:
 
     def log_determinants(self) -> Float[np.ndarray, " p"]:
         """``log det Σ = -2 Σ_i log W_ii``, in float64."""
-        return -2 * np.log(np.asarray(triangle.diagonal(self.whitening), np.float64)).sum(axis=1)
+        return -2 * np.log(np.asarray(self.whitening.diagonal(), np.float64)).sum(axis=1)
 
     def leading_directions(self) -> Float[Array, "p d"]:
         """Unit eigenvectors of Σ's largest eigenvalues, by way of the squares L, twice as large as this."""
@@ -204,16 +204,20 @@ def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | White
 def finalize_whitened(moments: Moments, ridge: float) -> WhitenedGaussian:
     """:func:`finalize` for "inverse-factor"; where the scatter is donated, the whitening takes its room."""
 
-    def whitened(*of: Any) -> Triangle:
-        return triangle.of_square(cholesky.inverse_factor(_covariance(moments.count, ridge, *of)).mT)
+    def whitened(*of: Any) -> SymmetricMatrix:  # by name only: a loop keeps the type of what it writes over
+        whitening = cholesky.inverse_factor(_covariance(moments.count, ridge, *of)).mT
+        return SymmetricMatrix(TriangularMatrix.of_square(whitening).panels)
 
     strength = shrinkage_strength(moments)
     shrinking = () if strength is None else (strength,)
-    return WhitenedGaussian(moments.mean, map_in_place(whitened, moments.scatter, *shrinking), strength)
+    panels = map_in_place(whitened, moments.scatter, *shrinking).panels
+    return WhitenedGaussian(moments.mean, TriangularMatrix(panels), strength)
 
 
-def _covariance(count: Float[Array, ""], ridge: float, scatter: Triangle, *strength: Array) -> Float[Array, "p d d"]:
-    covariance = scatter.symmetric() / jnp.where(count > 1, count - 1, jnp.nan)
+def _covariance(
+    count: Float[Array, ""], ridge: float, scatter: SymmetricMatrix, *strength: Array
+) -> Float[Array, "p d d"]:
+    covariance = scatter.square() / jnp.where(count > 1, count - 1, jnp.nan)
     if strength:
         covariance = shrinkage.shrunk(covariance, strength[0])
     return covariance + ridge * jnp.eye(scatter.side, dtype=covariance.dtype)[None]

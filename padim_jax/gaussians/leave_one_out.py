@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from padim_jax.gaussians.chunks import map_chunks
-from padim_jax.gaussians.triangle import Triangle, rows_times, rows_times_transposed
+from padim_jax.gaussians.triangle import TriangularMatrix
 
 _MOST_STEPS = 100
 _CLOSE = 1e-5  # the last step's share of a sum that counts as found
@@ -21,7 +21,7 @@ _CLOSE = 1e-5  # the last step's share of a sum that counts as found
 
 def leave_one_out(
     mean: Float[Array, "p d"],
-    whitening: Triangle,
+    whitening: TriangularMatrix,
     x: Float[Array, "p n d"],
     count: Float[Array, ""],
     weights: Float[Array, " n"],
@@ -56,7 +56,7 @@ def leave_one_out(
 
 
 def _of_chunk(
-    whitening: Triangle, mean: Array, strength: Array, x: Array, *, count: Array, weights: Array, ridge: float
+    whitening: TriangularMatrix, mean: Array, strength: Array, x: Array, *, count: Array, weights: Array, ridge: float
 ) -> Array:
     d, strength = x.shape[-1], strength[:, None]
     delta = x - mean[:, None]
@@ -68,7 +68,7 @@ def _of_chunk(
     c = (1 - strength) * b / left
 
     # q = zᵀ (I - τ WᵀW)⁻¹ z / κ by conjugate gradients (Hestenes & Stiefel 1952), each image for itself, all at once
-    z = rows_times(delta, whitening)
+    z = whitening.rows_times(delta)
     length = jnp.sum(z**2, axis=-1)
 
     def unfinished(state: tuple[Array, ...]) -> Array:
@@ -77,8 +77,8 @@ def _of_chunk(
 
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
         steps, q, _, residual, direction, length = state
-        back = rows_times_transposed(direction, whitening)
-        image = direction - tau[..., None] * rows_times(back, whitening)
+        back = whitening.rows_times_transposed(direction)
+        image = direction - tau[..., None] * whitening.rows_times(back)
         curvature = jnp.sum(direction * image, axis=-1)
         alpha = length / jnp.where(curvature > 0, curvature, jnp.inf)  # 0 once there is nothing left to gain
         residual = residual - alpha[..., None] * image

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from padim_jax.gaussians.chunks import divisor, in_cache, map_chunks
 from padim_jax.gaussians.factors import Gaussian, Positions, Solver, WhitenedGaussian
 from padim_jax.gaussians.moments import Moments, shrinkage_strength
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians.triangle import SymmetricMatrix
 
 OVERSAMPLING = 8  # directions sketched beyond the rank: a square random matrix can be badly conditioned
 BASES_BYTES = 4 * 2**20  # of a low rank, what stays in a CPU's cache
@@ -138,8 +138,8 @@ def low_rank(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
     omega = jax.random.normal(jax.random.key(0), (d, width), moments.mean.dtype)
     divisor = jnp.where(moments.count > 1, moments.count - 1, jnp.nan)
 
-    def decompose(triangle: Triangle, *strength: Array) -> tuple[Array, Array, Array]:
-        scatter = triangle.symmetric()
+    def decompose(matrices: SymmetricMatrix, *strength: Array) -> tuple[Array, Array, Array]:
+        scatter = matrices.square()
         # orthonormal whatever the sketch: Householder reflections make it so even of zeros
         q = jnp.linalg.qr(jnp.einsum("pij,jk->pik", scatter, omega, precision=_HIGHEST))[0]
         # once more: where Ω is badly conditioned on the range, small eigenvectors drown in the rounding of large ones

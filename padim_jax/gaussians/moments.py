@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from padim_jax.gaussians import shrinkage, triangle
+from padim_jax.gaussians import shrinkage
 from padim_jax.gaussians.chunks import map_chunks, map_in_place
 from padim_jax.gaussians.shrinkage import HigherMoments
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians.triangle import SymmetricMatrix, TriangularMatrix
 
 
 @no_type_check
@@ -34,7 +34,7 @@ class Moments:
 
     count: Float[Array, ""]
     mean: Float[Array, "p d"]
-    scatter: Triangle
+    scatter: SymmetricMatrix
     higher: HigherMoments | None = None
 
 
@@ -43,7 +43,7 @@ def init(n_positions: int, n_channels: int, *, higher: bool = False) -> Moments:
     return Moments(
         count=jnp.zeros((), jnp.float32),
         mean=jnp.zeros((n_positions, n_channels), jnp.float32),
-        scatter=triangle.zeros(n_positions, n_channels),
+        scatter=SymmetricMatrix.zeros(n_positions, n_channels),
         higher=shrinkage.init(n_positions, n_channels) if higher else None,
     )
 
@@ -60,10 +60,10 @@ def update(moments: Moments, x: Float[Array, "p n d"], weights: Float[Array, " n
     count = moments.count + added
     share = added / jnp.maximum(count, 1)
 
-    def fold(state: tuple[Triangle, Array], x: Array) -> tuple[Triangle, Array]:
+    def fold(state: tuple[SymmetricMatrix, Array], x: Array) -> tuple[SymmetricMatrix, Array]:
         scatter, mean = state
         rows, shift = _added_rows(moments.count, mean, x, weights)
-        return triangle.added_products(scatter, rows), mean + shift * share
+        return scatter.added_products(rows), mean + shift * share
 
     scatter, mean = map_in_place(fold, (moments.scatter, moments.mean), x)
     if moments.higher is None:
@@ -97,8 +97,8 @@ def merge(a: Moments, b: Moments) -> Moments:
     share = b.count / jnp.maximum(count, 1)
     scaled = shift * jnp.sqrt(a.count * share)
 
-    def fold(scatter: Triangle, other: Triangle, scaled: Array) -> Triangle:
-        return jax.tree.map(jnp.add, triangle.added_products(scatter, scaled[:, None]), other)
+    def fold(scatter: SymmetricMatrix, other: SymmetricMatrix, scaled: Array) -> SymmetricMatrix:
+        return jax.tree.map(jnp.add, scatter.added_products(scaled[:, None]), other)
 
     mean = a.mean + shift * share
     higher = None
@@ -128,8 +128,8 @@ def forget(moments: Moments, gone: Moments) -> Moments:
     shift = (moments.mean - gone.mean) * (gone.count / left)
     scaled = shift * jnp.sqrt(left * moments.count / gone.count)
 
-    def fold(scatter: Triangle, other: Triangle, scaled: Array) -> Triangle:
-        return jax.tree.map(jnp.subtract, scatter, triangle.added_products(other, scaled[:, None]))
+    def fold(scatter: SymmetricMatrix, other: SymmetricMatrix, scaled: Array) -> SymmetricMatrix:
+        return jax.tree.map(jnp.subtract, scatter, other.added_products(scaled[:, None]))
 
     mean = moments.mean + shift
     higher = None
@@ -141,18 +141,18 @@ def forget(moments: Moments, gone: Moments) -> Moments:
     return Moments(left, mean, map_in_place(fold, moments.scatter, gone.scatter, scaled), higher)
 
 
-def rounding_left(before: Moments, after: Moments, whitening: Triangle) -> Float[Array, " p"]:
+def rounding_left(before: Moments, after: Moments, whitening: TriangularMatrix) -> Float[Array, " p"]:
     """About the relative error that :func:`forget` may have left in distances, per position.
 
     ``2⁻²⁴ (c + 2 m sqrt(n c)) / (n' - 1) · max diag Σ'⁻¹``: the rounding of the scatter before, with c its largest
     diagonal entry and m the largest mean, which stays when the images that made it large are gone, against the
     smallest variance of what is left; its whitening W gives Σ'⁻¹ = W Wᵀ.
     """
-    largest = jnp.max(triangle.diagonal(before.scatter), axis=-1)
+    largest = jnp.max(before.scatter.diagonal(), axis=-1)
     offset = jnp.max(jnp.abs(before.mean), axis=-1)
     rounding = (largest + 2 * offset * jnp.sqrt(before.count * largest)) * 2.0**-24
     squares = jax.tree.map(jnp.square, whitening)
-    precision = jnp.max(triangle.rows_times_transposed(jnp.ones_like(before.mean)[:, None], squares), axis=(1, 2))
+    precision = jnp.max(squares.rows_times_transposed(jnp.ones_like(before.mean)[:, None]), axis=(1, 2))
     return rounding / (after.count - 1) * precision
 
 
@@ -161,12 +161,12 @@ def shrinkage_strength(moments: Moments) -> Float[Array, " p"] | None:
     if moments.higher is None:
         return None
     return map_chunks(
-        lambda scatter, fourth: shrinkage.coefficient(scatter.symmetric(), fourth, moments.count),
+        lambda scatter, fourth: shrinkage.coefficient(scatter.square(), fourth, moments.count),
         moments.scatter,
         moments.higher.fourth,
     )
 
 
-def _times(scatter: Triangle, s: Float[Array, "p d"]) -> Float[Array, "p d"]:
+def _times(scatter: SymmetricMatrix, s: Float[Array, "p d"]) -> Float[Array, "p d"]:
     """``C s``, in chunks, because XLA copies the parts of the panels that it multiplies by."""
-    return map_chunks(triangle.symmetric_times, scatter, s)
+    return map_chunks(SymmetricMatrix.times, scatter, s)

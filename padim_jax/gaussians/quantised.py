@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int16
 
 from padim_jax.gaussians import packing
 from padim_jax.gaussians.factors import inverse_transpose
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians.triangle import TriangularMatrix
 
 LEVELS = 32767  # of int16 on either side of 0; -32768 is not used
 FEEDBACK_LEVELS = 32000  # up to here before feedback: what makes up for other rounding may need a few more
@@ -53,7 +53,7 @@ def quantise(packed: Float[np.ndarray, "p m"], *, lower: bool) -> Quantised:
     return Quantised(values, scale)
 
 
-def quantise_whitening(whitening: Triangle) -> Quantised:
+def quantise_whitening(whitening: TriangularMatrix) -> Quantised:
     """W in 16 bits, packed (upper), rounded so that distances change least: ``scale = max|row| / 32000``.
 
     Each distance sees the error E of W as ``Eᵀ L``, ``L = W⁻ᵀ``. Its terms of row k are

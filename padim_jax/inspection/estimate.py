@@ -26,7 +26,7 @@ from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.config import Form, PadimConfig
 from padim_jax.gaussians import factors, packing
 from padim_jax.gaussians import moments as gaussian_moments
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.inspection.cost import Cost, compiled, measured, resident
 from padim_jax.method import fitting, scoring
 from padim_jax.method.anomaly_map import anomaly_map, image_score
@@ -294,7 +294,7 @@ def _compiled(
     # to compile it in a process of its own, is held to take what update took
     images = jax.ShapeDtypeStruct(batch.shape, jnp.uint8)
     weights = jax.ShapeDtypeStruct((len(batch),), jnp.float32)
-    rest = replace(state.moments, scatter=Triangle(()))
+    rest = replace(state.moments, scatter=SymmetricMatrix(()))
     scatter = state.moments.scatter
     solver = fitting.DEFAULT_SOLVER
     fitted = jax.eval_shape(lambda s, r: fitting._factor_pure(s, r, state.config.ridge, solver), scatter, rest)

@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig, differences
-from padim_jax.gaussians import factors, triangle
+from padim_jax.gaussians import factors
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.factors import Gaussian, Solver, WhitenedGaussian
 from padim_jax.gaussians.moments import Moments
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, padded
 from padim_jax.method.embedding import Embedding, draw_embedding, embed
 from padim_jax.method.projection import principal_components, semi_orthogonal
@@ -171,7 +171,7 @@ def finalize(
     check_backbone("finalize", backbone, moments.embedding)
     check_count(moments)
     factor = _factor_donating if donate and solver == "inverse-factor" else _factor  # no square fits there
-    rest = replace(moments.moments, scatter=Triangle(()))  # apart from what may be given away
+    rest = replace(moments.moments, scatter=SymmetricMatrix(()))  # apart from what may be given away
     fitted = factor(moments.moments.scatter, rest, moments.config.ridge, solver)
     return checked(
         Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
@@ -259,7 +259,7 @@ def _update_pure(
     return replace(state, moments=gaussian_moments.update(faded, x, weights))
 
 
-def _factor_pure(scatter: Triangle, rest: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
+def _factor_pure(scatter: SymmetricMatrix, rest: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
     return factors.finalize(replace(rest, scatter=scatter), ridge, solver)
 
 
@@ -286,8 +286,8 @@ def _rounding_left(before: Moments, after: Moments, ridge: float) -> Array:
 
 
 @jax.jit
-def _diagonal(scatter: Triangle) -> Array:
-    return triangle.diagonal(scatter)
+def _diagonal(scatter: SymmetricMatrix) -> Array:
+    return scatter.diagonal()
 
 
 def _check_alike(call: str, a: PadimMoments, b: PadimMoments) -> None:

@@ -43,7 +43,7 @@ def principal_components(
     for images, valid in batches:
         jax.block_until_ready(moments)  # a fast reader must not queue up images
         moments = _update(backbone, embedding, moments, images, valid)
-    scatter = np.asarray(moments.scatter.symmetric()[0], np.float64)
+    scatter = np.asarray(moments.scatter.square()[0], np.float64)
     if moments.count == 0 or not np.isfinite(scatter).all():
         raise ValueError("principal components: no images, or embeddings that are not finite")
     _, vectors = np.linalg.eigh(scatter)

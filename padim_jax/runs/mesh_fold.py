@@ -20,7 +20,7 @@ from padim_jax import mesh as meshes
 from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.artifact.ownership import is_ours, mark, remove
 from padim_jax.backbones import Backbone
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.images import UnreadableImage, stop_at_unreadable
 from padim_jax.images.decode import Note
 from padim_jax.mesh import MeshModel, MeshMoments
@@ -292,12 +292,12 @@ def save_shared(
 class _Gathered:
     """The first p triangles, fetched from where they lie; all processes must ask for the same."""
 
-    def __init__(self, whole: Triangle, p: int) -> None:
+    def __init__(self, whole: SymmetricMatrix, p: int) -> None:
         self._whole, self._p = whole, p
 
-    def __getitem__(self, positions: slice) -> Triangle:
+    def __getitem__(self, positions: slice) -> SymmetricMatrix:
         start, stop, _ = positions.indices(self._p)
-        return Triangle(tuple(_rows(panel, start, stop) for panel in self._whole.panels))
+        return SymmetricMatrix(tuple(_rows(panel, start, stop) for panel in self._whole.panels))
 
 
 def _rows(array: jax.Array, start: int, stop: int) -> np.ndarray:
