@@ -13,7 +13,7 @@ import pytest
 import padim_jax as padim
 from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.triangle import SymmetricMatrix
-from padim_jax.method import fitting as module
+from padim_jax.method import programs
 from tests import oracle
 from tests.conftest import SMALL, images, write_images
 from tests.datasets import write_mvtec
@@ -130,7 +130,7 @@ def test_everything_is_a_pytree_of_arrays(lite0: padim.Backbone, small_model: pa
 
 def test_ragged_batches_compile_once(lite0: padim.Backbone) -> None:
     config = dataclasses.replace(SMALL, seed=77)
-    compiled: Any = module._update_donating
+    compiled: Any = programs.update_donating
     before = compiled._cache_size()
     padim.fit(lite0, [images(n, config) for n in (4, 4, 3, 1)], config)
     assert compiled._cache_size() == before + 1

@@ -15,6 +15,7 @@ import padim_jax.backbones
 from padim_jax.backbones import BackboneSpec
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("padim_jax", "weights_conversion")
 SOURCES = sorted([*ROOT.glob("padim_jax/**/*.py"), *ROOT.glob("weights_conversion/*.py")])
 # A module imports from its own layer and from those before it; within a layer nothing goes in circles.
 LAYERS = [
@@ -108,6 +109,25 @@ def test_nobody_asks_of_what_kind_a_gaussian_is(path: Path) -> None:
             assert not kinds & {name for part in ast.walk(node) if (name := ast.unparse(part)) in kinds}, ast.unparse(
                 node
             )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_no_private_name_crosses_modules(path: Path) -> None:
+    def is_private(name: str) -> bool:
+        return name.startswith("_") and not name.startswith("__")
+
+    modules, private = set[str](), set[str]()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            source = node.module if isinstance(node, ast.ImportFrom) else None
+            ours = [alias for alias in node.names if (source or alias.name).split(".")[0] in PACKAGES]
+            private |= {alias.name for alias in ours if any(map(is_private, alias.name.split(".")))}
+            modules |= {alias.asname or alias.name for alias in ours}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and ast.unparse(node.value) in modules:
+            private.add(ast.unparse(node))
+    assert not private
 
 
 def test_results_reach_the_terminal_by_tell_which_escapes_names() -> None:

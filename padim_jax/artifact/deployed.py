@@ -18,6 +18,7 @@ from padim_jax.gaussians.factors import Gaussian, WhitenedGaussian
 from padim_jax.gaussians.low_rank import AnyGaussian, LowRankGaussian
 from padim_jax.gaussians.quantised import Quantised, dequantise, dequantise_basis
 from padim_jax.gaussians.triangle import TriangularMatrix
+from padim_jax.method import programs
 from padim_jax.method.records import Padim
 
 
@@ -136,7 +137,7 @@ def _model(folder: Path, manifest: Mapping[str, Any]) -> Padim:
         wanted["gaussian.scale"] = wanted["gaussian.spread"] if form.startswith("low") else [p, d]
     common, backbone, stored, arrays = read_common(folder, manifest, settings, wanted, "gaussian.triangle")
     fitted = _gaussian(form, solver, stored, arrays)
-    if not jax.jit(lambda gaussian: gaussian.is_finite())(fitted).all():
+    if not programs.is_finite(fitted).all():
         raise ArtifactError(f"load: {folder} is damaged: its means or factors are not finite")
     return Padim(backbone, fitted, **{field.name: getattr(common, field.name) for field in dataclasses.fields(Common)})
 

@@ -28,7 +28,7 @@ from padim_jax.gaussians import factors, packing
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.inspection.cost import Cost, compiled, measured, resident
-from padim_jax.method import fitting, scoring
+from padim_jax.method import fitting, programs
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import BINS
 from padim_jax.method.embedding import draw_embedding, embed
@@ -275,7 +275,7 @@ def _abstract_state(backbone: Backbone, config: PadimConfig) -> PadimMoments:
 
 def _compiled_update(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> Cost:
     images, valid = jax.ShapeDtypeStruct(batch.shape, jnp.uint8), jax.ShapeDtypeStruct((len(batch),), bool)
-    return compiled(fitting._update_donating, backbone, state, images, valid, None)
+    return compiled(programs.update_donating, backbone, state, images, valid, None)
 
 
 def _embedded(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> tuple[Array, Cost]:
@@ -297,11 +297,11 @@ def _compiled(
     rest = replace(state.moments, scatter=SymmetricMatrix(()))
     scatter = state.moments.scatter
     solver = fitting.DEFAULT_SOLVER
-    fitted = jax.eval_shape(lambda s, r: fitting._factor_pure(s, r, state.config.ridge, solver), scatter, rest)
-    factor = compiled(fitting._factor, scatter, rest, state.config.ridge, solver)
+    fitted = jax.eval_shape(lambda s, r: programs.factor(s, r, state.config.ridge, solver), scatter, rest)
+    factor = compiled(programs.factor, scatter, rest, state.config.ridge, solver)
     model = Padim(backbone, fitted, state.count, state.config, state.embedding, projection=state.projection)
-    left_out = compiled(scoring._leave_one_out, model, images, weights)
-    score = compiled(scoring._score, model, images)
+    left_out = compiled(programs.leave_one_out, model, images, weights)
+    score = compiled(programs.score, model, images)
     score = replace(score, code=max(score.code, update.code))
     return {"update": update, "factor": factor, "leave_one_out": left_out, "score": score}, model
 

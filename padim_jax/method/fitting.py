@@ -1,6 +1,5 @@
 """PaDiM's fit as pure functions over an immutable record: init, update, merge, forget, finalize."""
 
-import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -11,13 +10,12 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig, differences
-from padim_jax.gaussians import factors
 from padim_jax.gaussians import moments as gaussian_moments
-from padim_jax.gaussians.factors import Gaussian, Solver, WhitenedGaussian
-from padim_jax.gaussians.moments import Moments
+from padim_jax.gaussians.factors import Solver
 from padim_jax.gaussians.triangle import SymmetricMatrix
+from padim_jax.method import programs
 from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, padded
-from padim_jax.method.embedding import Embedding, draw_embedding, embed
+from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.projection import principal_components, semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
 
@@ -101,7 +99,7 @@ def update(
     check_images("update", images, moments.config)
     valid = jnp.ones(len(images), bool) if valid is None else _check_valid(valid, len(images))
     half = _half_life("update", half_life)
-    return _update(backbone, moments, jnp.asarray(images), valid, half) if len(images) else moments
+    return programs.update(backbone, moments, jnp.asarray(images), valid, half) if len(images) else moments
 
 
 def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
@@ -112,7 +110,7 @@ def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
         ``jit`` projections are not compared.)
     """
     _check_alike("merge", a, b)
-    return _merge(a, b)
+    return programs.merge(a, b)
 
 
 def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
@@ -129,17 +127,17 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     """
     _check_alike("forget", moments, gone)
     if is_traced(moments.count, gone.count):
-        return _forget(moments, gone)
+        return programs.forget(moments, gone)
     left = float(moments.count) - float(gone.count)
     if not gone.count > 0:
         raise ValueError("forget: no images to forget; fold them into fresh moments first (init, update)")
     if left < 2:
         raise ValueError(f"forget: {left:g} of {float(moments.count):g} images would be left; a fit needs 2 or more")
-    after = _forget(moments, gone)
-    before, now = (np.asarray(_diagonal(one.moments.scatter)) for one in (moments, after))
+    after = programs.forget(moments, gone)
+    before, now = (np.asarray(programs.diagonal(one.moments.scatter)) for one in (moments, after))
     if not (now >= -1e-5 * before.max(axis=-1, keepdims=True)).all():
         raise ValueError("forget: the moments hold less variance than the images to forget; those were never folded in")
-    lost = _rounding_left(moments.moments, after.moments, moments.config.ridge).max()
+    lost = programs.rounding_left(moments.moments, after.moments, moments.config.ridge).max()
     if not lost <= _LOST:  # not a number: no longer definite
         raise FloatingPointError(
             f"forget: {left:g} of {float(moments.count):g} images would be left, and what rounding leaves of the "
@@ -170,7 +168,9 @@ def finalize(
     check_solver("finalize", solver)
     check_backbone("finalize", backbone, moments.embedding)
     check_count(moments)
-    factor = _factor_donating if donate and solver == "inverse-factor" else _factor  # no square fits there
+    factor = (
+        programs.factor_donating if donate and solver == "inverse-factor" else programs.factor
+    )  # no square fits there
     rest = replace(moments.moments, scatter=SymmetricMatrix(()))  # apart from what may be given away
     fitted = factor(moments.moments.scatter, rest, moments.config.ridge, solver)
     return checked(
@@ -241,53 +241,9 @@ def accumulate(
     half = _half_life("fit", half_life)
     config = moments.config
     for images, valid in padded("fit", batches, config, least):
-        found = _update_donating(backbone, replace(moments, config=config.computed), images, valid, half)
+        found = programs.update_donating(backbone, replace(moments, config=config.computed), images, valid, half)
         moments = replace(jax.block_until_ready(found), config=config)
         yield moments  # one batch in flight: a fast reader must not queue up images
-
-
-def _update_pure(
-    backbone: Backbone, state: PadimMoments, images: Array, valid: Array, half_life: Array | None
-) -> PadimMoments:
-    x = embed(backbone, state.embedding, images, state.projection)
-    if half_life is None:
-        return replace(state, moments=gaussian_moments.update(state.moments, x, valid))
-    counts = valid.astype(jnp.float32)
-    total = jnp.sum(counts)
-    weights = counts * jnp.exp2((jnp.cumsum(counts) - total) / half_life)
-    faded = gaussian_moments.decay(state.moments, jnp.exp2(-total / half_life))
-    return replace(state, moments=gaussian_moments.update(faded, x, weights))
-
-
-def _factor_pure(scatter: SymmetricMatrix, rest: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
-    return factors.finalize(replace(rest, scatter=scatter), ridge, solver)
-
-
-_update = jax.jit(_update_pure)
-_update_donating = jax.jit(_update_pure, donate_argnames="state")
-_factor = jax.jit(_factor_pure, static_argnames=("ridge", "solver"))
-_factor_donating = jax.jit(_factor_pure, static_argnames=("ridge", "solver"), donate_argnames="scatter")
-_is_finite = jax.jit(lambda gaussian: gaussian.is_finite())
-
-
-@jax.jit
-def _merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
-    return replace(a, moments=gaussian_moments.merge(a.moments, b.moments))
-
-
-@jax.jit
-def _forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
-    return replace(moments, moments=gaussian_moments.forget(moments.moments, gone.moments))
-
-
-@functools.partial(jax.jit, static_argnames="ridge")
-def _rounding_left(before: Moments, after: Moments, ridge: float) -> Array:
-    return gaussian_moments.rounding_left(before, after, factors.finalize_whitened(after, ridge).whitening)
-
-
-@jax.jit
-def _diagonal(scatter: SymmetricMatrix) -> Array:
-    return scatter.diagonal()
 
 
 def _check_alike(call: str, a: PadimMoments, b: PadimMoments) -> None:
@@ -326,7 +282,7 @@ def checked(model: Padim, finite: Bool[Array, " p"] | None = None) -> Padim:
     """The model; ``FloatingPointError`` naming positions that could not be factored, those that are not ``finite``."""
     if is_traced(model.count):
         return model
-    good = np.asarray(_is_finite(model.gaussian) if finite is None else finite)
+    good = np.asarray(programs.is_finite(model.gaussian) if finite is None else finite)
     if not good.all():
         width = model.embedding.grid[1]
         cells = ", ".join(f"({p // width}, {p % width})" for p in np.flatnonzero(~good)[:5])

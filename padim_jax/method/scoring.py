@@ -3,17 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax.gaussians.factors import Solver
-from padim_jax.method import calibration
-from padim_jax.method.anomaly_map import anomaly_map, image_score
-from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram
+from padim_jax.method import calibration, programs
+from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
 from padim_jax.method.checks import alone, check_images, check_solver, padded
-from padim_jax.method.embedding import embed
 from padim_jax.method.records import Padim, Scores
 
 
@@ -54,7 +51,7 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
       ValueError: unknown solver, or a model of low rank.
     """
     check_solver("with_solver", solver)
-    return replace(model, gaussian=alone(_with_solver, model.gaussian, solver))
+    return replace(model, gaussian=alone(programs.with_solver, model.gaussian, solver))
 
 
 def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None) -> Padim:
@@ -208,7 +205,7 @@ def _each_batch(
         if fitted is None:
             found, shift, some = _run(model, images), None, None
         else:
-            found, shift, some = _leave_one_out(_program(fitted), images, share)
+            found, shift, some = programs.leave_one_out(_program(fitted), images, share)
             some = np.asarray(some)[:, :n]
         values = np.asarray(found.image_score)[:n]
         if not np.isfinite(values).all():
@@ -217,66 +214,25 @@ def _each_batch(
         yield found, n, float(share.sum(dtype=np.float64)), shift, some
 
 
-_SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # that are enough to see how parts lie
 _OTHERS = ", or give other images with held_out=True"
-_with_solver = jax.jit(lambda gaussian, solver: gaussian.with_solver(solver), static_argnames="solver")
 
 
 def _run(model: Padim, images: Array) -> Scores:
     """By one program for all models alike, and a small one for the calibration, which each has of another length."""
     program = _program(replace(model, calibration=None))
     calls_lapack = program.gaussian.solver == "triangular-solve"
-    scores = alone(_score, program, images) if calls_lapack else _score(program, images)
-    return scores if model.calibration is None else _judged(model.calibration, scores)
+    scores = alone(programs.score, program, images) if calls_lapack else programs.score(program, images)
+    return scores if model.calibration is None else programs.verdicts(model.calibration, scores)
 
 
 def _program(model: Padim) -> Padim:
     return replace(model, config=model.config.computed)
 
 
-@jax.jit
-def _score(model: Padim, images: Array) -> Scores:
-    x = embed(model.backbone, model.embedding, images, model.projection)
-    return _scores(model, model.gaussian.distances(x))
-
-
-@jax.jit
-def _judged(known: Calibration, scores: Scores) -> Scores:
-    values = scores.image_score
-    p, verdict = calibration.p_values(known, values), calibration.is_anomalous(known, values)
-    return replace(scores, p_value=p, anomalous=verdict)
-
-
 def judged(model: Padim, distances: Float[Array, "p n"]) -> Scores:
     """Maps and image scores of distances, with p-values and verdicts where the model is calibrated."""
-    scores = _scores(model, distances)
-    return scores if model.calibration is None else _judged(model.calibration, scores)
-
-
-@jax.jit
-def _leave_one_out(model: Padim, images: Array, weights: Array) -> tuple[Scores, Array, Array]:
-    """Scores by the models of all others, Σ w (x - μ), which is 0 over all images fitted on, and some embeddings."""
-    x = embed(model.backbone, model.embedding, images, model.projection)
-    distances = model.gaussian.left_out_distances(x, model.count, weights, model.config.ridge)
-    shift = jnp.einsum("pnd,n->pd", x - model.gaussian.mean[:, None], weights, precision="highest")
-    p, _, d = x.shape
-    some = x[:: -(-p // _SOME_POSITIONS)][..., np.linspace(0, d - 1, min(d, _SOME_CHANNELS)).astype(int)]
-    return _scores(model, distances), shift, some
-
-
-def _scores(model: Padim, distances: Float[Array, "p n"]) -> Scores:
-    grid = distances.T.reshape(-1, *model.embedding.grid)
-    if model.roi is not None:
-        rows, columns = (
-            np.arange(pixels) * cells // pixels
-            for pixels, cells in zip(model.config.crop, model.embedding.grid, strict=True)
-        )
-        cells = jnp.zeros(model.embedding.grid, bool).at[rows[:, None], columns[None]].max(model.roi)
-        grid = jnp.where(cells[None], grid, 0)
-    maps = anomaly_map(grid, model.config.crop, model.config.sigma, model.config.interpolation)
-    if model.roi is not None:
-        maps = jnp.where(model.roi[None], maps, 0)
-    return Scores(image_score(maps), maps)
+    scores = programs.maps_of(model, distances)
+    return scores if model.calibration is None else programs.verdicts(model.calibration, scores)
 
 
 def _for_leave_one_out(call: str, model: Padim) -> Padim:
