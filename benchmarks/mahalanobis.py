@@ -25,34 +25,42 @@ import jax.numpy as jnp
 import numpy as np
 from alternate import Row, add_options, alternate, judge, plot_bars, show, summary
 
-from padim_jax.gaussians import forms, gaussian
+from padim_jax.gaussians import factors
+from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.low_rank import AnyGaussian, low_rank
+from padim_jax.gaussians.moments import Moments
 
 SHARE, ERROR = 0.6, 1e-3  # of the bandwidth; relative, of a distance
 RIDGE = 0.01
 
+_factored = jax.jit(factors.finalize, static_argnums=(1, 2))
+_low_rank = jax.jit(low_rank, static_argnums=(1, 2))
 
-_factored = jax.jit(gaussian.finalize, static_argnums=(1, 2))
-_low_rank = jax.jit(forms.low_rank, static_argnums=(1, 2))
 
-Form = tuple[Callable[[gaussian.Moments], Any], Callable[[Any, Any], Any]]
+def distances(gaussian: AnyGaussian, x: Any) -> Any:
+    """By whatever form the Gaussians have."""
+    return gaussian.distances(x)
+
+
+Form = tuple[Callable[[Moments], Any], Callable[[Any, Any], Any]]
 FORMS: dict[str, Form] = {  # how it is made from moments, and how it scores x (p, n, d)
-    "triangular-solve": (lambda moments: _factored(moments, RIDGE, "triangular-solve"), forms.mahalanobis),
-    "inverse-factor": (lambda moments: _factored(moments, RIDGE, "inverse-factor"), forms.mahalanobis),
-    "low-rank": (lambda moments: _low_rank(moments, int(moments.count) - 1, RIDGE), forms.mahalanobis),
+    "triangular-solve": (lambda moments: _factored(moments, RIDGE, "triangular-solve"), distances),
+    "inverse-factor": (lambda moments: _factored(moments, RIDGE, "inverse-factor"), distances),
+    "low-rank": (lambda moments: _low_rank(moments, int(moments.count) - 1, RIDGE), distances),
 }
 
 
-def make_moments(positions: int, d: int, images: int) -> gaussian.Moments:
+def make_moments(positions: int, d: int, images: int) -> Moments:
     """Moments of random embeddings, as many images as n - 1 directions at every position."""
     x = jax.random.normal(jax.random.key(0), (positions, images, d), jnp.float32)
-    update = jax.jit(gaussian.update, donate_argnums=0)
-    return jax.block_until_ready(update(gaussian.init(positions, d), x, jnp.ones(images)))
+    update = jax.jit(gaussian_moments.update, donate_argnums=0)
+    return jax.block_until_ready(update(gaussian_moments.init(positions, d), x, jnp.ones(images)))
 
 
-def exact(moments: gaussian.Moments, x: np.ndarray, positions: int = 8) -> np.ndarray:
+def exact(moments: Moments, x: np.ndarray, positions: int = 8) -> np.ndarray:
     """Distances (positions, n) in float64 of the first positions."""
     scatter, mean = (
-        np.asarray(a, np.float64) for a in (moments.scatter[:positions].symmetric(), moments.mean[:positions])
+        np.asarray(a, np.float64) for a in (moments.scatter[:positions].square(), moments.mean[:positions])
     )
     covariance = scatter / (float(moments.count) - 1) + RIDGE * np.eye(x.shape[2])
     delta = x[:positions].astype(np.float64) - mean[:, None]

@@ -32,8 +32,8 @@ import numpy as np
 
 import padim_jax as padim
 from padim_jax.backbones.backbone import backbone_parameters
-from padim_jax.gaussians import triangle as triangles
-from padim_jax.gaussians.gaussian import WhitenedGaussian
+from padim_jax.gaussians.factors import WhitenedGaussian
+from padim_jax.gaussians.triangle import TriangularMatrix
 from padim_jax.method.embedding import draw_embedding
 from weights_conversion.names import table
 
@@ -97,7 +97,7 @@ def made_up(backbone: padim.Backbone, config: padim.PadimConfig) -> padim.Padim:
     rng = np.random.default_rng(0)
     triangle = np.triu(rng.standard_normal((d, d), np.float32))
     whitening = np.broadcast_to(triangle, (p, d, d)).copy()
-    gaussian = WhitenedGaussian(jnp.zeros((p, d), jnp.float32), triangles.of_square(whitening))
+    gaussian = WhitenedGaussian(jnp.zeros((p, d), jnp.float32), TriangularMatrix.of_square(whitening))
     return padim.Padim(backbone, gaussian, jnp.asarray(200.0), config, embedding)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import padim_jax as padim
 from padim_jax.backbones.backbone import backbone_parameters
 from padim_jax.backbones.layers import pad
-from padim_jax.gaussians.gaussian import WhitenedGaussian
+from padim_jax.gaussians.factors import WhitenedGaussian
 from padim_jax.method import anomaly_map
 from padim_jax.method.embedding import Embedding, draw_embedding
 from weights_conversion.architectures import ARCHITECTURES, MBConvShape, ResNetShape

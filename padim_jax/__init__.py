@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from padim_jax.config import PadimConfig
     from padim_jax.method.calibration import Calibration
     from padim_jax.method.fitting import accumulate, finalize, forget, init, merge, update
+    from padim_jax.method.parameters import parameters_at
     from padim_jax.method.records import Padim, PadimMoments, Scores
     from padim_jax.method.scoring import with_roi, with_solver, with_threshold
     from padim_jax.runs.api import calibrate, fit, score
@@ -30,6 +31,7 @@ else:  # the command line would wait for JAX to say its version
             "padim_jax.runs.api": ("calibrate", "fit", "score"),
             "padim_jax.method.records": ("Padim", "PadimMoments", "Scores"),
             "padim_jax.method.fitting": ("accumulate", "finalize", "forget", "init", "merge", "update"),
+            "padim_jax.method.parameters": ("parameters_at",),
             "padim_jax.method.scoring": ("with_roi", "with_solver", "with_threshold"),
             "padim_jax.artifact.folder": ("ArtifactError",),
         },
@@ -56,6 +58,7 @@ __all__ = [
     "load_backbone",
     "load_updatable",
     "merge",
+    "parameters_at",
     "save",
     "save_updatable",
     "score",

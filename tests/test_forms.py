@@ -10,18 +10,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from padim_jax.gaussians import forms, gaussian, packing, triangle
-from padim_jax.gaussians.forms import LowRankGaussian
-from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
+from padim_jax.gaussians import chunks, factors, packing
+from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.error_bound import MARGIN, spectral_bound, worst_error
+from padim_jax.gaussians.factors import WhitenedGaussian
+from padim_jax.gaussians.low_rank import LowRankGaussian, low_rank
+from padim_jax.gaussians.moments import Moments
+from padim_jax.gaussians.quantised import (
+    LEVELS,
+    Quantised,
+    dequantise,
+    dequantise_basis,
+    quantise,
+    quantise_basis,
+    quantise_whitening,
+)
+from padim_jax.gaussians.triangle import SymmetricMatrix, TriangularMatrix
 from tests.conftest import OPTIMISED
 
 RIDGE = 0.01
 
 
-LOW_RANK = jax.jit(forms.low_rank, static_argnames=("rank", "ridge"))
-WORST_ERROR = jax.jit(forms.worst_error)
-FINALIZE = jax.jit(gaussian.finalize, static_argnames=("ridge", "solver"))
-UPDATE = jax.jit(gaussian.update)
+LOW_RANK = jax.jit(low_rank, static_argnames=("rank", "ridge"))
+WORST_ERROR = jax.jit(worst_error)
+FINALIZE = jax.jit(factors.finalize, static_argnames=("ridge", "solver"))
+UPDATE = jax.jit(gaussian_moments.update)
 
 
 def sample(p: int, n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -33,7 +46,7 @@ def sample(p: int, n: int, d: int, seed: int = 0) -> np.ndarray:
 
 def moments_of(x: np.ndarray, *, higher: bool = False) -> Moments:
     p, n, d = x.shape
-    return UPDATE(gaussian.init(p, d, higher=higher), jnp.asarray(x), jnp.ones(n, bool))
+    return UPDATE(gaussian_moments.init(p, d, higher=higher), jnp.asarray(x), jnp.ones(n, bool))
 
 
 def whitened(x: np.ndarray) -> WhitenedGaussian:
@@ -61,8 +74,8 @@ def distances(x: np.ndarray, test: np.ndarray, *, shrunk: bool = False) -> np.nd
     return np.sqrt(np.einsum("pni,pij,pnj->pn", difference, np.linalg.inv(covariances(x, shrunk=shrunk)), difference))
 
 
-def dequantised(exact: WhitenedGaussian, quantised: forms.Quantised) -> WhitenedGaussian:
-    packed = forms.dequantise(quantised, lower=False)
+def dequantised(exact: WhitenedGaussian, quantised: Quantised) -> WhitenedGaussian:
+    packed = dequantise(quantised, lower=False)
     return replace(exact, whitening=packing.unpack_panels([packed], len(packed), lower=False))
 
 
@@ -102,11 +115,9 @@ def test_packing_is_exact(p: int, d: int, lower: bool, kind: str) -> None:
 
 
 def test_scatters_are_symmetric_to_the_bit() -> None:
-    moments = gaussian.merge(moments_of(sample(4, 9, 7)), moments_of(sample(4, 30, 7, seed=1)))
+    moments = gaussian_moments.merge(moments_of(sample(4, 9, 7)), moments_of(sample(4, 30, 7, seed=1)))
     packed = packing.pack_triangle(moments.scatter, lower=True)
-    np.testing.assert_array_equal(
-        packing.unpack_triangle(packed, lower=True, symmetric=True), moments.scatter.symmetric()
-    )
+    np.testing.assert_array_equal(packing.unpack_triangle(packed, lower=True, symmetric=True), moments.scatter.square())
 
 
 @pytest.mark.slow
@@ -116,8 +127,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def everything() -> list[np.ndarray]:
         model, low = whitened(x), LOW_RANK(moments_of(x, higher=True), 3, RIDGE)
         packed = packing.pack_triangle(model.whitening, lower=False)
-        plain, steps = forms.quantise(packed, lower=False), forms.quantise_basis(np.asarray(low.basis))
-        rounded = dequantised(model, forms.quantise_whitening(model.whitening))
+        plain, steps = quantise(packed, lower=False), quantise_basis(np.asarray(low.basis))
+        rounded = dequantised(model, quantise_whitening(model.whitening))
         errors = [WORST_ERROR(model, rounded), WORST_ERROR(model, low)]
         arrays = [packed, plain.values, plain.scale, steps.values, steps.scale, low.spread, low.noise, *errors]
         return [np.asarray(array) for array in (*arrays, dequantised(model, plain).whitening.square())]
@@ -126,7 +137,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "_HOST_BYTES", 3 * 5 * 5 * 4)  # 10 positions: a ragged last chunk
     for found, wanted in zip(everything(), whole, strict=True):
         np.testing.assert_array_equal(found, wanted)
-    monkeypatch.setattr(gaussian, "CHUNK_BYTES", 2 * 5 * 5 * 4)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * 5 * 5 * 4)
     jax.clear_caches()  # sizes of chunks are read while tracing
     for found, wanted in zip(everything(), whole, strict=True):
         # steps may fall to the other side by rounding; the small errors are rounding themselves
@@ -143,11 +154,11 @@ def test_quantised_within_half_a_step(lower: bool) -> None:
     square = np.random.default_rng(0).normal(size=(3, 6, 6)).astype(np.float32)
     square[1, 2] = 0
     triangle = np.tril(square) if lower else np.triu(square)
-    found = forms.quantise(packing.pack_triangle(square, lower=lower), lower=lower)
+    found = quantise(packing.pack_triangle(square, lower=lower), lower=lower)
     assert found.values.dtype == np.int16
-    assert np.abs(found.values).max() == forms.LEVELS
+    assert np.abs(found.values).max() == LEVELS
     np.testing.assert_allclose(found.scale, np.abs(triangle).max(axis=2) / 32767, rtol=1e-6)
-    back = packing.unpack_triangle(forms.dequantise(found, lower=lower), lower=lower)
+    back = packing.unpack_triangle(dequantise(found, lower=lower), lower=lower)
     assert back.dtype == np.float32
     assert (np.abs(back - triangle) <= found.scale[..., None] * 0.5001 + 1e-7 * np.abs(triangle)).all()
     assert (back[1, 2] == 0).all()
@@ -155,8 +166,8 @@ def test_quantised_within_half_a_step(lower: bool) -> None:
 
 def test_quantised_basis_within_half_a_step() -> None:
     basis = np.random.default_rng(0).normal(size=(3, 2, 7)).astype(np.float32)
-    found = forms.quantise_basis(basis)
-    back = forms.dequantise_basis(found)
+    found = quantise_basis(basis)
+    back = dequantise_basis(found)
     assert (found.values.dtype, back.dtype) == (np.int16, np.float32)
     np.testing.assert_allclose(found.scale, np.abs(basis).max(axis=2) / 32767, rtol=1e-6)
     assert (np.abs(back - basis) <= found.scale[..., None] * 0.5001 + 1e-7 * np.abs(basis)).all()
@@ -164,7 +175,7 @@ def test_quantised_basis_within_half_a_step() -> None:
 
 def test_tiny_numbers_do_not_wrap_around() -> None:
     packed = np.full((1, 1), 2.0e-40, np.float32)  # 32767 steps of a subnormal scale would overshoot int16
-    assert forms.quantise(packed, lower=True).values.item() > 0
+    assert quantise(packed, lower=True).values.item() > 0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -172,18 +183,18 @@ def test_not_finite_is_named(bad: float) -> None:
     square = np.tile(np.eye(3, dtype=np.float32), (4, 1, 1))
     square[2, 1, 1] = bad
     with pytest.raises(ValueError, match=r"quantise: numbers that are not finite at 1 of 4 positions, 2"):
-        forms.quantise(packing.pack_triangle(square, lower=False), lower=False)
+        quantise(packing.pack_triangle(square, lower=False), lower=False)
     with pytest.raises(ValueError, match=r"quantise_whitening: .* 1 of 4 positions, 2"):
-        forms.quantise_whitening(triangle.of_square(square))
+        quantise_whitening(TriangularMatrix.of_square(square))
     with pytest.raises(ValueError, match=r"quantise_basis: .* 1 of 4 positions, 2"):
-        forms.quantise_basis(square)
+        quantise_basis(square)
 
 
 @pytest.mark.parametrize("d", [1, 2, 7, 40])
 def test_rounding_with_feedback_is_rounding(d: int) -> None:
     model = whitened(sample(3, 60, d))
-    found = forms.quantise_whitening(model.whitening)
-    plain = forms.quantise(packing.pack_triangle(model.whitening, lower=False), lower=False)
+    found = quantise_whitening(model.whitening)
+    plain = quantise(packing.pack_triangle(model.whitening, lower=False), lower=False)
     np.testing.assert_allclose(found.scale, plain.scale * (32767 / 32000), rtol=1e-6)
     rounded = dequantised(model, found)
     # each term L_kk E_k + Σ L_jk E_j is at most half a step of row k, times L_kk
@@ -198,9 +209,9 @@ def test_feedback_at_least_halves_the_worst_error() -> None:
     shared = np.random.default_rng(1).normal(size=(5, 60, 3)) @ np.random.default_rng(2).uniform(size=(5, 3, 48))
     own = np.random.default_rng(3).normal(size=(5, 60, 48))
     model = whitened((10 * shared + own).astype(np.float32))  # channels that rise and fall together, as a network's
-    plain = forms.quantise(packing.pack_triangle(model.whitening, lower=False), lower=False)
+    plain = quantise(packing.pack_triangle(model.whitening, lower=False), lower=False)
     nearest = WORST_ERROR(model, dequantised(model, plain))
-    feedback = WORST_ERROR(model, dequantised(model, forms.quantise_whitening(model.whitening)))
+    feedback = WORST_ERROR(model, dequantised(model, quantise_whitening(model.whitening)))
     assert (np.asarray(feedback) < np.asarray(nearest) / 2).all()
 
 
@@ -215,7 +226,7 @@ def test_low_rank_distances_match_float64(n: int, d: int, shrunk: bool) -> None:
     np.testing.assert_allclose(gram, np.broadcast_to(np.eye(gram.shape[1]), gram.shape), atol=1e-5)
     assert (np.diff(low.spread) <= 0).all()
     assert (np.asarray(low.spread) >= 0).all()
-    found = jax.jit(forms.mahalanobis)(low, jnp.asarray(test))
+    found = jax.jit(lambda low, x: low.distances(x))(low, jnp.asarray(test))
     np.testing.assert_allclose(found, distances(x, test, shrunk=shrunk), rtol=2e-3)
 
 
@@ -229,7 +240,7 @@ def test_low_rank_below_n_minus_1(kind: str) -> None:
     else:
         x[:] = 2
     low = LOW_RANK(moments_of(x), 7, RIDGE)
-    np.testing.assert_allclose(forms.mahalanobis(low, jnp.asarray(test)), distances(x, test), rtol=2e-3)
+    np.testing.assert_allclose(low.distances(jnp.asarray(test)), distances(x, test), rtol=2e-3)
 
 
 def test_low_rank_truncates_openly() -> None:
@@ -249,14 +260,14 @@ def test_low_rank_needs_a_rank_that_exists(rank: int) -> None:
 def test_failure_is_flagged_per_position() -> None:
     x = sample(3, 4, 5)
     low = LOW_RANK(moments_of(x), 3, RIDGE)
-    assert np.asarray(forms.is_finite(low)).all()
-    assert not np.asarray(forms.is_finite(LOW_RANK(moments_of(x[:, :1]), 3, RIDGE))).any()
+    assert np.asarray(low.is_finite()).all()
+    assert not np.asarray(LOW_RANK(moments_of(x[:, :1]), 3, RIDGE).is_finite()).any()
     for name in ("mean", "basis", "spread", "noise"):
         broken = replace(low, **{name: getattr(low, name).at[1].set(jnp.nan)})
-        assert np.asarray(forms.is_finite(broken)).tolist() == [True, False, True]
+        assert np.asarray(broken.is_finite()).tolist() == [True, False, True]
         assert np.isinf(WORST_ERROR(whitened(x), broken)).tolist() == [False, True, False]
     model = whitened(x)
-    assert np.asarray(forms.is_finite(replace(model, mean=model.mean.at[0].set(jnp.nan)))).tolist() == [
+    assert np.asarray(replace(model, mean=model.mean.at[0].set(jnp.nan)).is_finite()).tolist() == [
         False,
         True,
         True,
@@ -266,25 +277,26 @@ def test_failure_is_flagged_per_position() -> None:
 def test_every_form_measures_the_same() -> None:
     x, test = sample(3, 6, 9), jnp.asarray(sample(3, 4, 9, seed=1))
     model = whitened(x)
-    for form in (gaussian.with_solver(model, "triangular-solve"), LOW_RANK(moments_of(x), 5, RIDGE)):
-        np.testing.assert_allclose(forms.mahalanobis(form, test), forms.mahalanobis(model, test), rtol=1e-3)
+    for form in (model.with_solver("triangular-solve"), LOW_RANK(moments_of(x), 5, RIDGE)):
+        np.testing.assert_allclose(form.distances(test), model.distances(test), rtol=1e-3)
 
 
 def others(model: WhitenedGaussian, x: np.ndarray) -> dict[str, WhitenedGaussian | LowRankGaussian]:
     noise = np.random.default_rng(5).normal(size=model.whitening.square().shape).astype(np.float32)
     low = LOW_RANK(moments_of(x), min(x.shape[1] - 1, x.shape[2]), RIDGE)
     packed = packing.pack_triangle(model.whitening, lower=False)
-    coarse = forms.dequantise_basis(forms.quantise_basis(np.asarray(low.basis)))
+    coarse = dequantise_basis(quantise_basis(np.asarray(low.basis)))
     return {
-        "16-bit": dequantised(model, forms.quantise(packed, lower=False)),
-        "16-bit, feedback": dequantised(model, forms.quantise_whitening(model.whitening)),
+        "16-bit": dequantised(model, quantise(packed, lower=False)),
+        "16-bit, feedback": dequantised(model, quantise_whitening(model.whitening)),
         "bfloat16": replace(
-            model, whitening=triangle.of_square(model.whitening.square().astype(jnp.bfloat16).astype(jnp.float32))
+            model,
+            whitening=TriangularMatrix.of_square(model.whitening.square().astype(jnp.bfloat16).astype(jnp.float32)),
         ),
-        "half as far": replace(model, whitening=triangle.of_square(model.whitening.square() * 0.5)),
-        "nowhere": replace(model, whitening=triangle.of_square(model.whitening.square() * 0)),
-        "far too far": replace(model, whitening=triangle.of_square(model.whitening.square() * 30)),
-        "noisy": replace(model, whitening=triangle.of_square(model.whitening.square() + jnp.triu(noise))),
+        "half as far": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() * 0.5)),
+        "nowhere": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() * 0)),
+        "far too far": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() * 30)),
+        "noisy": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() + jnp.triu(noise))),
         "low rank, 16-bit": replace(low, basis=jnp.asarray(coarse)),
         "low rank, cut": LOW_RANK(moments_of(x), max(1, x.shape[2] // 3), RIDGE),
         "low rank, other noise": replace(low, noise=low.noise * 1.1),
@@ -333,27 +345,27 @@ def test_spectral_bound_in_every_range(d: int, size: float) -> None:
     a[1], a[2] = np.eye(d) * size, 0  # the loosest, and nothing
     a[3] = np.diag([size] + [0.0] * (d - 1))
     wanted = np.abs(np.linalg.eigvalsh(a.astype(np.float64))).max(axis=1)
-    found = np.asarray(forms.spectral_bound(jnp.asarray(a)))
-    assert (found * forms.MARGIN >= wanted).all()
+    found = np.asarray(spectral_bound(jnp.asarray(a)))
+    assert (found * MARGIN >= wanted).all()
     assert (found <= 1.0001 * wanted * d ** (1 / 32)).all()
 
 
 def test_no_temporary_is_as_large_as_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
     p, d, r = 1024, 64, 7
-    triangles, square = jax.eval_shape(lambda: triangle.zeros(p, d)), p * d * d * 4
+    triangles, square = jax.eval_shape(lambda: SymmetricMatrix.zeros(p, d)), p * d * d * 4
     state = sum(panel.size * 4 for panel in triangles.panels)
-    monkeypatch.setattr(gaussian, "CHUNK_BYTES", square // 64)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", square // 64)
 
     def shape(*sizes: int) -> Any:
         return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
     mean = shape(p, d)
     low = LowRankGaussian(mean, shape(p, r, d), shape(p, r), shape(p))
-    exact = WhitenedGaussian(mean, triangles)
+    exact = WhitenedGaussian(mean, TriangularMatrix(triangles.panels))
     for program, arguments in (
-        (lambda moments: forms.low_rank(moments, r, RIDGE), (Moments(shape(), mean, triangles),)),
-        (forms.worst_error, (exact, exact)),
-        (forms.worst_error, (exact, low)),
+        (lambda moments: low_rank(moments, r, RIDGE), (Moments(shape(), mean, triangles),)),
+        (worst_error, (exact, exact)),
+        (worst_error, (exact, low)),
     ):
         memory = jax.jit(program).lower(*arguments).compile(OPTIMISED).memory_analysis()
         assert memory is not None

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.gaussians import gaussian, shrinkage, triangle
-from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
-from padim_jax.gaussians.leave_one_out import leave_one_out
+from padim_jax.gaussians import factors, shrinkage
+from padim_jax.gaussians.factors import WhitenedGaussian
+from padim_jax.gaussians.moments import Moments
+from padim_jax.gaussians.triangle import SymmetricMatrix
 from tests import oracle
 from tests.conftest import SMALL, images
 from tests.test_gaussian import sample
 
 RIDGE = 0.01
+LEFT_OUT = jax.jit(lambda model, *of: model.left_out_distances(*of))
 SIZES = [(3, 5), (5, 20), (19, 20), (20, 20), (21, 20), (22, 20), (60, 20), (7, 1)]
 
 
@@ -43,13 +45,13 @@ def fitted(x: np.ndarray, strength: np.ndarray | None = None) -> WhitenedGaussia
     scatter = np.einsum("pni,pnj->pij", centred, centred)
     count = jnp.asarray(x.shape[1], x.dtype)
     if strength is None:
-        moments = Moments(count, jnp.asarray(mean, x.dtype), triangle.of_square(scatter.astype(x.dtype)))
-        model = gaussian.finalize(moments, RIDGE, "inverse-factor")
+        moments = Moments(count, jnp.asarray(mean, x.dtype), SymmetricMatrix.of_square(scatter.astype(x.dtype)))
+        model = factors.finalize(moments, RIDGE, "inverse-factor")
     else:
         covariance = shrinkage.shrunk(jnp.asarray(scatter / (x.shape[1] - 1), x.dtype), jnp.asarray(strength, x.dtype))
         factor = jnp.linalg.cholesky(covariance + RIDGE * jnp.eye(x.shape[2], dtype=x.dtype)[None])
-        whole = gaussian.Gaussian(jnp.asarray(mean, x.dtype), factor, jnp.asarray(strength, x.dtype))
-        model = gaussian.with_solver(whole, "inverse-factor")
+        whole = factors.Gaussian(jnp.asarray(mean, x.dtype), factor, jnp.asarray(strength, x.dtype))
+        model = whole.with_solver("inverse-factor")
     assert isinstance(model, WhitenedGaussian)
     return model
 
@@ -57,7 +59,7 @@ def fitted(x: np.ndarray, strength: np.ndarray | None = None) -> WhitenedGaussia
 def distances(x: np.ndarray, model: WhitenedGaussian, weights: np.ndarray | None = None) -> np.ndarray:
     weights = np.ones(x.shape[1]) if weights is None else weights
     count = jnp.asarray(x.shape[1], x.dtype)
-    return np.asarray(jax.jit(leave_one_out)(model, jnp.asarray(x), count, jnp.asarray(weights, x.dtype), RIDGE))
+    return np.asarray(LEFT_OUT(model, jnp.asarray(x), count, jnp.asarray(weights, x.dtype), RIDGE))
 
 
 @pytest.mark.parametrize(("n", "d"), SIZES)
@@ -99,7 +101,7 @@ def test_strangers_and_too_few_images_give_no_number() -> None:
     x = sample(4, 10, 20)
     stranger = x[:, :1] + 100
     assert np.isnan(
-        np.asarray(leave_one_out(fitted(x), jnp.asarray(stranger), jnp.float32(10), jnp.ones(1), RIDGE))
+        np.asarray(fitted(x).left_out_distances(jnp.asarray(stranger), jnp.float32(10), jnp.ones(1), RIDGE))
     ).all()
     assert np.isnan(distances(x[:, :2], fitted(x[:, :2]))).all()
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.gaussians import gaussian, triangle
-from padim_jax.method import fitting as module
+from padim_jax.gaussians.moments import Moments
+from padim_jax.gaussians.triangle import SymmetricMatrix
+from padim_jax.method import programs
 from tests import oracle
 from tests.conftest import SMALL, images, write_images
 from tests.datasets import write_mvtec
@@ -82,7 +83,7 @@ def test_merge_is_one_fit(lite0: padim.Backbone, small_model: padim.Padim) -> No
     np.testing.assert_allclose(padim.score(merged, test).anomaly_map, wanted, rtol=2e-3)
     with_nothing = padim.merge(padim.init(lite0, SMALL), padim.merge(a, b))
     np.testing.assert_allclose(
-        with_nothing.moments.scatter.symmetric(), padim.merge(a, b).moments.scatter.symmetric(), rtol=1e-6
+        with_nothing.moments.scatter.square(), padim.merge(a, b).moments.scatter.square(), rtol=1e-6
     )
 
 
@@ -91,7 +92,7 @@ def test_update_leaves_its_input_untouched(lite0: padim.Backbone) -> None:
     once = padim.update(lite0, start, images(2, SMALL))
     twice = padim.update(lite0, once, images(2, SMALL))
     assert [int(m.count) for m in (start, once, twice)] == [0, 2, 4]
-    assert float(jnp.abs(start.moments.scatter.symmetric()).max()) == 0
+    assert float(jnp.abs(start.moments.scatter.square()).max()) == 0
 
 
 def test_same_scores_alone_and_in_a_batch(small_model: padim.Padim) -> None:
@@ -129,7 +130,7 @@ def test_everything_is_a_pytree_of_arrays(lite0: padim.Backbone, small_model: pa
 
 def test_ragged_batches_compile_once(lite0: padim.Backbone) -> None:
     config = dataclasses.replace(SMALL, seed=77)
-    compiled: Any = module._update_donating
+    compiled: Any = programs.update_donating
     before = compiled._cache_size()
     padim.fit(lite0, [images(n, config) for n in (4, 4, 3, 1)], config)
     assert compiled._cache_size() == before + 1
@@ -200,7 +201,7 @@ def test_wrong_input(lite0: padim.Backbone, small_model: padim.Padim, call, erro
 
 def test_positions_that_cannot_be_factored_are_named(lite0: padim.Backbone) -> None:
     moments = padim.update(lite0, padim.init(lite0, SMALL), images(4, SMALL))
-    broken = triangle.of_square(moments.moments.scatter.symmetric().at[13].set(-100 * jnp.eye(12)))
+    broken = SymmetricMatrix.of_square(moments.moments.scatter.square().at[13].set(-100 * jnp.eye(12)))
     inner = dataclasses.replace(moments.moments, scatter=broken)
     with pytest.raises(FloatingPointError, match=r"at 1 of 96 positions, \(row, column\) \(1, 1\); raise ridge"):
         padim.finalize(lite0, dataclasses.replace(moments, moments=inner))
@@ -276,6 +277,6 @@ def test_float64_moments_agree(lite0: padim.Backbone) -> None:
         moments = padim.update(lite0, moments, x[start : start + 4])
     at = oracle.embeddings(lite0, moments.embedding, x).reshape(60, -1, 12).transpose(1, 0, 2)
     wanted = np.stack([np.cov(one, rowvar=False, ddof=1) for one in at])
-    found = np.asarray(moments.moments.scatter.symmetric()) / 59
+    found = np.asarray(moments.moments.scatter.square()) / 59
     assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
-    assert isinstance(moments.moments, gaussian.Moments)
+    assert isinstance(moments.moments, Moments)

@@ -10,18 +10,20 @@ import pytest
 from sklearn.covariance import ledoit_wolf
 
 import padim_jax as padim
-from padim_jax.gaussians import gaussian, shrinkage, triangle
-from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
+from padim_jax.gaussians import chunks, factors, shrinkage, triangle
+from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.factors import WhitenedGaussian
+from padim_jax.gaussians.moments import Moments
 from tests.conftest import OPTIMISED, SMALL, images
 from tests.test_gaussian import sample
 
-UPDATE = jax.jit(gaussian.update)  # one program a shape; op by op each would be compiled by itself
+UPDATE = jax.jit(gaussian_moments.update)  # one program a shape; op by op each would be compiled by itself
 
 
 def folded(x: np.ndarray, sizes: list[int], padding: int = 0, update=UPDATE) -> Moments:
     """Moments of x, folded in by batches of ``sizes``, each with ``padding`` rows that do not count."""
     p, _, d = x.shape
-    moments, start = gaussian.init(p, d, higher=True), 0
+    moments, start = gaussian_moments.init(p, d, higher=True), 0
     for size in sizes:
         rows = np.concatenate([x[:, start : start + size], np.full((p, padding, d), 9, np.float32)], axis=1)
         moments = update(moments, jnp.asarray(rows), jnp.arange(size + padding) < size)
@@ -31,7 +33,7 @@ def folded(x: np.ndarray, sizes: list[int], padding: int = 0, update=UPDATE) -> 
 
 def coefficients(moments: Moments) -> np.ndarray:
     assert moments.higher is not None
-    return np.asarray(shrinkage.coefficient(moments.scatter.symmetric(), moments.higher.fourth, moments.count))
+    return np.asarray(shrinkage.coefficient(moments.scatter.square(), moments.higher.fourth, moments.count))
 
 
 @pytest.mark.parametrize("d", [2, 5, 30])
@@ -49,7 +51,7 @@ def test_equal_to_scikit_learn(n: int, d: int, offset: float) -> None:
 def test_merged_is_equal_to_scikit_learn(first: int) -> None:
     x = sample(6, 40, 8)
     x[:, :20] += 2  # the two halves differ in mean
-    merged = gaussian.merge(folded(x[:, :first], [first]), folded(x[:, first:], [40 - first]))
+    merged = gaussian_moments.merge(folded(x[:, :first], [first]), folded(x[:, first:], [40 - first]))
     np.testing.assert_allclose(coefficients(merged), [ledoit_wolf(at.astype(np.float64))[1] for at in x], atol=1e-4)
 
 
@@ -63,7 +65,7 @@ def test_one_channel_and_a_constant_position_are_not_shrunk() -> None:
 def test_covariance_is_scikit_learns_with_our_divisor() -> None:
     n, d, ridge = 25, 6, 1e-3
     x = sample(5, n, d)
-    model = gaussian.finalize(folded(x, [10, 15]), ridge, "inverse-factor")
+    model = factors.finalize(folded(x, [10, 15]), ridge, "inverse-factor")
     assert isinstance(model, WhitenedGaussian)
     whitening = np.asarray(model.whitening.square(), np.float64)
     found = np.linalg.inv(whitening @ whitening.transpose(0, 2, 1))
@@ -73,19 +75,21 @@ def test_covariance_is_scikit_learns_with_our_divisor() -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = sample(12, 9, 5)
-    whole = gaussian.merge(folded(x[:, :4], [4]), folded(x[:, 4:], [5]))
-    monkeypatch.setattr(gaussian, "CHUNK_BYTES", 3 * 5 * 5 * 4)
-    chunked = jax.jit(lambda *arguments: gaussian.update(*arguments))  # not the program of whole grids
-    parts = gaussian.merge(folded(x[:, :4], [4], update=chunked), folded(x[:, 4:], [5], update=chunked))
+    whole = gaussian_moments.merge(folded(x[:, :4], [4]), folded(x[:, 4:], [5]))
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 3 * 5 * 5 * 4)
+    chunked = jax.jit(lambda *arguments: gaussian_moments.update(*arguments))  # not the program of whole grids
+    parts = gaussian_moments.merge(folded(x[:, :4], [4], update=chunked), folded(x[:, 4:], [5], update=chunked))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), parts, whole)
 
 
 def test_an_update_holds_no_second_state(monkeypatch: pytest.MonkeyPatch) -> None:
     p, d, n = 32, 128, 4
-    monkeypatch.setattr(gaussian, "CHUNK_BYTES", 4 * d * d * 4)
-    update = jax.jit(gaussian.update, donate_argnums=0)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * d * d * 4)
+    update = jax.jit(gaussian_moments.update, donate_argnums=0)
     shapes = jax.ShapeDtypeStruct((p, n, d), jnp.float32), jax.ShapeDtypeStruct((n,), bool)
-    compiled = update.lower(jax.eval_shape(lambda: gaussian.init(p, d, higher=True)), *shapes).compile(OPTIMISED)
+    compiled = update.lower(jax.eval_shape(lambda: gaussian_moments.init(p, d, higher=True)), *shapes).compile(
+        OPTIMISED
+    )
     memory = compiled.memory_analysis()
     if memory is None:
         pytest.skip("this backend reports no memory")

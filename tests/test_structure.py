@@ -17,6 +17,7 @@ import padim_jax.runs
 from padim_jax.backbones import BackboneSpec
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("padim_jax", "weights_conversion")
 SOURCES = sorted([*ROOT.glob("padim_jax/**/*.py"), *ROOT.glob("weights_conversion/*.py")])
 # A module imports from its own layer and from those before it; within a layer nothing goes in circles.
 LAYERS = [
@@ -132,6 +133,38 @@ def test_only_the_command_prints_and_exits(path: Path) -> None:
         assert not terminal_names(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_nobody_asks_of_what_kind_a_gaussian_is(path: Path) -> None:
+    if {"gaussians", "artifact"} & set(path.relative_to(ROOT).parts):  # the mathematics itself, and its layouts on disk
+        return
+    kinds = {"Gaussian", "WhitenedGaussian", "LowRankGaussian", "AnyGaussian"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        asks = isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass")
+        if asks or isinstance(node, ast.MatchClass | ast.Compare):
+            assert not kinds & {name for part in ast.walk(node) if (name := ast.unparse(part)) in kinds}, ast.unparse(
+                node
+            )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_no_private_name_crosses_modules(path: Path) -> None:
+    def is_private(name: str) -> bool:
+        return name.startswith("_") and not name.startswith("__")
+
+    modules, private = set[str](), set[str]()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            source = node.module if isinstance(node, ast.ImportFrom) else None
+            ours = [alias for alias in node.names if (source or alias.name).split(".")[0] in PACKAGES]
+            private |= {alias.name for alias in ours if any(map(is_private, alias.name.split(".")))}
+            modules |= {alias.asname or alias.name for alias in ours}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and ast.unparse(node.value) in modules:
+            private.add(ast.unparse(node))
+    assert not private
+
+
 def test_results_reach_the_terminal_by_tell_which_escapes_names() -> None:
     echoing = {path.name for path in SOURCES if "click.echo" in path.read_text(encoding="utf-8")}
     assert echoing == {"terminal.py", "cli.py"}  # the command itself writes a help text
@@ -170,7 +203,7 @@ def test_root_is_pinned() -> None:
     assert padim_jax.__all__ == [
         "BACKBONES", "ArtifactError", "Backbone", "Calibration", "Padim", "PadimConfig", "PadimMoments", "Scores",
         "Updatable", "accumulate", "calibrate", "extract", "finalize", "fit", "forget", "init", "load", "load_backbone",
-        "load_updatable", "merge",
+        "load_updatable", "merge", "parameters_at",
         "save", "save_updatable", "score", "update", "with_roi", "with_solver", "with_threshold",
     ]  # fmt: skip
     assert all(hasattr(padim_jax, name) for name in padim_jax.__all__)

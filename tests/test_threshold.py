@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -140,7 +141,7 @@ def test_it_is_told_wherever_a_threshold_is_told(
         rows = list(csv.DictReader(stream))
     assert calibrated.calibration is not None
     scores = np.array([float(row["score"]) for row in rows], np.float32)
-    wanted = p_values(calibrated.calibration, scores)  # which no threshold changes
+    wanted = p_values(calibrated.calibration, jnp.asarray(scores))  # which no threshold changes
     np.testing.assert_allclose([float(row["p_value"]) for row in rows], wanted, rtol=1e-5)
 
 

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax.gaussians import forms, packing
-from padim_jax.gaussians.forms import LowRankGaussian, Quantised
-from padim_jax.gaussians.gaussian import Moments, WhitenedGaussian
+from padim_jax.gaussians import packing
+from padim_jax.gaussians.error_bound import worst_error
+from padim_jax.gaussians.factors import WhitenedGaussian
+from padim_jax.gaussians.low_rank import LowRankGaussian, low_rank
+from padim_jax.gaussians.moments import Moments
+from padim_jax.gaussians.quantised import Quantised, dequantise, dequantise_basis, quantise_basis, quantise_whitening
 from padim_jax.method.checks import alone
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import with_solver
@@ -69,8 +72,8 @@ def compact(
 ) -> Compacted:
     """The smallest deployed form in which no distance, of any possible image, is off by more than ``max_error``.
 
-    The bound is that of :func:`padim_jax.gaussians.forms.worst_error`, at the worst position: not a sample's, but over
-    all x.
+    The bound is that of :func:`padim_jax.gaussians.error_bound.worst_error`, at the worst position: not a sample's,
+    but over all x.
 
     Args:
       model: fitted, scoring by factors.
@@ -112,13 +115,13 @@ def compact(
     raise AssertionError("the exact triangle is always there")
 
 
-_low_rank = jax.jit(forms.low_rank, static_argnames=("rank", "ridge"))
-_worst_error = jax.jit(forms.worst_error)
+_low_rank = jax.jit(low_rank, static_argnames=("rank", "ridge"))
+_worst_error = jax.jit(worst_error)
 
 
 def _quantised(exact: WhitenedGaussian) -> tuple[Quantised, WhitenedGaussian]:
-    quantised = forms.quantise_whitening(exact.whitening)
-    panels = packing.unpack_panels([forms.dequantise(quantised, lower=False)], len(exact.mean), lower=False)
+    quantised = quantise_whitening(exact.whitening)
+    panels = packing.unpack_panels([dequantise(quantised, lower=False)], len(exact.mean), lower=False)
     return quantised, replace(exact, whitening=panels)
 
 
@@ -129,8 +132,8 @@ def _whole(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
 def _of_basis(whole: LowRankGaussian, in_16_bits: bool) -> tuple[Quantised | None, LowRankGaussian]:
     if not in_16_bits:
         return None, whole
-    quantised = forms.quantise_basis(np.asarray(whole.basis))
-    return quantised, replace(whole, basis=jnp.asarray(forms.dequantise_basis(quantised)))
+    quantised = quantise_basis(np.asarray(whole.basis))
+    return quantised, replace(whole, basis=jnp.asarray(dequantise_basis(quantised)))
 
 
 def _error(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussian) -> float:

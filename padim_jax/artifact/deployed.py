@@ -13,9 +13,12 @@ from padim_jax.artifact.common import Common, check_settings, packed, read_commo
 from padim_jax.artifact.compaction import Compacted
 from padim_jax.artifact.folder import ArtifactError, Stored, read_manifest
 from padim_jax.artifact.updatable import read_updatable
-from padim_jax.gaussians import forms, packing, triangle
-from padim_jax.gaussians.forms import LowRankGaussian, Quantised
-from padim_jax.gaussians.gaussian import Gaussian, WhitenedGaussian
+from padim_jax.gaussians import packing
+from padim_jax.gaussians.factors import Gaussian, WhitenedGaussian
+from padim_jax.gaussians.low_rank import AnyGaussian, LowRankGaussian
+from padim_jax.gaussians.quantised import Quantised, dequantise, dequantise_basis
+from padim_jax.gaussians.triangle import TriangularMatrix
+from padim_jax.method import programs
 from padim_jax.method.records import Padim
 
 
@@ -134,12 +137,12 @@ def _model(folder: Path, manifest: Mapping[str, Any]) -> Padim:
         wanted["gaussian.scale"] = wanted["gaussian.spread"] if form.startswith("low") else [p, d]
     common, backbone, stored, arrays = read_common(folder, manifest, settings, wanted, "gaussian.triangle")
     fitted = _gaussian(form, solver, stored, arrays)
-    if not jax.jit(forms.is_finite)(fitted).all():
+    if not programs.is_finite(fitted).all():
         raise ArtifactError(f"load: {folder} is damaged: its means or factors are not finite")
     return Padim(backbone, fitted, **{field.name: getattr(common, field.name) for field in dataclasses.fields(Common)})
 
 
-def _gaussian(form: str, solver: str, stored: Stored, arrays: dict[str, np.ndarray]) -> forms.Form:
+def _gaussian(form: str, solver: str, stored: Stored, arrays: dict[str, np.ndarray]) -> AnyGaussian:
     """Taken out of ``arrays`` as they move to the device, so that the host's copy goes at once."""
 
     def take(name: str) -> Any:
@@ -149,13 +152,13 @@ def _gaussian(form: str, solver: str, stored: Stored, arrays: dict[str, np.ndarr
     scale = arrays.pop("gaussian.scale", None)
     if form.startswith("low-rank"):
         basis = arrays.pop("gaussian.basis")
-        basis = basis if scale is None else forms.dequantise_basis(Quantised(basis, scale))
+        basis = basis if scale is None else dequantise_basis(Quantised(basis, scale))
         return LowRankGaussian(take("mean"), jax.device_put(basis), take("spread"), take("noise"), strength)
     lower = solver == "triangular-solve"
     if form == "square":
         if lower:
             return Gaussian(take("mean"), take("factor"), strength)
-        return WhitenedGaussian(take("mean"), triangle.of_square(take("whitening")), strength)
+        return WhitenedGaussian(take("mean"), TriangularMatrix.of_square(take("whitening")), strength)
     p, d = arrays["gaussian.mean"].shape
     parts = stored.parts("gaussian.triangle", arrays)
     parts = parts if scale is None else _dequantised(parts, scale, lower)
@@ -171,5 +174,5 @@ def _gaussian(form: str, solver: str, stored: Stored, arrays: dict[str, np.ndarr
 def _dequantised(parts: Iterable[np.ndarray], scale: np.ndarray, lower: bool) -> Iterator[np.ndarray]:
     done = 0
     for part in parts:
-        yield forms.dequantise(Quantised(part, scale[done : done + len(part)]), lower=lower)
+        yield dequantise(Quantised(part, scale[done : done + len(part)]), lower=lower)
         done += len(part)

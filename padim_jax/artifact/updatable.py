@@ -16,7 +16,8 @@ from padim_jax.artifact.common import Common, check_settings, packed, read_commo
 from padim_jax.artifact.folder import ArtifactError
 from padim_jax.backbones import Backbone
 from padim_jax.gaussians import packing
-from padim_jax.gaussians.gaussian import Moments, Solver
+from padim_jax.gaussians.factors import Solver
+from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.shrinkage import HigherMoments
 from padim_jax.method import brief
 from padim_jax.method.calibration import Calibration

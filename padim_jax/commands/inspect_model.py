@@ -13,7 +13,6 @@ from padim_jax.artifact import Updatable
 from padim_jax.artifact.folder import read_manifest
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import progress_bar
-from padim_jax.gaussians.forms import LowRankGaussian
 from padim_jax.images import UnreadableImage, load_batches
 from padim_jax.inspection.positions import (
     MOST_FOR_PEAKS,
@@ -46,8 +45,9 @@ def inspect_model(path: Path, images: Sequence[Path] | None, out: Path | None, b
         memory["moments"] = _nbytes(stored.moments)
         model = stored.model(solver="triangular-solve", donate=True)
     else:
-        low = isinstance(stored.gaussian, LowRankGaussian)
-        listed, model = None, stored if low else with_solver(stored, "triangular-solve")
+        listed, model = None, stored
+        if model.gaussian.solver == "inverse-factor":
+            model = with_solver(model, "triangular-solve")
     memory["gaussian"] = _nbytes(model.gaussian)
     grid, known = model.embedding.grid, model.calibration
     conditions = find_conditions(model)

@@ -24,7 +24,7 @@ from padim_jax.artifact.ownership import locked
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.fleet.tables import Job
-from padim_jax.gaussians import gaussian
+from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.images import find_images, find_value_range, read_roi_of, stop_at_unreadable
 from padim_jax.images.decode import Note
 from padim_jax.images.folder import describe
@@ -341,5 +341,5 @@ def _is_there(folder: Path) -> bool:
 def _state_bytes(backbone: Backbone, config: PadimConfig) -> int:
     """Of the moments or the factors of one model, much the same."""
     embedding = draw_embedding(backbone, config)
-    state = jax.eval_shape(lambda: gaussian.init(embedding.n_positions, embedding.dimension))
+    state = jax.eval_shape(lambda: gaussian_moments.init(embedding.n_positions, embedding.dimension))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -12,19 +12,21 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from padim_jax.gaussians.gaussian import WhitenedGaussian, map_chunks, whiten
-from padim_jax.gaussians.triangle import Triangle, rows_times_transposed
+from padim_jax.gaussians.chunks import map_chunks
+from padim_jax.gaussians.triangle import TriangularMatrix
 
 _MOST_STEPS = 100
 _CLOSE = 1e-5  # the last step's share of a sum that counts as found
 
 
 def leave_one_out(
-    gaussian: WhitenedGaussian,
+    mean: Float[Array, "p d"],
+    whitening: TriangularMatrix,
     x: Float[Array, "p n d"],
     count: Float[Array, ""],
     weights: Float[Array, " n"],
     ridge: float,
+    strength: Float[Array, " p"] | None = None,
 ) -> Float[Array, "p n"]:
     """Mahalanobis distances, not squared, of images from the Gaussian of all the others.
 
@@ -39,22 +41,23 @@ def leave_one_out(
     meaning: n - w ≤ 1, or an image that was not among those fitted on.
 
     Args:
-      gaussian: of all images.
+      mean: μ of all images.
+      whitening: W = L⁻ᵀ of Σ = L Lᵀ of all images.
       x: embeddings of some of them.
       count: n, the sum of all images' weights.
       weights: of these, as they were fitted with; an image that is there twice is left out twice by weight 2.
       ridge: ε.
+      strength: ρ; None where Σ is not shrunk.
     """
     # chunk by chunk: XLA packs the transposed factors of a whole batched product once more on CPU
-    strength = jnp.zeros(len(x), x.dtype) if gaussian.strength is None else gaussian.strength
+    strength = jnp.zeros(len(x), x.dtype) if strength is None else strength
     of_chunk = functools.partial(_of_chunk, count=count, weights=weights, ridge=ridge)
-    return map_chunks(of_chunk, gaussian.whitening, gaussian.mean, strength, x)
+    return map_chunks(of_chunk, whitening, mean, strength, x)
 
 
 def _of_chunk(
-    whitening: Triangle, mean: Array, strength: Array, x: Array, *, count: Array, weights: Array, ridge: float
+    whitening: TriangularMatrix, mean: Array, strength: Array, x: Array, *, count: Array, weights: Array, ridge: float
 ) -> Array:
-    gaussian = WhitenedGaussian(mean, whitening)
     d, strength = x.shape[-1], strength[:, None]
     delta = x - mean[:, None]
     weight = weights.astype(x.dtype)[None]
@@ -65,7 +68,7 @@ def _of_chunk(
     c = (1 - strength) * b / left
 
     # q = zᵀ (I - τ WᵀW)⁻¹ z / κ by conjugate gradients (Hestenes & Stiefel 1952), each image for itself, all at once
-    z = whiten(gaussian, delta)
+    z = whitening.rows_times(delta)
     length = jnp.sum(z**2, axis=-1)
 
     def unfinished(state: tuple[Array, ...]) -> Array:
@@ -74,8 +77,8 @@ def _of_chunk(
 
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
         steps, q, _, residual, direction, length = state
-        back = rows_times_transposed(direction, whitening)
-        image = direction - tau[..., None] * whiten(gaussian, back)
+        back = whitening.rows_times_transposed(direction)
+        image = direction - tau[..., None] * whitening.rows_times(back)
         curvature = jnp.sum(direction * image, axis=-1)
         alpha = length / jnp.where(curvature > 0, curvature, jnp.inf)  # 0 once there is nothing left to gain
         residual = residual - alpha[..., None] * image

@@ -2,27 +2,31 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Literal, overload
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from padim_jax.gaussians import triangle
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians.triangle import Panels, SymmetricMatrix, TriangularMatrix
 
 _HOST_BYTES = 16 * 2**20  # of the squares of one chunk, about what a processor's cache holds
 
 
-def pack_triangle(square: Shaped[Array | np.ndarray, "p d d"] | Triangle, *, lower: bool) -> Shaped[np.ndarray, "p m"]:
+def pack_triangle(square: Shaped[Array | np.ndarray, "p d d"] | Panels, *, lower: bool) -> Shaped[np.ndarray, "p m"]:
     """One triangle of every matrix with its diagonal, ``m = d(d+1)/2``, row by row from the left (row-major).
 
-    The lower one of a :class:`padim_jax.gaussians.triangle.Triangle` is that of the symmetric matrix.
+    Raises:
+      ValueError: the lower triangle of upper triangular matrices.
     """
-    panels = square.panels if isinstance(square, Triangle) else None
-    p, d = len(square), square.side if isinstance(square, Triangle) else square.shape[-1]
+    if lower and isinstance(square, TriangularMatrix):
+        raise ValueError("pack_triangle: upper triangular matrices have no lower triangle; pass lower=False")
+    panels = square.panels if isinstance(square, Panels) else None
+    p, d = len(square), square.side if isinstance(square, Panels) else square.shape[-1]
     packed = np.empty((p, d * (d + 1) // 2), np.asarray(square[:0] if panels is None else panels[0][:0]).dtype)
     for chunk in host_chunks(p, d):
-        part = _upper(square[chunk]) if isinstance(square, Triangle) else np.asarray(square[chunk])
+        part = _upper(square[chunk]) if isinstance(square, Panels) else np.asarray(square[chunk])
         part = part.swapaxes(1, 2) if lower and panels is not None else part
         for row, (columns, place) in enumerate(rows_of(d, lower)):
             packed[chunk, place] = part[:, row, columns]
@@ -48,8 +52,14 @@ def unpack_triangle(
     return square
 
 
-def unpack_panels(parts: Iterable[Float[np.ndarray, "_ m"]], p: int, *, lower: bool) -> Triangle:
-    """The matrices of :func:`pack_triangle` in panels on the device: symmetric ones of their lower triangle, or upper.
+@overload
+def unpack_panels(parts: Iterable[np.ndarray], p: int, *, lower: Literal[True]) -> SymmetricMatrix: ...
+@overload
+def unpack_panels(parts: Iterable[np.ndarray], p: int, *, lower: Literal[False]) -> TriangularMatrix: ...
+def unpack_panels(
+    parts: Iterable[Float[np.ndarray, "_ m"]], p: int, *, lower: bool
+) -> SymmetricMatrix | TriangularMatrix:
+    """The matrices of :func:`pack_triangle` in panels on the device: symmetric ones of their lower triangles, or upper.
 
     Args:
       parts: the packed triangles of all p positions in order, some at a time; what was unpacked can go.
@@ -74,10 +84,10 @@ def unpack_panels(parts: Iterable[Float[np.ndarray, "_ m"]], p: int, *, lower: b
     moved: list[Array] = []
     while panels:  # one after the other, or host and device would hold the whole of it
         moved.append(jax.block_until_ready(jax.device_put(panels.pop(0))))
-    return Triangle(tuple(moved))
+    return SymmetricMatrix(tuple(moved)) if lower else TriangularMatrix(tuple(moved))
 
 
-def _upper(part: Triangle) -> np.ndarray:
+def _upper(part: Panels) -> np.ndarray:
     """On the host, the squares of a few positions."""
     square = np.zeros((len(part), part.side, part.side), np.float32)
     for panel, (start, stop) in zip(part.panels, part.spans, strict=True):

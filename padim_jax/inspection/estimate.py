@@ -5,7 +5,6 @@ what is measured here, on a few positions of the grid and two batches; and what 
 by phase. A peak is the largest phase.
 """
 
-import functools
 import math
 import os
 import tempfile
@@ -25,12 +24,11 @@ from padim_jax.artifact.compaction import form_bytes
 from padim_jax.artifact.folder import Stored, read_manifest, write
 from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.config import Form, PadimConfig
-from padim_jax.gaussians import gaussian, packing
-from padim_jax.gaussians.gaussian import WhitenedGaussian
-from padim_jax.gaussians.leave_one_out import leave_one_out
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians import factors, packing
+from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.inspection.cost import Cost, compiled, measured, resident
-from padim_jax.method import fitting, scoring
+from padim_jax.method import fitting, programs
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import BINS
 from padim_jax.method.embedding import draw_embedding, embed
@@ -277,7 +275,7 @@ def _abstract_state(backbone: Backbone, config: PadimConfig) -> PadimMoments:
 
 def _compiled_update(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> Cost:
     images, valid = jax.ShapeDtypeStruct(batch.shape, jnp.uint8), jax.ShapeDtypeStruct((len(batch),), bool)
-    return compiled(fitting._update_donating, backbone, state, images, valid, None)
+    return compiled(programs.update_donating, backbone, state, images, valid, None)
 
 
 def _embedded(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> tuple[Array, Cost]:
@@ -296,14 +294,14 @@ def _compiled(
     # to compile it in a process of its own, is held to take what update took
     images = jax.ShapeDtypeStruct(batch.shape, jnp.uint8)
     weights = jax.ShapeDtypeStruct((len(batch),), jnp.float32)
-    rest = replace(state.moments, scatter=Triangle(()))
+    rest = replace(state.moments, scatter=SymmetricMatrix(()))
     scatter = state.moments.scatter
     solver = fitting.DEFAULT_SOLVER
-    fitted = jax.eval_shape(lambda s, r: fitting._factor_pure(s, r, state.config.ridge, solver), scatter, rest)
-    factor = compiled(fitting._factor, scatter, rest, state.config.ridge, solver)
+    fitted = jax.eval_shape(lambda s, r: programs.factor(s, r, state.config.ridge, solver), scatter, rest)
+    factor = compiled(programs.factor, scatter, rest, state.config.ridge, solver)
     model = Padim(backbone, fitted, state.count, state.config, state.embedding, projection=state.projection)
-    left_out = compiled(scoring._leave_one_out, model, images, weights)
-    score = compiled(scoring._score, model, images)
+    left_out = compiled(programs.leave_one_out, model, images, weights)
+    score = compiled(programs.score, model, images)
     score = replace(score, code=max(score.code, update.code))
     return {"update": update, "factor": factor, "leave_one_out": left_out, "score": score}, model
 
@@ -317,16 +315,15 @@ def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cos
     found = {"embed": cost}
     x = embedded[first : first + piece]
     weights = jnp.ones(len(batch), jnp.float32)
-    moments = gaussian.init(piece, d, higher=state.moments.higher is not None)
-    moments, fold = measured(jax.jit(gaussian.update), moments, x, weights)
-    moments = gaussian.update(moments, x[:, ::-1] * 0.5, weights)  # no two batches are alike
+    moments = gaussian_moments.init(piece, d, higher=state.moments.higher is not None)
+    moments, fold = measured(jax.jit(gaussian_moments.update), moments, x, weights)
+    moments = gaussian_moments.update(moments, x[:, ::-1] * 0.5, weights)  # no two batches are alike
     found["update"] = fold
-    finalize = jax.jit(lambda moments: gaussian.finalize(moments, config.ridge, "inverse-factor"))
+    finalize = jax.jit(lambda moments: factors.finalize(moments, config.ridge, "inverse-factor"))
     fitted, found["factor"] = measured(finalize, moments)
-    assert isinstance(fitted, WhitenedGaussian)
-    left_out = jax.jit(functools.partial(leave_one_out, ridge=config.ridge))
+    left_out = jax.jit(lambda fitted, *of: fitted.left_out_distances(*of, ridge=config.ridge))
     _, found["leave_one_out"] = measured(left_out, fitted, x, moments.count, weights)
-    distances, found["score"] = measured(jax.jit(gaussian.mahalanobis), fitted, x)
+    distances, found["score"] = measured(jax.jit(lambda fitted, x: fitted.distances(x)), fitted, x)
     for name in ("update", "factor", "leave_one_out", "score"):
         part = found[name]
         found[name] = replace(part, hidden=int(part.hidden * share), seconds=part.seconds * share)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from padim_jax.gaussians.forms import LowRankGaussian
-from padim_jax.gaussians.gaussian import Gaussian
 from padim_jax.method.alignment import FEWEST, split_in_two, two_peaked_limit
 from padim_jax.method.checks import padded
 from padim_jax.method.embedding import embed
@@ -20,9 +17,7 @@ from padim_jax.method.records import Padim
 OUTLIER_RANGES = 1.5  # interquartile ranges beyond the upper quartile: Tukey's fence
 MOST_FOR_PEAKS = 1024
 _NARROWEST_RANGE = 0.01  # of log scores: rounding must not make outliers among equal images
-_EIGENVALUE_BUDGET = 3e10  # p d³ of the eigenvalues worth waiting for, about half a minute of two CPU cores
-_CHUNK_BYTES = 64 * 2**20
-_POWER_ITERATIONS = 50
+_EIGENVALUE_BUDGET = 3e10  # operations on eigenvalues worth waiting for, about half a minute of two CPU cores
 
 
 @dataclass(frozen=True)
@@ -87,36 +82,16 @@ def rank_p_values(scores: Sequence[float]) -> Float[np.ndarray, " n"]:
 
 
 def find_conditions(model: Padim) -> Conditions:
-    """Condition numbers from the eigenvalues of ``Σ = L Lᵀ``, in float64 and chunk by chunk.
-
-    Args:
-      model: scoring by "triangular-solve", whose factor L is at hand; or of low rank, whose eigenvalues are.
-    """
-    if isinstance(model.gaussian, LowRankGaussian):
-        eigenvalues, noise = _eigenvalues(model.gaussian)
-        least = eigenvalues[:, -1] if eigenvalues.shape[1] == model.embedding.dimension else noise
-        return Conditions(np.arange(len(noise)), eigenvalues[:, 0] / least, len(noise))
-    factor = _factor(model)
-    p, d, _ = factor.shape
-    count = int(min(p, max(1, _EIGENVALUE_BUDGET // d**3)))
+    """Condition numbers ``λ_max / λ_min`` of Σ, in float64 and chunk by chunk."""
+    p = model.embedding.n_positions
+    count = int(min(p, max(1, _EIGENVALUE_BUDGET // model.gaussian.condition_cost)))
     positions = np.sort(np.random.default_rng(0).permutation(p)[:count])
-    chunk = max(1, _CHUNK_BYTES // (8 * d * d))
-    numbers = []
-    for start in range(0, count, chunk):
-        part = np.asarray(factor[positions[start : start + chunk]], np.float64)
-        eigenvalues = np.linalg.eigvalsh(part @ part.swapaxes(1, 2))
-        numbers.append(eigenvalues[:, -1] / eigenvalues[:, 0])
-    return Conditions(positions, np.concatenate(numbers), p)
+    return Conditions(positions, model.gaussian.condition_numbers(positions), p)
 
 
 def log_determinants(model: Padim) -> Float[np.ndarray, "rows columns"]:
-    """``log det Σ = 2 Σ_i log L_ii`` over the grid: where good images vary much, and where little."""
-    if isinstance(model.gaussian, LowRankGaussian):
-        eigenvalues, noise = _eigenvalues(model.gaussian)
-        rest = (model.embedding.dimension - eigenvalues.shape[1]) * np.log(noise)
-        return (np.log(eigenvalues).sum(axis=1) + rest).reshape(model.embedding.grid)
-    diagonal = np.asarray(jnp.diagonal(_factor(model), axis1=1, axis2=2), np.float64)
-    return 2 * np.log(diagonal).sum(axis=1).reshape(model.embedding.grid)
+    """``log det Σ`` over the grid: where good images vary much, and where little."""
+    return model.gaussian.log_determinants().reshape(model.embedding.grid)
 
 
 def mean_lengths(model: Padim) -> Float[np.ndarray, "rows columns"]:
@@ -133,14 +108,13 @@ def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n heig
     one 3/4, and n normal numbers are above by chance at one position in 10⁴ or fewer.
 
     Args:
-      model: scoring by "triangular-solve", or of low rank.
+      model: any; one that scores by "triangular-solve" has the factors at hand that take part.
       batches: good images, 20 to 1024; p numbers are kept of each.
 
     Raises:
       ValueError: fewer images, or more.
     """
-    fitted = model.gaussian
-    directions = fitted.basis[:, 0] if isinstance(fitted, LowRankGaussian) else _leading(_factor(model))
+    directions = model.gaussian.leading_directions()
     kept, count = [], 0
     for images, valid in padded("find_peaks", batches, model.config):
         t = np.asarray(_project(model, directions, images))[:, : int(valid.sum())]
@@ -158,33 +132,6 @@ def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n heig
     smaller = lower if len(lower) <= len(upper) else upper
     limit = two_peaked_limit(count)
     return Peaks(ratio.reshape(model.embedding.grid), limit, tuple(sorted(smaller.tolist())), count)
-
-
-def _eigenvalues(gaussian: LowRankGaussian) -> tuple[Float[np.ndarray, "p r"], Float[np.ndarray, " p"]]:
-    """Σ's largest eigenvalues, falling, and that of all other directions."""
-    noise = np.asarray(gaussian.noise, np.float64)
-    return noise[:, None] + np.asarray(gaussian.spread, np.float64), noise
-
-
-def _factor(model: Padim) -> Float[Array, "p d d"]:
-    if not isinstance(model.gaussian, Gaussian):
-        raise ValueError(
-            'inspection: the model scores by "inverse-factor"; pass with_solver(model, "triangular-solve")'
-        )
-    return model.gaussian.factor
-
-
-@jax.jit
-def _leading(factor: Float[Array, "p d d"]) -> Float[Array, "p d"]:
-    """Unit eigenvectors of ``Σ = L Lᵀ``'s largest eigenvalues, by power iteration."""
-    product = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-
-    def step(_: Array, v: Array) -> Array:
-        v = product("pij,pj->pi", factor, product("pji,pj->pi", factor, v))
-        return v / jnp.linalg.norm(v, axis=1, keepdims=True)
-
-    start = jax.random.normal(jax.random.key(0), factor.shape[:2], factor.dtype)
-    return lax.fori_loop(0, _POWER_ITERATIONS, step, start)
 
 
 @jax.jit

@@ -8,8 +8,8 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from padim_jax.backbones import Backbone
-from padim_jax.gaussians import gaussian
-from padim_jax.gaussians.gaussian import Moments
+from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.moments import Moments
 from padim_jax.mesh.shardings import IMAGES, SAME
 from padim_jax.method import projection
 from padim_jax.method.embedding import Embedding
@@ -39,7 +39,7 @@ def merged_channels(mesh: Mesh, moments: Moments) -> Moments:
     """What all devices have folded, in every process."""
     everywhere = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, SAME))(moments)
     parts = jax.tree.map(lambda array: array.addressable_data(0), everywhere)
-    merge = jax.jit(gaussian.merge)
+    merge = jax.jit(gaussian_moments.merge)
     return functools.reduce(merge, [jax.tree.map(lambda array, i=index: array[i], parts) for index in range(mesh.size)])
 
 

@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jaxtyping import Array
 
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.mesh.shardings import SAME
 from padim_jax.method.records import PadimMoments
 
@@ -31,12 +31,12 @@ def handed_over(moments: PadimMoments) -> PadimMoments:
 class _Gathered:
     """The first p triangles, fetched from where they lie."""
 
-    def __init__(self, whole: Triangle, p: int) -> None:
+    def __init__(self, whole: SymmetricMatrix, p: int) -> None:
         self._whole, self._p = whole, p
 
-    def __getitem__(self, positions: slice) -> Triangle:
+    def __getitem__(self, positions: slice) -> SymmetricMatrix:
         start, stop, _ = positions.indices(self._p)
-        return Triangle(tuple(_positions(panel, start, stop) for panel in self._whole.panels))
+        return SymmetricMatrix(tuple(_positions(panel, start, stop) for panel in self._whole.panels))
 
 
 def _positions(array: Array, start: int, stop: int) -> np.ndarray:

@@ -21,9 +21,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
-from padim_jax.gaussians import forms, gaussian
-from padim_jax.gaussians.gaussian import Moments
-from padim_jax.gaussians.leave_one_out import leave_one_out
+from padim_jax.gaussians import factors
+from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.moments import Moments
 from padim_jax.mesh.shardings import (
     GRID,
     IMAGES,
@@ -36,7 +36,7 @@ from padim_jax.mesh.shardings import (
     resized,
     shared_out,
 )
-from padim_jax.method import fitting, scoring
+from padim_jax.method import fitting, programs, scoring
 from padim_jax.method.checks import check_backbone, check_images
 from padim_jax.method.embedding import Embedding, embed
 from padim_jax.method.records import Padim, PadimMoments, Scores
@@ -168,13 +168,13 @@ def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel
     fitting.check_count(moments)
     fitted = _finalize(moments.moments, moments.config.ridge, mesh)
     model = Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
-    finite = jax.jit(forms.is_finite, out_shardings=NamedSharding(mesh, SAME))(fitted)
+    finite = jax.jit(lambda gaussian: gaussian.is_finite(), out_shardings=NamedSharding(mesh, SAME))(fitted)
     return MeshModel(fitting.checked(model, finite), mesh)
 
 
 def place(mesh: Mesh, model: Padim) -> MeshModel:
     """A model of one device on a mesh; it scores by inverse factors, or in its low rank."""
-    if isinstance(model.gaussian, gaussian.Gaussian):
+    if model.gaussian.solver == "triangular-solve":
         model = scoring.with_solver(model, "inverse-factor")
     p = filled(mesh, model.embedding.n_positions)
 
@@ -230,7 +230,7 @@ def _score(model: MeshModel, images: Array) -> Scores:
 
     def local(fitted: Any, rest: Padim, images: Array) -> Scores:
         x = _exchanged(mesh, rest.backbone, whole.embedding, images, rest.projection)
-        return _judged(mesh, rest, forms.mahalanobis(fitted, x))
+        return _judged(mesh, rest, fitted.distances(x))
 
     run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES), out_specs=IMAGES, check_vma=False)
     return run(whole.gaussian, _rest(whole), images)
@@ -243,8 +243,8 @@ def _leave_out(model: MeshModel, images: Array, weights: Array) -> tuple[Scores,
     def local(fitted: Any, rest: Padim, images: Array, weights: Array) -> tuple[Scores, Array]:
         x = _exchanged(mesh, rest.backbone, whole.embedding, images, rest.projection)
         of_row = lax.all_gather(weights, "grid", tiled=True)
-        distances = leave_one_out(fitted, x, rest.count, of_row, whole.config.ridge)
-        some = scoring.some_embeddings(x, whole.embedding.n_positions)
+        distances = fitted.left_out_distances(x, rest.count, of_row, whole.config.ridge)
+        some = programs.some_embeddings(x, whole.embedding.n_positions)
         return _judged(mesh, rest, distances), lax.all_to_all(some, "grid", split_axis=1, concat_axis=0, tiled=True)
 
     specs = (IMAGES, PartitionSpec(None, ("data", "grid")))
@@ -285,10 +285,10 @@ def _update(
         x = _exchanged(mesh, backbone, embedding, images, projection)
         own = _without_row(rows)
         if half_life is None:
-            return _with_row(gaussian.update(own, x, lax.all_gather(valid, "grid", tiled=True)))
-        weights, factor = fitting.faded_weights(lax.all_gather(valid, ("data", "grid"), tiled=True), half_life)
+            return _with_row(gaussian_moments.update(own, x, lax.all_gather(valid, "grid", tiled=True)))
+        weights, factor = programs.faded_weights(lax.all_gather(valid, ("data", "grid"), tiled=True), half_life)
         of_row = lax.dynamic_slice_in_dim(weights, lax.axis_index("data") * x.shape[1], x.shape[1])
-        return _with_row(gaussian.update(gaussian.decay(own, factor), x, of_row))
+        return _with_row(gaussian_moments.update(gaussian_moments.decay(own, factor), x, of_row))
 
     specs = (SAME, _OF_ROWS, SAME, IMAGES, IMAGES, SAME)
     run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_OF_ROWS, check_vma=False)
@@ -317,7 +317,7 @@ def _joined(rows: Moments, mesh: Mesh) -> Moments:
         apart = jax.tree.map(exchanged, own)  # every row's, at fewer positions
         found = jax.tree.map(lambda array: array[0], apart)
         for row in range(1, count):
-            found = gaussian.merge(found, jax.tree.map(lambda array, row=row: array[row], apart))
+            found = gaussian_moments.merge(found, jax.tree.map(lambda array, row=row: array[row], apart))
         return found
 
     return jax.shard_map(local, mesh=mesh, in_specs=(_OF_ROWS,), out_specs=_OF_ALL, check_vma=False)(rows)
@@ -336,9 +336,9 @@ def _split(moments: Moments, mesh: Mesh) -> Moments:
 
 
 @functools.partial(jax.jit, static_argnames=("ridge", "mesh"))
-def _finalize(moments: Moments, ridge: float, mesh: Mesh) -> gaussian.WhitenedGaussian:
+def _finalize(moments: Moments, ridge: float, mesh: Mesh) -> factors.WhitenedGaussian:
     def local(own: Moments) -> Any:
-        return gaussian.finalize(own, ridge, "inverse-factor")
+        return factors.finalize(own, ridge, "inverse-factor")
 
     fitted = jax.shard_map(local, mesh=mesh, in_specs=(_OF_ALL,), out_specs=SPREAD, check_vma=False)(moments)
     return lax.with_sharding_constraint(fitted, NamedSharding(mesh, GRID))

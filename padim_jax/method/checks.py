@@ -12,12 +12,12 @@ from jaxtyping import Array, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
-from padim_jax.gaussians.gaussian import Solver
+from padim_jax.gaussians.factors import Solver
 from padim_jax.method.embedding import Embedding
 
 T = TypeVar("T")
 
-# jaxlib's CPU client can hang when LAPACK calls of two programs run side by side (see gaussian._chunk)
+# jaxlib's CPU client can hang when LAPACK calls of two programs run side by side (see gaussians.chunks)
 _lapack = threading.Lock()
 
 

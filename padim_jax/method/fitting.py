@@ -1,6 +1,5 @@
 """PaDiM's fit as pure functions over an immutable record: init, update, merge, forget, finalize."""
 
-import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -11,11 +10,12 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig, differences
-from padim_jax.gaussians import forms, gaussian, triangle
-from padim_jax.gaussians.gaussian import Gaussian, Moments, Solver, WhitenedGaussian
-from padim_jax.gaussians.triangle import Triangle
+from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.factors import Solver
+from padim_jax.gaussians.triangle import SymmetricMatrix
+from padim_jax.method import programs
 from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, padded
-from padim_jax.method.embedding import Embedding, draw_embedding, embed
+from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.projection import principal_components, semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
 
@@ -54,7 +54,7 @@ def init(
     if projection is not None and projection.shape != shape:
         raise ValueError(f"init: projection is {tuple(projection.shape)}, wanted {shape}: (channels, dimension)")
     return PadimMoments(
-        gaussian.init(embedding.n_positions, embedding.dimension, higher=config.covariance == "ledoit-wolf"),
+        gaussian_moments.init(embedding.n_positions, embedding.dimension, higher=config.covariance == "ledoit-wolf"),
         config,
         embedding,
         projection_of(config, embedding, projection),
@@ -99,7 +99,7 @@ def update(
     check_images("update", images, moments.config)
     valid = jnp.ones(len(images), bool) if valid is None else _check_valid(valid, len(images))
     half = half_life_array("update", half_life)
-    return _update(backbone, moments, jnp.asarray(images), valid, half) if len(images) else moments
+    return programs.update(backbone, moments, jnp.asarray(images), valid, half) if len(images) else moments
 
 
 def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
@@ -110,7 +110,7 @@ def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
         ``jit`` projections are not compared.)
     """
     _check_alike("merge", a, b)
-    return _merge(a, b)
+    return programs.merge(a, b)
 
 
 def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
@@ -118,7 +118,7 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
 
     ``gone`` are moments of images that were folded in with weight 1: ``update`` of a fresh ``init``. Subtraction loses
     digits; this refuses where distances could change by more than a thousandth
-    (:func:`padim_jax.gaussians.gaussian.rounding_left`), as where few images are left of many.
+    (:func:`padim_jax.gaussians.moments.rounding_left`), as where few images are left of many.
 
     Raises:
       ValueError: moments that were not fitted alike (as :func:`merge`), none to forget, fewer than two images left,
@@ -127,17 +127,17 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     """
     _check_alike("forget", moments, gone)
     if is_traced(moments.count, gone.count):
-        return _forget(moments, gone)
+        return programs.forget(moments, gone)
     left = float(moments.count) - float(gone.count)
     if not gone.count > 0:
         raise ValueError("forget: no images to forget; fold them into fresh moments first (init, update)")
     if left < 2:
         raise ValueError(f"forget: {left:g} of {float(moments.count):g} images would be left; a fit needs 2 or more")
-    after = _forget(moments, gone)
-    before, now = (np.asarray(_diagonal(one.moments.scatter)) for one in (moments, after))
+    after = programs.forget(moments, gone)
+    before, now = (np.asarray(programs.diagonal(one.moments.scatter)) for one in (moments, after))
     if not (now >= -1e-5 * before.max(axis=-1, keepdims=True)).all():
         raise ValueError("forget: the moments hold less variance than the images to forget; those were never folded in")
-    lost = _rounding_left(moments.moments, after.moments, moments.config.ridge).max()
+    lost = programs.rounding_left(moments.moments, after.moments, moments.config.ridge).max()
     if not lost <= _LOST:  # not a number: no longer definite
         raise FloatingPointError(
             f"forget: {left:g} of {float(moments.count):g} images would be left, and what rounding leaves of the "
@@ -168,8 +168,10 @@ def finalize(
     check_solver("finalize", solver)
     check_backbone("finalize", backbone, moments.embedding)
     check_count(moments)
-    factor = _factor_donating if donate and solver == "inverse-factor" else _factor  # no square fits there
-    rest = replace(moments.moments, scatter=Triangle(()))  # apart from what may be given away
+    factor = (
+        programs.factor_donating if donate and solver == "inverse-factor" else programs.factor
+    )  # no square fits there
+    rest = replace(moments.moments, scatter=SymmetricMatrix(()))  # apart from what may be given away
     fitted = factor(moments.moments.scatter, rest, moments.config.ridge, solver)
     return checked(
         Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
@@ -254,58 +256,8 @@ def update_in_place(
     check_backbone("fit", backbone, moments.embedding)
     half, config = half_life_array("fit", half_life), moments.config
     images, valid = jnp.asarray(images), jnp.asarray(valid)
-    updated = _update_donating(backbone, replace(moments, config=config.computed), images, valid, half)
+    updated = programs.update_donating(backbone, replace(moments, config=config.computed), images, valid, half)
     return replace(jax.block_until_ready(updated), config=config)
-
-
-def _update_pure(
-    backbone: Backbone, state: PadimMoments, images: Array, valid: Array, half_life: Array | None
-) -> PadimMoments:
-    x = embed(backbone, state.embedding, images, state.projection)
-    if half_life is None:
-        return replace(state, moments=gaussian.update(state.moments, x, valid))
-    weights, factor = faded_weights(valid, half_life)
-    return replace(state, moments=gaussian.update(gaussian.decay(state.moments, factor), x, weights))
-
-
-def faded_weights(valid: Bool[Array, " n"], half_life: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
-    """Weights ``2^(-age / H)`` of a batch's images in order, and the factor that earlier ones fade by meanwhile."""
-    counts = valid.astype(jnp.float32)
-    total = jnp.sum(counts)
-    return counts * jnp.exp2((jnp.cumsum(counts) - total) / half_life), jnp.exp2(-total / half_life)
-
-
-def _factor_pure(scatter: Triangle, rest: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
-    return gaussian.finalize(replace(rest, scatter=scatter), ridge, solver)
-
-
-_update = jax.jit(_update_pure)
-_update_donating = jax.jit(_update_pure, donate_argnames="state")
-_factor = jax.jit(_factor_pure, static_argnames=("ridge", "solver"))
-_factor_donating = jax.jit(_factor_pure, static_argnames=("ridge", "solver"), donate_argnames="scatter")
-_is_finite = jax.jit(forms.is_finite)
-
-
-@jax.jit
-def _merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
-    return replace(a, moments=gaussian.merge(a.moments, b.moments))
-
-
-@jax.jit
-def _forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
-    return replace(moments, moments=gaussian.forget(moments.moments, gone.moments))
-
-
-@functools.partial(jax.jit, static_argnames="ridge")
-def _rounding_left(before: Moments, after: Moments, ridge: float) -> Array:
-    fitted = gaussian.finalize(after, ridge, "inverse-factor")
-    assert isinstance(fitted, WhitenedGaussian)
-    return gaussian.rounding_left(before, after, fitted)
-
-
-@jax.jit
-def _diagonal(scatter: Triangle) -> Array:
-    return triangle.diagonal(scatter)
 
 
 def _check_alike(call: str, a: PadimMoments, b: PadimMoments) -> None:
@@ -345,7 +297,7 @@ def checked(model: Padim, finite: Bool[Array, " p"] | None = None) -> Padim:
     """The model; ``FloatingPointError`` naming positions that could not be factored, those that are not ``finite``."""
     if is_traced(model.count):
         return model
-    good = np.asarray(_is_finite(model.gaussian) if finite is None else finite)
+    good = np.asarray(programs.is_finite(model.gaussian) if finite is None else finite)
     if not good.all():
         width = model.embedding.grid[1]
         cells = ", ".join(f"({p // width}, {p % width})" for p in np.flatnonzero(~good)[:5])

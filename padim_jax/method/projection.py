@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from padim_jax.backbones import Backbone
-from padim_jax.gaussians import gaussian
-from padim_jax.gaussians.gaussian import Moments
+from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.moments import Moments
 from padim_jax.method.embedding import Embedding, embed
 
 
@@ -48,7 +48,7 @@ def principal_components(
 
 def channel_moments(embedding: Embedding) -> Moments:
     """Moments of all channels over no patch: one position, which :func:`fold_channels` folds every patch into."""
-    return gaussian.init(1, len(embedding.channels))
+    return gaussian_moments.init(1, len(embedding.channels))
 
 
 def leading_components(moments: Moments | None, dimension: int) -> Float[np.ndarray, "c d"]:
@@ -57,7 +57,7 @@ def leading_components(moments: Moments | None, dimension: int) -> Float[np.ndar
     Raises:
       ValueError: no images, or channels that are not finite.
     """
-    scatter = np.zeros(()) if moments is None else np.asarray(moments.scatter.symmetric()[0], np.float64)
+    scatter = np.zeros(()) if moments is None else np.asarray(moments.scatter.square()[0], np.float64)
     if moments is None or moments.count == 0 or not np.isfinite(scatter).all():
         raise ValueError("principal components: no images, or embeddings that are not finite")
     _, vectors = np.linalg.eigh(scatter)
@@ -72,4 +72,4 @@ def fold_channels(backbone: Backbone, embedding: Embedding, moments: Moments, im
     """Fold all patches of images into the moments of their channels."""
     x = embed(backbone, embedding, images)  # (p, n, c)
     counts = jnp.broadcast_to(valid[None], x.shape[:2]).reshape(-1)
-    return gaussian.update(moments, x.reshape(1, -1, x.shape[-1]), counts)
+    return gaussian_moments.update(moments, x.reshape(1, -1, x.shape[-1]), counts)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
-from padim_jax.gaussians import forms
-from padim_jax.gaussians.gaussian import Moments
+from padim_jax.gaussians.low_rank import AnyGaussian
+from padim_jax.gaussians.moments import Moments
 from padim_jax.method import album, brief
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.embedding import Embedding
@@ -58,7 +58,7 @@ class Padim:
     """
 
     backbone: Backbone
-    gaussian: forms.Form
+    gaussian: AnyGaussian
     count: Float[Array, ""]
     config: PadimConfig = field(metadata={"static": True})
     embedding: Embedding = field(metadata={"static": True})

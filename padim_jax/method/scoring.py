@@ -3,20 +3,14 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from padim_jax.gaussians import forms, gaussian
-from padim_jax.gaussians.forms import LowRankGaussian
-from padim_jax.gaussians.gaussian import Gaussian, Solver, WhitenedGaussian
-from padim_jax.gaussians.leave_one_out import leave_one_out
-from padim_jax.method import calibration
-from padim_jax.method.anomaly_map import anomaly_map, image_score
-from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram
+from padim_jax.gaussians.factors import Solver
+from padim_jax.method import calibration, programs
+from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
 from padim_jax.method.checks import alone, check_images, check_solver, padded
-from padim_jax.method.embedding import embed
 from padim_jax.method.records import Padim, Scores
 
 
@@ -57,9 +51,7 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
       ValueError: unknown solver, or a model of low rank.
     """
     check_solver("with_solver", solver)
-    if isinstance(model.gaussian, LowRankGaussian):
-        raise ValueError("with_solver: the model was compacted to low rank, which is scored in its own way")
-    return replace(model, gaussian=alone(_with_solver, model.gaussian, solver))
+    return replace(model, gaussian=alone(programs.with_solver, model.gaussian, solver))
 
 
 def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None) -> Padim:
@@ -214,16 +206,15 @@ def _each_batch(
         yield found, n, float(share.sum(dtype=np.float64)), shift
 
 
-_SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # that are enough to see how parts lie
 _OTHERS = ", or give other images with held_out=True"
-_with_solver = jax.jit(gaussian.with_solver, static_argnames="solver")
 
 
 def _run(model: Padim, images: Array) -> Scores:
     """By one program for all models alike, and a small one for the calibration, which each has of another length."""
     program = _program(replace(model, calibration=None))
-    scores = alone(_score, program, images) if isinstance(model.gaussian, Gaussian) else _score(program, images)
-    return scores if model.calibration is None else _judged(model.calibration, scores)
+    calls_lapack = program.gaussian.solver == "triangular-solve"
+    scores = alone(programs.score, program, images) if calls_lapack else programs.score(program, images)
+    return scores if model.calibration is None else programs.verdicts(model.calibration, scores)
 
 
 def _program(model: Padim) -> Padim:
@@ -244,66 +235,19 @@ def score_left_out(
       Scores, not finite where an image can't be left out; Σ w (x - μ), which is 0 over all images fitted on; and
       embeddings at some positions and of some channels.
     """
-    return _leave_one_out(_program(model), jnp.asarray(images), jnp.asarray(weights, jnp.float32))
-
-
-@jax.jit
-def _score(model: Padim, images: Array) -> Scores:
-    x = embed(model.backbone, model.embedding, images, model.projection)
-    return _scores(model, forms.mahalanobis(model.gaussian, x))
-
-
-@jax.jit
-def _judged(known: Calibration, scores: Scores) -> Scores:
-    values = scores.image_score
-    p, verdict = calibration.p_values(known, values), calibration.is_anomalous(known, values)
-    return replace(scores, p_value=p, anomalous=verdict)
+    return programs.leave_one_out(_program(model), jnp.asarray(images), jnp.asarray(weights, jnp.float32))
 
 
 def judged(model: Padim, distances: Float[Array, "p n"]) -> Scores:
     """Maps and image scores of distances, with p-values and verdicts where the model is calibrated."""
-    scores = _scores(model, distances)
-    return scores if model.calibration is None else _judged(model.calibration, scores)
-
-
-@jax.jit
-def _leave_one_out(model: Padim, images: Array, weights: Array) -> tuple[Scores, Array, Array]:
-    """Scores by the models of all others, Σ w (x - μ), which is 0 over all images fitted on, and some embeddings."""
-    x = embed(model.backbone, model.embedding, images, model.projection)
-    assert isinstance(model.gaussian, WhitenedGaussian)
-    distances = leave_one_out(model.gaussian, x, model.count, weights, model.config.ridge)
-    shift = jnp.einsum("pnd,n->pd", x - model.gaussian.mean[:, None], weights, precision="highest")
-    return _scores(model, distances), shift, some_embeddings(x, len(x))
-
-
-def some_embeddings(x: Float[Array, "p n d"], n_positions: int) -> Float[Array, "q n k"]:
-    """Embeddings at some of a grid's ``n_positions`` and of some channels: enough to see how the parts lie."""
-    d = x.shape[-1]
-    return x[:: -(-n_positions // _SOME_POSITIONS)][..., np.linspace(0, d - 1, min(d, _SOME_CHANNELS)).astype(int)]
-
-
-def _scores(model: Padim, distances: Float[Array, "p n"]) -> Scores:
-    grid = distances.T.reshape(-1, *model.embedding.grid)
-    if model.roi is not None:
-        rows, columns = (
-            np.arange(pixels) * cells // pixels
-            for pixels, cells in zip(model.config.crop, model.embedding.grid, strict=True)
-        )
-        cells = jnp.zeros(model.embedding.grid, bool).at[rows[:, None], columns[None]].max(model.roi)
-        grid = jnp.where(cells[None], grid, 0)
-    maps = anomaly_map(grid, model.config.crop, model.config.sigma, model.config.interpolation)
-    if model.roi is not None:
-        maps = jnp.where(model.roi[None], maps, 0)
-    return Scores(image_score(maps), maps)
+    scores = programs.maps_of(model, distances)
+    return scores if model.calibration is None else programs.verdicts(model.calibration, scores)
 
 
 def for_leave_one_out(call: str, model: Padim) -> Padim:
     """The model as :func:`score_left_out` takes it, not calibrated; ``NoLeaveOneOut`` where it has no such scores."""
-    if isinstance(model.gaussian, LowRankGaussian):
-        raise NoLeaveOneOut(
-            f"{call}: leaving images out takes the model before it was compacted to low rank"
-            f"{_OTHERS if call == 'calibrate' else ''}"
-        )
+    if model.gaussian.no_leave_one_out:
+        raise NoLeaveOneOut(f"{call}: {model.gaussian.no_leave_one_out}{_OTHERS if call == 'calibrate' else ''}")
     if model.count < 3:
         raise NoLeaveOneOut(
             f"{call}: {float(model.count):g} images are too few to leave one out; fit on 3 or more"
@@ -314,7 +258,7 @@ def for_leave_one_out(call: str, model: Padim) -> Padim:
             f"{call}: the model was saved without its shrinkage; fit it anew{_OTHERS if call == 'calibrate' else ''}"
         )
     # not even through jit where it is one already, which would copy it
-    fitted = model if isinstance(model.gaussian, WhitenedGaussian) else with_solver(model, "inverse-factor")
+    fitted = model if model.gaussian.solver == "inverse-factor" else with_solver(model, "inverse-factor")
     return replace(fitted, calibration=None)
 
 

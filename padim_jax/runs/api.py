@@ -15,7 +15,7 @@ from jaxtyping import Array, UInt8
 
 from padim_jax.backbones import Backbone, load_backbone
 from padim_jax.config import PadimConfig
-from padim_jax.gaussians.gaussian import Solver
+from padim_jax.gaussians.factors import Solver
 from padim_jax.images import find_images, find_value_range, load_batches
 from padim_jax.method import fitting, scoring
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE

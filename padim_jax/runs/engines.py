@@ -17,7 +17,7 @@ from padim_jax import mesh as meshes
 from padim_jax.artifact import Updatable, save_updatable
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
-from padim_jax.gaussians.gaussian import Moments
+from padim_jax.gaussians.moments import Moments
 from padim_jax.mesh import MeshModel, MeshMoments
 from padim_jax.mesh.processes import gathered, together
 from padim_jax.method import fitting, projection, scoring

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from padim_jax.config import PadimConfig
-from padim_jax.gaussians.gaussian import Moments
+from padim_jax.gaussians.moments import Moments
 from padim_jax.images import UnreadableImage
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.runs.checkpoint import Checkpoint

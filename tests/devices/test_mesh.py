@@ -9,6 +9,7 @@ import pytest
 
 import padim_jax as padim
 from padim_jax import mesh as meshes
+from padim_jax.gaussians.factors import WhitenedGaussian
 from padim_jax.mesh import programs
 from tests.conftest import SMALL, images
 
@@ -68,7 +69,9 @@ def test_p_values_and_verdicts_are_those_of_one_device(one: padim.Padim) -> None
     np.testing.assert_allclose(scores.p_value, wanted.p_value)
     np.testing.assert_array_equal(scores.anomalous, wanted.anomalous)
     solving = meshes.place(meshes.device_mesh(4), padim.with_solver(model, "triangular-solve"))
-    np.testing.assert_allclose(meshes.score(solving, test).p_value, wanted.p_value)
+    solved = meshes.score(solving, test).p_value
+    assert solved is not None
+    np.testing.assert_allclose(solved, wanted.p_value)
 
 
 @pytest.mark.slow
@@ -79,12 +82,15 @@ def test_each_device_holds_its_share(lite0: padim.Backbone, uneven: padim.Padim,
     for array in (moments.rows.mean, *moments.rows.scatter.panels):
         whole = 144 * array[0, 0].size  # 140 positions, filled up
         assert {shard.data.size for shard in array.addressable_shards} == {whole // (8 // rows)}
-    for array in meshes.place(mesh, uneven).model.gaussian.whitening.panels:
+    gaussian = meshes.place(mesh, uneven).model.gaussian
+    assert isinstance(gaussian, WhitenedGaussian)
+    for array in gaussian.whitening.panels:
         assert {shard.data.size for shard in array.addressable_shards} == {144 * array[0].size // (8 // rows)}
 
 
-def sent(program: str) -> tuple[float, set[str]]:
+def sent(program: str | None) -> tuple[float, set[str]]:
     """Bytes that leave each device, of all collectives of the program, and the kinds of these."""
+    assert program is not None
     total, kinds = 0.0, set()
     collective = r"= (.*?) (all-to-all|all-gather|all-reduce|collective-permute|reduce-scatter)(-start)?\("
     for line in program.splitlines():
@@ -106,21 +112,21 @@ def test_nothing_but_embeddings_is_exchanged(lite0: padim.Backbone, uneven: padi
     mesh = meshes.device_mesh(rows)
     network, moments = by_many(mesh, lite0, UNEVEN)
     batch, valid = (meshes.shared_out(mesh, array) for array in (images(16, UNEVEN), np.ones(16, bool)))
-    own = (network, moments.rows, moments.projection, batch, valid)
+    own = (network, moments.rows, moments.projection, batch, valid, None)
     program = programs._update.lower(*own, embedding=moments.embedding, mesh=mesh).compile().as_text()
     each = meshes.bytes_per_image(mesh, moments.embedding) * 2  # images a device embeds
     total, kinds = sent(program)
     assert each <= total <= each + 16, (total, each)  # and a byte for each image's validity
     assert kinds <= {"all-to-all", "all-gather"}
-    total, _ = sent(programs._score.lower(meshes.place(mesh, uneven), batch, None).compile().as_text())
+    total, _ = sent(programs._score.lower(meshes.place(mesh, uneven), batch).compile().as_text())
     d = moments.embedding.dimension
     np.testing.assert_allclose(total, each * (d + 1) / d)
 
 
-@pytest.mark.parametrize("grid", [(3,), (2, 8), (0,)])
-def test_a_mesh_takes_all_devices(grid: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("data", "grid"), [(3, None), (2, 8), (0, None)])
+def test_a_mesh_takes_all_devices(data: int, grid: int | None) -> None:
     with pytest.raises(ValueError, match="8, the devices there are"):
-        meshes.device_mesh(*grid)
+        meshes.device_mesh(data, grid)
 
 
 def test_images_of_another_size_are_refused(lite0: padim.Backbone) -> None:

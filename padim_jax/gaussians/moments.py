@@ -1,0 +1,172 @@
+"""Streaming moments at p positions: count, mean and centred scatter, folded in batch by batch, merged, and forgotten.
+
+Everything here works on positions-first arrays (p positions, n images, d channels) and is pure. Scatters are kept as
+triangles (:mod:`padim_jax.gaussians.triangle`) and the grid is processed in chunks (:mod:`padim_jax.gaussians.chunks`).
+The record is spared the tests' run-time shape checks: JAX builds it with placeholders too.
+"""
+
+from dataclasses import dataclass
+from typing import no_type_check
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from padim_jax.gaussians import shrinkage
+from padim_jax.gaussians.chunks import map_chunks, map_in_place
+from padim_jax.gaussians.shrinkage import HigherMoments
+from padim_jax.gaussians.triangle import SymmetricMatrix, TriangularMatrix
+
+
+@no_type_check
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and centred scatter of every position; what a fit accumulates.
+
+    Attributes:
+      count: float32 (), images seen, or the sum n = Σ_k w_k of their weights; exact up to 2²⁴.
+      mean: float32 (p, d), μ.
+      scatter: symmetric (p, d, d), Σ_k w_k (x_k - μ)(x_k - μ)ᵀ, not divided.
+      higher: what Ledoit-Wolf shrinkage needs besides; None where the covariance is not shrunk.
+    """
+
+    count: Float[Array, ""]
+    mean: Float[Array, "p d"]
+    scatter: SymmetricMatrix
+    higher: HigherMoments | None = None
+
+
+def init(n_positions: int, n_channels: int, *, higher: bool = False) -> Moments:
+    """Moments of no image at all; with the ``higher`` ones for Ledoit-Wolf shrinkage."""
+    return Moments(
+        count=jnp.zeros((), jnp.float32),
+        mean=jnp.zeros((n_positions, n_channels), jnp.float32),
+        scatter=SymmetricMatrix.zeros(n_positions, n_channels),
+        higher=shrinkage.init(n_positions, n_channels) if higher else None,
+    )
+
+
+def update(moments: Moments, x: Float[Array, "p n d"], weights: Float[Array, " n"] | Bool[Array, " n"]) -> Moments:
+    """Fold a batch in: Chan, Golub & LeVeque (1983), equation 2.1.
+
+    With a earlier images of mean μ and a batch of b images of mean m, ``δ = m - μ``:
+    ``μ' = μ + δ b/(a + b)`` and ``C' = C + Σ (x - m)(x - m)ᵀ + δ δᵀ ab/(a + b)``.
+    An image of weight w counts as w images; rows of weight 0 (padding) do not count.
+    """
+    weights = weights.astype(x.dtype)
+    added = jnp.sum(weights)
+    count = moments.count + added
+    share = added / jnp.maximum(count, 1)
+
+    def fold(state: tuple[SymmetricMatrix, Array], x: Array) -> tuple[SymmetricMatrix, Array]:
+        scatter, mean = state
+        rows, shift = _added_rows(moments.count, mean, x, weights)
+        return scatter.added_products(rows), mean + shift * share
+
+    scatter, mean = map_in_place(fold, (moments.scatter, moments.mean), x)
+    if moments.higher is None:
+        return Moments(count, mean, scatter)
+    rows, shift = _added_rows(moments.count, moments.mean, x, weights)
+    step = jnp.where(moments.count > 0, shift * share, 0)  # no images have no mean to move from
+    # C s by way of the new scatter: read before it is written over, the old one would be copied
+    along = jnp.einsum("pnj,pj->pn", rows, step, precision=lax.Precision.HIGHEST)
+    added = jnp.einsum("pnj,pn->pj", rows, along, precision=lax.Precision.HIGHEST)
+    moved = shrinkage.moved(moments.higher, moments.count, step, _times(scatter, step) - added)
+    own = shrinkage.of_rows(x - mean[:, None], weights)
+    return Moments(count, mean, scatter, shrinkage.added(moved, own))
+
+
+def _added_rows(
+    count: Float[Array, ""], mean: Float[Array, "p d"], x: Float[Array, "p n d"], weights: Float[Array, " n"]
+) -> tuple[Float[Array, "p m d"], Float[Array, "p d"]]:
+    """Rows r of which ``C' = C + Σ r rᵀ``, the last of them the rank-one term; and ``δ``."""
+    added = jnp.sum(weights)
+    weight = weights[None, :, None]
+    batch_mean = jnp.sum(x * weight, axis=1) / jnp.maximum(added, 1)
+    shift = batch_mean - mean
+    pulled = shift * jnp.sqrt(count * added / jnp.maximum(count + added, 1))
+    return jnp.concatenate([(x - batch_mean[:, None]) * jnp.sqrt(weight), pulled[:, None]], axis=1), shift
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Moments of both samples together, by the formula of :func:`update`."""
+    shift = b.mean - a.mean
+    count = a.count + b.count
+    share = b.count / jnp.maximum(count, 1)
+    scaled = shift * jnp.sqrt(a.count * share)
+
+    def fold(scatter: SymmetricMatrix, other: SymmetricMatrix, scaled: Array) -> SymmetricMatrix:
+        return jax.tree.map(jnp.add, scatter.added_products(scaled[:, None]), other)
+
+    mean = a.mean + shift * share
+    higher = None
+    if a.higher is not None and b.higher is not None:
+        step_a, step_b = shift * share, -shift * (1 - share)
+        higher = shrinkage.added(
+            shrinkage.moved(a.higher, a.count, step_a, _times(a.scatter, step_a)),
+            shrinkage.moved(b.higher, b.count, step_b, _times(b.scatter, step_b)),
+        )
+    return Moments(count, mean, map_in_place(fold, a.scatter, b.scatter, scaled), higher)
+
+
+def decay(moments: Moments, factor: Float[Array, ""]) -> Moments:
+    """Moments in which every image counts ``factor`` times as much as before."""
+    higher = None if moments.higher is None else jax.tree.map(lambda value: value * factor, moments.higher)
+    scatter = jax.tree.map(lambda panel: panel * factor, moments.scatter)
+    return Moments(moments.count * factor, moments.mean, scatter, higher)
+
+
+def forget(moments: Moments, gone: Moments) -> Moments:
+    """Moments of the images that are not in ``gone``: :func:`merge` undone.
+
+    With n images of mean μ, b of them gone, those of mean m, ``s = (μ - m) b/(n - b)``: ``μ' = μ + s`` and
+    ``C' = C - C_gone - s sᵀ (n - b) n/b``. Digits are lost where C' is much smaller than C.
+    """
+    left = moments.count - gone.count
+    shift = (moments.mean - gone.mean) * (gone.count / left)
+    scaled = shift * jnp.sqrt(left * moments.count / gone.count)
+
+    def fold(scatter: SymmetricMatrix, other: SymmetricMatrix, scaled: Array) -> SymmetricMatrix:
+        return jax.tree.map(jnp.subtract, scatter, other.added_products(scaled[:, None]))
+
+    mean = moments.mean + shift
+    higher = None
+    if moments.higher is not None and gone.higher is not None:
+        away = mean - gone.mean
+        mine = shrinkage.moved(moments.higher, moments.count, shift, _times(moments.scatter, shift))
+        other = shrinkage.moved(gone.higher, gone.count, away, _times(gone.scatter, away))
+        higher = jax.tree.map(jnp.subtract, mine, other)
+    return Moments(left, mean, map_in_place(fold, moments.scatter, gone.scatter, scaled), higher)
+
+
+def rounding_left(before: Moments, after: Moments, whitening: TriangularMatrix) -> Float[Array, " p"]:
+    """About the relative error that :func:`forget` may have left in distances, per position.
+
+    ``2⁻²⁴ (c + 2 m sqrt(n c)) / (n' - 1) · max diag Σ'⁻¹``: the rounding of the scatter before, with c its largest
+    diagonal entry and m the largest mean, which stays when the images that made it large are gone, against the
+    smallest variance of what is left; its whitening W gives Σ'⁻¹ = W Wᵀ.
+    """
+    largest = jnp.max(before.scatter.diagonal(), axis=-1)
+    offset = jnp.max(jnp.abs(before.mean), axis=-1)
+    rounding = (largest + 2 * offset * jnp.sqrt(before.count * largest)) * 2.0**-24
+    squares = jax.tree.map(jnp.square, whitening)
+    precision = jnp.max(squares.rows_times_transposed(jnp.ones_like(before.mean)[:, None]), axis=(1, 2))
+    return rounding / (after.count - 1) * precision
+
+
+def shrinkage_strength(moments: Moments) -> Float[Array, " p"] | None:
+    """Ledoit-Wolf's ρ (:func:`padim_jax.gaussians.shrinkage.coefficient`); None without the higher moments."""
+    if moments.higher is None:
+        return None
+    return map_chunks(
+        lambda scatter, fourth: shrinkage.coefficient(scatter.square(), fourth, moments.count),
+        moments.scatter,
+        moments.higher.fourth,
+    )
+
+
+def _times(scatter: SymmetricMatrix, s: Float[Array, "p d"]) -> Float[Array, "p d"]:
+    """``C s``, in chunks, because XLA copies the parts of the panels that it multiplies by."""
+    return map_chunks(SymmetricMatrix.times, scatter, s)

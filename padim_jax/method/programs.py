@@ -1,0 +1,137 @@
+"""The compiled programs of the method, by name: what fitting and scoring run, and estimates compile for shapes alone.
+
+Each is a pure function under ``jax.jit``. Their callers check what they are given, in words, before one is called.
+"""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from padim_jax.backbones import Backbone
+from padim_jax.gaussians import factors, moments
+from padim_jax.gaussians.factors import Gaussian, Solver, WhitenedGaussian
+from padim_jax.gaussians.low_rank import AnyGaussian
+from padim_jax.gaussians.moments import Moments
+from padim_jax.gaussians.triangle import SymmetricMatrix
+from padim_jax.method import calibration
+from padim_jax.method.anomaly_map import anomaly_map, image_score
+from padim_jax.method.calibration import Calibration
+from padim_jax.method.embedding import embed
+from padim_jax.method.records import Padim, PadimMoments, Scores
+
+_SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # that are enough to see how parts lie
+
+
+def _updated(
+    backbone: Backbone, state: PadimMoments, images: Array, valid: Array, half_life: Array | None
+) -> PadimMoments:
+    x = embed(backbone, state.embedding, images, state.projection)
+    if half_life is None:
+        return replace(state, moments=moments.update(state.moments, x, valid))
+    weights, factor = faded_weights(valid, half_life)
+    return replace(state, moments=moments.update(moments.decay(state.moments, factor), x, weights))
+
+
+update = jax.jit(_updated)
+update_donating = jax.jit(_updated, donate_argnames="state")
+
+
+def _factored(scatter: SymmetricMatrix, rest: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
+    return factors.finalize(replace(rest, scatter=scatter), ridge, solver)
+
+
+factor = jax.jit(_factored, static_argnames=("ridge", "solver"))
+factor_donating = jax.jit(_factored, static_argnames=("ridge", "solver"), donate_argnames="scatter")
+
+
+@jax.jit
+def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
+    """Moments of both samples together."""
+    return replace(a, moments=moments.merge(a.moments, b.moments))
+
+
+@jax.jit
+def forget(state: PadimMoments, gone: PadimMoments) -> PadimMoments:
+    """Moments of the images that are not in ``gone``."""
+    return replace(state, moments=moments.forget(state.moments, gone.moments))
+
+
+@functools.partial(jax.jit, static_argnames="ridge")
+def rounding_left(before: Moments, after: Moments, ridge: float) -> Float[Array, " p"]:
+    """Relative error that forgetting may have left in distances, per position."""
+    return moments.rounding_left(before, after, factors.finalize_whitened(after, ridge).whitening)
+
+
+@jax.jit
+def diagonal(scatter: SymmetricMatrix) -> Float[Array, "p d"]:
+    """Diagonals."""
+    return scatter.diagonal()
+
+
+@jax.jit
+def is_finite(gaussian: AnyGaussian) -> Bool[Array, " p"]:
+    """Per position, whether the Gaussian holds finite numbers only."""
+    return gaussian.is_finite()
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def with_solver(gaussian: AnyGaussian, solver: Solver) -> AnyGaussian:
+    """The same distributions in the form that ``solver`` scores with."""
+    return gaussian.with_solver(solver)
+
+
+@jax.jit
+def score(model: Padim, images: Array) -> Scores:
+    """Maps and image scores."""
+    x = embed(model.backbone, model.embedding, images, model.projection)
+    return maps_of(model, model.gaussian.distances(x))
+
+
+@jax.jit
+def leave_one_out(model: Padim, images: Array, weights: Array) -> tuple[Scores, Array, Array]:
+    """Scores by the models of all others, Σ w (x - μ), which is 0 over all images fitted on, and some embeddings."""
+    x = embed(model.backbone, model.embedding, images, model.projection)
+    distances = model.gaussian.left_out_distances(x, model.count, weights, model.config.ridge)
+    shift = jnp.einsum("pnd,n->pd", x - model.gaussian.mean[:, None], weights, precision="highest")
+    return maps_of(model, distances), shift, some_embeddings(x, len(x))
+
+
+@jax.jit
+def verdicts(known: Calibration, scores: Scores) -> Scores:
+    """The same scores with p-values and verdicts."""
+    values = scores.image_score
+    p, verdict = calibration.p_values(known, values), calibration.is_anomalous(known, values)
+    return replace(scores, p_value=p, anomalous=verdict)
+
+
+def faded_weights(valid: Bool[Array, " n"], half_life: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
+    """Weights ``2^(-age / H)`` of a batch's images in order, and the factor that earlier ones fade by meanwhile."""
+    counts = valid.astype(jnp.float32)
+    total = jnp.sum(counts)
+    return counts * jnp.exp2((jnp.cumsum(counts) - total) / half_life), jnp.exp2(-total / half_life)
+
+
+def some_embeddings(x: Float[Array, "p n d"], n_positions: int) -> Float[Array, "q n k"]:
+    """Embeddings at some of a grid's ``n_positions`` and of some channels: enough to see how the parts lie."""
+    d = x.shape[-1]
+    return x[:: -(-n_positions // _SOME_POSITIONS)][..., np.linspace(0, d - 1, min(d, _SOME_CHANNELS)).astype(int)]
+
+
+def maps_of(model: Padim, distances: Float[Array, "p n"]) -> Scores:
+    """Maps and image scores of distances, inside the region of interest; a part of programs, not one itself."""
+    grid = distances.T.reshape(-1, *model.embedding.grid)
+    if model.roi is not None:
+        rows, columns = (
+            np.arange(pixels) * cells // pixels
+            for pixels, cells in zip(model.config.crop, model.embedding.grid, strict=True)
+        )
+        cells = jnp.zeros(model.embedding.grid, bool).at[rows[:, None], columns[None]].max(model.roi)
+        grid = jnp.where(cells[None], grid, 0)
+    maps = anomaly_map(grid, model.config.crop, model.config.sigma, model.config.interpolation)
+    if model.roi is not None:
+        maps = jnp.where(model.roi[None], maps, 0)
+    return Scores(image_score(maps), maps)
