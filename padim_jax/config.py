@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -20,6 +21,87 @@ _WIDEST = 255  # cells of a neighbourhood's side
 
 FALSE_ALARM_RATE = 0.01
 PIXEL_RATE = 0.001
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stands beside a field of :class:`PadimConfig`: its rule, and its help for the commands.
+
+    Attributes:
+      holds: the rule, for a value in the form it is stored in.
+      wanted: the rule in words, as an error states it.
+      help: one sentence.
+      stored: brings a value to the form it is stored in, and leaves alone what has none.
+      default: the default in a help text's words, where its value says too little.
+    """
+
+    holds: Callable[[Any], bool]
+    wanted: str
+    help: str
+    stored: Callable[[Any], Any]
+    default: str | None
+
+
+def _setting(
+    default: Any,
+    holds: Callable[[Any], bool],
+    wanted: str,
+    about: str,
+    shown: str | None = None,
+    stored: Callable[[Any], Any] | None = None,
+) -> Any:
+    setting = Setting(holds, wanted, about, stored or _plain, shown)
+    return dataclasses.field(default=default, metadata={"setting": setting})
+
+
+def _choice(default: str, kind: Any, about: str) -> Any:
+    names = get_args(kind)
+    return _setting(default, lambda v: isinstance(v, str) and v in names, f"one of {', '.join(names)}", about)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _is_size(value: Any) -> bool:
+    pair = _pair(value)
+    return len(pair) == 2 and all(_is_int(side) and side > 0 for side in pair)
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
+
+
+def _pair(size: Any) -> tuple[Any, ...]:
+    return tuple(size) if isinstance(size, tuple | list) else (size, size)
+
+
+def _plain(value: Any) -> Any:
+    """Without lists, which can't be hashed, and without NumPy's own numbers."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _float(value: Any) -> Any:
+    return float(value) if _is_number(value) else value
+
+
+def _size(value: Any) -> Any:
+    square = _is_size(value) and len(set(_pair(value))) == 1
+    return _plain(_pair(value)[0] if square else value)
+
+
+def _range(value: Any) -> Any:
+    return tuple(map(float, value)) if _is_range(value) else value
+
+
+_SIZE = "a positive integer or a (height, width) pair"
 
 
 @dataclass(frozen=True)
@@ -56,63 +138,95 @@ class PadimConfig:
       ValueError: naming the field, what was wanted and what came.
     """
 
-    n_channels: int | None = None
-    ridge: float = 0.01
-    seed: int = 0
-    image_size: Size = 256
-    crop_size: Size = 224
-    sigma: float = 4.0
-    taps: tuple[str, ...] | None = None
-    interpolation: Interpolation = "bilinear"
-    neighbourhood: int = 1
-    covariance: Covariance = "ridge"
-    projection: Projection = "random-channels"
-    resize: Resize = "stretch"
-    value_range: tuple[float, float] | None = None
-    precision: Precision = "float32"
+    n_channels: int | None = _setting(
+        None,
+        lambda v: v is None or (_is_int(v) and v >= 1),
+        "a positive integer or None",
+        "Dimension d of the embedding.",
+        "the backbone's",
+    )
+    ridge: float = _setting(
+        0.01,
+        lambda v: _is_number(v) and v > 0,
+        "a positive number: without it the covariance of n ≤ d images has no inverse",
+        "ε added to the covariance's diagonal.",
+        stored=_float,
+    )
+    seed: int = _setting(
+        0,
+        lambda v: _is_int(v) and 0 <= v < 2**32,
+        "an integer from 0 to 2³² - 1",
+        "Seed of the random channel selection.",
+    )
+    image_size: Size = _setting(256, _is_size, _SIZE, "Resize images to this size.", "the preset's", _size)
+    crop_size: Size = _setting(
+        224, _is_size, _SIZE, "Then cut out a centre of this size; the rest is not judged.", "the preset's", _size
+    )
+    sigma: float = _setting(
+        4.0,
+        lambda v: _is_number(v) and v >= 0,
+        "a number of pixels, 0 or more",
+        "Standard deviation of the map's Gaussian blur, in pixels.",
+        stored=_float,
+    )
+    taps: tuple[str, ...] | None = _setting(
+        None,
+        lambda v: v is None or (isinstance(v, tuple) and all(isinstance(name, str) for name in v)),
+        "a tuple of names, such as ('block2', 'block4'), or None",
+        "Layer to embed; repeat for several.",
+        "the backbone's",
+    )
+    interpolation: Interpolation = _choice(
+        "bilinear", Interpolation, "How images and maps are resized; the paper's is bicubic."
+    )
+    neighbourhood: int = _setting(
+        1,
+        lambda v: _is_int(v) and v % 2 == 1 and 1 <= v <= _WIDEST,
+        f"an odd number of cells from 1 to {_WIDEST}",
+        "Average activations over k x k cells; k is odd.",
+    )
+    covariance: Covariance = _choice(
+        "ridge", Covariance, "Sample covariance + ε I, or shrunk at each position besides."
+    )
+    projection: Projection = _choice(
+        "random-channels",
+        Projection,
+        "How the taps' channels are reduced to d; principal components read the images twice.",
+    )
+    resize: Resize = _choice(
+        "stretch",
+        Resize,
+        "Stretch to the image size; or keep the aspect ratio: cover the size and take the centre, or fit inside with "
+        "black around.",
+    )
+    value_range: tuple[float, float] | None = _setting(
+        None,
+        lambda v: v is None or _is_range(v),
+        "(low, high), two numbers, low below high, or None",
+        "For images of more than 8 bits a channel: the values that become black and white.",
+        "the range found in the files",
+        _range,
+    )
+    precision: Precision = _choice(
+        "float32",
+        Precision,
+        "Precision of the backbone; bfloat16 is for GPUs and TPUs. Statistics are float32 in either.",
+    )
 
     def __post_init__(self) -> None:
-        for field in ("n_channels", "seed", "neighbourhood"):
-            if isinstance(getattr(self, field), np.integer):
-                object.__setattr__(self, field, int(getattr(self, field)))
-        for field in ("image_size", "crop_size"):
-            height, width = _pair(field, getattr(self, field))
-            object.__setattr__(self, field, height if height == width else (height, width))
-        for field in ("ridge", "sigma"):
-            if _is_number(getattr(self, field)):
-                object.__setattr__(self, field, float(getattr(self, field)))
-        if isinstance(self.taps, str):
-            raise ValueError(f"PadimConfig: taps={self.taps!r}, wanted a tuple of names: ({self.taps!r},)")
-        if self.taps is not None:
-            object.__setattr__(self, "taps", tuple(self.taps))
-        if self.n_channels is not None and (not _is_int(self.n_channels) or self.n_channels < 1):
-            raise ValueError(f"PadimConfig: n_channels={self.n_channels!r}, wanted a positive integer or None")
-        if not _is_int(self.seed) or not 0 <= self.seed < 2**32:
-            raise ValueError(f"PadimConfig: seed={self.seed!r}, wanted an integer from 0 to 2³² - 1")
-        if not _is_number(self.ridge) or self.ridge <= 0:
+        for name, setting in SETTINGS.items():
+            value = setting.stored(getattr(self, name))
+            object.__setattr__(self, name, value)
+            if not setting.holds(value):
+                raise ValueError(f"PadimConfig: {name}={value!r}, wanted {setting.wanted}")
+        if math.prod(self.image) > _MOST_PIXELS:
             raise ValueError(
-                f"PadimConfig: ridge={self.ridge!r}, wanted a positive number: without it the covariance of "
-                "n ≤ d images has no inverse"
+                f"PadimConfig: image_size={self.image_size}, wanted at most {_MOST_PIXELS / 1e6:.0f} megapixels"
             )
-        if not _is_number(self.sigma) or not 0 <= self.sigma <= max(self.crop):
+        if self.sigma > max(self.crop):
             raise ValueError(
                 f"PadimConfig: sigma={self.sigma!r}, wanted a number of pixels from 0 to the crop's {max(self.crop)}"
             )
-        if not _is_int(self.neighbourhood) or self.neighbourhood % 2 == 0 or not 1 <= self.neighbourhood <= _WIDEST:
-            raise ValueError(
-                f"PadimConfig: neighbourhood={self.neighbourhood!r}, wanted an odd number of cells from 1 to {_WIDEST}"
-            )
-        if self.value_range is not None:
-            object.__setattr__(self, "value_range", _range(self.value_range))
-        for field, choices in (
-            ("interpolation", get_args(Interpolation)),
-            ("covariance", get_args(Covariance)),
-            ("projection", get_args(Projection)),
-            ("resize", get_args(Resize)),
-            ("precision", get_args(Precision)),
-        ):
-            if getattr(self, field) not in choices:
-                raise ValueError(f"PadimConfig: {field}={getattr(self, field)!r}, wanted one of {', '.join(choices)}")
         if any(crop > image for crop, image in zip(self.crop, self.image, strict=True)):
             raise ValueError(
                 f"PadimConfig: image_size={self.image} is smaller than crop_size={self.crop}; "
@@ -122,12 +236,12 @@ class PadimConfig:
     @property
     def image(self) -> tuple[int, int]:
         """``image_size`` as (height, width)."""
-        return _pair("image_size", self.image_size)
+        return _pair(self.image_size)
 
     @property
     def crop(self) -> tuple[int, int]:
         """``crop_size`` as (height, width)."""
-        return _pair("crop_size", self.crop_size)
+        return _pair(self.crop_size)
 
     @property
     def computed(self) -> "PadimConfig":
@@ -140,6 +254,9 @@ class PadimConfig:
         return 2 if self.projection == "principal-components" else 1
 
 
+SETTINGS: Mapping[str, Setting] = {f.name: f.metadata["setting"] for f in dataclasses.fields(PadimConfig)}
+
+
 def differences(a: object, b: object) -> str:
     """Fields in which two dataclass instances of one type differ, as ``name: a against b``."""
     pairs = [(f.name, getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a)]  # type: ignore[arg-type]
@@ -149,28 +266,3 @@ def differences(a: object, b: object) -> str:
 def _short(value: object, limit: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}…"
-
-
-def _pair(field: str, size: Any) -> tuple[int, int]:
-    pair = size if isinstance(size, tuple | list) else (size, size)
-    if len(pair) == 2 and all(_is_int(length) and length > 0 for length in pair):
-        if pair[0] * pair[1] > _MOST_PIXELS:
-            raise ValueError(f"PadimConfig: {field}={size!r}, wanted at most {_MOST_PIXELS / 1e6:.0f} megapixels")
-        return int(pair[0]), int(pair[1])
-    raise ValueError(f"PadimConfig: {field}={size!r}, wanted a positive integer or a (height, width) pair")
-
-
-def _range(given: Any) -> tuple[float, float]:
-    pair = tuple(given) if isinstance(given, tuple | list) else ()
-    if len(pair) == 2 and all(_is_number(end) for end in pair) and pair[0] < pair[1]:
-        return float(pair[0]), float(pair[1])
-    raise ValueError(f"PadimConfig: value_range={given!r}, wanted (low, high), two numbers, low below high, or None")
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return number and math.isfinite(value)

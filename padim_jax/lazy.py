@@ -1,9 +1,10 @@
-"""Names of a package that are imported once they are asked for (PEP 562): importing the package costs nothing."""
+"""Imports that wait until they are needed (PEP 562), and those of packages that not everyone has."""
 
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -31,3 +32,17 @@ def lazily(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[
         return sorted({*vars(sys.modules[package]), *home})
 
     return find, listed
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Say which extra of padim-jax brings a package whose import fails in this block.
+
+    Raises:
+      ModuleNotFoundError: with the command that installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        what = f"the package {error.name} is not installed; it comes with an extra: pip install 'padim-jax[{name}]'"
+        raise ModuleNotFoundError(what, name=error.name) from error

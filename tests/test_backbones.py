@@ -148,7 +148,7 @@ def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     digest = hashlib.sha256(_Publisher.content).hexdigest()
-    download = Download(f"http://127.0.0.1:{server.server_port}/resnet18-{digest[:8]}.pth", digest[:8])
+    download = Download(f"http://127.0.0.1:{server.server_port}/resnet18-{digest[:8]}.pth", digest)
     spec = replace(BACKBONES["resnet18"], download=download)
     monkeypatch.setattr(weights, "backbone_spec", lambda name: spec)
     monkeypatch.setenv("PADIM_JAX_CACHE", str(tmp_path / "cache"))
@@ -215,6 +215,31 @@ def test_offline_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError("no route to host")
 
     monkeypatch.setattr(weights.urllib.request, "urlopen", offline)
-    place = tmp_path / "resnet18-f37072fd.pth"
-    with pytest.raises(DownloadError, match=rf"no route to host.*begins with f37072fd, at {place}, or pass weights="):
+    for name, file_name, digest in (
+        ("resnet18", "resnet18-f37072fd.pth", "is f37072fd[0-9a-f]{56}"),
+        ("efficientnet_b5", "efficientnet_b5_lukemelas-1a07897c.pth", "begins with 1a07897c"),
+    ):
+        words = rf"no route to host.*, whose SHA-256 {digest}, at {tmp_path / file_name}, or pass weights="
+        with pytest.raises(DownloadError, match=words):
+            padim.load_backbone(name)
+
+
+def test_the_digest_of_a_download_is_the_one_in_its_name_and_whole_where_it_is_known() -> None:
+    downloads = [spec.download for spec in BACKBONES.values() if spec.download is not None]
+    lengths = []
+    for download in downloads:
+        assert download.sha256[:8] == download.file_name.removesuffix(".pth").rsplit("-", 1)[-1]
+        assert set(download.sha256) <= set("0123456789abcdef")
+        lengths.append(len(download.sha256))
+    assert lengths == [64, 64, 64, 8]
+
+
+def test_a_download_that_shares_the_digits_in_its_name_only_is_refused(
+    publisher: type[_Publisher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = weights.backbone_spec("resnet18")
+    assert spec.download is not None
+    another = replace(spec.download, sha256=spec.download.sha256[:8] + 56 * "0")
+    monkeypatch.setattr(weights, "backbone_spec", lambda name: replace(spec, download=another))
+    with pytest.raises(DownloadError, match="what arrived has SHA-256"):
         padim.load_backbone("resnet18")

@@ -215,7 +215,7 @@ def test_positions_that_cannot_be_factored_are_named(lite0: padim.Backbone) -> N
         ({"ridge": float("nan")}, "ridge=nan"),
         ({"sigma": -1}, "sigma=-1.0, wanted a number of pixels"),
         ({"sigma": 1e6}, "sigma=1000000.0, wanted a number of pixels from 0 to the crop's 224"),
-        ({"taps": "block2"}, r"taps='block2', wanted a tuple of names: \('block2',\)"),
+        ({"taps": "block2"}, r"taps='block2', wanted a tuple of names, such as \('block2', 'block4'\), or None"),
         ({"image_size": (True, True)}, r"image_size=\(True, True\)"),
         ({"seed": -1}, "seed=-1"),
         ({"image_size": 128}, r"image_size=\(128, 128\) is smaller than crop_size=\(224, 224\)"),

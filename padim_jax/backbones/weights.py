@@ -115,9 +115,11 @@ def _cached_download(spec: BackboneSpec, progress: Progress | None) -> Path:
     except (OSError, http.client.HTTPException) as error:
         if target.exists():  # another process was faster
             return target
+        digest = spec.download.sha256
         raise DownloadError(
             f"load_backbone({spec.name!r}): can't download {spec.download.url} ({error}). Without a connection, put "
-            f"that file, whose SHA-256 begins with {spec.download.sha256}, at {target}, or pass weights=<file>"
+            f"that file, whose SHA-256 {'is' if len(digest) == 64 else 'begins with'} {digest}, at {target}, or pass "
+            "weights=<file>"
         ) from error
     return target
 

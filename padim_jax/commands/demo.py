@@ -11,6 +11,7 @@ from padim_jax.backbones import load_backbone
 from padim_jax.commands.terminal import progress_bar, tell
 from padim_jax.commands.watching import watching
 from padim_jax.data.elpv import demo_split
+from padim_jax.lazy import extra
 from padim_jax.presets import preset
 from padim_jax.runs.calibrate import Terms, calibrate_model
 from padim_jax.runs.engines import OneDevice
@@ -24,7 +25,8 @@ _RATE = 0.05
 def demo_command(out: Path, batch_size: int) -> None:
     """Do what ``padim demo`` says it does."""
     split = demo_split()
-    from sklearn.metrics import roc_auc_score
+    with extra("demo"):
+        from sklearn.metrics import roc_auc_score
 
     check_writable(out / "model")
     claim(out, ("best-finds", "missed", "false-alarms"), "demo")

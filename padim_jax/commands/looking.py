@@ -6,7 +6,7 @@ from typing import get_args
 import click
 
 from padim_jax.commands.lazy_click import Command
-from padim_jax.commands.options import Size, backbone_option, batch_option, debug_option, preset_option, setting
+from padim_jax.commands.options import backbone_option, batch_option, debug_option, preset_option, setting_option
 from padim_jax.config import Form
 
 
@@ -21,9 +21,9 @@ from padim_jax.config import Form
 @preset_option
 @backbone_option
 @click.option("--weights", type=str, help="Weights file. Default: embedded, or random ones, which take as much.")
-@setting("n_channels", int, "Dimension d of the embedding.")
-@setting("image_size", Size(), "Resize images to this.")
-@setting("crop_size", Size(), "Then cut out the centre.")
+@setting_option("n_channels")
+@setting_option("image_size")
+@setting_option("crop_size")
 @click.option("--form", type=click.Choice(get_args(Form)), help="Size on disk of this form only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 @batch_option

@@ -1,22 +1,14 @@
 """Options that several commands have. Nothing here computes, so nothing heavy is imported to show a help text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
+from padim_jax import config
 from padim_jax.backbones import BACKBONES
-from padim_jax.config import (
-    FALSE_ALARM_RATE,
-    PIXEL_RATE,
-    Covariance,
-    Interpolation,
-    PadimConfig,
-    Precision,
-    Projection,
-    Resize,
-)
+from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE, SETTINGS, PadimConfig
 
 
 class Size(click.ParamType):
@@ -58,66 +50,34 @@ backbone_option = click.option(
 )
 
 
-def setting(name: str, kind: Any, about: str) -> Callable[[Any], Any]:
-    """Option for a field of ``PadimConfig``; None where it was not given."""
-    default = getattr(PadimConfig(), name)
-    shown = "the backbone's" if default is None else str(default)
-    return click.option(f"--{name.replace('_', '-')}", type=kind, help=f"{about} Default: {shown}.")
+_HINTS = get_type_hints(PadimConfig)
+# how an option reads a field of each type, but for choices
+_KINDS: Mapping[Any, Mapping[str, Any]] = {
+    int | None: {"type": int},
+    int: {"type": int},
+    float: {"type": float},
+    config.Size: {"type": Size()},
+    tuple[str, ...] | None: {"multiple": True},
+    tuple[float, float] | None: {"type": float, "nargs": 2, "metavar": "LOW HIGH"},
+}
+
+
+def setting_option(name: str) -> Callable[[Any], Any]:
+    """Option for a field of ``PadimConfig``, made of what stands beside it; None, or (), where it was not given."""
+    setting, hint = SETTINGS[name], _HINTS[name]
+    kind = {"type": click.Choice(get_args(hint))} if get_origin(hint) is Literal else _KINDS[hint]
+    flag = name.removesuffix("s") if "multiple" in kind else name.replace("_", "-")
+    default = setting.default or getattr(PadimConfig, name)
+    return click.option(f"--{flag}", name, help=f"{setting.help} Default: {default}.", **kind)
 
 
 def settings_options(command: Any) -> Any:
     """Options of every command that fits anew; :func:`padim_jax.commands.settings.chosen` makes settings of them."""
-    return _with(
-        command,
-        preset_option,
-        click.option("--image-size", type=Size(), help="Resize images to this. Default: the preset's."),
-        click.option(
-            "--crop-size", type=Size(), help="Then cut out the centre; the rest is not judged. Default: the preset's."
-        ),
-        backbone_option,
-        click.option(
-            "--weights",
-            type=str,
-            help="Weights file (.pth, .safetensors), or 'random'. Default: embedded, or the publisher's file.",
-        ),
-        click.option(
-            "--tap", "taps", multiple=True, help="Layer to embed; repeat for several. Default: the backbone's."
-        ),
-        setting("n_channels", int, "Dimension d of the embedding."),
-        setting("ridge", float, "ε added to the covariance's diagonal."),
-        setting("seed", int, "Of the random channel selection."),
-        setting(
-            "resize",
-            click.Choice(get_args(Resize)),
-            "Stretch to the image size; or keep the aspect: cover it and take the centre, or fit inside with black "
-            "around.",
-        ),
-        setting("sigma", float, "Blur of the map, in pixels."),
-        setting("interpolation", click.Choice(get_args(Interpolation)), "Of images and maps; the paper's is bicubic."),
-        setting("neighbourhood", int, "Average activations over k x k cells; odd."),
-        setting(
-            "covariance",
-            click.Choice(get_args(Covariance)),
-            "Sample covariance + ε I, or shrunk at each position besides.",
-        ),
-        setting(
-            "projection",
-            click.Choice(get_args(Projection)),
-            "How the taps' channels become d; principal components read the images twice.",
-        ),
-        setting(
-            "precision",
-            click.Choice(get_args(Precision)),
-            "Of the backbone; bfloat16 is for GPUs and TPUs. Statistics are float32 in either.",
-        ),
-        click.option(
-            "--value-range",
-            type=float,
-            nargs=2,
-            metavar="LOW HIGH",
-            help="Of images of more than 8 bits a channel: the values that become black and white. Default: found.",
-        ),
+    weights = click.option(
+        "--weights",
+        help="Weights file (.pth, .safetensors), or 'random'. Default: embedded, or the publisher's file.",
     )
+    return _with(command, preset_option, backbone_option, weights, *map(setting_option, SETTINGS))
 
 
 def rate_options(command: Any) -> Any:

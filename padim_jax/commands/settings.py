@@ -13,14 +13,11 @@ from padim_jax.method.embedding import draw_embedding
 from padim_jax.presets import preset
 
 
-def chosen(
-    preset_name: str | None, backbone: str | None, taps: tuple[str, ...], **given: Any
-) -> tuple[str, PadimConfig]:
+def chosen(preset_name: str | None, backbone: str | None, **given: Any) -> tuple[str, PadimConfig]:
     """Backbone and settings of what the options of settings were given, but for the weights."""
     with wrong_use():
         name, config = begin(preset_name, backbone)
-        wanted = {key: value for key, value in given.items() if value is not None}
-        config = replace(config, **wanted, **({"taps": taps} if taps else {}))
+        config = replace(config, **{name: value for name, value in given.items() if value not in (None, ())})
         BACKBONES[name].select(config.taps)
     return name, config
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from padim_jax.data.image_folder_ad import ImageFolderAD
 from padim_jax.data.layout import find_splits
+from padim_jax.data.libraries import tfds
 from padim_jax.data.mvtec_ad import COUNTS, MVTecAD
 from padim_jax.data.record import BAD, GOOD
 from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import grain
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Bool, UInt8
 
 from padim_jax.config import PadimConfig
+from padim_jax.data.libraries import tfds
 from padim_jax.data.protocol import STANDARD, Placement, Protocol, place_image, place_mask
 from padim_jax.data.record import RAW
 from padim_jax.images.image import find_defective, open_image, open_mask, resize, resize_mask
+from padim_jax.lazy import extra
+
+with extra("evaluate"):
+    import grain
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ TensorFlow is not needed: examples are stored as array_record files, images and 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tensorflow_datasets as tfds
-from etils import epath
-
 from padim_jax.data.layout import find_examples, find_splits, write_shards
+from padim_jax.data.libraries import epath, tfds
 from padim_jax.data.record import GOOD, dataset_info, fingerprint
 from padim_jax.images.folder import find_images
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
+
+from padim_jax.data.libraries import tfds
 
 KeyedExample = tuple[str, dict[str, Any]]  # the key is the example's file name
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
-from etils import epath
 from PIL import Image
 
+from padim_jax.data.libraries import epath, tfds
 from padim_jax.data.record import GOOD, KeyedExample, dataset_info, empty_mask, fingerprint, png, shards
 from padim_jax.data.shanghaitech_layout import HOMEPAGE, SCENES, find_campus
 from padim_jax.data.video import count_frames, read_frames

@@ -6,6 +6,8 @@ from types import ModuleType
 
 from PIL import Image
 
+from padim_jax.lazy import extra
+
 _EMPTY = 19  # bytes of the largest packet of MPEG-4 that may hold no picture (FFmpeg's MAX_NVOP_SIZE)
 
 
@@ -71,8 +73,6 @@ def read_frames(path: Path, indices: Sequence[int]) -> Iterator[Image.Image]:
 
 
 def _import_av() -> ModuleType:
-    try:
+    with extra("video"):
         import av
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("videos are decoded by PyAV: pip install 'padim-jax[video]'", name="av") from error
     return av

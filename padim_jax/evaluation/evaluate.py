@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Array, Float
 
 from padim_jax.artifact import ownership
@@ -27,6 +26,7 @@ from padim_jax.backbones import Backbone, backbone_spec
 from padim_jax.config import PadimConfig, Size
 from padim_jax.data.catalogue import Category, Part, assign_roles
 from padim_jax.data.examples import Examples, load_examples
+from padim_jax.data.libraries import tfds
 from padim_jax.data.protocol import Protocol
 from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
 from padim_jax.evaluation.gallery import Entry, Gallery, encode

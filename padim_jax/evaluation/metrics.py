@@ -12,7 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped
 from numpy.typing import ArrayLike
 from scipy import ndimage
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from padim_jax.lazy import extra
+
+with extra("evaluate"):
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 _CUT = np.uint32(0xFFFFFF80)  # keeps sign, exponent and 16 of a float32's 23 mantissa bits
 _BLOCK = 2**22  # values folded at a time

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from padim_jax.evaluation.operating_points import remarks
+from padim_jax.lazy import extra
 from padim_jax.pictures import colours
 from weights_conversion.atomic import write_atomically
 
@@ -295,7 +296,8 @@ def _choose(record: dict[str, Any], sizes: dict[int, int], room: int) -> list[in
 
 def _measure(tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Curves over all test images, and what each defect type makes against the good ones; None where undefined."""
-    from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve  # slow to import
+    with extra("evaluate"):
+        from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve  # slow to import
 
     labels = np.array([test["label"] for test in tests])
     scores = np.array([test["score"] for test in tests])

@@ -140,7 +140,6 @@ def estimate(
 
     Raises:
       ValueError: fewer than two images, or settings as :func:`padim_jax.init`.
-      OSError: the system does not tell the process's memory (there is no ``/proc``).
     """
     if images < 2:
         raise ValueError(f"estimate: images={images}, wanted 2 or more: a fit needs as many")

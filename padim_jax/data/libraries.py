@@ -1,0 +1,10 @@
+"""TensorFlow Datasets and the packages it needs, which come with the extra ``evaluate``."""
+
+from padim_jax.lazy import extra
+
+with extra("evaluate"):
+    import importlib_resources  # noqa: F401 - tensorflow-datasets imports it and does not say so
+    import tensorflow_datasets as tfds
+    from etils import epath
+
+__all__ = ["epath", "tfds"]
