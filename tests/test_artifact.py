@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.artifact import Updatable, arrays, common, folder, save_compacted, save_updatable
+from padim_jax.artifact import Updatable, arrays, folder, loading, save_compacted, save_updatable
 from padim_jax.artifact.compaction import compact
 from tests.conftest import SMALL, images, rewrite_manifest
 
@@ -319,7 +319,7 @@ def test_an_interrupt_after_the_rename_leaves_the_new_model(
 
 
 def test_loading_while_it_is_replaced(saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, seen = common.read_manifest, []
+    read, seen = loading.read_manifest, []
 
     def replaced_after_reading(folder: Path) -> dict:
         manifest = read(folder)
@@ -328,7 +328,7 @@ def test_loading_while_it_is_replaced(saved: Path, small_model: padim.Padim, mon
             padim.save(padim.with_solver(small_model, "triangular-solve"), folder)
         return manifest
 
-    monkeypatch.setattr(common, "read_manifest", replaced_after_reading)
+    monkeypatch.setattr(loading, "read_manifest", replaced_after_reading)
     assert hasattr(padim.load(saved).gaussian, "factor")
 
 
