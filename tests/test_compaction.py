@@ -8,9 +8,10 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.artifact import save_compacted
+from padim_jax.artifact.arrays import disk_bytes
 from padim_jax.artifact.compaction import compact
-from padim_jax.artifact.folder import disk_bytes, read_manifest
 from padim_jax.artifact.layouts import form_bytes
+from padim_jax.artifact.manifest import read_manifest
 from padim_jax.backbones import backbone_parameters
 from padim_jax.gaussians.forms import LowRankGaussian
 from tests.conftest import images, rewrite_manifest

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from padim_jax.artifact.arrays import Made
+from padim_jax.artifact.arrays import LazyArray
 from padim_jax.artifact.layouts import LAYOUTS, SQUARE, Sizes, form_bytes
 from padim_jax.gaussians.forms import Quantised
 
@@ -45,7 +45,7 @@ def test_what_is_packed_is_unpacked(form: tuple[str, str], parts: list[int], shr
     packed = layout.arrays(record)
     assert packed.keys() == arrays.keys()
     for name, array in packed.items():
-        np.testing.assert_array_equal(array[:] if isinstance(array, Made) else array, arrays[name])
+        np.testing.assert_array_equal(array[:] if isinstance(array, LazyArray) else array, arrays[name])
     if quantised is not None:
         again = layout.arrays(record, quantised)
         assert again[layout.array] is quantised.values

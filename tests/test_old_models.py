@@ -18,7 +18,7 @@ import padim_jax as padim
 from padim_jax.artifact import folder as model_folder
 from padim_jax.artifact import save_compacted, save_updatable
 from padim_jax.artifact.compaction import compact
-from padim_jax.artifact.folder import SCHEMA, read_manifest
+from padim_jax.artifact.manifest import SCHEMA, read_manifest
 from padim_jax.backbones import backbone_parameters, build_backbone
 from tests.conftest import images
 from weights_conversion import unflatten

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from padim_jax.artifact.arrays import Made
+from padim_jax.artifact.arrays import LazyArray
 from padim_jax.config import Form
 from padim_jax.gaussians import forms, gaussian, packing, triangle
 from padim_jax.gaussians.forms import LowRankGaussian, Quantised
@@ -138,10 +138,10 @@ def _example(record: Callable[[Moments, int], Any], sizes: Sizes) -> Any:
     return jax.eval_shape(lambda moments: record(moments, sizes.rank), moments)
 
 
-def _pack_triangle(square: Any, sides: tuple[int, int], *, lower: bool) -> Made:
+def _pack_triangle(square: Any, sides: tuple[int, int], *, lower: bool) -> LazyArray:
     """Triangles of matrices (p, d, d), packed as they are written."""
     p, d = sides
-    return Made(
+    return LazyArray(
         (p, d * (d + 1) // 2), np.dtype(np.float32), lambda rows: packing.pack_triangle(square[rows], lower=lower)
     )
 
@@ -154,9 +154,9 @@ def _unpack_lower(parts: Iterable[np.ndarray], shapes: Any) -> jax.Array:
     return _join((packing.unpack_triangle(part, lower=True) for part in parts), shapes.shape)
 
 
-def _pack_square(upper: Triangle, sides: tuple[int, int]) -> Made:
+def _pack_square(upper: Triangle, sides: tuple[int, int]) -> LazyArray:
     p, d = sides
-    return Made((p, d, d), np.dtype(np.float32), lambda rows: np.asarray(upper[rows].square()))
+    return LazyArray((p, d, d), np.dtype(np.float32), lambda rows: np.asarray(upper[rows].square()))
 
 
 def _unpack_square(parts: Iterable[np.ndarray], shapes: Triangle) -> Triangle:

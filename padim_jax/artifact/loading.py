@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from padim_jax.artifact.folder import ArtifactError, Stored, damaged, read_manifest
+from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.layouts import LAYOUTS, tree_bytes
+from padim_jax.artifact.manifest import damaged, read_manifest
 from padim_jax.artifact.settings import Settings, check_settings, layout_of
+from padim_jax.artifact.stored import StoredArrays
 from padim_jax.artifact.updatable import Updatable, is_weight
 from padim_jax.backbones import Backbone, build_backbone
 from padim_jax.method.calibration import calibration
@@ -114,7 +116,7 @@ def _read(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> tupl
     layout, sizes = layout_of(folder, manifest, settings)
     implied = settings.common_shapes() | layout.shapes(sizes)
     _check_shapes(folder, implied, settings.shapes)
-    stored = Stored(folder, manifest)
+    stored = StoredArrays(folder, manifest)
     _check_dtypes(folder, implied, dict(manifest.get("dtypes", {})))
     arrays = stored.arrays(but=layout.array)
     backbone = _backbone(folder, settings.embedding, arrays)

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from padim_jax.artifact.arrays import attend
+from padim_jax.artifact.arrays import make_arrays
 from padim_jax.artifact.compaction import Compacted
 from padim_jax.artifact.folder import write
 from padim_jax.artifact.layouts import LAYOUTS, form_of
 from padim_jax.artifact.settings import check_settings
 from padim_jax.artifact.updatable import Updatable, is_weight
-from padim_jax.backbones import Backbone, backbone_parameters
+from padim_jax.backbones import backbone_parameters
 from padim_jax.gaussians.forms import Quantised
-from padim_jax.method.calibration import Calibration, recipe
+from padim_jax.method.calibration import recipe
 from padim_jax.method.records import Padim, PadimMoments
 
 
@@ -46,7 +46,7 @@ def save(
       OSError: it can't be written; a model already there is left as it was.
     """
     form, _ = form_of(model.gaussian)
-    _save_deployed(path, model, form, None, {"image_sizes": list(image_sizes)}, keep_previous=keep_previous)
+    _save_deployed(path, model, form, None, {"image_sizes": list(image_sizes)}, keep_previous)
 
 
 def save_compacted(
@@ -83,20 +83,14 @@ def save_updatable(
             f"save: image {strange[0]} has the weight {updatable.images[strange[0]]!r}, wanted a number above 0; leave "
             "images of no weight out"
         )
-    state = updatable.moments
-    arrays = LAYOUTS["updatable", "inverse-factor"].arrays(state.moments)
+    arrays = LAYOUTS["updatable", "inverse-factor"].arrays(updatable.moments.moments)
     if attending:
-        attend(arrays)
+        make_arrays(arrays)
         return
-    record: dict[str, Any] = {
-        "form": "updatable",
-        "images": dict(updatable.images),
-        "image_sizes": list(updatable.image_sizes),
-    }
+    record = {"form": "updatable", "images": dict(updatable.images), "image_sizes": list(updatable.image_sizes)}
     if updatable.progress is not None:
         record["progress"] = dict(updatable.progress)
-    arrays |= _common_arrays(state, updatable.backbone, updatable.calibration, updatable.roi)
-    _write(path, state, updatable.calibration, arrays, record, keep_previous=keep_previous)
+    _save(path, updatable, updatable.moments, arrays, record, keep_previous)
 
 
 def _save_deployed(
@@ -105,45 +99,38 @@ def _save_deployed(
     form: str,
     quantised: Quantised | None,
     record: Mapping[str, Any],
-    *,
     keep_previous: bool = False,
 ) -> None:
     _, solver = form_of(model.gaussian)
     arrays = LAYOUTS[form, solver].arrays(model.gaussian, quantised)
-    arrays |= _common_arrays(model, model.backbone, model.calibration, model.roi)
-    described = {"form": form, "solver": solver, **record}
-    _write(path, model, model.calibration, arrays, described, keep_previous=keep_previous)
+    _save(path, model, model, arrays, {"form": form, "solver": solver, **record}, keep_previous)
 
 
-def _common_arrays(
-    fitted: Padim | PadimMoments, backbone: Backbone, calibration: Calibration | None, roi: Any
-) -> dict[str, Any]:
-    """The arrays that all forms have."""
-    arrays: dict[str, Any] = {"count": fitted.count}
-    arrays |= {f"backbone.{path}": array for path, array in backbone_parameters(backbone).items()}
-    if fitted.projection is not None:
-        arrays["projection"] = fitted.projection
-    if roi is not None:
-        arrays["roi"] = np.asarray(roi, np.int16)
-    if calibration is not None:
-        arrays |= {"calibration.scores": calibration.scores, "calibration.pixels": calibration.pixels}
-    return arrays
-
-
-def _write(
+def _save(
     path: str | os.PathLike[str],
+    model: Padim | Updatable,
     fitted: Padim | PadimMoments,
-    calibration: Calibration | None,
-    arrays: Mapping[str, Any],
+    arrays: dict[str, Any],
     record: Mapping[str, Any],
-    *,
     keep_previous: bool,
 ) -> None:
-    """Write a model of any form; what loading would refuse of its settings is refused before anything is written."""
+    """Write ``arrays`` and ``record`` of a form, and what all forms have.
+
+    What loading would refuse of the settings is refused before anything is written.
+    """
+    arrays |= {"count": fitted.count}
+    arrays |= {f"backbone.{name}": array for name, array in backbone_parameters(model.backbone).items()}
+    if fitted.projection is not None:
+        arrays["projection"] = fitted.projection
+    if model.roi is not None:
+        arrays["roi"] = np.asarray(model.roi, np.int16)
+    if model.calibration is not None:
+        scores, pixels = model.calibration.scores, model.calibration.pixels
+        arrays |= {"calibration.scores": scores, "calibration.pixels": pixels}
     described = {
         "config": dataclasses.asdict(fitted.config),
         "embedding": dataclasses.asdict(fitted.embedding),
-        "calibration": None if calibration is None else recipe(calibration),
+        "calibration": None if model.calibration is None else recipe(model.calibration),
         **record,
     }
     shapes = {name: list(array.shape) for name, array in arrays.items()}

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from padim_jax.artifact.folder import ArtifactError, damaged
+from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.layouts import LAYOUTS, SQUARE, Layout, Sizes
+from padim_jax.artifact.manifest import damaged
 from padim_jax.config import PadimConfig
 from padim_jax.method.calibration import BINS, RECIPE
 from padim_jax.method.embedding import Embedding, check_embedding

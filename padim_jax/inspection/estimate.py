@@ -21,8 +21,10 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from padim_jax.artifact import arrays
-from padim_jax.artifact.folder import Stored, read_manifest, write
+from padim_jax.artifact.folder import write
 from padim_jax.artifact.layouts import form_bytes, tree_bytes
+from padim_jax.artifact.manifest import read_manifest
+from padim_jax.artifact.stored import StoredArrays
 from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.config import Form, PadimConfig
 from padim_jax.gaussians import gaussian, packing
@@ -353,5 +355,5 @@ def _stored(folder: Path, packed: np.ndarray) -> tuple[float, float]:
     start = time.perf_counter()
     write(folder, {}, {"triangle": packed})
     written = time.perf_counter()
-    Stored(folder, read_manifest(folder)).arrays()
+    StoredArrays(folder, read_manifest(folder)).arrays()
     return written - start, time.perf_counter() - written
