@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from padim_jax.artifact import Updatable, load, load_updatable, save, save_updatable
-    from padim_jax.artifact.folder import ArtifactError
+    from padim_jax.artifact.arrays import ArtifactError
     from padim_jax.backbones import BACKBONES, Backbone, extract, load_backbone
     from padim_jax.config import PadimConfig
     from padim_jax.method.calibration import Calibration
@@ -33,7 +33,7 @@ else:  # the command line would wait for JAX to say its version
             "padim_jax.method.fitting": ("accumulate", "finalize", "forget", "init", "merge", "update"),
             "padim_jax.method.parameters": ("parameters_at",),
             "padim_jax.method.scoring": ("with_roi", "with_solver", "with_threshold"),
-            "padim_jax.artifact.folder": ("ArtifactError",),
+            "padim_jax.artifact.arrays": ("ArtifactError",),
         },
     )
 

@@ -29,7 +29,7 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.artifact.folder import manifest_checksum
+from padim_jax.artifact.manifest import manifest_checksum
 
 # compiling is most of the work: what one process has compiled the others, and those that tests start, read
 COMPILED = os.environ.setdefault(

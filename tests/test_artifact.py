@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.artifact import Updatable, arrays, common, folder, save_compacted, save_updatable
+from padim_jax.artifact import Updatable, arrays, folder, loading, save_compacted, save_updatable
 from padim_jax.artifact.compaction import compact
+from padim_jax.artifact.manifest import SCHEMA, read_manifest
+from padim_jax.artifact.ownership import LOCK
+from padim_jax.artifact.stored import StoredArrays
 from tests.conftest import SMALL, images, rewrite_manifest
 
 
@@ -77,7 +80,7 @@ def test_large_arrays_are_stored_in_parts(
     }
     saves[form](tmp_path / "whole")
     if form.endswith("bit"):
-        assert folder.read_manifest(tmp_path / "whole")["form"] == form
+        assert read_manifest(tmp_path / "whole")["form"] == form
     monkeypatch.setattr(arrays, "PART_BYTES", 1000)
     saves[form](tmp_path / "parts")
     whole, parts = padim.load(tmp_path / "whole"), padim.load(tmp_path / "parts")
@@ -98,21 +101,24 @@ def test_an_array_is_made_part_by_part(tmp_path: Path, monkeypatch: pytest.Monke
         asked.append(len(range(*rows.indices(10))))
         return np.arange(80, dtype=np.float32).reshape(10, 8)[rows]
 
-    folder.write(tmp_path / "m", {}, {"a": arrays.Made((10, 8), np.dtype(np.float32), make)})
+    folder.write(tmp_path / "m", {}, {"a": arrays.LazyArray((10, 8), np.dtype(np.float32), make)})
     assert asked == [3, 3, 3, 1]
-    stored = folder.Stored(tmp_path / "m", folder.read_manifest(tmp_path / "m"))
+    stored = StoredArrays(tmp_path / "m", read_manifest(tmp_path / "m"))
     np.testing.assert_array_equal(stored.arrays()["a"], make(slice(None)))
     assert stored.arrays(but="a") == {}
     assert [len(part) for part in stored.parts("a", {})] == [3, 3, 3, 1]
     for odd in ([3, 3, 3], [11, -1], ["x"], None, [0, 10]):
         _edit(tmp_path / "m", parts={"a": odd})
         with pytest.raises(padim.ArtifactError, match="is damaged"):
-            folder.Stored(tmp_path / "m", folder.read_manifest(tmp_path / "m"))
+            StoredArrays(tmp_path / "m", read_manifest(tmp_path / "m"))
+    _edit(tmp_path / "m", parts={"a": [10]}, arrays={"a": 10})
+    with pytest.raises(padim.ArtifactError, match=r"parts of a: \[10\]"):
+        StoredArrays(tmp_path / "m", read_manifest(tmp_path / "m"))
 
 
 def test_manifest_says_what_the_model_is(saved: Path) -> None:
     manifest = json.loads((saved / "model.json").read_text())
-    assert manifest["schema"] == folder.SCHEMA
+    assert manifest["schema"] == SCHEMA
     assert manifest["config"]["crop_size"] == [32, 48]
     assert manifest["embedding"]["backbone"] == "efficientnet_lite0"
     assert {"padim-jax", "jax", "flax", "orbax-checkpoint", "numpy", "python"} == set(manifest["versions"])
@@ -227,7 +233,7 @@ def test_no_flipped_bit_of_the_manifest_changes_a_model(saved: Path) -> None:
         flipped[bit // 8] ^= 1 << (bit % 8)
         (saved / "model.json").write_bytes(flipped)
         try:
-            assert folder.read_manifest(saved) == whole, bit  # of white space
+            assert read_manifest(saved) == whole, bit  # of white space
         except padim.ArtifactError:
             continue
 
@@ -287,6 +293,20 @@ def test_never_writes_over_other_things(small_model: padim.Padim, tmp_path: Path
         padim.save(small_model, tmp_path / "photos" / "a.png")
 
 
+def test_what_a_folder_holds_is_checked_once_and_under_its_lock(
+    saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, locks = folder.check_writable, []
+
+    def checked(path: Path) -> None:
+        locks.append((path / LOCK).exists())
+        check(path)
+
+    monkeypatch.setattr(folder, "check_writable", checked)
+    padim.save(small_model, saved)
+    assert locks == [True]
+
+
 def test_a_failed_save_leaves_the_old_model(
     saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,7 +339,7 @@ def test_an_interrupt_after_the_rename_leaves_the_new_model(
 
 
 def test_loading_while_it_is_replaced(saved: Path, small_model: padim.Padim, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, seen = common.read_manifest, []
+    read, seen = loading.read_manifest, []
 
     def replaced_after_reading(folder: Path) -> dict:
         manifest = read(folder)
@@ -328,7 +348,7 @@ def test_loading_while_it_is_replaced(saved: Path, small_model: padim.Padim, mon
             padim.save(padim.with_solver(small_model, "triangular-solve"), folder)
         return manifest
 
-    monkeypatch.setattr(common, "read_manifest", replaced_after_reading)
+    monkeypatch.setattr(loading, "read_manifest", replaced_after_reading)
     assert hasattr(padim.load(saved).gaussian, "factor")
 
 

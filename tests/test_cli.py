@@ -107,7 +107,7 @@ def test_a_foreign_heatmaps_folder_is_left_alone(
     precious.parent.mkdir(parents=True)
     precious.write_bytes((good_dir / "part0.png").read_bytes())
     code, _, err = run(capsys, "score", model_dir, good_dir, "--out", tmp_path / "out")
-    assert (code, "not ours to replace" in err) == (2, True)
+    assert (code, "heatmaps already exists and was not written by padim" in err) == (2, True)
     code, _, err = run(capsys, "score", model_dir, precious.parent, "--out", tmp_path / "out")
     assert (code, "holds images to score" in err) == (2, True)
     assert precious.exists()

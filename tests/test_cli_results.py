@@ -162,7 +162,10 @@ def test_tables_that_are_not_ours_are_left_alone(
         ("score-many", models / "m", tmp_path / "t.csv"),
     ):
         code, _, err = run(capsys, *command, "--out", tmp_path / "r")
-        assert (code, "choose another --out" in err) == (2, True)
+        assert (code, "already exists and was not written by padim; move it away, or choose another --out" in err) == (
+            2,
+            True,
+        )
     assert content(tmp_path / "r") == {name: text.encode()}
 
 

@@ -8,8 +8,10 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.artifact import save_compacted
-from padim_jax.artifact.compaction import compact, form_bytes
-from padim_jax.artifact.folder import disk_bytes, read_manifest
+from padim_jax.artifact.arrays import disk_bytes
+from padim_jax.artifact.compaction import compact
+from padim_jax.artifact.layouts import form_bytes
+from padim_jax.artifact.manifest import read_manifest
 from padim_jax.backbones import backbone_parameters
 from padim_jax.gaussians.low_rank import LowRankGaussian
 from tests.conftest import images, rewrite_manifest
@@ -123,6 +125,12 @@ def test_what_cannot_be_done_with_a_compact_model_is_refused(lite0: padim.Backbo
         ({"solver": "magic"}, "solver 'magic'"),
         ({"calibration": {"method": "held-out"}}, "is damaged"),
         ({"dtypes": {"gaussian.basis": "object"}}, "dtypes object"),
+        (
+            {"dtypes": {"gaussian.basis": "int16", "gaussian.noise": "int16"}},
+            "gaussian.noise is int16, its form implies",
+        ),
+        ({"form": "low-rank"}, "unknown arrays gaussian.scale"),
+        ({"arrays": {"gaussian.spread": 5}}, "count has shape None"),
     ],
 )
 def test_damage_is_told(lite0: padim.Backbone, tmp_path: Path, changes: dict[str, object], words: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 import padim_jax as padim
 from benchmarks.peak_memory import peak_of, write_images
 from padim_jax import cli
-from padim_jax.artifact.folder import disk_bytes
+from padim_jax.artifact.arrays import disk_bytes
 from padim_jax.inspection import cost
 from padim_jax.inspection.estimate import Files, estimate, sizes_on_disk
 from tests.conftest import images

@@ -88,7 +88,7 @@ def test_files_of_others_are_not_replaced(tmp_path: Path, command: Command, name
     (tmp_path / name).write_text('{"format": "mine"}')
     code, told = command(tmp_path)
     assert code == 1
-    assert f"holds {name}, which padim evaluate did not write but would replace" in told
+    assert f"{tmp_path / name} already exists and was not written by padim" in told
     assert (tmp_path / name).read_text() == '{"format": "mine"}'
     assert not is_ours(tmp_path)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.artifact.folder import read_manifest
+from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.ownership import LOCK, locked
 from padim_jax.commands import fit as fit_module
 from padim_jax.images import find_images

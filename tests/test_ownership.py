@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from padim_jax.artifact.ownership import LOCK, FolderInUse, claim, is_ours, locked, mark, remove
+from padim_jax.artifact.ownership import LOCK, FolderInUse, NotOurs, check_claim, claim, is_ours, locked, mark, remove
 
 HOLD = """
 import sys, time
@@ -79,13 +79,33 @@ def test_a_file_is_no_folder_to_lock(tmp_path: Path) -> None:
 
 def test_files_of_others_are_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "mean.png").touch()
-    with pytest.raises(FileExistsError, match=r"inspect: .*mean\.png already exists and was not written by"):
+    words = (
+        rf"inspect: {tmp_path}/mean\.png already exists and was not written by padim; move it away, or choose another"
+    )
+    with pytest.raises(FileExistsError, match=words):
         claim(tmp_path, ("images.csv", "mean.png"), "inspect")
     claim(tmp_path, ("images.csv",), "inspect")
+    assert not is_ours(tmp_path)
+    claim(tmp_path, ("mean.png",), "inspect", earlier=lambda path: path.name == "mean.png")
     assert not is_ours(tmp_path)
     claim(tmp_path / "new", ("mean.png",), "inspect")
     (tmp_path / "new" / "mean.png").touch()
     claim(tmp_path / "new", ("mean.png",), "inspect")
+
+
+def test_a_folder_that_is_replaced_whole_needs_a_mark_of_its_own(tmp_path: Path) -> None:
+    mark(tmp_path / "out")
+    (tmp_path / "out" / "maps").mkdir()
+    with pytest.raises(NotOurs, match="maps already exists and was not written by padim"):
+        check_claim(tmp_path / "out", (), "score", folders=("maps",))
+    (tmp_path / "out" / "maps").rmdir()
+    mark(tmp_path / "ours")
+    (tmp_path / "out" / "maps").symlink_to(tmp_path / "ours")
+    with pytest.raises(NotOurs, match="maps already exists"):
+        check_claim(tmp_path / "out", (), "score", folders=("maps",))
+    (tmp_path / "out" / "maps").unlink()
+    check_claim(tmp_path / "out", (), "score", folders=("maps",))
+    assert not (tmp_path / "out" / "maps").exists()
 
 
 def test_only_marked_folders_are_removed(tmp_path: Path) -> None:

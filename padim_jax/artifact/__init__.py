@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING
 from padim_jax.lazy import lazily
 
 if TYPE_CHECKING:
-    from padim_jax.artifact.deployed import load, load_image_sizes, save, save_compacted
-    from padim_jax.artifact.updatable import Updatable, lived_on, load_updatable, save_updatable
+    from padim_jax.artifact.loading import load, load_image_sizes, load_updatable, resident_bytes
+    from padim_jax.artifact.saving import save, save_compacted, save_updatable
+    from padim_jax.artifact.updatable import Updatable, lived_on
 else:  # whoever only locks a folder would wait for JAX
     __getattr__, __dir__ = lazily(
         __name__,
         {
-            "padim_jax.artifact.deployed": ("load", "load_image_sizes", "save", "save_compacted"),
-            "padim_jax.artifact.updatable": ("Updatable", "lived_on", "load_updatable", "save_updatable"),
+            "padim_jax.artifact.loading": ("load", "load_image_sizes", "load_updatable", "resident_bytes"),
+            "padim_jax.artifact.saving": ("save", "save_compacted", "save_updatable"),
+            "padim_jax.artifact.updatable": ("Updatable", "lived_on"),
         },
     )
 
@@ -22,6 +24,7 @@ __all__ = [
     "load",
     "load_image_sizes",
     "load_updatable",
+    "resident_bytes",
     "save",
     "save_compacted",
     "save_updatable",

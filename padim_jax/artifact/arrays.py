@@ -20,7 +20,7 @@ class ArtifactError(ValueError):
 
 
 @dataclass(frozen=True)
-class Made:
+class LazyArray:
     """An array that is made as it is written, part by part.
 
     Attributes:
@@ -39,11 +39,11 @@ class Made:
 def write_arrays(directory: Path, arrays: Mapping[str, Any], parts: Mapping[str, list[int]]) -> dict[str, int]:
     """Write arrays to ``directory``; gives the checksums of its files."""
     whole = {name: array for name, array in arrays.items() if name not in parts}
-    made = {name: _finite(name, array[:] if isinstance(array, Made) else array) for name, array in whole.items()}
-    alone = _alone()
+    made = {name: _finite(name, array[:] if isinstance(array, LazyArray) else array) for name, array in whole.items()}
+    own = _own_process()
     # factors hardly compress, and sizes are told beforehand
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=alone)
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=own)
+    with ocp.Checkpointer(handler, multiprocessing_options=own) as checkpointer:
         if made:  # Orbax refuses nothing at all
             checkpointer.save(directory.resolve(), args=ocp.args.PyTreeSave(made))
         del made
@@ -61,22 +61,22 @@ def _finite(name: str, array: Any) -> np.ndarray:
     return found
 
 
-def attend(arrays: Mapping[str, Any]) -> None:
-    """Make the arrays in the order in which :func:`write` does, where another process writes and all must make them."""
+def make_arrays(arrays: Mapping[str, Any]) -> None:
+    """Make the arrays as :func:`write_arrays` does and write none: where another process writes, all must make them."""
     parts = part_rows(arrays)
     for name, array in arrays.items():
-        if name not in parts and isinstance(array, Made):
+        if name not in parts and isinstance(array, LazyArray):
             array[:]
     for name, rows in parts.items():
         for start, stop in spans(rows):
             arrays[name][start:stop]
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
+def _own_process() -> ocp.options.MultiprocessingOptions:
     """For checkpoints of one process' arrays: it waits for no other."""
-    own = jax.process_index()
+    index = jax.process_index()
     return ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process-{own}"
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process-{index}"
     )
 
 
@@ -117,6 +117,11 @@ def checksums(directory: Path) -> dict[str, int]:
     return found
 
 
+def disk_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def restore_arrays(directory: Path, recorded: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
     """Arrays of these shapes from the checkpoint ``directory``; float32 but for those in ``dtypes``.
 
@@ -124,9 +129,9 @@ def restore_arrays(directory: Path, recorded: Mapping[str, Any], dtypes: Mapping
       ArtifactError: damaged, or other arrays than recorded.
     """
     try:
-        alone = _alone()
-        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        own = _own_process()
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=own)
+        with ocp.Checkpointer(handler, multiprocessing_options=own) as checkpointer:
             stored = checkpointer.metadata(directory.resolve()).item_metadata.tree
             for name, shape in recorded.items():
                 if name not in stored or list(stored[name].shape) != shape:

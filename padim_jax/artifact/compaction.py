@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from padim_jax.artifact.layouts import form_bytes
 from padim_jax.gaussians import packing
 from padim_jax.gaussians.error_bound import worst_error
 from padim_jax.gaussians.factors import WhitenedGaussian
@@ -31,7 +32,7 @@ class Compacted:
       model: as it scores from this form.
       quantised: its 16-bit numbers; None for the 32-bit forms.
       max_error: bound of every distance's relative error against the uncompacted model, over all possible images.
-      tried: the forms that were looked at, with their bytes (:func:`form_bytes`) and their bounds.
+      tried: the forms that were looked at, with their bytes on disk and their bounds.
     """
 
     form: DeployedForm
@@ -39,27 +40,6 @@ class Compacted:
     quantised: Quantised | None
     max_error: float
     tried: tuple[tuple[DeployedForm, int, float], ...]
-
-
-def form_bytes(form: str, positions: int, d: int, rank: int) -> int:
-    """Bytes of the means and Gaussians of a form ("updatable" too), as they are stored.
-
-    Per position: d means of 4 bytes, and
-
-    * "updatable", "triangle": d (d + 1) / 2 numbers of 4 bytes;
-    * "triangle-16bit": as many of 2 bytes, and d scales of 4;
-    * "low-rank": r d numbers of 4 bytes, r spreads and the noise, of 4;
-    * "low-rank-16bit": r d numbers of 2 bytes, r scales, r spreads and the noise, of 4.
-    """
-    triangle = d * (d + 1) // 2
-    each = {
-        "updatable": 4 * triangle,
-        "triangle": 4 * triangle,
-        "triangle-16bit": 2 * triangle + 4 * d,
-        "low-rank": 4 * (rank * d + rank + 1),
-        "low-rank-16bit": 2 * rank * d + 4 * (2 * rank + 1),
-    }
-    return positions * (4 * d + each[form])
 
 
 def compact(
@@ -96,8 +76,8 @@ def compact(
     names: list[DeployedForm] = ["triangle", "triangle-16bit", *(("low-rank", "low-rank-16bit") if ranked else ())]
     tried: list[tuple[DeployedForm, int, float]] = []
     whole: LowRankGaussian | None = None
-    for form in sorted(names, key=lambda name: form_bytes(name, p, d, rank or 0)):
-        size = form_bytes(form, p, d, rank or 0)
+    for form in sorted(names, key=lambda name: form_bytes(name, p, d, rank or 1)):
+        size = form_bytes(form, p, d, rank or 1)
         if form == "triangle":
             return Compacted(form, model, None, 0.0, (*tried, (form, size, 0.0)))
         told(form)

@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,10 @@ _PAUSE = 0.02  # seconds
 
 class FolderInUse(OSError):
     """Another process is writing the folder; the message says which one."""
+
+
+class NotOurs(FileExistsError, ValueError):
+    """Something that padim did not write is where results would go; the message names it."""
 
 
 @contextmanager
@@ -66,21 +70,48 @@ def mark(folder: Path) -> None:
         (folder / MARKER).touch()
 
 
-def claim(folder: Path, names: Iterable[str], call: str) -> None:
-    """Make sure that files of these names can be written to ``folder``; a new folder is marked as ours.
+def claim(
+    folder: Path, names: Iterable[str], call: str, *, earlier: Callable[[Path], bool] = lambda path: False
+) -> None:
+    """Make sure that results may be written to ``folder``, as :func:`check_claim` does, and mark a new one as ours.
 
     Raises:
-      FileExistsError: it holds one already and is not marked.
+      NotOurs: as :func:`check_claim`.
     """
-    if is_ours(folder):
-        return
-    if there := [name for name in names if os.path.lexists(folder / name)]:
-        raise FileExistsError(
-            f"{call}: {folder / there[0]} already exists and was not written by this version of padim; move it away, "
-            "or choose another --out"
-        )
+    check_claim(folder, names, call, earlier=earlier)
     if not folder.exists() or all(path.name == LOCK for path in folder.iterdir()):
         mark(folder)
+
+
+def check_claim(
+    folder: Path,
+    names: Iterable[str],
+    call: str,
+    *,
+    folders: Iterable[str] = (),
+    earlier: Callable[[Path], bool] = lambda path: False,
+) -> None:
+    """Make sure that results written to ``folder`` replace nothing that is not ours.
+
+    Args:
+      folder: of the results; need not be there.
+      names: of what is written in it, which is ours where ``folder`` carries our mark.
+      call: what wants to write, for the message.
+      folders: names of folders in it that are replaced whole, each of which must carry the mark itself.
+      earlier: whether a path of these names is the work of an earlier version, which left no mark.
+
+    Raises:
+      NotOurs: naming the first that is there and not ours.
+    """
+    whole = [folder / name for name in folders]
+    strange = [path for path in whole if os.path.lexists(path) and (path.is_symlink() or not is_ours(path))]
+    if not is_ours(folder):
+        paths = [folder / name for name in names]
+        strange += [path for path in paths if os.path.lexists(path) and not earlier(path)]
+    if strange:
+        raise NotOurs(
+            f"{call}: {strange[0]} already exists and was not written by padim; move it away, or choose another --out"
+        )
 
 
 def is_ours(folder: Path) -> bool:

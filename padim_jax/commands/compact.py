@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from padim_jax.artifact import Updatable, load_image_sizes, save_compacted
+from padim_jax.artifact.arrays import disk_bytes
 from padim_jax.artifact.compaction import Compacted, compact
-from padim_jax.artifact.folder import check_writable, disk_bytes
+from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import say, tell

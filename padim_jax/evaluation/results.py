@@ -67,18 +67,9 @@ def claim(out: Path) -> None:
     Folders of versions that left no mark are known by their ``results.json``.
 
     Raises:
-      FileExistsError: it holds files of these names that padim did not write.
+      NotOurs: it holds files of these names that padim did not write.
     """
-    there = [name for name in _FILES if (out / name).exists()]
-    if ownership.is_ours(out) or (there and _is_results(out / _FILES[0])):
-        return
-    if there:
-        raise FileExistsError(
-            f"evaluate: {out} holds {', '.join(there)}, which padim evaluate did not write but would replace; choose "
-            "another --out, or move them away"
-        )
-    if all(path.name == ownership.LOCK for path in out.iterdir()):
-        ownership.mark(out)
+    ownership.claim(out, _FILES, "evaluate", earlier=lambda path: _is_results(out / _FILES[0]))
 
 
 def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:

@@ -1,6 +1,5 @@
 """Score with many models: each loaded when an image asks for it, all within a budget of bytes, on one network."""
 
-import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,10 +13,8 @@ import numpy as np
 from jaxtyping import Array, UInt8
 from PIL import Image
 
-from padim_jax.artifact import load
-from padim_jax.artifact.folder import damaged, read_manifest
+from padim_jax.artifact import load, resident_bytes
 from padim_jax.config import PadimConfig
-from padim_jax.gaussians import packing, triangle
 from padim_jax.images import UnreadableImage, read_image
 from padim_jax.images.decode import Note
 from padim_jax.images.image import centre_crop, resize
@@ -33,7 +30,6 @@ Item = TypeVar("Item")
 Failed = Callable[[str, Path, Exception], None]  # told of a model's name, a file that has no score, and why
 
 WINDOW = 256  # images of a stream that are looked at together, so that those of one model are scored in batches
-_TRIANGLES = ("gaussian.triangle", "moments.scatter")
 _FORESEEN = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)  # of one model: RuntimeError is XLA's
 
 
@@ -211,27 +207,6 @@ class Fleet:
                 results |= dict(zip(places[name], found, strict=True))
             for index, (name, _) in enumerate(items):
                 yield name, results.pop(index)
-
-
-def resident_bytes(folder: Path) -> int:
-    """Bytes that the arrays of a model take once it is loaded, at most; its network apart.
-
-    Raises:
-      ArtifactError: no model, or damaged.
-    """
-    manifest, total = read_manifest(folder), 4  # a calibration's thresholds and colours follow from its arrays
-    try:
-        for name, shape in dict(manifest["arrays"]).items():
-            if name in _TRIANGLES and manifest.get("solver") != "triangular-solve":
-                d = packing.side("load", shape[1])
-                total += shape[0] * sum(stop * (stop - start) for start, stop in triangle.spans(d))
-            elif name in _TRIANGLES:
-                total += shape[0] * packing.side("load", shape[1]) ** 2
-            elif not name.startswith("backbone."):
-                total += math.prod(shape)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise damaged(folder, error) from error
-    return 4 * total
 
 
 def _seen(

@@ -20,8 +20,10 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from padim_jax.artifact import arrays
-from padim_jax.artifact.compaction import form_bytes
-from padim_jax.artifact.folder import Stored, read_manifest, write
+from padim_jax.artifact.folder import write
+from padim_jax.artifact.layouts import form_bytes, tree_bytes
+from padim_jax.artifact.manifest import read_manifest
+from padim_jax.artifact.stored import StoredArrays
 from padim_jax.backbones import Backbone, backbone_parameters
 from padim_jax.config import Form, PadimConfig
 from padim_jax.gaussians import factors, packing
@@ -102,13 +104,13 @@ class Files:
 def sizes_on_disk(positions: int, dimension: int, images: int, parameters: int) -> dict[str, int]:
     """Bytes of each form of a calibrated model; the low-rank forms only where n ≤ d.
 
-    Those of :func:`padim_jax.artifact.compaction.form_bytes` with rank n - 1, and the backbone's ``parameters``, the
+    Those of :func:`padim_jax.artifact.layouts.form_bytes` with rank n - 1, and the backbone's ``parameters``, the
     scores and the histogram of the calibration.
     """
     common = 4 * (parameters + images + BINS) + _SMALL
     low = images <= dimension
     found = {
-        form: common + form_bytes(form, positions, dimension, images - 1)
+        form: common + form_bytes(form, positions, dimension, max(1, images - 1))
         for form in FORMS
         if low or not form.startswith("low-rank")
     }
@@ -159,8 +161,8 @@ def estimate(
         loaded=loaded,
         decoding=(_AHEAD + 2) * batch.nbytes + (os.cpu_count() or 1) * 6 * files.pixels,
         drawing=(os.cpu_count() or 1) * (6 * files.pixels + _PICTURE * side**2),
-        state=_size(state),
-        factors=_size(model.gaussian),
+        state=tree_bytes(state),
+        factors=tree_bytes(model.gaussian),
         packed=disk["triangle"],
         weights=4 * parameters,
         costs=costs,
@@ -192,8 +194,8 @@ def estimate(
         images,
         p,
         d,
-        _size(state),
-        _size(model.gaussian),
+        tree_bytes(state),
+        tree_bytes(model.gaussian),
         disk,
         memory.of_fit(),
         memory.of_score(),
@@ -349,9 +351,5 @@ def _stored(folder: Path, packed: np.ndarray) -> tuple[float, float]:
     start = time.perf_counter()
     write(folder, {}, {"triangle": packed})
     written = time.perf_counter()
-    Stored(folder, read_manifest(folder)).arrays()
+    StoredArrays(folder, read_manifest(folder)).arrays()
     return written - start, time.perf_counter() - written
-
-
-def _size(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from padim_jax.artifact.common import check_settings
-from padim_jax.artifact.folder import read_manifest
+from padim_jax.artifact.manifest import read_manifest
+from padim_jax.artifact.settings import check_settings
 from padim_jax.config import PadimConfig
 from padim_jax.images import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.images.decode import Note

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from padim_jax.artifact.ownership import LOCK, is_ours, mark, remove
+from padim_jax.artifact.ownership import LOCK, check_claim, mark, remove
 from padim_jax.runs.outputs import COLUMNS
 from padim_jax.runs.tables import original_text, read_lines, table_line, write_table
 from weights_conversion.atomic import write_atomically
@@ -34,21 +34,23 @@ _LEFTOVER = re.compile(r"\.(heatmaps|masks|maps)\.\d+")  # of killed runs of ear
 def check_results(out: Path, folders: Sequence[str]) -> None:
     """Refuse a folder in which results would take the place of something that is not ours.
 
+    Tables of versions that left no mark are known by their first line.
+
     Args:
       out: where results go; need not be there.
       folders: names of those that will be written in it.
 
     Raises:
-      ValueError: naming what is not ours.
+      NotOurs: naming what is not ours.
     """
-    for folder in (out / name for name in (*folders, UNFINISHED)):
-        if folder.is_symlink() or (folder.exists() and not is_ours(folder)):
-            raise ValueError(f"{folder} is there already and not ours to replace; choose another --out")
-    for name, headers in _OURS.items():
-        path = out / name
+
+    def earlier(path: Path) -> bool:
+        headers = _OURS[path.name]
         lines = {table_line(columns) for columns in (*headers, *(("model", *columns) for columns in headers))}
-        if os.path.lexists(path) and not (path.is_file() and (is_ours(out) or _first_line(path) in lines)):
-            raise ValueError(f"{path} is there already and was not written by padim; choose another --out")
+        return path.is_file() and _first_line(path) in lines
+
+    misplaced = [name for name in _OURS if (out / name).is_dir()]  # a folder where a table would go
+    check_claim(out, _OURS, "score", folders=(*folders, UNFINISHED, *misplaced), earlier=earlier)
 
 
 def remove_leftovers(out: Path) -> None:

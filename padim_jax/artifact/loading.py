@@ -1,0 +1,189 @@
+"""Load models of any form and of every version."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from padim_jax.artifact.arrays import ArtifactError
+from padim_jax.artifact.layouts import LAYOUTS, tree_bytes
+from padim_jax.artifact.manifest import damaged, read_manifest
+from padim_jax.artifact.settings import Settings, check_settings, layout_of
+from padim_jax.artifact.stored import StoredArrays
+from padim_jax.artifact.updatable import Updatable, is_weight
+from padim_jax.backbones import Backbone, build_backbone
+from padim_jax.method.calibration import calibration
+from padim_jax.method.embedding import Embedding
+from padim_jax.method.records import Padim, PadimMoments
+from weights_conversion import unflatten
+
+T = TypeVar("T")
+
+
+def load(path: str | os.PathLike[str]) -> Padim:
+    """Load a model of any form; it scores without the original weights file.
+
+    Every file is checked against its checksum and every array against the shape its settings imply;
+    nothing in the folder is executed. An updatable model is factored here.
+
+    Raises:
+      ArtifactError: no model, one written by a newer version, incomplete, or damaged.
+    """
+    return _reading(path, _model)
+
+
+def load_updatable(path: str | os.PathLike[str]) -> Updatable:
+    """Load a model saved by :func:`save_updatable`, to go on from.
+
+    Raises:
+      ArtifactError: as :func:`load`; a model of a deployed form, which has no moments.
+    """
+    return _reading(path, _updatable)
+
+
+def load_image_sizes(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
+    """(width, height) of the files that a stored model was fitted on, each once; empty where it does not know them.
+
+    Raises:
+      ArtifactError: as :func:`load`; only the manifest is read.
+    """
+    return check_settings(Path(path), read_manifest(Path(path))).image_sizes
+
+
+def resident_bytes(path: str | os.PathLike[str]) -> int:
+    """Bytes that the arrays of a model take once it is loaded, at most; its network apart.
+
+    Raises:
+      ArtifactError: as :func:`load`; only the manifest is read.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    settings = check_settings(folder, manifest)
+    layout, sizes = layout_of(folder, manifest, settings)
+    if manifest.get("form") == "updatable":  # which loading factors
+        layout = LAYOUTS["triangle", "inverse-factor"]
+    thresholds = jax.ShapeDtypeStruct((4,), np.float32)  # of a calibration, with its colours
+    return tree_bytes([layout.example(sizes), settings.common_shapes(), thresholds])
+
+
+def _reading(path: str | os.PathLike[str], build: Callable[[Path, dict[str, Any]], T]) -> T:
+    """What ``build`` makes of a model folder and its manifest, tried anew where the model was replaced meanwhile."""
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    try:
+        return build(folder, manifest)
+    except ArtifactError:
+        again = read_manifest(folder)
+        if again.get("directory") == manifest.get("directory"):
+            raise
+    return build(folder, again)  # it was replaced while being read
+
+
+def _model(folder: Path, manifest: Mapping[str, Any]) -> Padim:
+    if manifest.get("form") != "updatable":
+        record, backbone, common = _read(folder, manifest, check_settings(folder, manifest))
+        return Padim(backbone, record, **common)
+    stored = _updatable(folder, manifest)
+    try:
+        return stored.model(donate=True)
+    except (ValueError, FloatingPointError) as error:
+        raise ArtifactError(f"load: {folder} is damaged: its moments give no model ({error})") from error
+
+
+def _updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
+    if manifest.get("form") != "updatable":
+        raise ArtifactError(
+            f"load: {folder} is a deployed model, without the moments that updating needs; keep the one that fit wrote"
+        )
+    images, progress = manifest.get("images"), manifest.get("progress")
+    if not isinstance(images, dict) or not all(is_weight(weight) for weight in images.values()):
+        raise ArtifactError(f"load: {folder} is damaged: its list of images is no list")
+    if not (progress is None or isinstance(progress, dict)):
+        raise ArtifactError(f"load: {folder} is damaged: its progress is {type(progress).__name__}")
+    settings = check_settings(folder, manifest)
+    moments, backbone, common = _read(folder, manifest, settings)
+    state = PadimMoments(moments, common["config"], common["embedding"], common["projection"])
+    known = common["calibration"], common["roi"], progress, settings.image_sizes
+    return Updatable(backbone, state, images, *known)
+
+
+def _read(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> tuple[Any, Backbone, dict[str, Any]]:
+    """The record that a model's form stores, its network, and what all forms have, by the names of ``Padim``."""
+    layout, sizes = layout_of(folder, manifest, settings)
+    implied = settings.common_shapes() | layout.shapes(sizes)
+    _check_shapes(folder, implied, settings.shapes)
+    stored = StoredArrays(folder, manifest)
+    _check_dtypes(folder, implied, dict(manifest.get("dtypes", {})))
+    arrays = stored.arrays(but=layout.array)
+    backbone = _backbone(folder, settings.embedding, arrays)
+    for name in arrays.keys() - {layout.array}:
+        _check_finite(folder, name, bool(np.isfinite(arrays[name]).all()))
+    common = _common(folder, settings, arrays)
+    record = layout.restore(sizes, stored.parts(layout.array, arrays), arrays, common)
+    _check_finite(folder, layout.array, bool(_all_finite(getattr(record, layout.field))))
+    return record, backbone, common
+
+
+def _common(folder: Path, settings: Settings, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What all forms have, by the names of ``Padim``; taken out of ``arrays``."""
+    calibrated, roi, projection = None, arrays.pop("roi", None), arrays.pop("projection", None)
+    if settings.rates is not None:
+        scores, pixels = arrays.pop("calibration.scores"), arrays.pop("calibration.pixels")
+        try:
+            calibrated = calibration(scores, pixels, **settings.rates)
+        except (ValueError, TypeError) as error:
+            raise damaged(folder, error) from error
+    return {
+        "config": settings.config,
+        "embedding": settings.embedding,
+        "count": jax.device_put(arrays.pop("count")),
+        "projection": None if projection is None else jax.device_put(projection),
+        "calibration": calibrated,
+        "roi": None if roi is None else jnp.asarray(roi != 0),
+    }
+
+
+def _backbone(folder: Path, embedding: Embedding, arrays: dict[str, np.ndarray]) -> Backbone:
+    prefix = "backbone."
+    names = [name for name in arrays if name.startswith(prefix)]
+    weights = {name.removeprefix(prefix): arrays.pop(name) for name in names}
+    try:
+        backbone = build_backbone(embedding.backbone, unflatten(weights))
+    except (ValueError, TypeError, LookupError) as error:  # LookupError, TypeError: paths that are no tree
+        raise ArtifactError(f"load: {folder} holds other weights than its settings say: {error}") from error
+    if backbone.weights_digest != embedding.weights_digest:
+        raise ArtifactError(f"load: {folder} holds other backbone weights than it was fitted with")
+    return backbone
+
+
+def _check_shapes(folder: Path, implied: Mapping[str, jax.ShapeDtypeStruct], recorded: Mapping[str, Any]) -> None:
+    for name, array in implied.items():
+        if recorded.get(name) != list(array.shape):
+            raise ArtifactError(
+                f"load: {folder} is damaged: {name} has shape {recorded.get(name)}, its settings imply "
+                f"{list(array.shape)}"
+            )
+    strangers = [name for name in recorded if name not in implied and not name.startswith("backbone.")]
+    if strangers:
+        raise ArtifactError(f"load: {folder} is damaged: it holds unknown arrays {', '.join(strangers)}")
+
+
+def _check_dtypes(folder: Path, implied: Mapping[str, jax.ShapeDtypeStruct], recorded: Mapping[str, str]) -> None:
+    for name, array in implied.items():
+        dtype = recorded.get(name, "float32")
+        if dtype != array.dtype.name:
+            raise ArtifactError(f"load: {folder} is damaged: {name} is {dtype}, its form implies {array.dtype.name}")
+
+
+def _check_finite(folder: Path, name: str, finite: bool) -> None:
+    if not finite:
+        raise ArtifactError(f"load: {folder} is damaged: {name} is not finite")
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(array).all() for array in jax.tree.leaves(tree)]).all()

@@ -1,0 +1,77 @@
+"""The manifest of a model folder, ``model.json``: what the model is, and which arrays belong to it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from padim_jax.artifact.arrays import ArtifactError
+
+# 2: neighbourhood, covariance, projection. 3: forms, calibration, region of interest, images. 4: parts
+# 5: checksum of the manifest itself
+SCHEMA = 5
+FORMAT = "padim_jax model"
+MANIFEST = "model.json"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The record that :func:`padim_jax.artifact.folder.write` was given, and what it added.
+
+    Raises:
+      ArtifactError: there is none, it is damaged, or a newer version wrote it.
+    """
+    if not folder.exists():
+        raise ArtifactError(f"load: there is no model at {folder}")
+    if not (folder / MANIFEST).is_file():
+        raise ArtifactError(f"load: {folder} is no model: it has no {MANIFEST} (a model is the folder `save` wrote)")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"load: {folder / MANIFEST} is damaged ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ArtifactError(f"load: {folder / MANIFEST} does not describe a {FORMAT}")
+    schema = manifest.get("schema")
+    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+        versions = manifest.get("versions")
+        by = versions.get("padim-jax") if isinstance(versions, dict) else "unknown"
+        raise ArtifactError(
+            f"load: {folder} has schema {schema!r}, this version reads up to {SCHEMA}; "
+            f"it was written by padim-jax {by}: upgrade with pip install -U padim-jax"
+        )
+    if (schema >= 5 or "checksum" in manifest) and manifest.get("checksum") != manifest_checksum(manifest):
+        raise ArtifactError(f"load: {folder / MANIFEST} is damaged (its checksum differs); copy the model again")
+    return manifest
+
+
+def manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 in hex of a manifest's entries but for the checksum itself: against decay, not malice."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether every file that a manifest names is there; their checksums are for whoever reads them."""
+    directory = folder / str(manifest.get("directory"))
+    files = manifest.get("files")
+    return isinstance(files, dict) and all((directory / name).is_file() for name in files)
+
+
+def arrays_directory(path: Path) -> str | None:
+    """Name of the folder of arrays that the manifest ``path`` names; None where there is none that can be read."""
+    name = read_json(path).get("directory")
+    return name if isinstance(name, str) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What ``path`` holds, or nothing where that is not a JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def damaged(folder: Path, error: Exception) -> ArtifactError:
+    """The error of a manifest that holds nonsense."""
+    return ArtifactError(f"load: {folder / MANIFEST} is damaged ({type(error).__name__}: {error})")

@@ -1,0 +1,138 @@
+"""Save models: as they score and nothing more, or with the moments that a later fit goes on from."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from padim_jax.artifact.arrays import make_arrays
+from padim_jax.artifact.compaction import Compacted
+from padim_jax.artifact.folder import write
+from padim_jax.artifact.layouts import LAYOUTS, form_of
+from padim_jax.artifact.settings import check_settings
+from padim_jax.artifact.updatable import Updatable, is_weight
+from padim_jax.backbones import backbone_parameters
+from padim_jax.gaussians.quantised import Quantised
+from padim_jax.method.calibration import recipe
+from padim_jax.method.records import Padim, PadimMoments
+
+
+def save(
+    model: Padim,
+    path: str | os.PathLike[str],
+    *,
+    image_sizes: Sequence[tuple[int, int]] = (),
+    keep_previous: bool = False,
+) -> None:
+    """Save ``model`` as folder ``path``, with everything that scoring needs and nothing more.
+
+    Stored: truncated backbone weights, means, the triangles of the factors (exact, d (d + 1) / 2 numbers per position),
+    channels, settings, calibration, versions, and a checksum of every file. A model already there is replaced in one
+    step. The moments are not in it: :func:`save_updatable` keeps those.
+
+    Args:
+      model: the model.
+      path: folder to write.
+      image_sizes: (width, height) of the files it was fitted on, in pixels, each once, where they are known.
+      keep_previous: keep the model that is replaced, for :func:`padim_jax.artifact.folder.undo`.
+
+    Raises:
+      ArtifactError: ``path`` is a file, or a folder with something else in it; an array that is not finite.
+      FolderInUse: another process is writing the folder.
+      OSError: it can't be written; a model already there is left as it was.
+    """
+    form, _ = form_of(model.gaussian)
+    _save_deployed(path, model, form, None, {"image_sizes": list(image_sizes)}, keep_previous)
+
+
+def save_compacted(
+    compacted: Compacted, path: str | os.PathLike[str], *, image_sizes: Sequence[tuple[int, int]] = ()
+) -> None:
+    """Save a model in the form that :func:`padim_jax.artifact.compaction.compact` chose, with its bound.
+
+    Raises:
+      ArtifactError, OSError: as :func:`save`.
+    """
+    record = {"max_error": compacted.max_error, "image_sizes": list(image_sizes)}
+    _save_deployed(path, compacted.model, compacted.form, compacted.quantised, record)
+
+
+def save_updatable(
+    updatable: Updatable, path: str | os.PathLike[str], *, attending: bool = False, keep_previous: bool = False
+) -> None:
+    """Save a model in the form that can be updated, merged and made to forget; :func:`load` scores with it too.
+
+    Stored as by :func:`save`, but the moments in place of the factors (the scatter's triangle, as large as a factor's).
+
+    Args:
+      updatable: the model.
+      path: folder to write.
+      attending: write nothing, but take part in gathering the moments for the process that does.
+      keep_previous: keep the model that is replaced, for :func:`padim_jax.artifact.folder.undo`.
+
+    Raises:
+      ValueError: a weight among ``images`` that is not a positive number.
+      ArtifactError, OSError: as :func:`save`.
+    """
+    if strange := [digest for digest, weight in updatable.images.items() if not is_weight(weight)]:
+        raise ValueError(
+            f"save: image {strange[0]} has the weight {updatable.images[strange[0]]!r}, wanted a number above 0; leave "
+            "images of no weight out"
+        )
+    arrays = LAYOUTS["updatable", "inverse-factor"].arrays(updatable.moments.moments)
+    if attending:
+        make_arrays(arrays)
+        return
+    record = {"form": "updatable", "images": dict(updatable.images), "image_sizes": list(updatable.image_sizes)}
+    if updatable.progress is not None:
+        record["progress"] = dict(updatable.progress)
+    _save(path, updatable, updatable.moments, arrays, record, keep_previous)
+
+
+def _save_deployed(
+    path: str | os.PathLike[str],
+    model: Padim,
+    form: str,
+    quantised: Quantised | None,
+    record: Mapping[str, Any],
+    keep_previous: bool = False,
+) -> None:
+    _, solver = form_of(model.gaussian)
+    arrays = LAYOUTS[form, solver].arrays(model.gaussian, quantised)
+    _save(path, model, model, arrays, {"form": form, "solver": solver, **record}, keep_previous)
+
+
+def _save(
+    path: str | os.PathLike[str],
+    model: Padim | Updatable,
+    fitted: Padim | PadimMoments,
+    arrays: dict[str, Any],
+    record: Mapping[str, Any],
+    keep_previous: bool,
+) -> None:
+    """Write ``arrays`` and ``record`` of a form, and what all forms have.
+
+    What loading would refuse of the settings is refused before anything is written.
+    """
+    arrays |= {"count": fitted.count}
+    arrays |= {f"backbone.{name}": array for name, array in backbone_parameters(model.backbone).items()}
+    if fitted.projection is not None:
+        arrays["projection"] = fitted.projection
+    if model.roi is not None:
+        arrays["roi"] = np.asarray(model.roi, np.int16)
+    if model.calibration is not None:
+        scores, pixels = model.calibration.scores, model.calibration.pixels
+        arrays |= {"calibration.scores": scores, "calibration.pixels": pixels}
+    described = {
+        "config": dataclasses.asdict(fitted.config),
+        "embedding": dataclasses.asdict(fitted.embedding),
+        "calibration": None if model.calibration is None else recipe(model.calibration),
+        **record,
+    }
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    check_settings(Path(path), json.loads(json.dumps(described | {"arrays": shapes})), "save")
+    write(Path(path), described, arrays, keep_previous=keep_previous)
