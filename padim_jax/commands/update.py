@@ -10,10 +10,10 @@ from padim_jax.artifact import Updatable, load_updatable, save_updatable
 from padim_jax.artifact.folder import check_writable, undo
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import describe_calibration, stop_and_say
-from padim_jax.commands.terminal import Notes, interruption, note_ignored, progress_bar, say, tell
-from padim_jax.images import UnreadableImage, find_images, stop_at_unreadable
+from padim_jax.commands.terminal import follow_run, note_ignored, progress_bar, say, tell
+from padim_jax.images import UnreadableImage, find_images
 from padim_jax.runs.calibrate import MixedImages
-from padim_jax.runs.fold import Interrupted
+from padim_jax.runs.fold import Interrupted, Unreadable
 from padim_jax.runs.forget import forget_files
 from padim_jax.runs.merge import merge_models
 from padim_jax.runs.recalibration import rates_of, recalibrate
@@ -166,17 +166,14 @@ def _count(stored: Updatable) -> str:
 
 
 @contextmanager
-def _terminal(model: Path, unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable) -> Iterator[Watch]:
-    """Show a change of ``model`` on the terminal, and say of what ends it that nothing was changed."""
-    notes = Notes()
+def _terminal(model: Path, unreadable: Unreadable | None = None) -> Iterator[Watch]:
+    """Follow a change of ``model`` on the terminal, and say of what ends it that nothing was changed."""
     try:
-        with interruption() as stopped:
-            yield Watch(progress_bar, notes, say, unreadable, stopped)
+        with follow_run(unreadable) as watch:
+            yield watch
     except Interrupted as error:
         raise click.ClickException(f"{error}; {model} is as it was") from error
     except UnreadableImage as error:
         raise click.ClickException(f"{error} (mend or remove it)") from error
     except MixedImages as error:
         raise click.UsageError(str(error)) from error
-    finally:
-        notes.say()

@@ -18,6 +18,9 @@ from padim_jax.method.calibration import on_host
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
 
+FITTED_ON = "was among the images the model was fitted on"  # notes of results
+OTHER_SIZE = "another size than every image the model was fitted on"
+
 T = TypeVar("T")
 _SAME_ASPECT = 0.01  # relative: as far as rounding to whole pixels may take one
 _NOTHING = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.float32)
@@ -155,6 +158,16 @@ class FittedOn:
         images = manifest.get("images") if manifest.get("form") == "updatable" else None
         digests = frozenset(images) if isinstance(images, dict) else frozenset[str]()
         return cls(digests, check_settings(folder, manifest).image_sizes)
+
+    def annotate(self, item: ScoredImage) -> ScoredImage:
+        """The same result, with notes on what these files tell of it."""
+        notes, (width, height) = list(item.notes), item.size
+        if item.digest in self.digests:
+            notes.append(FITTED_ON)
+        if self.is_other_size(item.size):
+            aspect = " and another aspect ratio" if self.is_other_aspect(item.size) else ""
+            notes.append(f"{width}×{height} pixels, {OTHER_SIZE}{aspect}")
+        return replace(item, notes=tuple(notes))
 
     def is_other_size(self, size: tuple[int, int]) -> bool:
         """Whether no file that the model was fitted on had this (width, height)."""
