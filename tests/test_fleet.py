@@ -16,7 +16,7 @@ import pytest
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
 from padim_jax.cli import main
-from padim_jax.fleet.fitting import Journal, Outcome, Terms, fit_many
+from padim_jax.fleet import Journal, Outcome, Terms, fit_many
 from padim_jax.fleet.serving import Fleet, resident_bytes
 from padim_jax.fleet.tables import Job
 from padim_jax.images import UnreadableImage
