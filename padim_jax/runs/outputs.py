@@ -219,8 +219,8 @@ def write_heatmap(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     verdict = verdict_of(item.anomalous)
-    name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in item.path.name)  # on one line, and text
-    title = f"score {item.score:.4g}" + (f"   {verdict}, p = {item.p_value:.3g}" if verdict else "") + f"   {name}"
+    decision = f"   {verdict}, p = {item.p_value:.3g}" if verdict else ""
+    title = f"score {item.score:.4g}{decision}   {item.path.name}"
     photo, (left, top) = item.image, (0, 0)
     (bottom, right) = item.anomaly_map.shape
     if config is not None:
