@@ -14,7 +14,7 @@ from padim_jax.config import PadimConfig
 from padim_jax.images import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.images.decode import Note
 from padim_jax.images.geometry import place_in_original
-from padim_jax.method.calibration import on_host
+from padim_jax.method.calibration import is_anomalous, p_values
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
 
@@ -110,14 +110,15 @@ def score_files(
         size = batch_size if many else filled_size(len(batch.images), batch_size)
         scores = score(bare, fill_up(batch.images, size))
         values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
-        p_values, verdicts = (None, None) if known is None else on_host(known, values)
+        chances = None if known is None else p_values(known, values)
+        verdicts = None if known is None else is_anomalous(known, values)
         for index, (path, image) in enumerate(zip(batch.paths, batch.images, strict=True)):
             if not np.isfinite(values[index]):
                 raise FloatingPointError(f"score: {path} got {values[index]}; the model or the image is broken")
             yield ScoredImage(
                 path=path,
                 score=float(values[index]),
-                p_value=None if p_values is None else float(p_values[index]),
+                p_value=None if chances is None else float(chances[index]),
                 anomalous=None if verdicts is None else bool(verdicts[index]),
                 image=image,
                 anomaly_map=maps[index],
