@@ -16,7 +16,7 @@ from padim_jax.commands.terminal import follow_run, note_ignored, say, tell, wro
 from padim_jax.fleet.serving import WINDOW, Fleet
 from padim_jax.fleet.tables import Route, read_routes
 from padim_jax.images import UnreadableImage, find_images
-from padim_jax.runs.outputs import Heatmaps, written
+from padim_jax.runs.outputs import Heatmaps, write_each
 from padim_jax.runs.places import common_folder, result_places
 from padim_jax.runs.rows import Row, remarks
 from padim_jax.runs.score import FittedOn, ScoredImage
@@ -116,7 +116,7 @@ def _score(
             advance=advance,
             note=watch.note,
         )
-        for name, item in written(islice(results(stream), at.rows, None), write):
+        for name, item in write_each(islice(results(stream), at.rows, None), write):
             threshold = fleet.threshold(name)
             shown = heatmaps and threshold is not None
             place = f"heatmaps/{places[name, item.path].as_posix()}" if shown else ""

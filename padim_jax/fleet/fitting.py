@@ -109,7 +109,7 @@ def fit_many(
         with places.lend() as place:
             if ended():
                 raise Interrupted("interrupted before it was begun")
-            outcome = _tried(job, place.backbone, terms, out, note, ended)
+            outcome = _attempt(job, place.backbone, terms, out, note, ended)
             place.warm = place.warm or outcome.status == "fitted"
         earlier = before.get(job.name)
         if outcome.status != "kept" or earlier is None or earlier.status == "failed":
@@ -143,7 +143,7 @@ def _in_turn(
     yield from as_completed(running)
 
 
-def _tried(
+def _attempt(
     job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note | None, stopped: Callable[[], bool]
 ) -> Outcome:
     """The outcome of a job, failure or not."""

@@ -105,7 +105,7 @@ class LateHeatmaps(Output):
         """Draw all results on one scale, each where ``place`` says of its path; gives each once it is drawn."""
         assert self._spool is not None
         pictures = Heatmaps(self._config, self._spool.scale(), note=self._note)
-        return written(self._spool, lambda item: pictures.write(place(item.path), item))
+        return write_each(self._spool, lambda item: pictures.write(place(item.path), item))
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def write_heatmap(
     drawn.save(target, **_PNG)
 
 
-def written(items: Iterable[T], write: Callable[[T], None]) -> Iterator[T]:
+def write_each(items: Iterable[T], write: Callable[[T], None]) -> Iterator[T]:
     """Give ``items`` on, in order, each once ``write`` is done with it; threads write while the next are computed."""
     for item, future in map_ahead(write, items, 2 * CORES, eager=True, name="write"):
         future.result()

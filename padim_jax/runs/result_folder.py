@@ -10,7 +10,7 @@ from pathlib import Path
 from padim_jax.images import UnreadableImage
 from padim_jax.method.records import Padim
 from padim_jax.runs.fold import Interrupted
-from padim_jax.runs.outputs import LateHeatmaps, Output, written
+from padim_jax.runs.outputs import LateHeatmaps, Output, write_each
 from padim_jax.runs.places import common_folder, result_places
 from padim_jax.runs.rows import Row
 from padim_jax.runs.score import FittedOn, ScoredImage, score_files
@@ -99,7 +99,7 @@ def score_into(
                 total=len(paths),
                 stopped=watch.stopped,
             )
-            for item in written(islice(map(fitted_on.annotate, scored), position.rows, None), write):
+            for item in write_each(islice(map(fitted_on.annotate, scored), position.rows, None), write):
                 for output in outputs:
                     output.add(item)
                 heatmap = places["heatmaps"]["", item.path] if "heatmaps" in places else None
