@@ -24,7 +24,7 @@ from alternate import Row, add_options, alternate, judge, show, summary
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.fleet.fitting import Journal, Outcome, Terms, fit_many
+from padim_jax.fleet import Journal, Outcome, Terms, fit_many
 from padim_jax.fleet.tables import Job
 from padim_jax.images import find_images, load_batches
 from padim_jax.method.fitting import accumulate

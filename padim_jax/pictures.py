@@ -72,7 +72,7 @@ def picture(
       image: the photo; small ones are shown several times as large.
       anomaly_map: of what the photo shows, at any size.
       scale: distances shown as the coldest and the hottest colour.
-      title: one line.
+      title: put on one line: characters that can't be printed are escaped.
       threshold: drawn as an outline of what lies above it, and on the colour scale.
       summit: (row, column) of the map's maximum in the photo, in its pixels; marked by corners around it.
     """
@@ -81,9 +81,10 @@ def picture(
     laid = _laid_over(photo, anomaly_map, scale, threshold)
     if summit is not None:
         _corners(laid, summit[0] * times, summit[1] * times)
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in title)
     gap, head, labels = 6, 20, 96 if threshold is not None else 44
     canvas = Image.new("RGB", (2 * photo.width + 3 * gap + BAR + labels, photo.height + head + gap), "white")
-    ImageDraw.Draw(canvas).text((gap, 4), title, fill="black", font=ImageFont.load_default(12))
+    ImageDraw.Draw(canvas).text((gap, 4), line, fill="black", font=ImageFont.load_default(12))
     canvas.paste(photo, (0, head))
     canvas.paste(laid, (photo.width + gap, head))
     colour_bar(canvas, 2 * photo.width + 2 * gap, head, photo.height, scale, threshold)

@@ -12,7 +12,15 @@ from scipy.stats import binom
 
 import padim_jax as padim
 from padim_jax.method import calibration as module
-from padim_jax.method.calibration import BINS, Histogram, at_rates, calibration, is_anomalous, p_values
+from padim_jax.method.calibration import (
+    BINS,
+    Histogram,
+    at_rates,
+    calibration,
+    conformal_p_values,
+    is_anomalous,
+    p_values,
+)
 from tests.conftest import SMALL, images
 
 PIXELS = np.ones(BINS)
@@ -56,6 +64,22 @@ def test_the_interval_holds_the_rate_as_often_as_it_says() -> None:
         low, high = known.interval(0.9)
         inside += low <= 1 - float(known.threshold) <= high  # uniform scores: the true rate is what lies beyond
     assert binom.ppf(0.001, 1000, 0.9) <= inside <= binom.ppf(0.999, 1000, 0.9)
+
+
+def test_one_rule_gives_p_values_on_the_host_on_the_device_and_among_themselves() -> None:
+    known, new = (
+        calibration(np.array([3, 1, 2, 2, 5], np.float32), PIXELS, "held-out"),
+        np.array([0, 2, 2.5, 5, 9], np.float32),
+    )
+    on_host, verdicts = p_values(known, new), is_anomalous(known, new)
+    assert isinstance(on_host, np.ndarray)
+    assert isinstance(verdicts, np.ndarray)
+    assert on_host.dtype == np.float32
+    np.testing.assert_allclose(on_host, p_values(known, jnp.asarray(new)), rtol=1e-6)
+    np.testing.assert_array_equal(verdicts, np.asarray(is_anomalous(known, jnp.asarray(new))))
+    scores = np.sort(np.array([3, 1, 2, 2, 5], np.float64))
+    each = [conformal_p_values(np.delete(scores, i), scores[i : i + 1])[0] for i in range(5)]
+    np.testing.assert_array_equal(conformal_p_values(scores, scores, among=True), each)
 
 
 def test_held_out_p_values_are_exact() -> None:

@@ -238,7 +238,7 @@ def test_a_full_disk_takes_one_line_and_the_command_goes_on(
         "def write(target, *more, **named):\n"
         "    if target.name == '006.png.png': resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "    plain(target, *more, **named)\n"
-        "import padim_jax.commands.score as score\nscore.write_heatmap = write\nsys.exit(cli.main(sys.argv[1:]))"
+        "outputs.write_heatmap = write\nsys.exit(cli.main(sys.argv[1:]))"
     )
     command = ["score", str(models / "m"), str(models / "new"), "--out", str(tmp_path / "r"), "--batch-size", "4"]
     done = subprocess.run([sys.executable, "-c", limited, *command], capture_output=True, text=True)

@@ -13,11 +13,11 @@ import pytest
 import padim_jax as padim
 from padim_jax.artifact import load_updatable, resident_bytes
 from padim_jax.cli import main
-from padim_jax.fleet.fitting import Journal, Outcome, Terms, fit_many
+from padim_jax.fleet import Journal, Outcome, Terms, fit_many
 from padim_jax.fleet.serving import Fleet
 from padim_jax.fleet.tables import Job
 from padim_jax.images import UnreadableImage
-from padim_jax.runs.fold import Interrupted
+from padim_jax.runs.watch import Interrupted
 from tests.conftest import SMALL, images, write_images
 
 SETTINGS = "--tap block2 --tap block4 --n-channels 12 --image-size 40x56 --crop-size 32x48 --sigma 1.5".split()

@@ -13,9 +13,9 @@ from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import at_threshold
 from padim_jax.runs import Watch, forget_files, merge_models, recalibrate, update_files
 from padim_jax.runs.calibrate import MixedImages
-from padim_jax.runs.fold import Interrupted
 from padim_jax.runs.plausible import Implausible
 from padim_jax.runs.update import NothingNew
+from padim_jax.runs.watch import Interrupted
 from tests.conftest import SMALL, images, write_images
 
 BATCH = 8

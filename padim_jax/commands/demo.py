@@ -16,8 +16,9 @@ from padim_jax.presets import preset
 from padim_jax.runs.calibrate import Terms, calibrate_model
 from padim_jax.runs.engines import OneDevice
 from padim_jax.runs.fold import fit_moments
-from padim_jax.runs.outputs import ResultSpool, write_heatmap
+from padim_jax.runs.outputs import write_heatmap
 from padim_jax.runs.score import score_files
+from padim_jax.runs.spool import ResultSpool
 
 _RATE = 0.05
 

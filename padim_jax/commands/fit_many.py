@@ -13,8 +13,8 @@ from padim_jax.backbones import Backbone
 from padim_jax.commands.settings import chosen, loaded
 from padim_jax.commands.terminal import progress_bar, say, tell, wrong_use
 from padim_jax.commands.watching import watching
-from padim_jax.fleet.fitting import Journal, Outcome, Terms, fit_many
-from padim_jax.fleet.tables import LIST, Job, read_jobs
+from padim_jax.fleet import Job, Journal, Outcome, Terms, fit_many, read_jobs
+from padim_jax.fleet.tables import LIST
 from padim_jax.runs.recalibration import rates_of
 from padim_jax.runs.tables import write_table
 
@@ -84,7 +84,9 @@ def _write_list(path: Path, jobs: Sequence[Job], last: Mapping[str, Outcome]) ->
     """The table's models that were tried, in its order, whatever run they were of."""
     fields = ("name", "status", "images", "skipped", "threshold", "false_alarm_rate", "seconds", "notes")
     tried = [last[job.name] for job in jobs if job.name in last]
-    write_table(path, ("model", *fields[1:]), [[_cell(getattr(one, field)) for field in fields] for one in tried])
+    write_table(
+        path, ("model", *fields[1:]), [[_cell(getattr(outcome, field)) for field in fields] for outcome in tried]
+    )
 
 
 def _cell(value: Any) -> Any:

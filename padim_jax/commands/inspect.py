@@ -7,12 +7,15 @@ from pathlib import Path
 
 import click
 
-from padim_jax.artifact.folder import MANIFEST
+from padim_jax.artifact import Updatable, load_updatable
+from padim_jax.artifact.folder import MANIFEST, read_manifest
 from padim_jax.artifact.ownership import claim
-from padim_jax.commands.inspect_folder import folder_lines, inspect_folder
-from padim_jax.commands.inspect_model import inspect_model, model_lines
-from padim_jax.commands.terminal import note_ignored, tell
+from padim_jax.commands.inspect_folder import folder_lines
+from padim_jax.commands.inspect_model import model_lines
+from padim_jax.commands.terminal import note_ignored, progress_bar, say, tell
 from padim_jax.images import find_images
+from padim_jax.inspection import inspect_folder, inspect_model
+from padim_jax.runs import Watch
 
 _WRITTEN = ("images.csv", "suspects.png", "mean.png", "log_determinant.png", "two_peaks.png")
 
@@ -33,21 +36,33 @@ def inspect_command(
             )
     if model is not None and quick:
         raise click.UsageError("--quick takes no scores, --model is for scores; give one of the two")
-    found = None if is_model and images is None else find_images([images or path], exclude=out)
-    _check_out(out, path if is_model else None, () if found is None else found.paths)
+    files = None if is_model and images is None else find_images([images or path], exclude=out)
+    _check_out(out, path if is_model else None, () if files is None else files.paths)
+    watch = Watch(progress_bar, remark=say)
     if is_model:
-        if found is not None:
-            note_ignored(found.ignored)
-        record = inspect_model(path, None if found is None else found.paths, out, batch_size)
-        lines = model_lines(record)
+        if files is not None:
+            note_ignored(files.ignored)
+        inspection = inspect_model(path, None if files is None else files.paths, batch_size=batch_size, watch=watch)
+        record, show = inspection.record(), model_lines
     else:
-        assert found is not None
-        record = inspect_folder(path, found, model, quick, out, batch_size)
-        lines = folder_lines(record)
-    for line in json.dumps(record, indent=1).splitlines() if as_json else lines:
+        assert files is not None
+        stored = None if model is None else _load_listing(model)
+        inspection = inspect_folder(files, stored, name=str(model), quick=quick, batch_size=batch_size, watch=watch)
+        record, show = {"folder": str(path), **inspection.record()}, folder_lines
+    if out is not None:
+        inspection.write(out)
+    for line in json.dumps(record, indent=1).splitlines() if as_json else show(record):
         tell(line)
     if record["unreadable"]:
         raise click.ClickException(f"{len(record['unreadable'])} files could not be read")
+
+
+def _load_listing(model: Path) -> Updatable:
+    """A model that knows which images it was fitted on."""
+    stored = load_updatable(model) if read_manifest(model).get("form") == "updatable" else None
+    if stored is None or not stored.images:
+        raise click.UsageError(f"{model} does not list the images it was fitted on; leave --model out")
+    return stored
 
 
 def _check_out(out: Path | None, model: Path | None, images: Sequence[Path]) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import click
 
@@ -11,9 +11,8 @@ from padim_jax.commands.options import Size, batch_option, debug_option, roi_opt
 from padim_jax.commands.terminal import tell
 from padim_jax.config import ProtocolName
 
-Where = Literal["crop", "original"]
 ROTATED_DRAWS = 5  # arXiv 2011.08785 states means over random draws
-_WHERE = click.Choice(get_args(Where))
+_PIXELS = click.Choice(("crop", "original"))
 _UNITS = {"MB": 10**6, "GB": 10**9}
 
 
@@ -59,10 +58,10 @@ def _list_presets(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @click.option(
     "--masks",
-    type=_WHERE,
+    type=_PIXELS,
     help="Write a mask of what is above the pixel threshold, in these pixels.",
 )
-@click.option("--maps", type=_WHERE, help="Write the distances as a float TIFF, in these pixels.")
+@click.option("--maps", type=_PIXELS, help="Write the distances as a float TIFF, in these pixels.")
 @roi_option
 @batch_option
 @debug_option

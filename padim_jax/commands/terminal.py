@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from padim_jax.runs.watch import Advance
+    from padim_jax.images import UnreadableImage
+    from padim_jax.runs.watch import Advance, Watch
 
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -154,6 +155,24 @@ class Notes:
                 say(f"note: {path}: {text}")
             if more := self._counts[text] - len(paths):
                 say(f"note: {more} more files: {text}")
+
+
+@contextmanager
+def follow_run(unreadable: Callable[[UnreadableImage], None] | None = None) -> Iterator[Watch]:
+    """Follow a run on the terminal, with bars and remarks; Ctrl-C stops it, and notes about files are said at its end.
+
+    Args:
+      unreadable: what to do with a file that can't be read. Default: it ends the run.
+    """
+    from padim_jax.images import stop_at_unreadable
+    from padim_jax.runs.watch import Watch
+
+    notes = Notes()
+    try:
+        with interruption() as stopped:
+            yield Watch(progress_bar, notes, say, unreadable or stop_at_unreadable, stopped)
+    finally:
+        notes.say()
 
 
 def say(text: str) -> None:

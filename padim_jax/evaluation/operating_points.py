@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from padim_jax.method.calibration import Calibration, Histogram, calibration, on_host
+from padim_jax.method.calibration import Calibration, Histogram, calibration, p_values
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import NoLeaveOneOut, leave_one_out_scores
 
@@ -50,7 +50,7 @@ class OperatingPoints:
         """Of each score, ``(1 + #{i: s_i ≥ s}) / (n + 1)`` among the left-out ones; None without any."""
         if not self.known:
             return [None] * len(scores)
-        return [float(p) for p in on_host(self.known[0], np.asarray(scores, np.float32))[0]]
+        return [float(p) for p in p_values(self.known[0], np.asarray(scores, np.float32))]
 
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says of the thresholds, under "calibration"."""

@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING
 from padim_jax.lazy import lazily
 
 if TYPE_CHECKING:
-    from padim_jax.fleet.fitting import Journal, Outcome, Terms, fit_many
+    from padim_jax.fleet.fitting import Terms, fit_many
+    from padim_jax.fleet.journal import Journal, Outcome
     from padim_jax.fleet.serving import Fleet
     from padim_jax.fleet.tables import Job, Route, read_jobs, read_routes
 else:  # a table is read without JAX
     __getattr__, __dir__ = lazily(
         __name__,
         {
-            "padim_jax.fleet.fitting": ("Journal", "Outcome", "Terms", "fit_many"),
+            "padim_jax.fleet.fitting": ("Terms", "fit_many"),
+            "padim_jax.fleet.journal": ("Journal", "Outcome"),
             "padim_jax.fleet.serving": ("Fleet",),
             "padim_jax.fleet.tables": ("Job", "Route", "read_jobs", "read_routes"),
         },

@@ -6,16 +6,13 @@ started again, fits only what failed, is new or has changed. What became of each
 
 import hashlib
 import json
-import os
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -23,6 +20,8 @@ from padim_jax.artifact.folder import ArtifactError, check_writable, is_whole, r
 from padim_jax.artifact.ownership import locked
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
+from padim_jax.fleet.journal import Journal, Outcome
+from padim_jax.fleet.places import Places
 from padim_jax.fleet.tables import Job
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.images import find_images, find_value_range, read_roi_of, stop_at_unreadable
@@ -34,9 +33,7 @@ from padim_jax.runs.calibrate import Terms as Calibrating
 from padim_jax.runs.checkpoint import Checkpoint, identity
 from padim_jax.runs.engines import OneDevice
 from padim_jax.runs.fit import fit_files
-from padim_jax.runs.watch import Interrupted, Watch, skip_unreadable
-
-Status = Literal["fitted", "kept", "failed"]  # kept: it was there already, made from the same files and settings
+from padim_jax.runs.watch import Interrupted, Watch, skip_unreadable, warn_of_file
 
 AT_ONCE_BYTES = 2**30  # of moments and factors: up to here a device fits two models at a time
 _FEW = 3  # skipped files that are named
@@ -68,68 +65,6 @@ class Terms:
     trusted: bool = False
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job.
-
-    Attributes:
-      name: of the model.
-      status: see ``Status``.
-      images: it was fitted on.
-      skipped: files that could not be read.
-      threshold: of its calibration, in units of distance; None without.
-      false_alarm_rate: that the threshold attains; None without.
-      seconds: it took.
-      notes: what is to be known of it, each in one line: why it failed, what was left out or decided.
-    """
-
-    name: str
-    status: Status
-    images: int = 0
-    skipped: int = 0
-    threshold: float | None = None
-    false_alarm_rate: float | None = None
-    seconds: float = 0.0
-    notes: tuple[str, ...] = ()
-
-
-class Journal:
-    """Outcomes of this run and of those before, a line each; the last of a name counts.
-
-    Args:
-      folder: of the models.
-      part: which of how many runs this is, from 1; each writes a file of its own.
-    """
-
-    def __init__(self, folder: Path, part: tuple[int, int] = (1, 1)) -> None:
-        self._folder, self._lock = folder, threading.Lock()
-        self._path = folder / f".models.{part[0]}-of-{part[1]}.jsonl"
-        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):  # torn by a power cut
-            self._path.write_bytes(self._path.read_bytes() + b"\n")
-
-    def add(self, outcome: Outcome) -> None:
-        """Write one down, so that it outlasts a power cut; threads may do so at once."""
-        line = json.dumps(asdict(outcome) | {"at": time.time()})
-        with self._lock, self._path.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    def last(self) -> dict[str, Outcome]:
-        """The last outcome of every model, of whatever part."""
-        found: dict[str, tuple[float, Outcome]] = {}
-        for path in self._folder.glob(".models.*.jsonl"):
-            for line in path.read_text("utf-8").splitlines():
-                try:
-                    read = json.loads(line)
-                    at, outcome = float(read.pop("at")), Outcome(**read | {"notes": tuple(read["notes"])})
-                except (ValueError, TypeError, KeyError, AttributeError):  # torn
-                    continue
-                if outcome.name not in found or at >= found[outcome.name][0]:
-                    found[outcome.name] = at, outcome
-        return {name: outcome for name, (_, outcome) in found.items()}
-
-
 def fit_many(
     backbone: Backbone,
     jobs: Sequence[Job],
@@ -138,7 +73,7 @@ def fit_many(
     journal: Journal,
     *,
     devices: Sequence[Any] | None = None,
-    note: Note | None = None,
+    note: Note = warn_of_file,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Outcome]:
     """Fit, calibrate and save a model for each job.
@@ -165,73 +100,52 @@ def fit_many(
       OSError: the journal can't be written.
       Interrupted: ``stopped`` has become true before all was done.
     """
-    many = 2 if 2 * _state_bytes(backbone, terms.config) <= AT_ONCE_BYTES else 1
-    places: SimpleQueue[_Place] = SimpleQueue()
-    made = [_Place(device, _on(device, backbone)) for device in devices or jax.devices()[:1]]
-    for place in made * many:
-        places.put(place)
-    left, before = threading.Event(), journal.last()
+    each = 2 if 2 * _state_bytes(backbone, terms.config) <= AT_ONCE_BYTES else 1
+    places = Places(backbone, devices or jax.devices()[:1], each)
+    abandoned, before = threading.Event(), journal.last()
 
     def ended() -> bool:
-        return left.is_set() or stopped()
+        return abandoned.is_set() or stopped()
 
     def run(job: Job) -> Outcome:
-        place = places.get()
-        try:
-            with nullcontext() if place.warm else place.alone, jax.default_device(place.device):
-                if ended():
-                    raise Interrupted("interrupted before it was begun")
-                outcome = _tried(job, place.backbone, terms, out, note, ended)
-                place.warm = place.warm or outcome.status == "fitted"
-        finally:
-            places.put(place)
-        known = before.get(job.name)
-        if outcome.status != "kept" or known is None or known.status == "failed":
+        with places.lend() as place:
+            if ended():
+                raise Interrupted("interrupted before it was begun")
+            outcome = _attempt(job, place.backbone, terms, out, note, ended)
+            place.warm = place.warm or outcome.status == "fitted"
+        earlier = before.get(job.name)
+        if outcome.status != "kept" or earlier is None or earlier.status == "failed":
             journal.add(outcome)
         return outcome
 
-    waiting, running, unfinished = iter(jobs), set[Future[Outcome]](), False
-    with ThreadPoolExecutor(len(made) * many, thread_name_prefix="fit") as pool:
+    interrupted = False
+    with ThreadPoolExecutor(places.total, thread_name_prefix="fit") as pool:
         try:
-            while True:
-                while len(running) < len(made) * many and (job := next(waiting, None)) is not None:
-                    if ended():
-                        unfinished = True
-                        break
-                    running.add(pool.submit(run, job))
-                if not running:
-                    break
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    try:
-                        yield future.result()
-                    except Interrupted:
-                        unfinished = True
+            for future in _in_turn(pool, run, jobs, places.total):
+                try:
+                    yield future.result()
+                except Interrupted:
+                    interrupted = True
         finally:
-            left.set()  # whoever asked for outcomes asks for no more: what runs stops after its batch
-    if unfinished:
+            abandoned.set()  # whoever asked for outcomes asks for no more: what runs stops after its batch
+    if interrupted:
         raise Interrupted("interrupted; models that are done are kept, and what others have read")
 
 
-@dataclass(eq=False)
-class _Place:
-    """A device, with the network on it."""
-
-    device: Any
-    backbone: Backbone
-    alone: threading.Lock = field(default_factory=threading.Lock)
-    warm: bool = False  # whether a model was fitted here
-
-
-def _on(device: Any, backbone: Backbone) -> Backbone:
-    """The network on ``device``, as what is made there by default: bound to it, it would take programs of its own."""
-    with jax.default_device(device):
-        return jax.device_put(jax.device_get(backbone))
+def _in_turn(
+    pool: ThreadPoolExecutor, run: Callable[[Job], Outcome], jobs: Sequence[Job], most: int
+) -> Iterator[Future[Outcome]]:
+    """Outcomes of all jobs as they come; no more than ``most`` are under way."""
+    running: set[Future[Outcome]] = set()
+    for job in jobs:
+        running.add(pool.submit(run, job))
+        if len(running) == most:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from done
+    yield from as_completed(running)
 
 
-def _tried(
-    job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note | None, stopped: Callable[[], bool]
-) -> Outcome:
+def _attempt(job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note, stopped: Callable[[], bool]) -> Outcome:
     """The outcome of a job, failure or not."""
     start = time.perf_counter()
     try:
@@ -246,15 +160,13 @@ def _tried(
     return replace(outcome, seconds=time.perf_counter() - start)
 
 
-def _fit(
-    job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note | None, stopped: Callable[[], bool]
-) -> Outcome:
+def _fit(job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note, stopped: Callable[[], bool]) -> Outcome:
     with locked(out / job.name, "fit-many"):
         return _fit_locked(job, backbone, terms, out, note, stopped)
 
 
 def _fit_locked(
-    job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note | None, stopped: Callable[[], bool]
+    job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note, stopped: Callable[[], bool]
 ) -> Outcome:
     target, config = out / job.name, terms.config
     found = find_images([job.good], exclude=out)

@@ -18,7 +18,7 @@ from padim_jax.config import PadimConfig
 from padim_jax.images import UnreadableImage, read_image
 from padim_jax.images.decode import Note
 from padim_jax.images.image import centre_crop, resize
-from padim_jax.method.calibration import on_host
+from padim_jax.method.calibration import is_anomalous, p_values
 from padim_jax.method.checks import check_images
 from padim_jax.method.records import Padim, Scores
 from padim_jax.method.scoring import score
@@ -127,8 +127,8 @@ class Fleet:
                 batch = np.stack([_seen(model, image, note) for image in images[first : first + batch_size]])
                 scores = jax.device_get(score(bare, fill_up(batch, filled_size(len(batch), batch_size))))
                 if known is not None:
-                    p_values, verdicts = on_host(known, scores.image_score)
-                    scores = replace(scores, p_value=p_values, anomalous=verdicts)
+                    values = scores.image_score
+                    scores = replace(scores, p_value=p_values(known, values), anomalous=is_anomalous(known, values))
                 found += [jax.tree.map(lambda a, i=i: a[i : i + 1], scores) for i in range(len(batch))]
             return found
 

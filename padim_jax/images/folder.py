@@ -3,17 +3,17 @@
 import errno
 import hashlib
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from padim_jax.config import PadimConfig
+from padim_jax.images.ahead import map_ahead
 from padim_jax.images.decode import FilePath, Note, UnreadableImage, open_image, read_file
 from padim_jax.images.image import centre_crop, resize
 
@@ -167,31 +167,17 @@ def _read_ahead(
     note: Note | None,
 ) -> Iterator[tuple[Path, _Read | None]]:
     """Every file in order with what was read; None of those that can't be, after ``unreadable`` was told."""
-    remaining, tell = map(Path, paths), note or (lambda path, text: None)
-    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
-    try:
-        pending: deque[tuple[Path, Future[_Read]]] = deque()
-
-        def submit(count: int) -> None:
-            pending.extend(
-                (path, pool.submit(_read, path, config, note is not None)) for path in islice(remaining, count)
-            )
-
-        submit(ahead)
-        while pending:
-            path, future = pending.popleft()
-            submit(1)
-            try:
-                read = future.result()
-            except UnreadableImage as error:
-                unreadable(error)
-                yield path, None
-            else:
-                for text in read.notes:
-                    tell(path, text)
-                yield path, read
-    finally:
-        pool.shutdown(cancel_futures=True)
+    read, tell = partial(_read, config=config, noted=note is not None), note or (lambda path, text: None)
+    for path, future in map_ahead(read, map(Path, paths), ahead, name="decode"):
+        try:
+            result = future.result()
+        except UnreadableImage as error:
+            unreadable(error)
+            yield path, None
+        else:
+            for text in result.notes:
+                tell(path, text)
+            yield path, result
 
 
 def _batch(read: Sequence[tuple[Path, _Read]], config: PadimConfig) -> Batch:

@@ -2,15 +2,14 @@
 
 import hashlib
 import io
-import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from padim_jax.images.ahead import CORES, map_ahead
 from padim_jax.images.decode import (
     DeepImage,
     FilePath,
@@ -100,25 +99,14 @@ def survey(
       decode: decode the pixels too; without, damage inside them is not seen.
       advance: told of every file.
     """
-    remaining = map(Path, paths)
-    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="survey")
-    try:
-        ahead = 2 * (os.cpu_count() or 1)
-        pending: deque[Future[ImageFacts]] = deque(
-            pool.submit(_look, path, decode) for path in islice(remaining, ahead)
-        )
-        while pending:
-            future = pending.popleft()
-            pending.extend(pool.submit(_look, path, decode) for path in islice(remaining, 1))
-            try:
-                facts = future.result()
-            except UnreadableImage as error:
-                unreadable(error)
-            else:
-                yield facts
-            advance(1)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for _, future in map_ahead(partial(_look, decode=decode), map(Path, paths), 2 * CORES, name="survey"):
+        try:
+            facts = future.result()
+        except UnreadableImage as error:
+            unreadable(error)
+        else:
+            yield facts
+        advance(1)
 
 
 def find_duplicates(images: Sequence[ImageFacts]) -> list[list[Path]]:

@@ -1,13 +1,10 @@
 """What values images of more than 8 bits a channel take, so that a fit can fix their range."""
 
-import os
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
+from padim_jax.images.ahead import CORES, map_ahead
 from padim_jax.images.decode import (
     DeepImage,
     FilePath,
@@ -47,35 +44,27 @@ def find_value_range(
     Raises:
       ValueError: files of several kinds, naming one of each.
     """
-    found: dict[str, _Kind] = {}
-    remaining = map(Path, paths)
-    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="values")
-    try:
-        ahead = 4 * (os.cpu_count() or 1)
-        pending: deque[tuple[Path, Future[_Values | None]]] = deque()
-        pending.extend((path, pool.submit(_look, path)) for path in islice(remaining, ahead))
-        while pending:
-            path, future = pending.popleft()
-            pending.extend((path, pool.submit(_look, path)) for path in islice(remaining, 1))
-            try:
-                values = future.result()
-            except UnreadableImage as error:
-                unreadable(error)
-            else:
-                if values is not None:
-                    found.setdefault(values.kind, _Kind(path)).add(values)
-            advance(1)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    if len(found) > 1:
-        each = "; ".join(f"{one.count} {_KINDS[kind]} ({one.example})" for kind, one in sorted(found.items()))
+    kinds: dict[str, _Kind] = {}
+    for path, future in map_ahead(_look, map(Path, paths), 4 * CORES, name="values"):
+        try:
+            values = future.result()
+        except UnreadableImage as error:
+            unreadable(error)
+        else:
+            if values is not None:
+                kinds.setdefault(values.kind, _Kind(path)).add(values)
+        advance(1)
+    if len(kinds) > 1:
+        each = "; ".join(f"{files.count} {_KINDS[kind]} ({files.example})" for kind, files in sorted(kinds.items()))
         raise ValueError(
             f"the images are of several kinds: {each}; a model is for one: leave out or convert the others"
         )
-    if not found or "8 bits" in found:
+    if not kinds or "8 bits" in kinds:
         return None
-    ((kind, one),) = found.items()
-    return _range_of_floats(one.low, one.high) if kind == "floats" else _range_of_integers(int(one.low), int(one.high))
+    ((kind, files),) = kinds.items()
+    if kind == "floats":
+        return _range_of_floats(files.low, files.high)
+    return _range_of_integers(int(files.low), int(files.high))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from padim_jax.method.alignment import FEWEST, split_in_two, two_peaked_limit
+from padim_jax.method.calibration import conformal_p_values
 from padim_jax.method.checks import padded
 from padim_jax.method.embedding import embed
 from padim_jax.method.records import Padim
@@ -78,7 +79,7 @@ def outlier_limit(scores: Sequence[float]) -> float:
 def rank_p_values(scores: Sequence[float]) -> Float[np.ndarray, " n"]:
     """``p_i = #{j: s_j ≥ s_i} / n``, in [1/n, 1]: the conformal p-value of each by all the others."""
     values = np.asarray(scores, np.float64)
-    return (len(values) - np.searchsorted(np.sort(values), values, side="left")) / max(1, len(values))
+    return np.asarray(conformal_p_values(np.sort(values), values, among=True))
 
 
 def find_conditions(model: Padim) -> Conditions:

@@ -202,25 +202,35 @@ def at_threshold(known: Calibration, threshold: float, pixel_rate: float | None 
     return calibration(np.asarray(known.scores), np.asarray(known.pixels), known.method, *rates, float(threshold))
 
 
-def p_values(known: Calibration, scores: Float[Array, " m"]) -> Float[Array, " m"]:
-    """``p = (1 + #{i: s_i ≥ s}) / (n + 1)`` of each score s, in (0, 1]; small is anomalous."""
-    n = len(known.scores)
-    return (1 + n - jnp.searchsorted(known.scores, scores, side="left")) / jnp.asarray(n + 1, jnp.float32)
+def p_values(known: Calibration, scores: Float[Array | np.ndarray, " m"]) -> Float[Array | np.ndarray, " m"]:
+    """:func:`conformal_p_values` of each score by the calibration's, in (0, 1]; small is anomalous.
+
+    NumPy scores stay on the host, without a program for every number of scores there are.
+    """
+    if isinstance(scores, np.ndarray):
+        return conformal_p_values(np.asarray(known.scores), scores).astype(np.float32)
+    return conformal_p_values(known.scores, scores)
 
 
-def on_host(
-    known: Calibration, scores: Float[np.ndarray, " m"]
-) -> tuple[Float[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
-    """:func:`p_values` and :func:`is_anomalous` without a program for every number of scores there are."""
-    ascending = np.asarray(known.scores)
-    n = len(ascending)
-    p = (1 + n - np.searchsorted(ascending, scores, side="left")).astype(np.float32) / np.float32(n + 1)
-    return p, ~(scores <= np.asarray(known.threshold))
+def conformal_p_values(
+    ascending: Float[Array | np.ndarray, " n"], scores: Float[Array | np.ndarray, " m"], *, among: bool = False
+) -> Float[Array | np.ndarray, " m"]:
+    """``p = (1 + #{i: s_i ≥ s}) / (n + 1)`` of each score s by n others.
+
+    Args:
+      ascending: sorted scores of good images.
+      scores: scores to compare with them, of the same kind of array.
+      among: the scores are among ``ascending``: each is compared with all but itself.
+    """
+    n, library = len(ascending) + (not among), np if isinstance(scores, np.ndarray) else jnp
+    at_least = n - library.searchsorted(ascending, scores, side="left")  # itself included
+    return at_least.astype(np.float64 if library is np else jnp.float32) / max(1, n)
 
 
-def is_anomalous(known: Calibration, scores: Float[Array, " m"]) -> Bool[Array, " m"]:
-    """Which scores lie above the threshold; those that are not finite count as above."""
-    return ~(scores <= known.threshold)
+def is_anomalous(known: Calibration, scores: Float[Array | np.ndarray, " m"]) -> Bool[Array | np.ndarray, " m"]:
+    """Which scores lie above the threshold; those that are not finite count as above. NumPy scores stay on the host."""
+    threshold = np.asarray(known.threshold) if isinstance(scores, np.ndarray) else known.threshold
+    return ~(scores <= threshold)
 
 
 def _rank(n: int, rate: float) -> int:

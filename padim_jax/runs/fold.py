@@ -113,7 +113,7 @@ def _find_directions(
     engine: Engine, paths: Sequence[Path], config: PadimConfig, batch_size: int, watch: Watch, advance: Advance
 ) -> Float[np.ndarray, "c d"]:
     """The matrix of the principal components, in a pass of its own; the pass that folds reports on files."""
-    quiet = replace(watch, note=None if watch.note is None else ignore_note, unreadable=skip_unreadable)
+    quiet = replace(watch, note=ignore_note, unreadable=skip_unreadable)
     embedding = draw_embedding(engine.backbone, config)
     moments: Moments | None = None
     size = engine.step_size(batch_size, len(paths))

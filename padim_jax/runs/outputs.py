@@ -1,97 +1,200 @@
-"""What is written of a scored image: a row of a table, a heat map, a mask, a map of distances; and under which name."""
+"""What is written of a scored image beside its row: a heat map, a mask, a map of distances; each writes itself."""
 
-import hashlib
-import os
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from padim_jax.config import PadimConfig
 from padim_jax.images import UnreadableImage, mask_to_original, to_original
+from padim_jax.images.ahead import CORES, map_ahead
 from padim_jax.images.decode import Note
 from padim_jax.images.geometry import seen_part
 from padim_jax.images.image import read_photo
+from padim_jax.method.records import Padim
 from padim_jax.pictures import picture
-from padim_jax.runs.score import ScoredImage, find_summit
+from padim_jax.runs.rows import Row, verdict_of
+from padim_jax.runs.score import ScoredImage
+from padim_jax.runs.spool import ResultSpool
 
-COLUMNS = ("path", "score", "p_value", "verdict", "row", "column", "threshold", "heatmap", "note")
-_LONGEST_NAME = 255  # bytes, of a file on the usual file systems
+Pixels = Literal["crop", "original"]  # of what the network saw, or of the image file
 LONGEST_SIDE = 768  # pixels of a photo in a heat map
 _PNG = {"format": "PNG", "compress_level": 1, "compress_type": zlib.Z_RLE}  # as small as by level 3, in half the time
-_BETWEEN = "; "  # notes of an image
-_SIZE = np.dtype("<u4")
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Row:
-    """What a table says of a result.
+def ignore_note(path: Path, text: str) -> None:
+    """Tell nobody."""
+
+
+class Output:
+    """Files of one kind, one for each result, in a folder of their own.
 
     Attributes:
-      path: of the image.
-      score, p_value, anomalous: as :class:`padim_jax.runs.score.ScoredImage` has them.
-      row, column: of the map's maximum, in pixels of the upright original.
-      threshold: scores above it are anomalous; None where the model is not calibrated.
-      heatmap: file of the heat map, relative to the folder of the results; empty where there is none.
-      notes: what a reader should know of this result.
+      folder: name of the folder below that of the results.
+      suffix: of the files' names.
     """
 
-    path: Path
-    score: float
-    p_value: float | None
-    anomalous: bool | None
-    row: int
-    column: int
+    folder: ClassVar[str]
+    suffix: ClassVar[str]
+
+    def open(self, results: Path, rows: Sequence[Row]) -> AbstractContextManager[object]:
+        """Begin below the folder ``results``, where an earlier run has left what belongs to ``rows``."""
+        return nullcontext()
+
+    def write(self, target: Path, item: ScoredImage) -> None:
+        """Write the file of one result; threads do so at once."""
+
+    def add(self, item: ScoredImage) -> None:
+        """Take down a result; called in order, once :meth:`write` is done with it."""
+
+
+@dataclass(frozen=True)
+class Heatmaps(Output):
+    """Pictures of results, as :func:`write_heatmap` makes them; its arguments are the fields."""
+
+    config: PadimConfig
+    scale: tuple[float, float]
     threshold: float | None = None
-    heatmap: str = ""
-    notes: tuple[str, ...] = ()
+    note: Note = ignore_note
 
-    @classmethod
-    def of(cls, item: ScoredImage, config: PadimConfig, threshold: float | None, heatmap: str = "") -> "Row":
-        """The row of one result of a model with ``config`` and ``threshold``."""
-        summit = find_summit(item, config)
-        return cls(item.path, item.score, item.p_value, item.anomalous, *summit, threshold, heatmap, item.notes)
+    folder: ClassVar[str] = "heatmaps"
+    suffix: ClassVar[str] = ".png"
 
-    @classmethod
-    def read(cls, cells: Sequence[str]) -> "Row":
-        """The row that has these :attr:`cells`; numbers have the digits that a table has of them."""
-        path, score, p_value, verdict, row, column, threshold, heatmap, note = cells
-        return cls(
-            path=Path(path),
-            score=float(score),
-            p_value=float(p_value) if p_value else None,
-            anomalous=verdict == "anomalous" if verdict else None,
-            row=int(row),
-            column=int(column),
-            threshold=float(threshold) if threshold else None,
-            heatmap=heatmap,
-            notes=tuple(note.split(_BETWEEN)) if note else (),
-        )
-
-    @property
-    def verdict(self) -> str:
-        """Either "anomalous" or "normal", or nothing where the model is not calibrated."""
-        return verdict_of(self.anomalous)
-
-    @property
-    def cells(self) -> tuple[object, ...]:
-        """What stands in :data:`COLUMNS`; p-value, verdict and threshold are empty without a calibration."""
-        p_value, threshold = ("" if one is None else f"{one:.7g}" for one in (self.p_value, self.threshold))
-        place = (self.row, self.column, threshold, self.heatmap, _BETWEEN.join(self.notes))
-        return self.path, f"{self.score:.7g}", p_value, self.verdict, *place
+    def write(self, target: Path, item: ScoredImage) -> None:
+        """Write one picture."""
+        write_heatmap(target, item, self.scale, config=self.config, threshold=self.threshold, note=self.note)
 
 
-def verdict_of(anomalous: bool | None) -> str:
-    """Either "anomalous" or "normal", or nothing where the model is not calibrated."""
-    return "" if anomalous is None else "anomalous" if anomalous else "normal"
+class LateHeatmaps(Output):
+    """Pictures whose colours follow from all results of a run, so that these are kept in a file until the last.
+
+    Args:
+      config: as :class:`Heatmaps` has it.
+      note: as :class:`Heatmaps` has it.
+    """
+
+    folder, suffix = Heatmaps.folder, Heatmaps.suffix
+
+    def __init__(self, config: PadimConfig, note: Note = ignore_note) -> None:
+        self._config, self._note = config, note
+        self._spool: ResultSpool | None = None
+
+    @contextmanager
+    def open(self, results: Path, rows: Sequence[Row]) -> Iterator[None]:
+        """Go on with the file that an earlier run has left."""
+        path = results / "spool"
+        path.touch()
+        with path.open("r+b", buffering=0) as file:
+            self._spool = ResultSpool(file)
+            self._spool.restore([(row.path, row.notes) for row in rows], self._config.crop)
+            yield
+
+    def add(self, item: ScoredImage) -> None:
+        """Keep one result."""
+        assert self._spool is not None
+        self._spool.add(item)
+
+    def draw(self, place: Callable[[Path], Path]) -> Iterator[ScoredImage]:
+        """Draw all results on one scale, each where ``place`` says of its path; gives each once it is drawn."""
+        assert self._spool is not None
+        pictures = Heatmaps(self._config, self._spool.scale(), note=self._note)
+        return write_each(self._spool, lambda item: pictures.write(place(item.path), item))
+
+
+@dataclass(frozen=True)
+class Masks(Output):
+    """Which pixels lie above ``threshold``, as PNG files of 0 and 255.
+
+    Attributes:
+      config: what the images were read with.
+      threshold: distance.
+      pixels: whose the mask's are.
+    """
+
+    config: PadimConfig
+    threshold: float
+    pixels: Pixels
+
+    folder: ClassVar[str] = "masks"
+    suffix: ClassVar[str] = ".png"
+
+    def write(self, target: Path, item: ScoredImage) -> None:
+        """Write one mask."""
+        marked = item.anomaly_map > self.threshold
+        if self.pixels == "original":
+            marked = mask_to_original(marked, item.size, self.config)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(marked.astype(np.uint8) * np.uint8(255)).save(target, format="PNG")
+
+
+@dataclass(frozen=True)
+class Maps(Output):
+    """Distances as float TIFF files; in the image's own pixels NaN where the crop never looked.
+
+    Attributes:
+      config: what the images were read with.
+      pixels: whose the map's are.
+    """
+
+    config: PadimConfig
+    pixels: Pixels
+
+    folder: ClassVar[str] = "maps"
+    suffix: ClassVar[str] = ".tif"
+
+    def write(self, target: Path, item: ScoredImage) -> None:
+        """Write one map."""
+        distances = item.anomaly_map
+        if self.pixels == "original":
+            distances = to_original(distances, item.size, self.config)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(distances.astype(np.float32)).save(target, format="TIFF")
+
+
+def choose_outputs(
+    model: Padim,
+    *,
+    heatmaps: bool = True,
+    colour_range: tuple[float, float] | None = None,
+    masks: Pixels | None = None,
+    maps: Pixels | None = None,
+    note: Note = ignore_note,
+) -> list[Output]:
+    """Outputs that are asked for.
+
+    Args:
+      model: whose results they show.
+      heatmaps: pictures.
+      colour_range: distances at the ends of their colours. Default: the calibration's, or where there is none, what
+        suits all results.
+      masks: pixels of masks; None for no masks.
+      maps: pixels of maps of distances; None for no maps.
+      note: told where a photo could not be read again.
+
+    Raises:
+      ValueError: masks of a model that is not calibrated.
+    """
+    calibration, config, outputs = model.calibration, model.config, list[Output]()
+    scale = colour_range
+    if scale is None and calibration is not None:
+        scale = float(calibration.colour_scale[0]), float(calibration.colour_scale[1])
+    threshold = None if calibration is None else float(calibration.threshold)
+    if heatmaps:
+        outputs.append(LateHeatmaps(config, note) if scale is None else Heatmaps(config, scale, threshold, note))
+    if masks is not None:
+        if calibration is None:
+            raise ValueError("masks take a calibrated model, for its pixel threshold; calibrate it first")
+        outputs.append(Masks(config, float(calibration.pixel_threshold), masks))
+    if maps is not None:
+        outputs.append(Maps(config, maps))
+    return outputs
 
 
 def write_heatmap(
@@ -101,7 +204,7 @@ def write_heatmap(
     *,
     config: PadimConfig | None = None,
     threshold: float | None = None,
-    note: Note = lambda path, text: None,
+    note: Note = ignore_note,
 ) -> None:
     """Write the picture of one result as PNG, making folders as needed.
 
@@ -116,8 +219,8 @@ def write_heatmap(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     verdict = verdict_of(item.anomalous)
-    name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in item.path.name)  # on one line, and text
-    title = f"score {item.score:.4g}" + (f"   {verdict}, p = {item.p_value:.3g}" if verdict else "") + f"   {name}"
+    decision = f"   {verdict}, p = {item.p_value:.3g}" if verdict else ""
+    title = f"score {item.score:.4g}{decision}   {item.path.name}"
     photo, (left, top) = item.image, (0, 0)
     (bottom, right) = item.anomaly_map.shape
     if config is not None:
@@ -134,129 +237,8 @@ def write_heatmap(
     drawn.save(target, **_PNG)
 
 
-def write_mask(target: Path, item: ScoredImage, threshold: float, config: PadimConfig, original: bool) -> None:
-    """Write which pixels lie above ``threshold`` as a PNG of 0 and 255, at crop size or in the file's own pixels."""
-    marked = item.anomaly_map > threshold
-    marked = mask_to_original(marked, item.size, config) if original else marked
-    target.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(marked.astype(np.uint8) * np.uint8(255)).save(target, format="PNG")
-
-
-def write_map(target: Path, item: ScoredImage, config: PadimConfig, original: bool) -> None:
-    """Write distances as a float TIFF, at crop size or in the file's own pixels (NaN where the crop never looked)."""
-    values = to_original(item.anomaly_map, item.size, config) if original else item.anomaly_map
-    target.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values.astype(np.float32)).save(target, format="TIFF")
-
-
-def written(items: Iterable[T], write: Callable[[T], None]) -> Iterator[T]:
+def write_each(items: Iterable[T], write: Callable[[T], None]) -> Iterator[T]:
     """Give ``items`` on, in order, each once ``write`` is done with it; threads write while the next are computed."""
-    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="write")
-    pending: deque[tuple[T, Future[None]]] = deque()
-    try:
-        for item in items:
-            pending.append((item, pool.submit(write, item)))
-            while len(pending) > 2 * (os.cpu_count() or 1) or (pending and pending[0][1].done()):
-                done, future = pending.popleft()
-                future.result()
-                yield done
-        for done, future in pending:
-            future.result()
-            yield done
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-class ResultSpool:
-    """Holds results of one shape in a file until the colour scale of the whole run is known; iterating reads them.
-
-    Args:
-      file: open to be read and written, not buffered; closed by whoever opened it.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._rows: list[tuple[ScoredImage, float]] = []  # without arrays; the map's median
-        self._shape = (0, 0)
-
-    def add(self, item: ScoredImage) -> None:
-        """Keep one result."""
-        self._shape = item.anomaly_map.shape
-        parts = (np.asarray(item.size, _SIZE), item.image, item.anomaly_map.astype("<f4"))
-        self._file.seek(len(self._rows) * self._record)
-        rest = memoryview(b"".join(part.tobytes() for part in parts))
-        while rest:  # a disk that is almost full takes a part
-            rest = rest[self._file.write(rest) :]
-        self._rows.append((item.without_arrays(), float(np.median(item.anomaly_map))))
-
-    def restore(self, rows: Sequence[tuple[Path, tuple[str, ...]]], shape: tuple[int, int]) -> None:
-        """Take over what a run that was stopped has kept: of these paths with their notes, not calibrated."""
-        self._shape = shape
-        for path, notes in rows:
-            item = self._read(len(self._rows), ScoredImage.empty(path, notes))
-            light = replace(item.without_arrays(), score=float(item.anomaly_map.max()))
-            self._rows.append((light, float(np.median(item.anomaly_map))))
-
-    def scale(self) -> tuple[float, float]:
-        """Distances at the ends of the colour scale: the median of the images' medians, and the highest score.
-
-        Below what half of the cells of a typical image show, nothing is worth colour.
-        """
-        medians = [median for _, median in self._rows]
-        return float(np.median(medians)), max(item.score for item, _ in self._rows)
-
-    def __iter__(self) -> Iterator[ScoredImage]:
-        for index, (item, _) in enumerate(self._rows):
-            yield self._read(index, item)
-
-    @property
-    def _record(self) -> int:
-        return 2 * _SIZE.itemsize + 7 * self._shape[0] * self._shape[1]
-
-    def _read(self, index: int, light: ScoredImage) -> ScoredImage:
-        self._file.seek(index * self._record)
-        content = self._file.read(self._record)
-        if len(content) < self._record:
-            raise OSError(f"{getattr(self._file, 'name', 'spool')} was cut short; remove it and score anew")
-        height, width = self._shape
-        start, end = 2 * _SIZE.itemsize, 2 * _SIZE.itemsize + 3 * height * width
-        size = np.frombuffer(content[:start], _SIZE)
-        image = np.frombuffer(content[start:end], np.uint8).reshape(height, width, 3)
-        anomaly_map = np.frombuffer(content[end:], "<f4").reshape(height, width)
-        return replace(light, image=image, anomaly_map=anomaly_map, size=(int(size[0]), int(size[1])))
-
-
-def common_folder(paths: Sequence[Path]) -> Path:
-    """Deepest folder that holds all ``paths``; results are laid out below it as their images are."""
-    return Path(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]))
-
-
-def result_place(path: Path, root: Path, suffix: str = ".png") -> Path:
-    """Relative place of what belongs to image ``path`` below ``root``: its own, with ``suffix`` added."""
-    place = Path(os.path.abspath(path)).relative_to(root)
-    return place.with_name(_file_name(place.name, suffix))
-
-
-def result_places(images: Iterable[tuple[str, Path]], root: Path, suffix: str = ".png") -> dict[tuple[str, Path], Path]:
-    """Places as :func:`result_place` has them, below a folder for each name, no two the same and none a folder's.
-
-    Where one is taken, by an image before it or as a folder that another needs, ``~2``, ``~3`` … is added to the name:
-    of ``a.png`` beside a folder ``a.png.png`` with images, the place is ``a.png~2.png``.
-    """
-    wished = {(name, path): name / result_place(path, root, suffix) for name, path in images}
-    taken = {folder for place in wished.values() for folder in place.parents}
-    found: dict[tuple[str, Path], Path] = {}
-    for key, place in wished.items():
-        free, number = place, 1
-        while free in taken:
-            number += 1
-            free = place.with_name(_file_name(f"{key[1].name}~{number}", suffix))
-        taken.add(free)
-        found[key] = free
-    return found
-
-
-def _file_name(name: str, suffix: str) -> str:
-    if len(os.fsencode(name + suffix)) <= _LONGEST_NAME:
-        return name + suffix
-    return hashlib.sha256(os.fsencode(name)).hexdigest() + suffix
+    for item, future in map_ahead(write, items, 2 * CORES, eager=True, name="write"):
+        future.result()
+        yield item

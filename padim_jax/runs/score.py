@@ -14,10 +14,13 @@ from padim_jax.config import PadimConfig
 from padim_jax.images import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.images.decode import Note
 from padim_jax.images.geometry import place_in_original
-from padim_jax.method.calibration import on_host
+from padim_jax.method.calibration import is_anomalous, p_values
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
 from padim_jax.runs.watch import Advance
+
+FITTED_ON = "was among the images the model was fitted on"  # notes of results
+OTHER_SIZE = "another size than every image the model was fitted on"
 
 T = TypeVar("T")
 _SAME_ASPECT = 0.01  # relative: as far as rounding to whole pixels may take one
@@ -106,14 +109,15 @@ def score_files(
         size = batch_size if many else filled_size(len(batch.images), batch_size)
         scores = score(bare, fill_up(batch.images, size))
         values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
-        p_values, verdicts = (None, None) if known is None else on_host(known, values)
+        chances = None if known is None else p_values(known, values)
+        verdicts = None if known is None else is_anomalous(known, values)
         for index, (path, image) in enumerate(zip(batch.paths, batch.images, strict=True)):
             if not np.isfinite(values[index]):
                 raise FloatingPointError(f"score: {path} got {values[index]}; the model or the image is broken")
             yield ScoredImage(
                 path=path,
                 score=float(values[index]),
-                p_value=None if p_values is None else float(p_values[index]),
+                p_value=None if chances is None else float(chances[index]),
                 anomalous=None if verdicts is None else bool(verdicts[index]),
                 image=image,
                 anomaly_map=maps[index],
@@ -154,6 +158,16 @@ class FittedOn:
         images = manifest.get("images") if manifest.get("form") == "updatable" else None
         digests = frozenset(images) if isinstance(images, dict) else frozenset[str]()
         return cls(digests, check_settings(folder, manifest).image_sizes)
+
+    def annotate(self, item: ScoredImage) -> ScoredImage:
+        """The same result, with notes on what these files tell of it."""
+        notes, (width, height) = list(item.notes), item.size
+        if item.digest in self.digests:
+            notes.append(FITTED_ON)
+        if self.is_other_size(item.size):
+            aspect = " and another aspect ratio" if self.is_other_aspect(item.size) else ""
+            notes.append(f"{width}×{height} pixels, {OTHER_SIZE}{aspect}")
+        return replace(item, notes=tuple(notes))
 
     def is_other_size(self, size: tuple[int, int]) -> bool:
         """Whether no file that the model was fitted on had this (width, height)."""

@@ -16,16 +16,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from padim_jax.artifact.ownership import LOCK, check_claim, mark, remove
-from padim_jax.runs.outputs import COLUMNS
+from padim_jax.runs.rows import COLUMNS
 from padim_jax.runs.tables import original_text, read_lines, table_line, write_table
+from padim_jax.runs.watch import Interrupted
 from weights_conversion.atomic import write_atomically
 
 UNFINISHED, SCORES, UNREADABLE = "unfinished", "scores.csv", "unreadable.csv"
 _RUN = "run.json"
 _REASONS = ("path", "reason")
+_OTHER = {"model": "another model", "options": "other options", "files": "other images"}
 _EARLIER = COLUMNS[:4]  # of versions whose folders carry no mark
 _OURS = {SCORES: (_EARLIER, COLUMNS), UNREADABLE: (_REASONS,)}
 _LEFTOVER = re.compile(r"\.(heatmaps|masks|maps)\.\d+")  # of killed runs of earlier versions
@@ -160,11 +162,17 @@ class Unfinished:
         """Take down a file that has no score."""
         self._unreadable.add(cells)
 
-    def spool(self) -> BinaryIO:
-        """A file that is there as long as the run is unfinished; to be closed."""
-        path = self.folder / "spool"
-        path.touch()
-        return path.open("r+b", buffering=0)
+    def describe_start(self, done: int, total: int) -> str:
+        """Where the run goes on, or why it does not; nothing of a new one."""
+        if self.other:
+            return f"{self.folder} has results of {' and '.join(_OTHER[key] for key in self.other)}; starting anew"
+        return f"going on: {done} of {total} images are done already, in {self.folder}" if done else ""
+
+    def interrupted(self, done: int, total: int) -> Interrupted:
+        """The error that ends a run which was asked to stop."""
+        return Interrupted(
+            f"interrupted; {done} of {total} images are done, in {self.folder}; the same command goes on from there"
+        )
 
     def finish(self, lost: Sequence[Sequence[object]]) -> None:
         """Put all in place of an earlier run's results; ``lost`` are the rows of files without a score."""

@@ -50,14 +50,14 @@ class Watch:
 
     Attributes:
       progress: given a stage ("fit", "calibrate") and how many files it has; a context that gives what counts them.
-      note: told what was decided about a file (see :func:`padim_jax.images.load_batches`); None refuses such files.
+      note: told what was decided about a file (see :func:`padim_jax.images.load_batches`).
       remark: told in a sentence what is worth knowing about the result.
       unreadable: called with each file that can't be read; where it returns, the file is left out.
       stopped: asked after every batch whether to stop.
     """
 
     progress: Callable[[str, int], AbstractContextManager[Advance]] = no_progress
-    note: Note | None = warn_of_file
+    note: Note = warn_of_file
     remark: Callable[[str], None] = warn
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable
     stopped: Callable[[], bool] = lambda: False
