@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -139,7 +140,7 @@ def test_it_is_told_wherever_a_threshold_is_told(
     with (tmp_path / "out" / "scores.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert calibrated.calibration is not None
-    scores = np.array([float(row["score"]) for row in rows], np.float32)
+    scores = jnp.array([float(row["score"]) for row in rows], jnp.float32)
     wanted = p_values(calibrated.calibration, scores)  # which no threshold changes
     np.testing.assert_allclose([float(row["p_value"]) for row in rows], wanted, rtol=1e-5)
 

@@ -205,7 +205,8 @@ def at_threshold(known: Calibration, threshold: float, pixel_rate: float | None 
 def p_values(known: Calibration, scores: Float[Array, " m"]) -> Float[Array, " m"]:
     """``p = (1 + #{i: s_i ≥ s}) / (n + 1)`` of each score s, in (0, 1]; small is anomalous."""
     n = len(known.scores)
-    return (1 + n - jnp.searchsorted(known.scores, scores, side="left")) / jnp.asarray(n + 1, jnp.float32)
+    higher = (n - jnp.searchsorted(known.scores, scores, side="left")).astype(jnp.float32)
+    return (1 + higher) / jnp.asarray(n + 1, jnp.float32)
 
 
 def on_host(
