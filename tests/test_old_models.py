@@ -24,7 +24,10 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", FORMS)
+# the updatable form is factored anew, which magnifies the rounding of its program
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=[pytest.mark.optimised] * (form == "updatable")) for form in FORMS]
+)
 def test_scores_are_those_of_then(old: Path, form: str) -> None:
     folder = old / f"schema-4-{form}"
     assert read_manifest(folder)["schema"] == 4
