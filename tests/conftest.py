@@ -67,7 +67,7 @@ def run_pytest(what: str, mark: str = "", **environment: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _strict() -> Iterator[None]:
-    with jax.numpy_rank_promotion("raise"):
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         yield
 
 

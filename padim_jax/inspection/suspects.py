@@ -17,9 +17,11 @@ from padim_jax.method.fitting import finalize
 from padim_jax.method.records import Padim
 from padim_jax.pictures import picture
 from padim_jax.presets import preset
+from padim_jax.runs.engines import OneDevice
+from padim_jax.runs.fold import fit_moments
 from padim_jax.runs.left_out import left_out_files
 from padim_jax.runs.score import ScoredImage, find_summit, score_files
-from padim_jax.runs.watch import Watch, ignore_note
+from padim_jax.runs.watch import Watch, ignore_note, skip_unreadable
 
 _RULE = f"log score above the upper quartile by {OUTLIER_RANGES:g} interquartile ranges"
 _PRESET = "lite0"
