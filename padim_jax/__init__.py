@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from padim_jax.method.records import Padim, PadimMoments, Scores
     from padim_jax.method.scoring import with_roi, with_solver, with_threshold
     from padim_jax.runs.api import calibrate, fit, score
+    from padim_jax.runs.detector import PadimDetector
 else:  # the command line would wait for JAX to say its version
     __getattr__, __dir__ = lazily(
         __name__,
@@ -28,6 +29,7 @@ else:  # the command line would wait for JAX to say its version
             "padim_jax.method.calibration": ("Calibration",),
             "padim_jax.config": ("PadimConfig",),
             "padim_jax.runs.api": ("calibrate", "fit", "score"),
+            "padim_jax.runs.detector": ("PadimDetector",),
             "padim_jax.method.records": ("Padim", "PadimMoments", "Scores"),
             "padim_jax.method.fitting": ("accumulate", "finalize", "forget", "init", "merge", "update"),
             "padim_jax.method.scoring": ("with_roi", "with_solver", "with_threshold"),
@@ -42,6 +44,7 @@ __all__ = [
     "Calibration",
     "Padim",
     "PadimConfig",
+    "PadimDetector",
     "PadimMoments",
     "Scores",
     "Updatable",

@@ -133,8 +133,8 @@ def test_import_stays_light(modules: str, heavy: tuple[str, ...]) -> None:
 
 def test_root_is_pinned() -> None:
     assert padim_jax.__all__ == [
-        "BACKBONES", "ArtifactError", "Backbone", "Calibration", "Padim", "PadimConfig", "PadimMoments", "Scores",
-        "Updatable", "accumulate", "calibrate", "extract", "finalize", "fit", "forget", "init", "load", "load_backbone",
+        "BACKBONES", "ArtifactError", "Backbone", "Calibration", "Padim", "PadimConfig", "PadimDetector",
+        "PadimMoments", "Scores", "Updatable", "accumulate", "calibrate", "extract", "finalize", "fit", "forget", "init", "load", "load_backbone",
         "load_updatable", "merge",
         "save", "save_updatable", "score", "update", "with_roi", "with_solver", "with_threshold",
     ]  # fmt: skip
