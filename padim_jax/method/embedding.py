@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Float32, UInt8
 
 from padim_jax.backbones import Backbone, Tap, backbone_spec
 from padim_jax.config import PadimConfig, Precision
@@ -108,10 +108,12 @@ def check_embedding(embedding: Embedding, config: PadimConfig) -> None:
 def embed(
     backbone: Backbone,
     embedding: Embedding,
-    images: UInt8[Array, "n height width 3"],
+    images: UInt8[Array, "n height width 3"] | Float32[Array, "n height width 3"],
     projection: Float[Array, "c d"] | None = None,
 ) -> Float[Array, "p n d"]:
     """Embeddings of every patch, positions first (row by row), as the products that follow want them.
+
+    Images are RGB, uint8 from 0 to 255 or float32 from 0 to 1.
 
     Channels are selected or projected, and averaged over neighbourhoods, before the upsampling, which copies
     them (nearest neighbour, PaDiM section III-A): cell i of a grid of N takes cell ``floor(i · M / N)`` of a tap's M.
@@ -141,7 +143,8 @@ def _of_taps(
     """What each tap that is used adds to the embeddings, on its own grid."""
     spec = backbone.spec
     mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3) for values in (spec.mean, spec.std))
-    pixels = (images.astype(jnp.float32) / 255 - mean) / std
+    values = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    pixels = (values - mean) / std
     if embedding.precision == "bfloat16":
         backbone, pixels = jax.tree.map(lambda array: array.astype(jnp.bfloat16), (backbone, pixels))
     chosen, rows = _of_each_tap(backbone, embedding)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Float32, UInt8
 
 from padim_jax.gaussians import forms, gaussian
 from padim_jax.gaussians.forms import LowRankGaussian
@@ -24,7 +24,10 @@ class NoLeaveOneOut(ValueError):
     """Images can't be left out of this model; the message says why."""
 
 
-def score(model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"]) -> Scores:
+def score(
+    model: Padim,
+    images: UInt8[Array | np.ndarray, "n height width 3"] | Float32[Array | np.ndarray, "n height width 3"],
+) -> Scores:
     """Score images: a map of Mahalanobis distances each, and its maximum.
 
     ``M(x_p) = sqrt((x_p - μ_p)ᵀ Σ_p⁻¹ (x_p - μ_p))`` at each position p (PaDiM equation 2), upsampled to
@@ -32,15 +35,19 @@ def score(model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"]) -
 
     A calibrated model (:func:`calibrate`) gives a p-value and a verdict too.
 
+    Scores and maps of float images have gradients with respect to the images. Where a patch lies exactly at its mean,
+    the distance has a kink, and its gradient is given as 0.
+
     Args:
       model: from :func:`fit`, :func:`finalize` or :func:`load`.
-      images: uint8 RGB of ``config.crop_size``; any n, 0 too.
+      images: RGB of ``config.crop_size``, uint8 from 0 to 255 or float32 from 0 to 1; any n, 0 too.
 
     Raises:
-      TypeError: images that are not uint8.
-      ValueError: another shape.
+      TypeError: images that are neither uint8 nor float32.
+      ValueError: another shape; float values outside [0, 1]. (Values are not looked at inside ``jit``, ``grad`` or
+        ``vmap``.)
     """
-    check_images("score", images, model.config)
+    check_images("score", images, model.config, floats=True)
     if len(images) == 0:
         known = () if model.calibration is None else (jnp.zeros(0), jnp.zeros(0, bool))
         return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)), *known)
@@ -241,7 +248,12 @@ def _program(model: Padim) -> Padim:
 @jax.jit
 def _score(model: Padim, images: Array) -> Scores:
     x = embed(model.backbone, model.embedding, images, model.projection)
-    return _scores(model, forms.mahalanobis(model.gaussian, x))
+    if images.dtype == jnp.uint8:
+        return _scores(model, forms.mahalanobis(model.gaussian, x))
+    # the gradient of a square root at 0 is infinite, and times the 0 of pixels that don't matter it is no number
+    at_mean = (x == model.gaussian.mean[:, None]).all(axis=-1)
+    distances = forms.mahalanobis(model.gaussian, jnp.where(at_mean[..., None], x + 1, x))
+    return _scores(model, jnp.where(at_mean, 0, distances))
 
 
 @jax.jit

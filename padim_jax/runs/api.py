@@ -130,7 +130,8 @@ def score(model: Padim, images: Place | Iterable[Place] | Images, *, batch_size:
 
     Args:
       model: from :func:`fit`, :func:`finalize` or :func:`load`.
-      images: a file, a folder, or several of them; or uint8 RGB (n, height, width, 3) of ``config.crop_size``, any n.
+      images: a file, a folder, or several of them; or RGB (n, height, width, 3) of ``config.crop_size``, uint8 from 0
+        to 255 or float32 from 0 to 1, any n. The scores of float images can be differentiated.
       batch_size: of files, how many are computed at once.
 
     Raises:
