@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from padim_jax.artifact import Updatable, load, load_updatable, save, save_updatable
     from padim_jax.artifact.folder import ArtifactError
-    from padim_jax.backbones import BACKBONES, Backbone, extract, load_backbone
+    from padim_jax.backbones import BACKBONES, Backbone, extract, load_backbone, own_backbone
     from padim_jax.config import PadimConfig
     from padim_jax.method.calibration import Calibration
     from padim_jax.method.fitting import accumulate, finalize, forget, init, merge, update
@@ -25,7 +25,7 @@ else:  # the command line would wait for JAX to say its version
         __name__,
         {
             "padim_jax.artifact": ("Updatable", "load", "load_updatable", "save", "save_updatable"),
-            "padim_jax.backbones": ("BACKBONES", "Backbone", "extract", "load_backbone"),
+            "padim_jax.backbones": ("BACKBONES", "Backbone", "extract", "load_backbone", "own_backbone"),
             "padim_jax.method.calibration": ("Calibration",),
             "padim_jax.config": ("PadimConfig",),
             "padim_jax.runs.api": ("calibrate", "fit", "score"),
@@ -59,6 +59,7 @@ __all__ = [
     "load_backbone",
     "load_updatable",
     "merge",
+    "own_backbone",
     "save",
     "save_updatable",
     "score",

@@ -14,7 +14,7 @@ import numpy as np
 
 from padim_jax.artifact.arrays import Made
 from padim_jax.artifact.folder import ArtifactError, Stored, damaged, read_manifest, write
-from padim_jax.backbones import Backbone, backbone_parameters, build_backbone
+from padim_jax.backbones import BACKBONES, Backbone, backbone_parameters, build_backbone
 from padim_jax.config import PadimConfig
 from padim_jax.gaussians import packing
 from padim_jax.method.calibration import BINS, RECIPE, Calibration, calibration, recipe
@@ -61,6 +61,11 @@ def save_form(
     Raises:
       ArtifactError, OSError: as :func:`padim_jax.artifact.folder.write`.
     """
+    if backbone.spec.name not in BACKBONES:
+        raise ArtifactError(
+            f"save: backbone {backbone.spec.name!r} is your own, and its code can't be stored in {path}; keep its "
+            "moments as arrays instead, as the docstring of padim_jax.own_backbone shows"
+        )
     known = fitted.calibration
     common: dict[str, Any] = {"count": fitted.count}
     common |= {f"backbone.{path}": array for path, array in backbone_parameters(backbone).items()}
