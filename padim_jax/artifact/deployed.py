@@ -42,6 +42,10 @@ def save(
       ArtifactError: ``path`` is a file, or a folder with something else in it; an array that is not finite.
       FolderInUse: another process is writing the folder.
       OSError: it can't be written; a model already there is left as it was.
+
+    >>> padim.save(model, folder / "model")
+    >>> padim.load(folder / "model").embedding.grid
+    (8, 12)
     """
     form = "low-rank" if isinstance(model.gaussian, LowRankGaussian) else "triangle"
     record = {"image_sizes": list(image_sizes)}
@@ -92,6 +96,9 @@ def load(path: str | os.PathLike[str]) -> Padim:
 
     Raises:
       ArtifactError: no model, one written by a newer version, incomplete, or damaged.
+
+    >>> padim.save(model, folder / "model")
+    >>> scores = padim.score(padim.load(folder / "model"), test_images)
     """
     return reading(path, _model)
 

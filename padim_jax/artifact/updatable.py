@@ -37,6 +37,10 @@ class Updatable:
       roi: region of interest, bool (height, width) at crop size; None for everywhere.
       progress: what an unfinished fit has to remember, or a model of what it was made from; None for nothing.
       image_sizes: (width, height) of the images' files in pixels, each once; empty where they are not known.
+
+    >>> updatable = padim.Updatable(backbone, moments)
+    >>> padim.score(updatable.model(), test_images).image_score.shape
+    (2,)
     """
 
     backbone: Backbone
@@ -76,6 +80,8 @@ def save_updatable(
     Raises:
       ValueError: a weight among ``images`` that is not a positive number.
       ArtifactError, OSError: as :func:`save`.
+
+    >>> padim.save_updatable(padim.Updatable(backbone, moments), folder / "model")
     """
     if strange := [digest for digest, weight in updatable.images.items() if not _is_weight(weight)]:
         raise ValueError(
@@ -105,6 +111,12 @@ def load_updatable(path: str | os.PathLike[str]) -> Updatable:
 
     Raises:
       ArtifactError: as :func:`load`; a model of a deployed form, which has no moments.
+
+    >>> padim.save_updatable(padim.Updatable(backbone, moments), folder / "model")
+    >>> stored = padim.load_updatable(folder / "model")
+    >>> moments = padim.update(stored.backbone, stored.moments, good_images)
+    >>> int(moments.count)
+    40
     """
     return reading(path, read_updatable)
 

@@ -62,6 +62,10 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
 
     Raises:
       ValueError: unknown solver, or a model of low rank.
+
+    >>> other = padim.with_solver(model, "triangular-solve")
+    >>> np.allclose(padim.score(other, test_images).image_score, padim.score(model, test_images).image_score, rtol=1e-3)
+    True
     """
     check_solver("with_solver", solver)
     if isinstance(model.gaussian, LowRankGaussian):
@@ -80,6 +84,11 @@ def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None)
 
     Raises:
       ValueError: another shape or type, or nothing to look at.
+
+    >>> roi = np.zeros((32, 48), bool)
+    >>> roi[:16] = True  # the upper half
+    >>> float(padim.score(padim.with_roi(model, roi), test_images).anomaly_map[:, 16:].max())
+    0.0
     """
     if roi is not None:
         if roi.shape != model.config.crop or roi.dtype != bool:
@@ -101,6 +110,9 @@ def with_threshold(model: Padim, threshold: float) -> Padim:
 
     Raises:
       ValueError: a model that is not calibrated, a threshold that is no positive finite number.
+
+    >>> float(padim.with_threshold(model, 30).calibration.threshold)
+    30.0
     """
     if model.calibration is None:
         raise ValueError("with_threshold: the model is not calibrated; calibrate it first, for p-values and colours")

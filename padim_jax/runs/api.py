@@ -58,6 +58,10 @@ def fit(
       UnreadableImage: a file that can't be read (a ``ValueError``).
       TypeError, ValueError, FloatingPointError: as :func:`padim_jax.method.fitting.fit`; an unknown backbone; no image
         files.
+
+    >>> model = padim.fit("efficientnet_lite0", good_images, config)
+    >>> int(model.count), model.embedding.grid
+    (20, (8, 12))
     """
     backbone = as_backbone("fit", backbone)
     places, arrays = paths_or_arrays("fit", batches)
@@ -104,6 +108,10 @@ def calibrate(
       FileNotFoundError: a path that is not there.
       UnreadableImage: a file that can't be read (a ``ValueError``).
       TypeError, ValueError, FloatingPointError: as :func:`padim_jax.method.scoring.calibrate`; no image files.
+
+    >>> model = padim.calibrate(padim.fit(backbone, folder / "good", config), folder / "good")
+    >>> model.calibration.method
+    'leave-one-out'
     """
     places, arrays = paths_or_arrays("calibrate", batches)
     with Notes() as notes:
@@ -138,6 +146,10 @@ def score(model: Padim, images: Place | Iterable[Place] | Images, *, batch_size:
       FileNotFoundError: a path that is not there.
       UnreadableImage: a file that can't be read (a ``ValueError``).
       TypeError, ValueError: as :func:`padim_jax.method.scoring.score`; no image files.
+
+    >>> scores = padim.score(model, test_images)  # the second one has a black square
+    >>> scores.anomalous.tolist(), scores.anomaly_map.shape
+    ([False, True], (2, 32, 48))
     """
     places = None if is_array(images) else paths_in("score", images)
     if places is None:

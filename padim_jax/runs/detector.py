@@ -62,9 +62,8 @@ class PadimDetector(OutlierMixin, BaseEstimator):
 
     There is no ``n_features_in_``: images are not rows of a table.
 
-    >>> import padim_jax as padim
     >>> detector = padim.PadimDetector(config=config, false_alarm_rate=0.1).fit(good_images)
-    >>> detector.predict(test_images)  # the last one has a black square
+    >>> detector.predict(test_images)  # the second one has a black square
     array([ 1, -1])
     >>> bool((detector.score_samples(test_images) >= detector.offset_)[0])
     True
