@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from padim_jax.artifact import Updatable, load, load_updatable, save, save_updatable
     from padim_jax.artifact.arrays import ArtifactError
-    from padim_jax.backbones import BACKBONES, Backbone, extract, load_backbone
+    from padim_jax.backbones import BACKBONES, Backbone, extract, load_backbone, own_backbone
     from padim_jax.config import PadimConfig
     from padim_jax.method.calibration import Calibration
     from padim_jax.method.fitting import accumulate, finalize, forget, init, merge, update
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from padim_jax.method.records import Padim, PadimMoments, Scores
     from padim_jax.method.scoring import with_roi, with_solver, with_threshold
     from padim_jax.runs.api import calibrate, fit, score
+    from padim_jax.runs.detector import PadimDetector
 else:  # the command line would wait for JAX to say its version
     __getattr__, __dir__ = lazily(
         __name__,
         {
             "padim_jax.artifact": ("Updatable", "load", "load_updatable", "save", "save_updatable"),
-            "padim_jax.backbones": ("BACKBONES", "Backbone", "extract", "load_backbone"),
+            "padim_jax.backbones": ("BACKBONES", "Backbone", "extract", "load_backbone", "own_backbone"),
             "padim_jax.method.calibration": ("Calibration",),
             "padim_jax.config": ("PadimConfig",),
             "padim_jax.runs.api": ("calibrate", "fit", "score"),
+            "padim_jax.runs.detector": ("PadimDetector",),
             "padim_jax.method.records": ("Padim", "PadimMoments", "Scores"),
             "padim_jax.method.fitting": ("accumulate", "finalize", "forget", "init", "merge", "update"),
             "padim_jax.method.parameters": ("parameters_at",),
@@ -44,6 +46,7 @@ __all__ = [
     "Calibration",
     "Padim",
     "PadimConfig",
+    "PadimDetector",
     "PadimMoments",
     "Scores",
     "Updatable",
@@ -58,6 +61,7 @@ __all__ = [
     "load_backbone",
     "load_updatable",
     "merge",
+    "own_backbone",
     "parameters_at",
     "save",
     "save_updatable",

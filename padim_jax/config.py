@@ -136,6 +136,13 @@ class PadimConfig:
 
     Raises:
       ValueError: naming the field, what was wanted and what came.
+
+    >>> padim.PadimConfig(image_size=(300, 400), crop_size=256).crop
+    (256, 256)
+    >>> padim.PadimConfig(ridge=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: PadimConfig: ridge=0.0, wanted a positive number...
     """
 
     n_channels: int | None = _setting(

@@ -16,7 +16,13 @@ PART_BYTES = 128 * 2**20  # an array beyond that is written and read in parts of
 
 
 class ArtifactError(ValueError):
-    """The folder is no model that can be loaded; the message names it and says why."""
+    """The folder is no model that can be loaded; the message names it and says why.
+
+    >>> padim.load(folder / "good")
+    Traceback (most recent call last):
+    ...
+    padim_jax.artifact.arrays.ArtifactError: ...
+    """
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ def load(path: str | os.PathLike[str]) -> Padim:
 
     Raises:
       ArtifactError: no model, one written by a newer version, incomplete, or damaged.
+
+    >>> padim.save(model, folder / "model")
+    >>> scores = padim.score(padim.load(folder / "model"), test_images)
     """
     return _reading(path, _model)
 
@@ -41,6 +44,12 @@ def load_updatable(path: str | os.PathLike[str]) -> Updatable:
 
     Raises:
       ArtifactError: as :func:`load`; a model of a deployed form, which has no moments.
+
+    >>> padim.save_updatable(padim.Updatable(backbone, moments), folder / "model")
+    >>> stored = padim.load_updatable(folder / "model")
+    >>> moments = padim.update(stored.backbone, stored.moments, good_images)
+    >>> int(moments.count)
+    40
     """
     return _reading(path, _updatable)
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from padim_jax.artifact.arrays import make_arrays
+from padim_jax.artifact.arrays import ArtifactError, make_arrays
 from padim_jax.artifact.compaction import Compacted
 from padim_jax.artifact.folder import write
 from padim_jax.artifact.layouts import LAYOUTS, form_of
 from padim_jax.artifact.settings import check_settings
 from padim_jax.artifact.updatable import Updatable, is_weight
-from padim_jax.backbones import backbone_parameters
+from padim_jax.backbones import BACKBONES, backbone_parameters
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.method.calibration import recipe
 from padim_jax.method.records import Padim, PadimMoments
@@ -44,6 +44,10 @@ def save(
       ArtifactError: ``path`` is a file, or a folder with something else in it; an array that is not finite.
       FolderInUse: another process is writing the folder.
       OSError: it can't be written; a model already there is left as it was.
+
+    >>> padim.save(model, folder / "model")
+    >>> padim.load(folder / "model").embedding.grid
+    (8, 12)
     """
     form, _ = form_of(model.gaussian)
     _save_deployed(path, model, form, None, {"image_sizes": list(image_sizes)}, keep_previous)
@@ -77,6 +81,8 @@ def save_updatable(
     Raises:
       ValueError: a weight among ``images`` that is not a positive number.
       ArtifactError, OSError: as :func:`save`.
+
+    >>> padim.save_updatable(padim.Updatable(backbone, moments), folder / "model")
     """
     if strange := [digest for digest, weight in updatable.images.items() if not is_weight(weight)]:
         raise ValueError(
@@ -118,6 +124,11 @@ def _save(
 
     What loading would refuse of the settings is refused before anything is written.
     """
+    if model.backbone.spec.name not in BACKBONES:
+        raise ArtifactError(
+            f"save: backbone {model.backbone.spec.name!r} is your own, and its code can't be stored in {path}; "
+            "keep its moments as arrays instead, as the docstring of padim_jax.own_backbone shows"
+        )
     arrays |= {"count": fitted.count}
     arrays |= {f"backbone.{name}": array for name, array in backbone_parameters(model.backbone).items()}
     if fitted.projection is not None:

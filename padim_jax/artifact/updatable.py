@@ -26,6 +26,10 @@ class Updatable:
       roi: region of interest, bool (height, width) at crop size; None for everywhere.
       progress: what an unfinished fit has to remember, or a model of what it was made from; None for nothing.
       image_sizes: (width, height) of the images' files in pixels, each once; empty where they are not known.
+
+    >>> updatable = padim.Updatable(backbone, moments)
+    >>> padim.score(updatable.model(), test_images).image_score.shape
+    (2,)
     """
 
     backbone: Backbone

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         extract,
         parameters_digest,
     )
+    from padim_jax.backbones.own import own_backbone
     from padim_jax.backbones.weights import DownloadError, cache_folder, load_backbone
 else:  # their names and facts are wanted where no network is
     __getattr__, __dir__ = lazily(
@@ -25,6 +26,7 @@ else:  # their names and facts are wanted where no network is
                 "extract",
                 "parameters_digest",
             ),
+            "padim_jax.backbones.own": ("own_backbone",),
             "padim_jax.backbones.weights": ("DownloadError", "cache_folder", "load_backbone"),
         },
     )
@@ -41,5 +43,6 @@ __all__ = [
     "cache_folder",
     "extract",
     "load_backbone",
+    "own_backbone",
     "parameters_digest",
 ]

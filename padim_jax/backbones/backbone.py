@@ -17,7 +17,7 @@ from padim_jax.backbones import brief
 from padim_jax.backbones.efficientnet import EfficientNet
 from padim_jax.backbones.layers import Conv, Images, Taps
 from padim_jax.backbones.resnet import ResNet
-from padim_jax.backbones.spec import BackboneSpec, backbone_spec
+from padim_jax.backbones.spec import BackboneSpec, Tap, backbone_spec
 from weights_conversion import ARCHITECTURES, ConversionError, flatten
 from weights_conversion.architectures import ResNetShape
 
@@ -38,6 +38,10 @@ class Backbone:
       prepared: kernels by path in the parts that the platform wants, where it wants any (:meth:`Conv.prepare`).
       spec: static facts (taps, pixel statistics).
       weights_digest: SHA-256 over all parameters by path, in hex; tells equal weights from others.
+
+    >>> backbone = padim.load_backbone("efficientnet_lite0")
+    >>> backbone.spec.select(("block2",))
+    (Tap(name='block2', channels=24, stride=4),)
     """
 
     parameters: Mapping[Any, Any]
@@ -69,6 +73,10 @@ class Backbone:
         """Activations of ``taps`` by name; :func:`extract` is the checked, compiled way."""
         return self.network(images, taps)
 
+    def grid(self, taps: tuple[Tap, ...], size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in cells of the finest of ``taps``, for images of ``size``."""
+        return self.spec.grid(taps, size)
+
 
 def extract(
     backbone: Backbone, images: Float[Array | np.ndarray, "n h w 3"], taps: tuple[str, ...] | None = None
@@ -86,6 +94,10 @@ def extract(
     Raises:
       TypeError: images that are not floating point.
       ValueError: unknown tap, or images of another shape.
+
+    >>> normalised = (test_images / 255 - backbone.spec.mean) / backbone.spec.std
+    >>> padim.extract(backbone, normalised, ("block2",))["block2"].shape
+    (2, 8, 12, 24)
     """
     if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"extract: images must be (n, height, width, 3), got {tuple(images.shape)}")

@@ -102,9 +102,8 @@ def max_pool(x: Images) -> Images:
         return functools.reduce(jnp.maximum, windows)
 
     def library(x: Array) -> Array:
-        return lax.reduce_window(
-            x, jnp.zeros((), x.dtype), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
-        )
+        # from minus infinity, without which it has no gradient
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), (1, 1), (1, 1), (0, 0)])
 
     return lax.platform_dependent(x, cpu=shifted, default=library)
 

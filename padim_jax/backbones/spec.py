@@ -63,6 +63,12 @@ class BackboneSpec:
             raise ValueError(f"{what}; backbone {self.name!r} has {', '.join(tap.name for tap in self.taps)}")
         return tuple(tap for tap in self.taps if tap.name in wanted)
 
+    def grid(self, taps: tuple[Tap, ...], size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in cells of the finest of ``taps``, for images of ``size``."""
+        stride = min(tap.stride for tap in taps)
+        height, width = (-(-length // stride) for length in size)
+        return height, width
+
 
 def _resnet_taps(shape: ResNetShape) -> tuple[Tap, ...]:
     channels = {path.split(".")[0]: out for path, _, _, out, _ in shape.blocks()}

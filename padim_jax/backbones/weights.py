@@ -55,6 +55,10 @@ def load_backbone(
       ConversionError: a file with the weights of another network.
       DownloadError: nothing in the cache and no way to fetch it.
       OSError: the file can't be opened.
+
+    >>> backbone = padim.load_backbone("efficientnet_lite0")
+    >>> backbone.spec.default_taps
+    ('block2', 'block4', 'block7', 'block10')
     """
     spec = backbone_spec(name)
     if weights == "random":

@@ -42,6 +42,11 @@ class Fleet:
       folder: of the models, each in a folder of its name, as ``padim fit-many`` writes them.
       budget: bytes that loaded models may take, their shared networks apart.
       loads: how often a model was loaded.
+
+    >>> padim.save(model, folder / "camera-1")
+    >>> fleet = padim.fleet.Fleet(folder, budget=2**30)
+    >>> fleet.model("camera-1").embedding.grid
+    (8, 12)
     """
 
     def __init__(self, folder: Path, budget: int) -> None:

@@ -64,6 +64,9 @@ def find_images(arguments: Iterable[FilePath], exclude: FilePath | None = None) 
     Raises:
       FileNotFoundError: an argument that is not there.
       ValueError: no image at all; says what was found instead. A folder so deep that the system can't name it.
+
+    >>> [path.name for path in padim.images.find_images([folder / "good"]).paths]
+    ['000.png', '001.png', '002.png', '003.png']
     """
     arguments = [Path(argument) for argument in arguments]
     excluded = Path(exclude).resolve() if exclude is not None else None

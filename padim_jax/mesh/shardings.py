@@ -30,6 +30,9 @@ def device_mesh(data: int = 1, grid: int | None = None, devices: Sequence[Any] |
 
     Raises:
       ValueError: the mesh takes more devices than there are, or fewer.
+
+    >>> dict(padim.mesh.device_mesh(1, 1).shape)
+    {'data': 1, 'grid': 1}
     """
     devices = jax.devices() if devices is None else devices
     grid = len(devices) // max(1, data) if grid is None else grid

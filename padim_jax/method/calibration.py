@@ -48,6 +48,11 @@ class Calibration:
       pixel_rate: share of good images' pixels above ``pixel_threshold``; static.
       threshold_source: "rate" where ``threshold`` follows from ``false_alarm_rate``, "set" where a person, or labelled
         images, said it; static.
+
+    >>> model.calibration.method, model.calibration.false_alarm_rate, len(model.calibration.scores)
+    ('leave-one-out', 0.1, 20)
+    >>> round(model.calibration.attained_rate, 3)
+    0.095
     """
 
     scores: Float[Array, " n"]

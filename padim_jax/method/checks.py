@@ -41,19 +41,20 @@ def padded(
         yield jnp.asarray(np.pad(batch, padding) if len(batch) < largest else batch), jnp.arange(largest) < len(batch)
 
 
-def is_traced(*arrays: Array) -> bool:
+def is_traced(*arrays: Array | np.ndarray) -> bool:
     """Whether any is a placeholder under ``jit`` or ``vmap``, of which nothing can be checked."""
     return any(isinstance(array, Tracer) for array in arrays)
 
 
-def check_images(call: str, images: Array | np.ndarray, config: PadimConfig) -> None:
-    """Raise unless ``images`` are uint8 RGB of the crop's size."""
+def check_images(call: str, images: Array | np.ndarray, config: PadimConfig, *, floats: bool = False) -> None:
+    """Raise unless ``images`` are RGB of the crop's size: uint8 or, with ``floats``, float32 from 0 to 1."""
     dtype = getattr(images, "dtype", type(images).__name__)
-    if dtype != np.uint8:
-        scaled = ": where 1 is white, by (255 * images).round().astype(np.uint8)" if "float" in str(dtype) else ""
-        raise TypeError(
-            f"{call}: images must be a uint8 array of RGB (0 to 255), got {dtype}; convert them first{scaled}"
-        )
+    is_float = floats and dtype == np.float32
+    if dtype != np.uint8 and not is_float:
+        wanted = "a uint8 array of RGB (0 to 255)" + (" or a float32 array of RGB (0 to 1)" if floats else "")
+        ways = ["images.astype(np.float32)"] * floats + ["(255 * images).round().astype(np.uint8)"]
+        scaled = f": where 1 is white, by {' or '.join(ways)}" if "float" in str(dtype) else ""
+        raise TypeError(f"{call}: images must be {wanted}, got {dtype}; convert them first{scaled}")
     wanted = ", ".join(map(str, ("n", *config.crop, 3)))
     if images.ndim == 3 and images.shape[-1] == 3:
         raise ValueError(f"{call}: this is one image, {tuple(images.shape)}, wanted ({wanted}); pass images[None]")
@@ -64,6 +65,13 @@ def check_images(call: str, images: Array | np.ndarray, config: PadimConfig) -> 
             f"{call}: images are {hint}{tuple(images.shape)}, wanted ({wanted}) by crop_size={config.crop}; "
             "resize and crop them first (padim_jax.images does), or set crop_size"
         )
+    if is_float and len(images) and not is_traced(images):
+        low, high = float(images.min()), float(images.max())
+        if not 0 <= low <= high <= 1:
+            raise ValueError(
+                f"{call}: float images have values from {low:g} to {high:g}, wanted RGB from 0 (black) to 1 (white); "
+                "divide values from 0 to 255 by 255"
+            )
 
 
 def check_backbone(call: str, backbone: Backbone, embedding: Embedding) -> None:

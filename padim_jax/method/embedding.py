@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Float32, UInt8
 
-from padim_jax.backbones import Backbone, Tap, backbone_spec
+from padim_jax.backbones import Backbone, BackboneSpec, backbone_spec
 from padim_jax.config import PadimConfig, Precision
 
 
@@ -60,7 +60,7 @@ def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
     """
     taps = backbone.spec.select(config.taps)
     total = sum(tap.channels for tap in taps)
-    wanted = _n_channels(backbone.spec.name, total, config)
+    wanted = _n_channels(backbone.spec, total, config)
     if wanted > total:
         raise ValueError(
             f"n_channels={wanted} is more than the {total} channels of {backbone.spec.name} "
@@ -75,7 +75,7 @@ def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
         weights_digest=backbone.weights_digest,
         taps=tuple(tap.name for tap in taps),
         channels=tuple(sorted(int(channel) for channel in drawn)),
-        grid=_grid(taps, config),
+        grid=backbone.grid(taps, config.crop),
         neighbourhood=config.neighbourhood,
         projected=None if config.projection == "random-channels" else wanted,
         precision=config.precision,
@@ -84,14 +84,15 @@ def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
 
 def check_embedding(embedding: Embedding, config: PadimConfig) -> None:
     """Raise ``ValueError`` unless ``embedding`` is one that ``config`` could have drawn."""
-    taps = backbone_spec(embedding.backbone).select(config.taps)
+    spec = backbone_spec(embedding.backbone)
+    taps = spec.select(config.taps)
     total = sum(tap.channels for tap in taps)
     channels = embedding.channels
     if embedding.taps != tuple(tap.name for tap in taps):
         raise ValueError(f"taps {embedding.taps} are not those of the settings")
-    if embedding.grid != _grid(taps, config) or not all(isinstance(length, int) for length in embedding.grid):
+    if embedding.grid != spec.grid(taps, config.crop) or not all(isinstance(length, int) for length in embedding.grid):
         raise ValueError(f"grid {embedding.grid} does not belong to crop_size={config.crop}")
-    if embedding.dimension != _n_channels(embedding.backbone, total, config):
+    if embedding.dimension != _n_channels(spec, total, config):
         raise ValueError(f"{embedding.dimension} dimensions are not what n_channels={config.n_channels} asks for")
     if embedding.neighbourhood != config.neighbourhood:
         raise ValueError(f"neighbourhood {embedding.neighbourhood} is not the settings' {config.neighbourhood}")
@@ -108,10 +109,12 @@ def check_embedding(embedding: Embedding, config: PadimConfig) -> None:
 def embed(
     backbone: Backbone,
     embedding: Embedding,
-    images: UInt8[Array, "n height width 3"],
+    images: UInt8[Array, "n height width 3"] | Float32[Array, "n height width 3"],
     projection: Float[Array, "c d"] | None = None,
 ) -> Float[Array, "p n d"]:
     """Embeddings of every patch, positions first (row by row), as the products that follow want them.
+
+    Images are RGB, uint8 from 0 to 255 or float32 from 0 to 1.
 
     Channels are selected or projected, and averaged over neighbourhoods, before the upsampling, which copies
     them (nearest neighbour, PaDiM section III-A): cell i of a grid of N takes cell ``floor(i · M / N)`` of a tap's M.
@@ -141,7 +144,8 @@ def _of_taps(
     """What each tap that is used adds to the embeddings, on its own grid."""
     spec = backbone.spec
     mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3) for values in (spec.mean, spec.std))
-    pixels = (images.astype(jnp.float32) / 255 - mean) / std
+    values = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    pixels = (values - mean) / std
     if embedding.precision == "bfloat16":
         backbone, pixels = jax.tree.map(lambda array: array.astype(jnp.bfloat16), (backbone, pixels))
     chosen, rows = _of_each_tap(backbone, embedding)
@@ -168,14 +172,8 @@ def _of_each_tap(backbone: Backbone, embedding: Embedding) -> tuple[dict[str, np
     return chosen, rows
 
 
-def _n_channels(backbone: str, total: int, config: PadimConfig) -> int:
-    return min(backbone_spec(backbone).default_channels, total) if config.n_channels is None else config.n_channels
-
-
-def _grid(taps: Sequence[Tap], config: PadimConfig) -> tuple[int, int]:
-    stride = min(tap.stride for tap in taps)
-    height, width = (-(-length // stride) for length in config.crop)
-    return height, width
+def _n_channels(spec: BackboneSpec, total: int, config: PadimConfig) -> int:
+    return min(spec.default_channels, total) if config.n_channels is None else config.n_channels
 
 
 def _pooled(x: Float[Array, "n h w c"], neighbourhood: int) -> Float[Array, "n h w c"]:

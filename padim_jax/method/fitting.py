@@ -44,6 +44,10 @@ def init(
     Raises:
       ValueError: unknown tap, more channels than the taps have, or a projection that is missing, not
         called for, or of another shape.
+
+    >>> moments = padim.init(backbone, config)
+    >>> int(moments.count), len(moments.embedding.channels)
+    (0, 12)
     """
     config = PadimConfig() if config is None else config
     embedding = draw_embedding(backbone, config)
@@ -94,6 +98,10 @@ def update(
       TypeError: images that are not uint8.
       ValueError: another shape, another backbone than the moments were begun with, or a half-life that is no
         positive number.
+
+    >>> moments = padim.update(backbone, padim.init(backbone, config), good_images)
+    >>> int(moments.count)
+    20
     """
     check_backbone("update", backbone, moments.embedding)
     check_images("update", images, moments.config)
@@ -108,6 +116,10 @@ def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
     Raises:
       ValueError: naming every setting in which the two differ, or saying that their projections do. (Inside
         ``jit`` projections are not compared.)
+
+    >>> other = padim.update(backbone, padim.init(backbone, config), good_images[::-1])
+    >>> int(padim.merge(moments, other).count)
+    40
     """
     _check_alike("merge", a, b)
     return programs.merge(a, b)
@@ -124,6 +136,10 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
       ValueError: moments that were not fitted alike (as :func:`merge`), none to forget, fewer than two images left,
         or moments that cannot be part of these. (Inside ``jit`` only the settings are compared.)
       FloatingPointError: too many digits lost; fit anew on the images to keep.
+
+    >>> other = padim.update(backbone, padim.init(backbone, config), good_images[::-1])
+    >>> int(padim.forget(padim.merge(moments, other), other).count)
+    20
     """
     _check_alike("forget", moments, gone)
     if is_traced(moments.count, gone.count):
@@ -164,6 +180,10 @@ def finalize(
       ValueError: fewer than two images, or another backbone.
       FloatingPointError: naming positions whose covariance could not be factored. (Neither can be
         raised inside ``jit``, where such models hold non-finite numbers: finalize outside, or check.)
+
+    >>> model = padim.finalize(backbone, moments)
+    >>> padim.score(model, test_images).image_score.shape
+    (2,)
     """
     check_solver("finalize", solver)
     check_backbone("finalize", backbone, moments.embedding)
@@ -234,6 +254,9 @@ def accumulate(
 
     Raises:
       TypeError, ValueError: as :func:`update`.
+
+    >>> [int(moments.count) for moments in padim.accumulate(backbone, padim.init(backbone, config), [good_images] * 2)]
+    [20, 40]
     """
     for images, valid in padded("fit", batches, moments.config):
         moments = update_in_place(backbone, moments, images, valid, half_life=half_life)

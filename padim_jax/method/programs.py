@@ -88,7 +88,12 @@ def with_solver(gaussian: AnyGaussian, solver: Solver) -> AnyGaussian:
 def score(model: Padim, images: Array) -> Scores:
     """Maps and image scores."""
     x = embed(model.backbone, model.embedding, images, model.projection)
-    return maps_of(model, model.gaussian.distances(x))
+    if images.dtype == jnp.uint8:
+        return maps_of(model, model.gaussian.distances(x))
+    # the gradient of a square root at 0 is infinite, and times the 0 of pixels that don't matter it is no number
+    at_mean = (x == model.gaussian.mean[:, None]).all(axis=-1)
+    distances = model.gaussian.distances(jnp.where(at_mean[..., None], x + 1, x))
+    return maps_of(model, jnp.where(at_mean, 0, distances))
 
 
 @jax.jit

@@ -26,6 +26,10 @@ class PadimMoments:
       config: the settings; static.
       embedding: the channels drawn, the grid, the weights' digest; static.
       projection: float32 (c, d), what all channels are multiplied with; None for random channels.
+
+    >>> moments = padim.update(backbone, padim.init(backbone, config), good_images)
+    >>> int(moments.count), moments.embedding.taps
+    (20, ('block2', 'block4'))
     """
 
     moments: Moments
@@ -55,6 +59,10 @@ class Padim:
       projection: float32 (c, d), what all channels are multiplied with; None for random channels.
       calibration: what good images score, from :func:`padim_jax.calibrate`; None before.
       roi: bool (height, width) at crop size, the region of interest: maps are 0 outside; None for everywhere.
+
+    >>> model = padim.fit(backbone, good_images, config)
+    >>> model.embedding.grid, model.calibration
+    ((8, 12), None)
     """
 
     backbone: Backbone
@@ -83,6 +91,11 @@ class Scores:
       p_value: float32 (n,), in (0, 1]: how rarely a good image scores as much (:mod:`padim_jax.method.calibration`);
         None where the model is not calibrated.
       anomalous: bool (n,), the verdict: whether the score is above the calibration's threshold; None likewise.
+
+    >>> scores = padim.score(model, test_images)
+    >>> scores.image_score.shape, scores.p_value.shape
+    ((2,), (2,))
+    >>> scores.picture(test_images).save(folder / "maps.png")
     """
 
     image_score: Float[Array, " n"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Float32, UInt8
 
 from padim_jax.gaussians.factors import Solver
 from padim_jax.method import calibration, programs
@@ -18,7 +18,10 @@ class NoLeaveOneOut(ValueError):
     """Images can't be left out of this model; the message says why."""
 
 
-def score(model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"]) -> Scores:
+def score(
+    model: Padim,
+    images: UInt8[Array | np.ndarray, "n height width 3"] | Float32[Array | np.ndarray, "n height width 3"],
+) -> Scores:
     """Score images: a map of Mahalanobis distances each, and its maximum.
 
     ``M(x_p) = sqrt((x_p - μ_p)ᵀ Σ_p⁻¹ (x_p - μ_p))`` at each position p (PaDiM equation 2), upsampled to
@@ -26,15 +29,19 @@ def score(model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"]) -
 
     A calibrated model (:func:`calibrate`) gives a p-value and a verdict too.
 
+    Scores and maps of float images have gradients with respect to the images. Where a patch lies exactly at its mean,
+    the distance has a kink, and its gradient is given as 0.
+
     Args:
       model: from :func:`fit`, :func:`finalize` or :func:`load`.
-      images: uint8 RGB of ``config.crop_size``; any n, 0 too.
+      images: RGB of ``config.crop_size``, uint8 from 0 to 255 or float32 from 0 to 1; any n, 0 too.
 
     Raises:
-      TypeError: images that are not uint8.
-      ValueError: another shape.
+      TypeError: images that are neither uint8 nor float32.
+      ValueError: another shape; float values outside [0, 1]. (Values are not looked at inside ``jit``, ``grad`` or
+        ``vmap``.)
     """
-    check_images("score", images, model.config)
+    check_images("score", images, model.config, floats=True)
     if len(images) == 0:
         known = () if model.calibration is None else (jnp.zeros(0), jnp.zeros(0, bool))
         return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)), *known)
@@ -49,6 +56,10 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
 
     Raises:
       ValueError: unknown solver, or a model of low rank.
+
+    >>> other = padim.with_solver(model, "triangular-solve")
+    >>> np.allclose(padim.score(other, test_images).image_score, padim.score(model, test_images).image_score, rtol=1e-3)
+    True
     """
     check_solver("with_solver", solver)
     return replace(model, gaussian=alone(programs.with_solver, model.gaussian, solver))
@@ -65,6 +76,11 @@ def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None)
 
     Raises:
       ValueError: another shape or type, or nothing to look at.
+
+    >>> roi = np.zeros((32, 48), bool)
+    >>> roi[:16] = True  # the upper half
+    >>> float(padim.score(padim.with_roi(model, roi), test_images).anomaly_map[:, 16:].max())
+    0.0
     """
     if roi is not None:
         if roi.shape != model.config.crop or roi.dtype != bool:
@@ -86,6 +102,9 @@ def with_threshold(model: Padim, threshold: float) -> Padim:
 
     Raises:
       ValueError: a model that is not calibrated, a threshold that is no positive finite number.
+
+    >>> float(padim.with_threshold(model, 30).calibration.threshold)
+    30.0
     """
     if model.calibration is None:
         raise ValueError("with_threshold: the model is not calibrated; calibrate it first, for p-values and colours")

@@ -1,30 +1,31 @@
 """The front door: ``fit``, ``calibrate`` and ``score`` for images as arrays, which go straight on, or as files."""
 
-import os
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, UInt8
 
-from padim_jax.backbones import Backbone, load_backbone
+from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.gaussians.factors import Solver
-from padim_jax.images import find_images, find_value_range, load_batches
+from padim_jax.images import find_value_range
 from padim_jax.method import fitting, scoring
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.checks import padded
 from padim_jax.method.records import Padim, Scores
+from padim_jax.runs.inputs import (
+    Images,
+    Notes,
+    Place,
+    as_backbone,
+    image_paths,
+    is_array,
+    paths_in,
+    paths_or_arrays,
+    read_images,
+)
 from padim_jax.runs.score import Rereadable
-
-Place = str | os.PathLike[str]
-Images = UInt8[Array | np.ndarray, "n height width 3"]
 
 
 def fit(
@@ -57,22 +58,21 @@ def fit(
       UnreadableImage: a file that can't be read (a ``ValueError``).
       TypeError, ValueError, FloatingPointError: as :func:`padim_jax.method.fitting.fit`; an unknown backbone; no image
         files.
+
+    >>> model = padim.fit("efficientnet_lite0", good_images, config)
+    >>> int(model.count), model.embedding.grid
+    (20, (8, 12))
     """
-    if isinstance(backbone, str):
-        backbone = load_backbone(backbone)
-    if not isinstance(backbone, Backbone):
-        raise TypeError(
-            f"fit: backbone is of type {type(backbone).__name__}, wanted a name or what load_backbone gives"
-        )
-    places, arrays = _told_apart("fit", batches)
+    backbone = as_backbone("fit", backbone)
+    places, arrays = paths_or_arrays("fit", batches)
     if places is None:
         return fitting.fit(backbone, arrays, config, solver=solver)
     config = PadimConfig(image_size=PadimConfig().crop_size) if config is None else config
-    paths = _found("fit", places)
+    paths = image_paths("fit", places)
     if config.value_range is None:
         config = replace(config, value_range=find_value_range(paths))
-    with _Notes() as notes:
-        read = Rereadable(lambda: _read(paths, config, batch_size, notes))
+    with Notes() as notes:
+        read = Rereadable(lambda: read_images(paths, config, batch_size, notes))
         return fitting.fit(backbone, read, config, solver=solver)
 
 
@@ -106,11 +106,15 @@ def calibrate(
       FileNotFoundError: a path that is not there.
       UnreadableImage: a file that can't be read (a ``ValueError``).
       TypeError, ValueError, FloatingPointError: as :func:`padim_jax.method.scoring.calibrate`; no image files.
+
+    >>> model = padim.calibrate(padim.fit(backbone, folder / "good", config), folder / "good")
+    >>> model.calibration.method
+    'leave-one-out'
     """
-    places, arrays = _told_apart("calibrate", batches)
-    with _Notes() as notes:
+    places, arrays = paths_or_arrays("calibrate", batches)
+    with Notes() as notes:
         if places is not None:
-            arrays = _read(_found("calibrate", places), model.config, batch_size, notes)
+            arrays = read_images(image_paths("calibrate", places), model.config, batch_size, notes)
         return scoring.calibrate(
             model,
             arrays,
@@ -131,91 +135,26 @@ def score(model: Padim, images: Place | Iterable[Place] | Images, *, batch_size:
 
     Args:
       model: from :func:`fit`, :func:`finalize` or :func:`load`.
-      images: a file, a folder, or several of them; or uint8 RGB (n, height, width, 3) of ``config.crop_size``, any n.
+      images: a file, a folder, or several of them; or RGB (n, height, width, 3) of ``config.crop_size``, uint8 from 0
+        to 255 or float32 from 0 to 1, any n. The scores of float images can be differentiated.
       batch_size: of files, how many are computed at once.
 
     Raises:
       FileNotFoundError: a path that is not there.
       UnreadableImage: a file that can't be read (a ``ValueError``).
       TypeError, ValueError: as :func:`padim_jax.method.scoring.score`; no image files.
+
+    >>> scores = padim.score(model, test_images)  # the second one has a black square
+    >>> scores.anomalous.tolist(), scores.anomaly_map.shape
+    ([False, True], (2, 32, 48))
     """
-    places = None if _is_array(images) else _places("score", images)
+    places = None if is_array(images) else paths_in("score", images)
     if places is None:
         return scoring.score(model, images)  # type: ignore[arg-type]  # checked there, in words
-    paths = [path for place in places for path in _found("score", [place])]
+    paths = [path for place in places for path in image_paths("score", [place])]
     parts: list[Scores] = []
-    with _Notes() as notes:
-        for batch, valid in padded("score", _read(paths, model.config, batch_size, notes), model.config):
+    with Notes() as notes:
+        for batch, valid in padded("score", read_images(paths, model.config, batch_size, notes), model.config):
             n = int(valid.sum())
             parts.append(jax.tree.map(lambda leaf, n=n: np.asarray(leaf)[:n], scoring.score(model, batch)))
     return jax.device_put(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
-
-
-class _Notes:
-    """What was decided about files, warned of at the end: of many equal notes one, with their number."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._first: dict[str, Path] = {}
-
-    def __enter__(self) -> "_Notes":
-        return self
-
-    def __call__(self, path: Path, text: str) -> None:
-        self._counts[text] += 1
-        self._first.setdefault(text, path)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for text, count in self._counts.items() if kind is None else ():
-            more = f" (and {count - 1} more files)" if count > 1 else ""
-            warnings.warn(f"{self._first[text]}: {text}{more}", stacklevel=3)
-
-
-def _told_apart(call: str, given: Any) -> tuple[Sequence[Place] | None, Any]:
-    """Paths, or batches of arrays: the other is None, or empty."""
-    if _is_array(given):
-        return None, [given] if given.ndim <= 4 else given  # one array is one batch
-    if not isinstance(given, str | os.PathLike) and iter(_iterable(call, given)) is given:
-        first = next(given, None)  # of what can be read only once
-        if first is None:
-            return None, ()
-        given = chain([first], given)
-        return (_places(call, [*given]), ()) if isinstance(first, str | os.PathLike) else (None, given)
-    places = _places(call, given)
-    return (None, given) if places is None else (places, ())
-
-
-def _is_array(given: Any) -> bool:
-    return isinstance(given, Array | np.ndarray)
-
-
-def _iterable(call: str, given: Any) -> Any:
-    if not isinstance(given, Iterable):
-        raise TypeError(
-            f"{call}: images are of type {type(given).__name__}, wanted a path, several paths, or uint8 arrays"
-        )
-    return given
-
-
-def _places(call: str, given: Any) -> Sequence[Place] | None:
-    """The paths that were given; None where it is something else."""
-    if isinstance(given, str | os.PathLike):
-        return [given]
-    if not isinstance(_iterable(call, given), list | tuple | set | frozenset):
-        return None
-    kinds = [isinstance(one, str | os.PathLike) for one in given]
-    if any(kinds) and not all(kinds):
-        other = type(next(one for one in given if not isinstance(one, str | os.PathLike))).__name__
-        raise TypeError(f"{call}: paths and objects of type {other} are mixed; give one or the other")
-    return list(given) if kinds and all(kinds) else None
-
-
-def _found(call: str, places: Sequence[Place]) -> Sequence[Path]:
-    try:
-        return find_images(places).paths
-    except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{call}: {error}") from None
-
-
-def _read(paths: Sequence[Path], config: PadimConfig, batch_size: int, notes: _Notes) -> Iterator[Images]:
-    return (batch.images for batch in load_batches(paths, config, batch_size, note=notes))
