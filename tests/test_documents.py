@@ -1,5 +1,6 @@
 """Every block of code that README.md, the guide and benchmarks/README.md show works as it stands there."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ import padim_jax as padim
 from padim_jax.cli import main
 from tests.conftest import SMALL, images, write_images
 from tests.documents import DOCUMENTS, PROJECT, ROOT, Block, blocks, check_command, every_option, prose, text_of
+from tests.notebook import NOTEBOOK, notebook
 
 SETTINGS = "--tap block2 --tap block4 --n-channels 12 --image-size 40x56 --crop-size 32x48 --sigma 1.5".split()
 TINY = {"fit": SETTINGS, "fit-many": SETTINGS, "evaluate": ["--image-size", "40x56", "--crop-size", "32x48"]}
@@ -120,6 +122,10 @@ def test_what_a_document_shows_runs(name: str, here: Path, monkeypatch: pytest.M
         np.testing.assert_allclose(names["scores"].anomaly_map, wanted.anomaly_map, rtol=2e-3)
 
 
+def test_the_notebook_is_that_of_the_tutorial() -> None:
+    assert NOTEBOOK.read_text(encoding="utf-8") == notebook(), "write it again: python -m tests.notebook"
+
+
 def is_said(line: str, said: str) -> bool:
     """Whether ``line`` is in what was said, its numbers to 2 %: processors round differently."""
     numbers = r"\d+(?:\.\d+)?"
@@ -137,11 +143,13 @@ def test_the_tutorial_runs_and_says_what_it_gives(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    for block in blocks("tutorial"):
-        if block.kind == "python":
-            exec(block.code, names)
-        for words in block.commands if block.use == "run" else ():
-            assert main(words[1:]) == 0, words
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        code = "".join(cell["source"]) if cell["cell_type"] == "code" else ""
+        if code.startswith("!"):
+            for words in Block("sh", "run", code.replace("!padim", "padim")).commands:
+                assert main(words[1:]) == 0, words
+        else:
+            exec(code, names)
     said = " ".join(capsys.readouterr().out.split())
     for block in blocks("tutorial"):
         for line in block.code.splitlines() if block.kind == "text" else ():
