@@ -117,6 +117,10 @@ def test_what_a_document_shows_runs(name: str, here: Path, monkeypatch: pytest.M
     names: dict[str, Any] = {"batches": [images(8, SMALL), images(8, SMALL, seed=1)]}
     for block in blocks(name):
         run(block, names)
+    for table in ("result/scores.csv", "looked/images.csv", "models/models.csv", "evaluation/files.csv"):
+        if Path(table).exists():
+            columns = Path(table).read_text(encoding="utf-8").partition("\n")[0].split(",")
+            assert [column for column in columns if f"`{column}`" not in text_of("files")] == []
     if name == "many-machines":
         wanted = padim.score(padim.fit(names["backbone"], names["batches"], SMALL), names["images"])
         np.testing.assert_allclose(names["scores"].anomaly_map, wanted.anomaly_map, rtol=2e-3)
