@@ -70,6 +70,7 @@ COMMANDS = {
     ),
     "report": Entry(f"{_HERE}.judging:report_command", "padim report DIR", "write the reports of an evaluation anew"),
     "demo": Entry(f"{_HERE}.looking:demo_command", "padim demo", "fit and score real solar cells"),
+    "guide": Entry(f"{_HERE}.looking:guide_command", "padim guide [TOPIC]", "read the user's guide, without a network"),
 }
 
 

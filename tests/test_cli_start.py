@@ -17,7 +17,7 @@ from tests.conftest import SMALL, images, write_images
 
 HEAVY = {"jax", "jaxlib", "flax", "orbax", "scipy", "sklearn", "cv2", "tensorflow_datasets", "grain"}
 AT_ONCE = [
-    *(["--version"], ["--help"], ["fit"], ["fit", "--nonsense"], ["evaluate", "--list-presets"]),
+    *(["--version"], ["--help"], ["fit"], ["fit", "--nonsense"], ["evaluate", "--list-presets"], ["guide", "limits"]),
     *([name, "--help"] for name in COMMANDS),
 ]
 

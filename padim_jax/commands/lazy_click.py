@@ -66,16 +66,19 @@ class Command(click.Command):
     Attributes:
       place: the function that does it, "module:name".
       example: how it is typed, a line or several.
+      computes: whether it needs JAX; a command that does not starts at once.
     """
 
-    def __init__(self, *args: Any, place: str, example: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, place: str, example: str, computes: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.place = place
         self.example = example
+        self.computes = computes
 
     def invoke(self, ctx: click.Context) -> Any:
         """Import what does the work, and do it."""
-        start()
+        if self.computes:
+            start()
         return ctx.invoke(named(self.place), **ctx.params)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -85,3 +85,20 @@ def demo_command() -> None:
     Learns from good monocrystalline cells, scores held-out good ones against defective ones, prints the
     image AUROC, and writes heat maps of the best and worst finds.
     """
+
+
+@click.command(
+    "guide",
+    cls=Command,
+    example="padim guide thresholds\npadim guide limits | less",
+    place="padim_jax.commands.guide:guide_command",
+    computes=False,
+)
+@click.argument("topic", required=False)
+@debug_option
+def guide_command() -> None:
+    """Show a page of the user's guide; without TOPIC, list the pages.
+
+    The guide is installed with padim, so no network is needed. On a terminal a page is rendered and shown in a pager;
+    in a pipe or a file it is plain Markdown.
+    """

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from padim_jax.images import UnreadableImage
     from padim_jax.runs.watch import Advance, Watch
 
+_PAGE_WIDTH = 100  # characters; longer lines are hard to read
+
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -196,6 +198,19 @@ def keep_stdout() -> None:
 def tell(text: str) -> None:
     """Print a line of a command's results, on standard output."""
     click.echo(printable(text))
+
+
+def show_page(markdown: str) -> None:
+    """Show a page of Markdown: rendered and in a pager on a terminal, as it stands elsewhere."""
+    if not sys.stdout.isatty():
+        click.echo(markdown, nl=False)
+        return
+    from rich.markdown import Markdown  # its parser takes a while to import
+
+    page = Console(force_terminal=True, width=min(Console().width, _PAGE_WIDTH))
+    with page.capture() as rendered:
+        page.print(Markdown(markdown, hyperlinks=False))  # older pagers show their escape codes
+    click.echo_via_pager(rendered.get())
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What README.md shows runs as it stands there, on one device."""
+"""What a fleet takes for an image: photos and paths; and how it refuses anything else."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,6 @@ import padim_jax as padim
 from padim_jax.fleet import Fleet
 from padim_jax.images import UnreadableImage, read_image
 from tests.conftest import SMALL, images
-
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-
-
-def block(section: str) -> str:
-    """The first block of Python of a section."""
-    return README.split(f"\n## {section}\n")[1].split("\n## ")[0].split("```python\n")[1].split("```")[0]
 
 
 @pytest.fixture
@@ -32,17 +25,16 @@ def models(small_model: padim.Padim, tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_the_fleet(
+def test_a_fleet_scores_a_photo_as_it_scores_its_file(
     models: Path, photo: np.ndarray, small_model: padim.Padim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Image.fromarray(photo).save("photo.png")
     seen = read_image(Path("photo.png"), SMALL)
+    expected = padim.score(small_model, seen[None]).anomaly_map
     stream = [("bracket", item) for item in (photo, "photo.png", Path("photo.png"), seen)]
-    exec(block("Many models"), {"stream": stream})
-    wanted = padim.score(small_model, seen[None]).anomaly_map
     for _, scores in Fleet(models, 10**9).score(stream):
-        np.testing.assert_allclose(scores.anomaly_map, wanted, rtol=1e-4)
+        np.testing.assert_allclose(scores.anomaly_map, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -57,14 +49,3 @@ def test_the_fleet(
 def test_a_fleet_tells_what_is_no_photo(models: Path, image: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         list(Fleet(models, 10**9).score([("bracket", image)]))
-
-
-def test_the_mesh(lite0: padim.Backbone) -> None:
-    given: dict[str, Any] = {
-        "backbone": lite0,
-        "config": SMALL,
-        "batches": [images(8, SMALL), images(8, SMALL, seed=1)],
-    }
-    exec(block("Many devices, many machines"), given)
-    wanted = padim.score(padim.fit(lite0, given["batches"], SMALL), given["images"])
-    np.testing.assert_allclose(given["scores"].anomaly_map, wanted.anomaly_map, rtol=2e-3)
