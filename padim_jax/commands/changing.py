@@ -5,7 +5,14 @@ from pathlib import Path
 import click
 
 from padim_jax.commands.lazy_click import Command
-from padim_jax.commands.options import RATE, batch_option, calibration_options, debug_option, trust_option
+from padim_jax.commands.options import (
+    RATE,
+    batch_option,
+    calibration_options,
+    debug_option,
+    devices_option,
+    trust_option,
+)
 
 _model = click.argument("model", type=click.Path(path_type=Path))
 _out = click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")
@@ -55,6 +62,7 @@ def calibrate_command() -> None:
 )
 @click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
 @calibration_options
+@devices_option
 @batch_option
 @debug_option
 def update_command() -> None:

@@ -2,64 +2,29 @@
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from padim_jax import mesh as meshes
 from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import describe_calibration
+from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.settings import chosen, loaded, with_value_range
-from padim_jax.commands.terminal import keep_stdout, note_ignored, say, size_text, tell, wrong_use
+from padim_jax.commands.terminal import note_ignored, say, size_text, tell
 from padim_jax.commands.watching import unreadable_option, watching
 from padim_jax.config import PadimConfig
 from padim_jax.images import find_images, read_roi_of, seen
 from padim_jax.images.image import measure
-from padim_jax.mesh.processes import agreed, connect
+from padim_jax.mesh.processes import agreed
 from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.runs.calibrate import Terms
 from padim_jax.runs.checkpoint import Checkpoint, checkpoint_folder, identity
 from padim_jax.runs.engines import engine
 from padim_jax.runs.fit import Fitted, fit_files
 from padim_jax.runs.recalibration import rates_of
-
-
-@dataclass(frozen=True)
-class MeshOptions:
-    """What the options of devices and processes were given."""
-
-    devices: int | None
-    coordinator: str | None
-    num_processes: int | None
-    process_id: int | None
-    distributed: bool
-    grid: int | None
-
-    def mesh(self) -> Mesh | None:
-        """Join the other processes, if there are any; the mesh of all their devices. None: one device will do."""
-        several = self.distributed or any(
-            value is not None for value in (self.coordinator, self.num_processes, self.process_id)
-        )
-        with wrong_use():
-            if several:
-                keep_stdout()
-                connect(self.coordinator, self.num_processes, self.process_id)
-            elif self.devices is None and self.grid is None:
-                return None
-            here = jax.local_device_count()
-            if self.devices is not None and self.devices > here:
-                raise ValueError(f"--devices {self.devices}: this machine has {here} ({jax.devices()[0].platform})")
-            each = self.devices or here
-            ours: dict[int, list[Any]] = {}
-            for device in jax.devices():
-                ours.setdefault(device.process_index, []).append(device)
-            devices = [device for _, own in sorted(ours.items()) for device in own[:each]]
-            grid = self.grid or each
-            return meshes.device_mesh(max(1, len(devices) // grid), grid, devices)
 
 
 def fit_command(

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import click
 
 from padim_jax.commands.lazy_click import Command
-from padim_jax.commands.options import Size, batch_option, debug_option, roi_option
+from padim_jax.commands.options import Size, batch_option, debug_option, devices_option, roi_option
 from padim_jax.commands.terminal import tell
 from padim_jax.config import ProtocolName
 
@@ -63,6 +63,7 @@ def _list_presets(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 @click.option("--maps", type=_PIXELS, help="Write the distances as a float TIFF, in these pixels.")
 @roi_option
+@devices_option
 @batch_option
 @debug_option
 def score_command() -> None:

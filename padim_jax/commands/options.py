@@ -117,11 +117,14 @@ def calibration_options(command: Any) -> Any:
     return others(trust_option(rate_options(command)))
 
 
+devices_option = click.option("--devices", type=click.IntRange(1), help="Devices of this machine to use. Default: one.")
+
+
 def mesh_options(command: Any) -> Any:
     """Options that share a fit out."""
     return _with(
         command,
-        click.option("--devices", type=click.IntRange(1), help="Devices of this machine to use. Default: one."),
+        devices_option,
         click.option("--coordinator", metavar="HOST:PORT", help="Of process 0, for the others to find it."),
         click.option(
             "--num-processes", type=click.IntRange(1), help="Processes that fit together, by the same command."

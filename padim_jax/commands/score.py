@@ -11,6 +11,7 @@ import click
 from padim_jax.artifact import load
 from padim_jax.artifact.folder import MANIFEST
 from padim_jax.artifact.ownership import locked
+from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.terminal import follow_run, note_ignored, say, tell, wrong_use
 from padim_jax.images import find_images, read_roi_of
 from padim_jax.images.folder import digest_file
@@ -35,6 +36,7 @@ def score_command(
     masks: Pixels | None,
     maps: Pixels | None,
     roi: Path | None,
+    devices: int | None,
     batch_size: int,
 ) -> None:
     """Do what ``padim score`` says it does."""
@@ -43,6 +45,7 @@ def score_command(
     if (model / MANIFEST).exists():  # else loading tells
         refuse_nested(out, model)
     folders = [name for name, asked in (("heatmaps", heatmaps), ("masks", masks), ("maps", maps)) if asked]
+    mesh = MeshOptions(devices).mesh()
     options = {"heatmaps": heatmaps, "colour_range": colour_range, "masks": masks, "maps": maps}
     with locked(out, "score"):
         images = _find_images(paths, out)
@@ -55,6 +58,7 @@ def score_command(
             fitted = narrowed(fitted, read_roi_of(roi, fitted.config, images))
         remove_leftovers(out)
         settings = {**options, "roi": None if roi is None else digest_file(roi), "batch_size": batch_size}
+        settings |= {} if devices is None else {"devices": devices}
         run = identity([model / MANIFEST], [("", path) for path in images], settings)
         with (
             in_one_line("score", out),
@@ -70,6 +74,7 @@ def score_command(
                 fitted_on=FittedOn.read(model),
                 batch_size=batch_size,
                 watch=watch,
+                mesh=mesh,
             )
     _report(out, done, fitted.calibration)
     if done.lost:

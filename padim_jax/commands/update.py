@@ -9,9 +9,11 @@ from padim_jax.artifact import Updatable, load_updatable, save_updatable
 from padim_jax.artifact.folder import check_writable, undo
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import describe_calibration
+from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.terminal import note_ignored, progress_bar, say, tell
 from padim_jax.commands.watching import unreadable_option, watching
 from padim_jax.images import find_images
+from padim_jax.runs.engines import engine
 from padim_jax.runs.forget import forget_files
 from padim_jax.runs.merge import merge_models
 from padim_jax.runs.recalibration import rates_of, recalibrate
@@ -28,13 +30,15 @@ def update_command(
     false_alarm_rate: float | None,
     pixel_rate: float | None,
     trusted: bool,
+    devices: int | None,
     batch_size: int,
 ) -> None:
     """Do what ``padim update`` says it does."""
-    target = out or model
+    target, mesh = out or model, MeshOptions(devices).mesh()
     check_writable(target)
     with locked(target, "update"):
         stored = load_updatable(model)
+        where = engine(stored.backbone, mesh)
         images = find_images([good_dir])
         note_ignored(images.ignored)
         with watching(_as_it_is(model), unreadable_option(skip_unreadable)) as watch:
@@ -49,6 +53,7 @@ def update_command(
                     trusted=trusted,
                     batch_size=batch_size,
                     watch=watch,
+                    engine=where,
                 )
             except NothingNew as error:
                 raise click.ClickException(
@@ -58,7 +63,7 @@ def update_command(
             say(f"{done.repeated} of {len(images.paths)} images are in {model} already and are left out")
         for path, reason in done.skipped.items():
             say(f"skipped {path}: {reason}")
-        save_updatable(done.model, target, keep_previous=True)
+        where.save(done.model, target, keep_previous=True)
     tell(f"{target}: {len(done.added)} images added; fitted on {_count(done.model)}")
     describe_calibration(done.model.calibration)
 

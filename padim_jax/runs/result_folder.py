@@ -7,6 +7,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from jax.sharding import Mesh
+
 from padim_jax.images import UnreadableImage
 from padim_jax.method.records import Padim
 from padim_jax.runs.outputs import LateHeatmaps, Output, write_each
@@ -39,6 +41,7 @@ def score_into(
     fitted_on: FittedOn,
     batch_size: int = 16,
     watch: Watch | None = None,
+    mesh: Mesh | None = None,
 ) -> Results:
     """Score files into the folder of ``unfinished``, from where an earlier run of the same files was stopped.
 
@@ -51,6 +54,7 @@ def score_into(
       batch_size: images computed at once.
       watch: follows the work, in stages "score" and "heat maps". Where ``watch.unreadable`` returns, the file gets no
         score.
+      mesh: as of :func:`padim_jax.runs.score.score_files`.
 
     Raises:
       Interrupted: ``watch`` has stopped it; what is done stays in the folder.
@@ -97,6 +101,7 @@ def score_into(
                 note=watch.note,
                 total=len(paths),
                 stopped=watch.stopped,
+                mesh=mesh,
             )
             for item in write_each(islice(map(fitted_on.annotate, scored), position.rows, None), write):
                 for output in outputs:

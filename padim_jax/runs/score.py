@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
+from padim_jax import mesh as meshes
 from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.settings import check_settings
 from padim_jax.config import PadimConfig
@@ -82,6 +85,7 @@ def score_files(
     note: Note | None = None,
     total: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    mesh: Mesh | None = None,
 ) -> Iterator[ScoredImage]:
     """Score image files in order; files that can't be read go to ``unreadable`` and get no score.
 
@@ -94,6 +98,7 @@ def score_files(
       note: told what was decided about a file (see :func:`padim_jax.images.load_batches`).
       total: files of the run that these are the last ones of, so that they are computed as they would be in it.
       stopped: asked after each batch whether to leave the others out.
+      mesh: of this process's devices, to share each batch out; None for the default device.
 
     Raises:
       FloatingPointError: a score that is not finite, naming the file.
@@ -105,9 +110,10 @@ def score_files(
 
     many = (len(paths) if total is None else total) > batch_size
     known, bare = model.calibration, replace(model, calibration=None)
+    run = partial(score, bare) if mesh is None else partial(meshes.score, meshes.place(mesh, bare))
     for batch in load_batches(paths, model.config, batch_size, report, note):
         size = batch_size if many else filled_size(len(batch.images), batch_size)
-        scores = score(bare, fill_up(batch.images, size))
+        scores = run(fill_up(batch.images, size))
         values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
         chances = None if known is None else p_values(known, values)
         verdicts = None if known is None else is_anomalous(known, values)

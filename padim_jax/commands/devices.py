@@ -1,0 +1,45 @@
+"""From the options of devices and processes to a mesh."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from padim_jax import mesh as meshes
+from padim_jax.commands.terminal import keep_stdout, wrong_use
+from padim_jax.mesh.processes import connect
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """What the options of devices and processes were given."""
+
+    devices: int | None = None
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    distributed: bool = False
+    grid: int | None = None
+
+    def mesh(self) -> Mesh | None:
+        """Join the other processes, if there are any; the mesh of all their devices. None: one device will do."""
+        several = self.distributed or any(
+            value is not None for value in (self.coordinator, self.num_processes, self.process_id)
+        )
+        with wrong_use():
+            if several:
+                keep_stdout()
+                connect(self.coordinator, self.num_processes, self.process_id)
+            elif self.devices is None and self.grid is None:
+                return None
+            here = jax.local_device_count()
+            if self.devices is not None and self.devices > here:
+                raise ValueError(f"--devices {self.devices}: this machine has {here} ({jax.devices()[0].platform})")
+            each = self.devices or here
+            ours: dict[int, list[Any]] = {}
+            for device in jax.devices():
+                ours.setdefault(device.process_index, []).append(device)
+            devices = [device for _, own in sorted(ours.items()) for device in own[:each]]
+            grid = self.grid or each
+            return meshes.device_mesh(max(1, len(devices) // grid), grid, devices)
