@@ -87,9 +87,13 @@ def test_sizes_on_disk_are_as_stated(lite0: padim.Backbone, tmp_path: Path, n: i
         assert wanted <= disk_bytes(folder) <= wanted + OVERHEAD, form
 
 
-def test_table_in_readme_is_computed() -> None:
+def test_the_guides_table_of_sizes_is_computed() -> None:
     """Rows of the table of sizes: name, positions, d, and megabytes of each form; low rank at 60 images."""
-    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| MB:")]
+    lines = [
+        line
+        for line in (ROOT / "padim_jax" / "guide" / "living-model.md").read_text().splitlines()
+        if line.startswith("| MB:")
+    ]
     shapes = {"Lite0, d = 100": (56 * 56, 100), "R18-Rd100": (56 * 56, 100), "WR50-Rd550": (56 * 56, 550)}
     assert len(lines) == len(shapes)
     for line in lines:

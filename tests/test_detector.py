@@ -223,6 +223,7 @@ NOT_MET = {
 }
 
 
+@pytest.mark.optimised  # they compare subsets to the last bits
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_scikit_learns_own_checks_pass(lite0: padim.Backbone) -> None:
     config = padim.PadimConfig(**{**SEEN.__dict__, "taps": ("block0",), "n_channels": 3})

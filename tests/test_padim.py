@@ -2,7 +2,6 @@
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,8 +14,7 @@ from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method import programs
 from tests import oracle
-from tests.conftest import SMALL, images, write_images
-from tests.datasets import write_mvtec
+from tests.conftest import SMALL, images
 
 
 def oracle_maps(backbone: padim.Backbone, model: padim.Padim, train: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -246,26 +244,6 @@ def test_settings_are_normalised() -> None:
     ranged: Any = {"value_range": [np.int32(0), np.float32(4095)]}
     assert padim.PadimConfig(**ranged) == padim.PadimConfig(value_range=(0, 4095))
     assert isinstance(hash(padim.PadimConfig(**ranged)), int)
-
-
-def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    files, first, second = (
-        part.split("```")[0] for part in readme.split("## From Python")[1].split("```python\n")[1:4]
-    )
-    monkeypatch.chdir(tmp_path)
-    found: dict[str, Any] = {}
-    for folder, count in (("good_parts", 5), ("new_parts", 2)):
-        write_images(tmp_path / folder, images(count, padim.PadimConfig()))
-    exec(files, found)
-    assert found["scores"].anomaly_map.shape == (2, 224, 224)
-    assert found["scores"].p_value.shape == (2,)
-    exec(first, found)
-    assert found["scores"].anomaly_map.shape == (4, 224, 224)
-    assert found["model"].config == padim.PadimConfig()
-    write_mvtec(tmp_path, "bottle", (3, 1, 1), size=256)
-    exec(second, found)
-    assert int(found["model"].count) == 3
 
 
 def test_float64_moments_agree(lite0: padim.Backbone) -> None:

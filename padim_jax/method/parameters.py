@@ -37,6 +37,10 @@ def parameters_at(model: Padim, row: int, column: int) -> Parameters:
 
     Raises:
       IndexError: a position outside the grid; negative ones are outside.
+
+    >>> cell = padim.parameters_at(model, row=4, column=6)
+    >>> cell.mean.shape, np.allclose(cell.factor @ cell.factor.T, cell.covariance)
+    ((12,), True)
     """
     rows, columns = model.embedding.grid
     if not (0 <= row < rows and 0 <= column < columns):

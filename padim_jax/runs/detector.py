@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig, differences
 from padim_jax.images import find_value_range
+from padim_jax.lazy import extra
 from padim_jax.method import fitting, scoring
 from padim_jax.method.calibration import FALSE_ALARM_RATE
 from padim_jax.method.checks import padded
@@ -25,8 +26,9 @@ from padim_jax.runs.inputs import Images, Notes, Place, as_backbone, image_paths
 from padim_jax.runs.score import Rereadable
 
 if TYPE_CHECKING or find_spec("sklearn") is not None:
-    from sklearn.base import BaseEstimator, OutlierMixin
-    from sklearn.exceptions import NotFittedError
+    with extra("evaluate"):
+        from sklearn.base import BaseEstimator, OutlierMixin
+        from sklearn.exceptions import NotFittedError
 else:  # the class is there for `help` and `import *`; whoever makes one is told what it needs
 
     class BaseEstimator:
