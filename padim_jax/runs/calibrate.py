@@ -189,7 +189,7 @@ def _score_all(
     gathering = _Gathering(engine.model(held), len(paths))
     size = engine.step_size(batch_size, len(paths))
     quiet = Watch(note=ignore_note, stopped=watch.stopped)
-    for step in read_steps(paths, engine.model(held).config, batch_size, quiet, size=size):
+    for step in read_steps(paths, engine.model(held).config, batch_size, quiet, size=size, pixels=True):
         firsts = dict(zip([file.path for file in step.files], copies.first_ones(step.files), strict=True))
         counted = np.array([firsts[file.path] for file in step.own], bool)
         if images is None:

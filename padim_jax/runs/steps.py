@@ -31,7 +31,7 @@ class File:
     Attributes:
       path: of the file.
       digest: of its content, as of :class:`padim_jax.images.Batch`; None where it could not be read.
-      pixels: digest of the image that was made of it; files with the same pixels are copies.
+      pixels: digest of the image that was made of it, where it was asked for; files with the same pixels are copies.
       size: (width, height) in pixels.
     """
 
@@ -67,7 +67,7 @@ def share(paths: Sequence[Path], batch_size: int, count: int, own: int) -> list[
 
 
 def read_steps(
-    paths: Sequence[Path], config: PadimConfig, batch_size: int, watch: Watch, *, size: int
+    paths: Sequence[Path], config: PadimConfig, batch_size: int, watch: Watch, *, size: int, pixels: bool = False
 ) -> Iterator[Step]:
     """Read this process's share of the files, in step with the others.
 
@@ -77,6 +77,7 @@ def read_steps(
       batch_size: files a step for each process.
       watch: told of notes, and of each file of this process that can't be read; asked whether to stop.
       size: that the images of a step are filled up to.
+      pixels: give digests of pixels too.
 
     Raises:
       UnreadableImage: from ``watch.unreadable``.
@@ -95,7 +96,7 @@ def read_steps(
             failure = error
         heard = gathered(
             np.concatenate(
-                [np.array([watch.stopped(), failure is not None], np.uint8), _report(run, batch, batch_size)]
+                [np.array([watch.stopped(), failure is not None], np.uint8), _report(run, batch, batch_size, pixels)]
             )
         )
         if failure is not None:
@@ -120,17 +121,17 @@ def read_steps(
         )
 
 
-def _report(run: Sequence[Path], batch: Batch, batch_size: int) -> UInt8[np.ndarray, " bytes"]:
+def _report(run: Sequence[Path], batch: Batch, batch_size: int, pixels: bool) -> UInt8[np.ndarray, " bytes"]:
     """What became of a process's files, as bytes of the same number in every step."""
     reports, rows = np.zeros(batch_size, _REPORT), iter(enumerate(run))
     reports["state"][: len(run)] = _UNREADABLE
     for path, image, digest, size in zip(batch.paths, batch.images, batch.digests, batch.sizes, strict=True):
         row = next(row for row, tried in rows if tried == path)  # those between could not be read
-        pixels = hashlib.sha256(image).digest()[:16]
+        own = hashlib.sha256(image).digest()[:16] if pixels else bytes(16)
         reports[row] = (
             _READ,
             np.frombuffer(bytes.fromhex(digest), np.uint8),
-            np.frombuffer(pixels, np.uint8),
+            np.frombuffer(own, np.uint8),
             size,
         )
     return reports.view(np.uint8)
