@@ -15,7 +15,7 @@ from padim_jax.gaussians.factors import WhitenedGaussian
 from padim_jax.gaussians.low_rank import LowRankGaussian, low_rank
 from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.quantised import Quantised, dequantise, dequantise_basis, quantise_basis, quantise_whitening
-from padim_jax.method.checks import alone
+from padim_jax.method.checks import run_exclusively
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import with_solver
 
@@ -106,7 +106,7 @@ def _quantised(exact: WhitenedGaussian) -> tuple[Quantised, WhitenedGaussian]:
 
 
 def _whole(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
-    return alone(_low_rank, moments, rank, ridge)
+    return run_exclusively(_low_rank, moments, rank, ridge)
 
 
 def _of_basis(whole: LowRankGaussian, in_16_bits: bool) -> tuple[Quantised | None, LowRankGaussian]:
@@ -120,7 +120,7 @@ def _error(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussian) -
     worst = 0.0
     for part in _parts(*exact.mean.shape):
         pieces = [jax.tree.map(lambda array: array[part], one) for one in (exact, other)]  # noqa: B023 - used at once
-        worst = max(worst, float(alone(_worst_error, *pieces).max()))
+        worst = max(worst, float(run_exclusively(_worst_error, *pieces).max()))
     return worst
 
 

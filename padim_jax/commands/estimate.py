@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from padim_jax.backbones import BACKBONES, load_backbone
-from padim_jax.commands.settings import begin
+from padim_jax.commands.settings import start_from_preset
 from padim_jax.commands.terminal import tell, wrong_use
 from padim_jax.config import PadimConfig
 from padim_jax.images import find_images, find_value_range, load_batches
@@ -36,7 +36,7 @@ def estimate_command(
 ) -> None:
     """Do what ``padim estimate`` says it does."""
     with wrong_use():
-        name, config = begin(preset_name, backbone)
+        name, config = start_from_preset(preset_name, backbone)
         config = replace(config, **{key: value for key, value in settings.items() if value is not None})
     paths = () if good_dir is None else find_images([good_dir]).paths
     count = images or len(paths) or _DEFAULT_IMAGES

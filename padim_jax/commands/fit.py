@@ -12,13 +12,13 @@ from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.devices import MeshOptions
-from padim_jax.commands.settings import chosen, loaded, with_value_range
+from padim_jax.commands.settings import choose_settings, load_network, with_value_range
 from padim_jax.commands.terminal import note_ignored, say, size_text, tell
 from padim_jax.commands.watching import unreadable_option, watching
 from padim_jax.config import PadimConfig
 from padim_jax.images import find_images, read_roi_of, seen
 from padim_jax.images.image import measure
-from padim_jax.mesh.processes import agreed
+from padim_jax.mesh.processes import check_agreement
 from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.runs.calibrate import Terms
 from padim_jax.runs.checkpoint import Checkpoint, checkpoint_folder, identity
@@ -44,7 +44,7 @@ def fit_command(
 ) -> None:
     """Do what ``padim fit`` says it does."""
     mesh = MeshOptions(**{field.name: settings.pop(field.name) for field in fields(MeshOptions)}).mesh()
-    name, config = chosen(**settings)
+    name, config = choose_settings(**settings)
     check_writable(out)  # now, not after an hour of fitting
     Checkpoint(checkpoint_folder(out), "").check()
     first = jax.process_index() == 0
@@ -55,10 +55,10 @@ def fit_command(
         region = None if roi is None else read_roi_of(roi, config, found.paths)
         rates = rates_of(None, false_alarm_rate, pixel_rate)
         terms = Terms(*rates, find_images(held_out).paths if held_out else None, trusted) if wanted else None
-        backbone = loaded(name, weights, config)
+        backbone = load_network(name, weights, config)
         start = time.perf_counter()
         checkpoint = Checkpoint(checkpoint_folder(out), identity(backbone, config, found.paths), checkpoint_every)
-        agreed("files, settings or weights", checkpoint.identity)
+        check_agreement("files, settings or weights", checkpoint.identity)
         left = "the same command goes on from there"
         with watching(left, unreadable_option(skip_unreadable), shown=first) as watch:
             fitted = fit_files(

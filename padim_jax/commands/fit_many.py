@@ -10,7 +10,7 @@ import jax
 
 from padim_jax.artifact.ownership import LOCK, locked
 from padim_jax.backbones import Backbone
-from padim_jax.commands.settings import chosen, loaded
+from padim_jax.commands.settings import choose_settings, load_network
 from padim_jax.commands.terminal import progress_bar, say, tell, wrong_use
 from padim_jax.commands.watching import watching
 from padim_jax.fleet import Job, Journal, Outcome, Terms, fit_many, read_jobs
@@ -41,8 +41,8 @@ def fit_many_command(
         if devices is not None and devices > len(here):
             raise ValueError(f"--devices {devices}: this machine has {len(here)} ({here[0].platform})")
     jobs = every[part[0] - 1 :: part[1]]
-    name, config = chosen(**settings)
-    network = loaded(name, weights, config)
+    name, config = choose_settings(**settings)
+    network = load_network(name, weights, config)
     rates = rates_of(None, false_alarm_rate, pixel_rate)
     terms = Terms(config, batch_size, calibrate, *rates, skip_unreadable, replace_changed, trusted)
     with locked(out, "fit-many", f"{LOCK}-{part[0]}-of-{part[1]}"):

@@ -72,7 +72,7 @@ def setting_option(name: str) -> Callable[[Any], Any]:
 
 
 def settings_options(command: Any) -> Any:
-    """Options of every command that fits anew; :func:`padim_jax.commands.settings.chosen` makes settings of them."""
+    """Options of every command that fits anew (:func:`padim_jax.commands.settings.choose_settings` reads them)."""
     weights = click.option(
         "--weights",
         help="Weights file (.pth, .safetensors), or 'random'. Default: embedded, or the publisher's file.",

@@ -16,7 +16,7 @@ from padim_jax.commands.terminal import follow_run, note_ignored, say, tell, wro
 from padim_jax.images import find_images, read_roi_of
 from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration
-from padim_jax.method.scoring import narrowed
+from padim_jax.method.scoring import with_smaller_roi
 from padim_jax.runs.outputs import Pixels, choose_outputs
 from padim_jax.runs.result_folder import Results, score_into
 from padim_jax.runs.rows import remarks
@@ -55,7 +55,7 @@ def score_command(
         if masks is not None and fitted.calibration is None:
             raise click.UsageError("--masks takes a calibrated model, for its pixel threshold (see padim calibrate)")
         if roi is not None:
-            fitted = narrowed(fitted, read_roi_of(roi, fitted.config, images))
+            fitted = with_smaller_roi(fitted, read_roi_of(roi, fitted.config, images))
         remove_leftovers(out)
         settings = {**options, "roi": None if roi is None else digest_file(roi), "batch_size": batch_size}
         settings |= {} if devices is None else {"devices": devices}

@@ -13,16 +13,16 @@ from padim_jax.method.embedding import draw_embedding
 from padim_jax.presets import preset
 
 
-def chosen(preset_name: str | None, backbone: str | None, **given: Any) -> tuple[str, PadimConfig]:
+def choose_settings(preset_name: str | None, backbone: str | None, **given: Any) -> tuple[str, PadimConfig]:
     """Backbone and settings of what the options of settings were given, but for the weights."""
     with wrong_use():
-        name, config = begin(preset_name, backbone)
+        name, config = start_from_preset(preset_name, backbone)
         config = replace(config, **{name: value for name, value in given.items() if value not in (None, ())})
         BACKBONES[name].select(config.taps)
     return name, config
 
 
-def loaded(name: str, weights: str | None, config: PadimConfig) -> Backbone:
+def load_network(name: str, weights: str | None, config: PadimConfig) -> Backbone:
     """The network, downloaded if need be, and checked to have the channels asked for."""
     with progress_bar("download", unit="MB") as advance:
         network = load_backbone(name, weights, progress=megabytes(advance))
@@ -47,7 +47,7 @@ def with_value_range(config: PadimConfig, paths: Sequence[Path]) -> PadimConfig:
     return replace(config, value_range=value_range)
 
 
-def begin(name: str | None, backbone: str | None) -> tuple[str, PadimConfig]:
+def start_from_preset(name: str | None, backbone: str | None) -> tuple[str, PadimConfig]:
     """Backbone and settings to start from."""
     found = preset(name or "lite0")
     if name is not None and backbone not in (None, found.backbone):

@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from padim_jax.method.checks import alone
+from padim_jax.method.checks import run_exclusively
 
 _PROCESS = psutil.Process()  # made once: it is asked every 2 ms
 
@@ -50,10 +50,10 @@ def measured(function: Any, *arguments: Any) -> tuple[Any, Cost]:
     program = function.lower(*arguments).compile()
     analysis = program.memory_analysis()
     with Sampled() as sampled:
-        out = alone(program, *arguments)
+        out = run_exclusively(program, *arguments)
     temporary, output = analysis.temp_size_in_bytes, analysis.output_size_in_bytes
     start = time.perf_counter()
-    again = alone(program, *arguments)
+    again = run_exclusively(program, *arguments)
     seconds = time.perf_counter() - start
     del again
     return out, Cost(

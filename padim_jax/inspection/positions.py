@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from padim_jax.method.alignment import FEWEST, split_in_two, two_peaked_limit
 from padim_jax.method.calibration import conformal_p_values
-from padim_jax.method.checks import padded
+from padim_jax.method.checks import pad_batches
 from padim_jax.method.embedding import embed
 from padim_jax.method.records import Padim
 
@@ -117,7 +117,7 @@ def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n heig
     """
     directions = model.gaussian.leading_directions()
     kept, count = [], 0
-    for images, valid in padded("find_peaks", batches, model.config):
+    for images, valid in pad_batches("find_peaks", batches, model.config):
         t = np.asarray(_project(model, directions, images))[:, : int(valid.sum())]
         kept.append(t)
         count += t.shape[1]

@@ -50,7 +50,7 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def explain_failures() -> Iterator[None]:
     """Turn the failure of a collective, where another process has gone, into words."""
     try:
         yield
@@ -75,18 +75,18 @@ def await_last_words() -> bool:
     return several
 
 
-def agreed(what: str, text: str) -> None:
+def check_agreement(what: str, text: str) -> None:
     """Raise ``ValueError`` unless ``text`` is the same in all processes."""
     own = np.frombuffer(text.encode()[:64].ljust(64), np.uint8)
-    if (gathered(own) != own).any():
+    if (gather(own) != own).any():
         raise ValueError(
             f"the processes have different {what}; give all the same, and the same files at the same paths"
         )
 
 
-def gathered(own: np.ndarray) -> np.ndarray:
+def gather(own: np.ndarray) -> np.ndarray:
     """What each process gives, (processes, ...), in all of them."""
     if jax.process_count() == 1:
         return own[None]
-    with together():
+    with explain_failures():
         return np.asarray(multihost_utils.process_allgather(own)).reshape(jax.process_count(), *own.shape)

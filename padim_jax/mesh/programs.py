@@ -169,7 +169,7 @@ def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel
     fitted = _finalize(moments.moments, moments.config.ridge, mesh)
     model = Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
     finite = jax.jit(lambda gaussian: gaussian.is_finite(), out_shardings=NamedSharding(mesh, SAME))(fitted)
-    return MeshModel(fitting.checked(model, finite), mesh)
+    return MeshModel(fitting.check_factors(model, finite), mesh)
 
 
 def place(mesh: Mesh, model: Padim) -> MeshModel:
@@ -260,7 +260,7 @@ def _rest(model: Padim) -> Padim:
 def _judged(mesh: Mesh, rest: Padim, distances: Float[Array, "p n"]) -> Scores:
     """Maps and scores of the images that lie here, of the distances at the positions that do."""
     back = lax.all_to_all(distances, "grid", split_axis=1, concat_axis=0, tiled=True)
-    return scoring.judged(rest, back[: rest.embedding.n_positions])
+    return scoring.scores_from_distances(rest, back[: rest.embedding.n_positions])
 
 
 @functools.partial(jax.jit, static_argnames=("embedding", "mesh"), donate_argnames="rows")

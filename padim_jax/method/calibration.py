@@ -181,7 +181,7 @@ def at_rates(known: Calibration, false_alarm_rate: float, pixel_rate: float) -> 
     return calibration(scores, pixels, known.method, false_alarm_rate, pixel_rate)
 
 
-def joined(parts: Sequence[Calibration], false_alarm_rate: float, pixel_rate: float) -> Calibration:
+def join_calibrations(parts: Sequence[Calibration], false_alarm_rate: float, pixel_rate: float) -> Calibration:
     """The scores of several calibrations together, as scores that are kept from other states of a model.
 
     A good new image's score by the model as it is now, and these, are not exchangeable any more, so the false-alarm

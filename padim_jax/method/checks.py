@@ -21,13 +21,13 @@ T = TypeVar("T")
 _lapack = threading.Lock()
 
 
-def alone(function: Callable[..., T], *arguments: object) -> T:
+def run_exclusively(function: Callable[..., T], *arguments: object) -> T:
     """``function(*arguments)``, waited for, while no other thread is in here."""
     with _lapack:
         return jax.block_until_ready(function(*arguments))
 
 
-def padded(
+def pad_batches(
     call: str, batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]], config: PadimConfig
 ) -> Iterator[tuple[Array, Array]]:
     """Checked batches, each filled up to the largest so far, and which of their images count."""

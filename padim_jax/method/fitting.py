@@ -14,7 +14,7 @@ from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.factors import Solver
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method import programs
-from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, padded
+from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, pad_batches
 from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.projection import principal_components, semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
@@ -193,7 +193,7 @@ def finalize(
     )  # no square fits there
     rest = replace(moments.moments, scatter=SymmetricMatrix(()))  # apart from what may be given away
     fitted = factor(moments.moments.scatter, rest, moments.config.ridge, solver)
-    return checked(
+    return check_factors(
         Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
     )
 
@@ -227,7 +227,9 @@ def fit(
     if config.projection == "principal-components":
         if iter(batches) is batches:
             raise ValueError("fit: principal components take two passes; give a list, or an iterable that starts anew")
-        projection = principal_components(backbone, draw_embedding(backbone, config), padded("fit", batches, config))
+        projection = principal_components(
+            backbone, draw_embedding(backbone, config), pad_batches("fit", batches, config)
+        )
     moments = init(backbone, config, projection=projection)
     for later in accumulate(backbone, moments, batches):
         moments = later
@@ -258,7 +260,7 @@ def accumulate(
     >>> [int(moments.count) for moments in padim.accumulate(backbone, padim.init(backbone, config), [good_images] * 2)]
     [20, 40]
     """
-    for images, valid in padded("fit", batches, moments.config):
+    for images, valid in pad_batches("fit", batches, moments.config):
         moments = update_in_place(backbone, moments, images, valid, half_life=half_life)
         yield moments
 
@@ -316,7 +318,7 @@ def check_count(moments: PadimMoments) -> None:
         )
 
 
-def checked(model: Padim, finite: Bool[Array, " p"] | None = None) -> Padim:
+def check_factors(model: Padim, finite: Bool[Array, " p"] | None = None) -> Padim:
     """The model; ``FloatingPointError`` naming positions that could not be factored, those that are not ``finite``."""
     if is_traced(model.count):
         return model

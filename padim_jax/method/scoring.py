@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Float32, UInt8
 from padim_jax.gaussians.factors import Solver
 from padim_jax.method import calibration, programs
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
-from padim_jax.method.checks import alone, check_images, check_solver, padded
+from padim_jax.method.checks import check_images, check_solver, pad_batches, run_exclusively
 from padim_jax.method.records import Padim, Scores
 
 
@@ -62,7 +62,7 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
     True
     """
     check_solver("with_solver", solver)
-    return replace(model, gaussian=alone(programs.with_solver, model.gaussian, solver))
+    return replace(model, gaussian=run_exclusively(programs.with_solver, model.gaussian, solver))
 
 
 def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None) -> Padim:
@@ -111,7 +111,7 @@ def with_threshold(model: Padim, threshold: float) -> Padim:
     return replace(model, calibration=calibration.at_threshold(model.calibration, threshold))
 
 
-def narrowed(model: Padim, roi: Bool[Array | np.ndarray, "height width"]) -> Padim:
+def with_smaller_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"]) -> Padim:
     """The same model looking only where its region of interest and ``roi`` both are, its calibration kept.
 
     The maximum over a part is no larger than over the whole, so p-values err to the high side: fewer false alarms.
@@ -210,7 +210,7 @@ def _each_batch(
     """
     given = iter(weights) if weights is not None else None
     done = 0
-    for images, valid in padded(call, batches, model.config):
+    for images, valid in pad_batches(call, batches, model.config):
         n = int(valid.sum())
         share = np.zeros(len(images), np.float32)
         share[:n] = 1 if given is None else [next(given) for _ in range(n)]
@@ -232,7 +232,7 @@ def _run(model: Padim, images: Array) -> Scores:
     """By one program for all models alike, and a small one for the calibration, which each has of another length."""
     program = _program(replace(model, calibration=None))
     calls_lapack = program.gaussian.solver == "triangular-solve"
-    scores = alone(programs.score, program, images) if calls_lapack else programs.score(program, images)
+    scores = run_exclusively(programs.score, program, images) if calls_lapack else programs.score(program, images)
     return scores if model.calibration is None else programs.verdicts(model.calibration, scores)
 
 
@@ -257,7 +257,7 @@ def score_left_out(
     return programs.leave_one_out(_program(model), jnp.asarray(images), jnp.asarray(weights, jnp.float32))
 
 
-def judged(model: Padim, distances: Float[Array, "p n"]) -> Scores:
+def scores_from_distances(model: Padim, distances: Float[Array, "p n"]) -> Scores:
     """Maps and image scores of distances, with p-values and verdicts where the model is calibrated."""
     scores = programs.maps_of(model, distances)
     return scores if model.calibration is None else programs.verdicts(model.calibration, scores)

@@ -12,7 +12,7 @@ from padim_jax.gaussians.factors import Solver
 from padim_jax.images import find_value_range
 from padim_jax.method import fitting, scoring
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE
-from padim_jax.method.checks import padded
+from padim_jax.method.checks import pad_batches
 from padim_jax.method.records import Padim, Scores
 from padim_jax.runs.inputs import (
     Images,
@@ -154,7 +154,7 @@ def score(model: Padim, images: Place | Iterable[Place] | Images, *, batch_size:
     paths = [path for place in places for path in image_paths("score", [place])]
     parts: list[Scores] = []
     with Notes() as notes:
-        for batch, valid in padded("score", read_images(paths, model.config, batch_size, notes), model.config):
+        for batch, valid in pad_batches("score", read_images(paths, model.config, batch_size, notes), model.config):
             n = int(valid.sum())
             parts.append(jax.tree.map(lambda leaf, n=n: np.asarray(leaf)[:n], scoring.score(model, batch)))
     return jax.device_put(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))

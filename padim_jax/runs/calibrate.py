@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from padim_jax.images.folder import digest_file
-from padim_jax.mesh.processes import gathered
+from padim_jax.mesh.processes import gather
 from padim_jax.method.alignment import remarks
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram, Method, calibration
 from padim_jax.method.records import Padim
@@ -233,21 +233,21 @@ class _Gathering:
 
     def scores(self) -> Float[np.ndarray, " n"]:
         """Of all processes, in the order of the files."""
-        steps = gathered(np.stack(self._scores)) if self._scores else np.zeros((1, 0, 0), np.float32)
+        steps = gather(np.stack(self._scores)) if self._scores else np.zeros((1, 0, 0), np.float32)
         in_order = steps.swapaxes(0, 1).reshape(-1)
         return in_order[np.isfinite(in_order)]
 
     def pixels(self) -> np.ndarray:
         """The histogram's counts over all processes."""
-        return gathered(self._histogram.counts).sum(axis=0)
+        return gather(self._histogram.counts).sum(axis=0)
 
     def alignment(self, ridge: float) -> list[str]:
         """As of :func:`padim_jax.method.alignment.remarks`, from a few images of all processes."""
         own = np.concatenate(self._embeddings, axis=1) if self._embeddings else np.zeros((0, 0, 0), np.float32)
-        counts = gathered(np.array([own.shape[1]]))[:, 0]
+        counts = gather(np.array([own.shape[1]]))[:, 0]
         filled = np.zeros((own.shape[0], int(counts.max()), own.shape[2]), np.float32)
         filled[:, : own.shape[1]] = own
-        parts = [part[:, :n] for part, n in zip(gathered(filled), counts, strict=True)]
+        parts = [part[:, :n] for part, n in zip(gather(filled), counts, strict=True)]
         embeddings = np.concatenate(parts, axis=1)
         there = embeddings.any(axis=(1, 2))  # a mesh fills positions up with zeros
         return remarks(embeddings[there], ridge) if embeddings.size else []

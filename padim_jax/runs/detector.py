@@ -18,7 +18,7 @@ from padim_jax.images import find_value_range
 from padim_jax.lazy import extra
 from padim_jax.method import fitting, scoring
 from padim_jax.method.calibration import FALSE_ALARM_RATE
-from padim_jax.method.checks import padded
+from padim_jax.method.checks import pad_batches
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.method.projection import principal_components
 from padim_jax.method.records import Padim, PadimMoments
@@ -125,7 +125,7 @@ class PadimDetector(OutlierMixin, BaseEstimator):
         scores = [np.zeros(0)]
         with Notes() as notes:
             batches = self._in_order("score_samples", X, model.config, notes)
-            for images, valid in padded("score_samples", batches, model.config):
+            for images, valid in pad_batches("score_samples", batches, model.config):
                 scores.append(-np.asarray(scoring.score(model, images).image_score)[: int(valid.sum())])
         return np.concatenate(scores)
 
@@ -251,5 +251,5 @@ def _start(call: str, backbone: Backbone, config: PadimConfig, batches: Rereadab
     if call == "partial_fit":
         raise ValueError("partial_fit: principal components take a pass over all images; give them to fit")
     embedding = draw_embedding(backbone, config)
-    projection = principal_components(backbone, embedding, padded(call, batches, config))
+    projection = principal_components(backbone, embedding, pad_batches(call, batches, config))
     return fitting.init(backbone, config, projection=projection)

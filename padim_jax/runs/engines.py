@@ -19,7 +19,7 @@ from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.gaussians.moments import Moments
 from padim_jax.mesh import MeshModel, MeshMoments
-from padim_jax.mesh.processes import gathered, together
+from padim_jax.mesh.processes import explain_failures, gather
 from padim_jax.method import fitting, projection, scoring
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import Padim, PadimMoments
@@ -150,7 +150,7 @@ class ManyDevices:
 
     def fold(self, moments: MeshMoments, step: Step, half_life: float | None) -> MeshMoments:
         """As :meth:`OneDevice.fold`."""
-        with together():
+        with explain_failures():
             images, valid = self._shared(step.images), self._shared(step.valid)
             return jax.block_until_ready(
                 meshes.update(self._everywhere, moments, images, valid, half_life=half_life)
@@ -158,12 +158,12 @@ class ManyDevices:
 
     def whole(self, moments: MeshMoments) -> PadimMoments:
         """As :meth:`OneDevice.whole`, the positions shared out over all devices."""
-        with together():
+        with explain_failures():
             return meshes.joined(moments)
 
     def channel_moments(self, embedding: Embedding, moments: Moments | None, step: Step) -> Moments:
         """As :meth:`OneDevice.channel_moments`, apart on every device."""
-        with together():
+        with explain_failures():
             images, valid = self._shared(step.images), self._shared(step.valid)
             return jax.block_until_ready(
                 meshes.channel_moments(self.mesh, self._everywhere, embedding, moments, images, valid)
@@ -171,13 +171,13 @@ class ManyDevices:
 
     def directions(self, embedding: Embedding, moments: Moments | None) -> Float[np.ndarray, "c d"]:
         """As :meth:`OneDevice.directions`."""
-        with together():
+        with explain_failures():
             merged = None if moments is None else meshes.merged_channels(self.mesh, moments)
         return projection.leading_components(merged, embedding.dimension)
 
     def finalize(self, moments: PadimMoments, roi: Roi) -> MeshModel:
         """As :meth:`OneDevice.finalize`."""
-        with together():
+        with explain_failures():
             held = meshes.finalize(self._everywhere, moments, self.mesh)
             if roi is None:
                 return held
@@ -193,7 +193,7 @@ class ManyDevices:
 
     def score(self, held: MeshModel, step: Step) -> LeftOut:
         """As :meth:`OneDevice.score`."""
-        with together():
+        with explain_failures():
             scores = meshes.score(held, self._shared(step.images))
             return self._own(step, scores.image_score, scores.anomaly_map)
 
@@ -203,7 +203,7 @@ class ManyDevices:
 
     def leave_out(self, held: MeshModel, step: Step, weights: Float[np.ndarray, " n"]) -> LeftOut:
         """As :meth:`OneDevice.leave_out`."""
-        with together():
+        with explain_failures():
             scores, embeddings = meshes.score_left_out(held, self._shared(step.images), self._shared(weights))
             return self._own(step, scores.image_score, scores.anomaly_map, embeddings)
 
@@ -214,10 +214,10 @@ class ManyDevices:
           ArtifactError, OSError: as there.
           ProcessFailed: process 0 could not write.
         """
-        with together():
+        with explain_failures():
             handed = replace(stored, moments=meshes.handed_over(stored.moments))
             save_updatable(handed, folder, attending=jax.process_index() > 0, keep_previous=keep_previous)
-        gathered(np.zeros(1))  # until it is there
+        gather(np.zeros(1))  # until it is there
 
     def _shared(self, local: np.ndarray) -> Array:
         return meshes.shared_out(self.mesh, local)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from padim_jax.artifact import Updatable, lived_on
-from padim_jax.method.calibration import Calibration, at_rates, at_threshold, joined
+from padim_jax.method.calibration import Calibration, at_rates, at_threshold, join_calibrations
 from padim_jax.method.fitting import merge
 from padim_jax.runs.recalibration import rates_of
 from padim_jax.runs.records import MOST_SIZES
@@ -84,7 +84,7 @@ def _merge_calibrations(first: Updatable, second: Updatable, shared: int, remark
     if shared and len(parts) == 2:  # scores of one image in two models are not independent
         parts = [max(parts, key=lambda part: len(part.scores))]
         remark(f"note: only the {len(parts[0].scores)} calibration scores of one of the two are kept")
-    whole = joined(parts, parts[0].false_alarm_rate, parts[0].pixel_rate)
+    whole = join_calibrations(parts, parts[0].false_alarm_rate, parts[0].pixel_rate)
     if not by_hand:
         return whole
     if len(by_hand) == 1 and all(part.threshold_source == "set" for part in parts):

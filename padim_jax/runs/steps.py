@@ -17,7 +17,7 @@ from jaxtyping import Bool, UInt8
 
 from padim_jax.config import PadimConfig
 from padim_jax.images.folder import Batch, load_groups
-from padim_jax.mesh.processes import ProcessFailed, gathered
+from padim_jax.mesh.processes import ProcessFailed, gather
 from padim_jax.runs.watch import Watch
 
 _READ, _UNREADABLE = 1, 2  # what became of a file
@@ -94,7 +94,7 @@ def read_steps(
             batch = next(batches) if run else batch
         except Exception as error:  # whatever it is, the others must not wait for this process
             failure = error
-        heard = gathered(
+        heard = gather(
             np.concatenate(
                 [np.array([watch.stopped(), failure is not None], np.uint8), _report(run, batch, batch_size, pixels)]
             )

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from padim_jax.artifact import Updatable, lived_on
 from padim_jax.images import UnreadableImage
 from padim_jax.images.folder import digest_file
-from padim_jax.method.calibration import Calibration, at_rates, at_threshold, joined
+from padim_jax.method.calibration import Calibration, at_rates, at_threshold, join_calibrations
 from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.fold import fold_files
 from padim_jax.runs.left_out import held_out_scores
@@ -154,7 +154,7 @@ def _with_earlier(
             f"this one, so the threshold may be too {'high' if ratio >= 1 else 'low'} by up to that (padim calibrate "
             "on all images makes it exact)"
         )
-    whole = at_rates(before, *rates) if calibration is None else joined([before, calibration], *rates)
+    whole = at_rates(before, *rates) if calibration is None else join_calibrations([before, calibration], *rates)
     if before.threshold_source == "rate":
         return whole
     watch.remark(
