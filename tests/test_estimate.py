@@ -24,6 +24,7 @@ SHAPES = {
 
 
 @pytest.mark.slow
+@pytest.mark.optimised  # other programs hold other memory
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a device's peak is not the process's")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_fit_takes_what_was_estimated(shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
