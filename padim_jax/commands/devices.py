@@ -6,9 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from padim_jax import mesh as meshes
 from padim_jax.commands.terminal import keep_stdout, wrong_use
-from padim_jax.mesh.processes import connect
 
 
 @dataclass(frozen=True)
@@ -28,11 +26,14 @@ class MeshOptions:
             value is not None for value in (self.coordinator, self.num_processes, self.process_id)
         )
         with wrong_use():
+            if not several and self.devices is None and self.grid is None:
+                return None
+            from padim_jax.mesh import device_mesh  # takes a tenth of a second to import, which one device can spare
+            from padim_jax.mesh.processes import connect
+
             if several:
                 keep_stdout()
                 connect(self.coordinator, self.num_processes, self.process_id)
-            elif self.devices is None and self.grid is None:
-                return None
             here = jax.local_device_count()
             if self.devices is not None and self.devices > here:
                 raise ValueError(f"--devices {self.devices}: this machine has {here} ({jax.devices()[0].platform})")
@@ -42,4 +43,4 @@ class MeshOptions:
                 ours.setdefault(device.process_index, []).append(device)
             devices = [device for _, own in sorted(ours.items()) for device in own[:each]]
             grid = self.grid or each
-            return meshes.device_mesh(max(1, len(devices) // grid), grid, devices)
+            return device_mesh(max(1, len(devices) // grid), grid, devices)

@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
-from padim_jax import mesh as meshes
 from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.settings import check_settings
 from padim_jax.config import PadimConfig
@@ -110,7 +109,11 @@ def score_files(
 
     many = (len(paths) if total is None else total) > batch_size
     known, bare = model.calibration, replace(model, calibration=None)
-    run = partial(score, bare) if mesh is None else partial(meshes.score, meshes.place(mesh, bare))
+    run = partial(score, bare)
+    if mesh is not None:
+        from padim_jax import mesh as meshes  # takes a tenth of a second to import, which one device has no use for
+
+        run = partial(meshes.score, meshes.place(mesh, bare))
     for batch in load_batches(paths, model.config, batch_size, report, note):
         size = batch_size if many else filled_size(len(batch.images), batch_size)
         scores = run(fill_up(batch.images, size))
