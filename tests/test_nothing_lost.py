@@ -301,6 +301,15 @@ def test_a_mesh_does_not_calibrate_on_training_scores(folder: Path, capsys: Capt
     assert (code, "3 of 6 images were fitted on and the others" in err) == (2, True)
 
 
+@pytest.mark.parametrize("more", [(), ("--devices", "1")])
+def test_what_cannot_be_factored_leaves_no_unfinished_fit(folder: Path, capsys: Capture, more: tuple[str, ...]) -> None:
+    (folder / "single").mkdir()
+    shutil.copy(sorted((folder / "good").iterdir())[0], folder / "single")
+    code, _, err = run(capsys, "fit", folder / "single", "--out", folder / "m", *SIZES, *more)
+    assert (code, "1 images give no covariance" in err) == (1, True)
+    assert not list(folder.glob("m*.unfinished"))
+
+
 def test_an_error_after_factoring_does_not_lose_the_fit_on_a_mesh(
     folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ from padim_jax.artifact import load
 from padim_jax.artifact.folder import MANIFEST
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.devices import MeshOptions
-from padim_jax.commands.terminal import follow_run, note_ignored, say, tell, wrong_use
+from padim_jax.commands.terminal import note_ignored, say, tell, wrong_use
+from padim_jax.commands.watching import follow_run
 from padim_jax.images import find_images, read_roi_of
 from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration
@@ -22,7 +23,7 @@ from padim_jax.runs.result_folder import Results, score_into
 from padim_jax.runs.rows import remarks
 from padim_jax.runs.score import FittedOn
 from padim_jax.runs.unfinished import SCORES, Unfinished, check_results, identity, in_one_line, remove_leftovers
-from padim_jax.runs.watch import Interrupted
+from padim_jax.runs.watch import Interrupted, skip_unreadable
 
 _HIGHEST = 5  # scores that are told
 
@@ -64,7 +65,7 @@ def score_command(
             in_one_line("score", out),
             closing(Unfinished(out, run, folders)) as unfinished,
             end_on_interruption(),
-            follow_run(unreadable=lambda error: None) as watch,
+            follow_run(skip_unreadable) as watch,
         ):
             done = score_into(
                 unfinished,

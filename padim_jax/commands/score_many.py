@@ -12,7 +12,8 @@ import click
 from padim_jax.artifact.folder import MANIFEST
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.score import end_on_interruption, refuse_nested
-from padim_jax.commands.terminal import follow_run, note_ignored, say, tell, wrong_use
+from padim_jax.commands.terminal import note_ignored, say, tell, wrong_use
+from padim_jax.commands.watching import follow_run
 from padim_jax.fleet.serving import WINDOW, Fleet
 from padim_jax.fleet.tables import Route, read_routes
 from padim_jax.images import UnreadableImage, find_images

@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from padim_jax.images import UnreadableImage
-    from padim_jax.runs.watch import Advance, Watch
+    from padim_jax.runs.watch import Advance
 
 _PAGE_WIDTH = 100  # characters; longer lines are hard to read
 
@@ -157,24 +156,6 @@ class Notes:
                 say(f"note: {path}: {text}")
             if more := self._counts[text] - len(paths):
                 say(f"note: {more} more files: {text}")
-
-
-@contextmanager
-def follow_run(unreadable: Callable[[UnreadableImage], None] | None = None) -> Iterator[Watch]:
-    """Follow a run on the terminal, with bars and remarks; Ctrl-C stops it, and notes about files are said at its end.
-
-    Args:
-      unreadable: what to do with a file that can't be read. Default: it ends the run.
-    """
-    from padim_jax.images import stop_at_unreadable
-    from padim_jax.runs.watch import Watch
-
-    notes = Notes()
-    try:
-        with interruption() as stopped:
-            yield Watch(progress_bar, notes, say, unreadable or stop_at_unreadable, stopped)
-    finally:
-        notes.say()
 
 
 def say(text: str) -> None:

@@ -6,10 +6,25 @@ from dataclasses import replace
 
 import click
 
-from padim_jax.commands.terminal import follow_run
+from padim_jax.commands.terminal import Notes, interruption, progress_bar, say
 from padim_jax.images import UnreadableImage, stop_at_unreadable
 from padim_jax.runs.calibrate import MixedImages
 from padim_jax.runs.watch import Interrupted, Watch, ignore_remark, no_progress, skip_unreadable
+
+
+@contextmanager
+def follow_run(unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable) -> Iterator[Watch]:
+    """Follow a run on the terminal, with bars and remarks; Ctrl-C stops it, and notes about files are said at its end.
+
+    Args:
+      unreadable: as of :class:`padim_jax.runs.Watch`.
+    """
+    notes = Notes()
+    try:
+        with interruption() as stopped:
+            yield Watch(progress_bar, notes, say, unreadable, stopped)
+    finally:
+        notes.say()
 
 
 @contextmanager

@@ -212,7 +212,6 @@ class _Gathering:
 
     def __init__(self, model: Padim, total: int) -> None:
         self._roi = None if model.roi is None else np.asarray(model.roi)
-        self._positions = model.embedding.n_positions
         self._histogram, self._scores = Histogram(), list[np.ndarray]()
         self._embeddings, self._interval = list[np.ndarray](), max(1, -(-total // COMPARED))
         self.met = 0

@@ -55,7 +55,7 @@ def fit_files(
 ) -> Fitted:
     """Fit on image files, calibrate and save, and forget the checkpoint.
 
-    Whatever fails once all files are folded, the fit is kept in the checkpoint. All processes call it alike.
+    Whatever fails once it is factored, the fit is kept in the checkpoint. All processes call it alike.
 
     Args:
       engine: where to compute.
@@ -80,16 +80,7 @@ def fit_files(
     fold = fit_moments(engine, paths, config, batch_size, watch, checkpoint)
     fitted = [path for path in paths if str(path) not in fold.skipped]
     whole = engine.whole(fold.state)
-    if terms is not None and jax.process_count() > 1:  # whatever happens to one of them, the others can't keep it then
-        checkpoint.write(engine, fold, whole)
-    try:
-        known, reason = _calibrate(engine, whole, roi, fitted, fold, terms, batch_size, watch)
-    except Exception as error:
-        if jax.process_count() == 1:
-            checkpoint.write(engine, fold, whole)
-        if not isinstance(error, Interrupted):
-            raise
-        raise Interrupted(f"{error}; the fit is kept in {checkpoint.folder}") from error
+    known, reason = _calibrate(engine, whole, roi, fitted, fold, terms, checkpoint, batch_size, watch)
     remembered = None if progress is None else {**progress, "images": len(fitted), "skipped": len(fold.skipped)}
     engine.save(Updatable(engine.backbone, whole, fold.images, known, roi, remembered, fold.image_sizes), out)
     checkpoint.remove()
@@ -103,6 +94,7 @@ def _calibrate(
     fitted: Sequence[Path],
     fold: Fold,
     terms: Terms | None,
+    checkpoint: Checkpoint,
     batch_size: int,
     watch: Watch,
 ) -> tuple[Calibration | None, str]:
@@ -110,7 +102,15 @@ def _calibrate(
     held = engine.finalize(whole, roi)
     if terms is None:
         return None, ""
+    if jax.process_count() > 1:  # whatever happens to one of them, the others can't keep it then
+        checkpoint.write(engine, fold, whole)
     try:
         return calibrate_model(engine, held, fitted, fold.images, terms, batch_size, watch), ""
     except TooFewImages as error:
         return None, str(error)
+    except Exception as error:
+        if jax.process_count() == 1:
+            checkpoint.write(engine, fold, whole)
+        if not isinstance(error, Interrupted):
+            raise
+        raise Interrupted(f"{error}; the fit is kept in {checkpoint.folder}") from error
