@@ -12,7 +12,7 @@ import pytest
 from flax import linen, nnx
 
 import padim_jax as padim
-from padim_jax.artifact.folder import ArtifactError
+from padim_jax.artifact.arrays import ArtifactError
 from tests import oracle
 from tests.conftest import images
 

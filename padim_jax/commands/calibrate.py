@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from padim_jax.artifact import Updatable, lived_on, load, load_image_sizes, load_updatable, save, save_updatable
-from padim_jax.artifact.folder import check_writable, read_manifest
+from padim_jax.artifact.folder import check_writable
+from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.terminal import note_ignored, say, tell, wrong_use
 from padim_jax.commands.watching import watching
