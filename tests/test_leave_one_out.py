@@ -45,7 +45,7 @@ def fitted(x: np.ndarray, strength: np.ndarray | None = None) -> WhitenedGaussia
     scatter = np.einsum("pni,pnj->pij", centred, centred)
     count = jnp.asarray(x.shape[1], x.dtype)
     if strength is None:
-        moments = Moments(count, jnp.asarray(mean, x.dtype), SymmetricMatrix.of_square(scatter.astype(x.dtype)))
+        moments = Moments(count, jnp.asarray(mean, x.dtype), SymmetricMatrix.from_square(scatter.astype(x.dtype)))
         model = factors.finalize(moments, RIDGE, "inverse-factor")
     else:
         covariance = shrinkage.shrunk(jnp.asarray(scatter / (x.shape[1] - 1), x.dtype), jnp.asarray(strength, x.dtype))

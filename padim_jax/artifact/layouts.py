@@ -163,7 +163,7 @@ def _pack_square(upper: TriangularMatrix, sides: tuple[int, int]) -> LazyArray:
 
 
 def _unpack_square(parts: Iterable[np.ndarray], shapes: TriangularMatrix) -> TriangularMatrix:
-    return TriangularMatrix.of_square(_join(parts, (len(shapes), shapes.side, shapes.side)))
+    return TriangularMatrix.from_square(_join(parts, (len(shapes), shapes.side, shapes.side)))
 
 
 def _join(parts: Iterable[np.ndarray], shape: tuple[int, ...]) -> jax.Array:
