@@ -15,7 +15,7 @@ from padim_jax.config import PadimConfig
 from padim_jax.method.calibration import BINS, RECIPE
 from padim_jax.method.embedding import Embedding, check_embedding
 
-SQUARES = 2  # up to this schema factors are stored as whole squares, and no strength of shrinkage
+SQUARES = 2  # up to this schema, factors are stored as whole squares, without the strength of shrinkage
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Settings:
 
     Attributes:
       config, embedding: as in ``Padim``.
-      rates: what a calibration follows from beside its scores; None where there is none.
-      shapes: of all arrays, by name, as the manifest has them.
+      rates: what a calibration follows from besides its scores; None where there is none.
+      shapes: shapes of all arrays by name, as in the manifest.
       image_sizes: (width, height) of the files it was fitted on, each once.
     """
 
@@ -36,7 +36,7 @@ class Settings:
     image_sizes: tuple[tuple[int, int], ...]
 
     def common_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the arrays that all forms have, but for the network's."""
+        """Shapes and dtypes of the arrays that all forms store, without the network's."""
         shapes: dict[str, tuple[int, ...]] = {"count": ()}
         if self.embedding.projected is not None:
             shapes["projection"] = (len(self.embedding.channels), self.embedding.dimension)
@@ -76,7 +76,7 @@ def layout_of(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> 
     """How a stored model lies on disk, and the sizes that its settings imply.
 
     Raises:
-      ArtifactError: a form or solver that there is not.
+      ArtifactError: an unknown form or solver.
     """
     squares = manifest["schema"] <= SQUARES
     form = SQUARE if squares else manifest.get("form")
@@ -96,5 +96,5 @@ def layout_of(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> 
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON gives lists where the records hold tuples."""
+    """``record`` with tuples for JSON's lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
