@@ -1,6 +1,6 @@
 """Labelled data sets, by TensorFlow Datasets where it has them.
 
-What reads image files lives in :mod:`padim_jax.images`; its names are found here too, where they used to be.
+Image files are read by :mod:`padim_jax.images`; its names can be imported from here too, where they used to be.
 """
 
 from padim_jax.lazy import lazy_attributes
