@@ -232,8 +232,6 @@ def _tensor(arguments: tuple[Any, ...]) -> Tensor:
             if len(shape) != len(strides):
                 raise MalformedFile("a tensor has other numbers of strides and dimensions, which must be equal")
             numbers = (offset, *shape, *strides)
-            if len(shape) <= _MOST_DIMENSIONS and all(
-                type(number) is int and 0 <= number < 2**63 for number in numbers
-            ):
+            if len(shape) <= _MOST_DIMENSIONS and all(type(n) is int and 0 <= n < 2**63 for n in numbers):
                 return Tensor(storage, offset, shape, strides)
     raise MalformedFile("a tensor record is malformed")

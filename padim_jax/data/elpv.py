@@ -34,13 +34,10 @@ def demo_split() -> DemoSplit:
         raise ModuleNotFoundError("the demo needs its images: pip install 'padim-jax[demo]'")
     folder = Path(spec.submodule_search_locations[0]) / "data"
     cells = [line.split() for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines() if line]
-    cells_by_class = {
-        cell_class: sorted(
-            folder / name for name, probability, kind in cells if (float(probability), kind) == cell_class
-        )
-        for cell_class in ((0.0, "mono"), (1.0, "mono"))
-    }
-    good = cells_by_class[0.0, "mono"]
+    good, defective = (
+        sorted(folder / name for name, probability, kind in cells if (float(probability), kind) == (defect, "mono"))
+        for defect in (0.0, 1.0)
+    )
     order = np.random.default_rng(SEED).permutation(len(good))
     count = int(FIT_SHARE * len(good))
     return DemoSplit(
