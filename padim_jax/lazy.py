@@ -46,5 +46,5 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        what = f"the package {error.name} is not installed; it comes with an extra: pip install 'padim-jax[{name}]'"
-        raise ModuleNotFoundError(what, name=error.name) from error
+        message = f"the package {error.name} is not installed; it comes with an extra: pip install 'padim-jax[{name}]'"
+        raise ModuleNotFoundError(message, name=error.name) from error

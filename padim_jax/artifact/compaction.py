@@ -113,11 +113,11 @@ def _round_basis(gaussian: LowRankGaussian, in_16_bits: bool) -> tuple[Quantised
 
 
 def _largest_error(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussian) -> float:
-    worst = 0.0
+    largest = 0.0
     for part in _parts(*exact.mean.shape):
         pieces = [jax.tree.map(lambda array: array[part], gaussian) for gaussian in (exact, other)]  # noqa: B023 - used at once
-        worst = max(worst, float(run_exclusively(_worst_error, *pieces).max()))
-    return worst
+        largest = max(largest, float(run_exclusively(_worst_error, *pieces).max()))
+    return largest
 
 
 def _parts(p: int, d: int) -> Iterator[slice]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.layouts import LAYOUTS, tree_bytes
-from padim_jax.artifact.manifest import damaged, read_manifest
+from padim_jax.artifact.manifest import manifest_error, read_manifest
 from padim_jax.artifact.settings import Settings, check_settings, layout_of
 from padim_jax.artifact.stored import StoredArrays
 from padim_jax.artifact.updatable import Updatable, is_weight
@@ -145,7 +145,7 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
         try:
             calibrated = calibration(scores, pixels, **settings.rates)
         except (ValueError, TypeError) as error:
-            raise damaged(folder, error) from error
+            raise manifest_error(folder, error) from error
     return {
         "config": settings.config,
         "embedding": settings.embedding,

@@ -72,6 +72,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def damaged(folder: Path, error: Exception) -> ArtifactError:
+def manifest_error(folder: Path, error: Exception) -> ArtifactError:
     """The error of a manifest that holds nonsense."""
     return ArtifactError(f"load: {folder / MANIFEST} is damaged ({type(error).__name__}: {error})")

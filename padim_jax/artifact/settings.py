@@ -10,7 +10,7 @@ import numpy as np
 
 from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.layouts import LAYOUTS, SQUARE, Layout, Sizes
-from padim_jax.artifact.manifest import damaged
+from padim_jax.artifact.manifest import manifest_error
 from padim_jax.config import PadimConfig
 from padim_jax.method.calibration import BINS, RECIPE
 from padim_jax.method.embedding import Embedding, check_embedding
@@ -69,7 +69,7 @@ def check_settings(folder: Path, manifest: Mapping[str, Any], call: str = "load"
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if call == "save":
             raise ArtifactError(f"save: {folder} could not be loaded again ({error}); nothing was written") from error
-        raise damaged(folder, error) from error
+        raise manifest_error(folder, error) from error
 
 
 def layout_of(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> tuple[Layout, Sizes]:

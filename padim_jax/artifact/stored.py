@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from padim_jax.artifact.arrays import ArtifactError, checksums, disk_bytes, part_folder, restore_arrays, spans
-from padim_jax.artifact.manifest import MANIFEST, damaged
+from padim_jax.artifact.manifest import MANIFEST, manifest_error
 
 _MOST_COMPRESSED = 64  # bytes of arrays over bytes of files, in the compressed files of earlier versions
 _DTYPES = frozenset({"float32", "int16"})
@@ -28,7 +28,7 @@ class StoredArrays:
             dtypes, directory = dict(manifest.get("dtypes", {})), str(manifest["directory"])
             parts = {name: [int(n) for n in rows] for name, rows in dict(manifest.get("parts", {})).items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(folder, error) from error
+            raise manifest_error(folder, error) from error
         if not re.fullmatch(r"arrays-[0-9a-f]{16}", directory):
             raise ArtifactError(f"load: {folder / MANIFEST} is damaged (directory {directory!r})")
         if not _DTYPES.issuperset(map(str, dtypes.values())):

@@ -83,14 +83,14 @@ def find_examples(builder: str, root: Path, splits: dict[str, list[Path]], masks
     return FoundExamples(examples, ignored)
 
 
-def write_shards(builder: str, found: FoundExamples) -> dict[str, list[Callable[[], Iterator[KeyedExample]]]]:
+def write_shards(builder: str, examples: FoundExamples) -> dict[str, list[Callable[[], Iterator[KeyedExample]]]]:
     """Examples of each split in shards.
 
     Raises (while they are read):
       UnreadableImage: a file that is not an image.
       ValueError: a mask of another size than its image.
     """
-    return {split: shards(_generate(builder, examples), len(examples)) for split, examples in found.splits.items()}
+    return {split: shards(_generate(builder, members), len(members)) for split, members in examples.splits.items()}
 
 
 def _defect(folder: Path, path: Path) -> str:

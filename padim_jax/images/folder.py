@@ -91,9 +91,9 @@ def find_images(arguments: Iterable[FilePath], exclude: FilePath | None = None) 
             else:
                 paths.setdefault(Path(os.path.abspath(path)), path)
     if not paths:
-        where = ", ".join(map(str, arguments))
-        what = f"only {describe(ignored)}" if ignored else "no files at all"
-        raise ValueError(f"found no images in {where}: {what}; images end in {' '.join(sorted(SUFFIXES))}")
+        searched = ", ".join(map(str, arguments))
+        contents = f"only {describe(ignored)}" if ignored else "no files at all"
+        raise ValueError(f"found no images in {searched}: {contents}; images end in {' '.join(sorted(SUFFIXES))}")
     return FoundImages(tuple(paths.values()), ignored)
 
 

@@ -100,8 +100,8 @@ def open_mask(path: Path, content: bytes | None, size: tuple[int, int]) -> Image
     except UnreadableImage as error:
         raise UnreadableImage(path, f"its mask: {error.reason}") from error
     if opened.size != size:
-        found, wanted = ("×".join(map(str, shape)) for shape in (opened.size, size))
-        raise UnreadableImage(path, f"its mask has {found} pixels, the image {wanted}")
+        mask_pixels, image_pixels = ("×".join(map(str, shape)) for shape in (opened.size, size))
+        raise UnreadableImage(path, f"its mask has {mask_pixels} pixels, the image {image_pixels}")
     return opened
 
 

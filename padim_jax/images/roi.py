@@ -36,8 +36,8 @@ def read_roi(
     mask = Image.fromarray(marked.astype(np.uint8) * np.uint8(255))
     roi = find_defective(centre_crop(resize_mask(mask, config), config))
     if not roi.any():
-        where = "it is 0 throughout" if not marked.any() else "what it marks lies outside the crop"
-        raise ValueError(f"read_roi: {path} leaves nothing to look at: {where}; mark with any other value than 0")
+        reason = "it is 0 throughout" if not marked.any() else "what it marks lies outside the crop"
+        raise ValueError(f"read_roi: {path} leaves nothing to look at: {reason}; mark with any other value than 0")
     return roi
 
 
@@ -67,5 +67,5 @@ def check_roi_size(roi_size: tuple[int, int], image_size: tuple[int, int]) -> No
       ValueError: they differ.
     """
     if roi_size != image_size:
-        found, wanted = ("×".join(map(str, size)) for size in (roi_size, image_size))
-        raise ValueError(f"the region of interest has {found} pixels, the images have {wanted}; draw it on one of them")
+        roi, image = ("×".join(map(str, size)) for size in (roi_size, image_size))
+        raise ValueError(f"the region of interest has {roi} pixels, the images have {image}; draw it on one of them")

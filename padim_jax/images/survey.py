@@ -129,7 +129,7 @@ def find_oddities(images: Sequence[ImageFacts]) -> list[Oddity]:
     if not images:
         return []
     oddities = []
-    for what, value in (
+    for name, value in (
         ("size", lambda image: "×".join(map(str, image.size))),
         ("channels", lambda image: image.mode),
         ("bits a channel", lambda image: str(image.bits)),
@@ -139,7 +139,7 @@ def find_oddities(images: Sequence[ImageFacts]) -> list[Oddity]:
         common = Counter(values.values()).most_common(1)[0][0]
         odd_values = {path: other for path, other in values.items() if other != common}
         if odd_values:
-            oddities.append(Oddity(what, common, odd_values))
+            oddities.append(Oddity(name, common, odd_values))
     width, height = Counter(image.size for image in images).most_common(1)[0][0]
     stretched = {
         image.path: f"{image.size[0] / image.size[1]:.3g}"

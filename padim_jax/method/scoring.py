@@ -119,8 +119,8 @@ def with_smaller_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"]
     Raises:
       ValueError: as :func:`with_roi`, also where the two have nothing in common.
     """
-    both = roi if model.roi is None else np.asarray(roi) & np.asarray(model.roi)
-    return replace(with_roi(model, both), calibration=model.calibration)
+    common = roi if model.roi is None else np.asarray(roi) & np.asarray(model.roi)
+    return replace(with_roi(model, common), calibration=model.calibration)
 
 
 def calibrate(
