@@ -131,7 +131,7 @@ def disk_bytes(folder: Path) -> int:
 
 
 def restore_arrays(directory: Path, recorded: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Arrays of these shapes from the checkpoint ``directory``; float32 but for those in ``dtypes``.
+    """Arrays of these shapes from the checkpoint ``directory``; float32 except those in ``dtypes``.
 
     Raises:
       ArtifactError: damaged, or other arrays than recorded.

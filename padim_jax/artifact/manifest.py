@@ -19,7 +19,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The record that :func:`padim_jax.artifact.folder.write` was given, with what it added.
 
     Raises:
-      ArtifactError: there is none, it is damaged, or a newer version wrote it.
+      ArtifactError: there is no manifest, it is damaged, or a newer version wrote it.
     """
     if not folder.exists():
         raise ArtifactError(f"load: there is no model at {folder}")
@@ -58,7 +58,7 @@ def is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
 
 
 def arrays_directory(path: Path) -> str | None:
-    """Name of the folder of arrays that the manifest ``path`` names; None where there is none that can be read."""
+    """Name of the folder of arrays that the manifest ``path`` names; None where it can't be read."""
     name = read_json(path).get("directory")
     return name if isinstance(name, str) else None
 

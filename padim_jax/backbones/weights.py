@@ -131,7 +131,7 @@ def _cached_download(spec: BackboneSpec, progress: Progress | None) -> Path:
 def _fetch(url: str, partial: Path, progress: Progress | None) -> str:
     """Download ``url`` to ``partial``, going on where an earlier try stopped; SHA-256 of the whole file.
 
-    Every byte is written at its own place and the digest is taken from the disk, so two processes do no harm.
+    Every byte is written at its own place and the digest is taken from the disk, so two processes at once do no harm.
     """
     partial.touch()
     start = partial.stat().st_size

@@ -1,7 +1,7 @@
 """Cholesky factors and their inverses, one per position, as batched products: no LAPACK where that is slow or unsafe.
 
 On CPU jaxlib calls LAPACK matrix by matrix; batched products take two thirds of its time. And two such calls side by
-side (of two threads, or of two virtual devices) can wait for each other for good there (seen with jaxlib 0.8.0 and
+side (of two threads, or of two virtual devices) can wait for each other forever there (seen with jaxlib 0.8.0 and
 0.10.2). Elsewhere the library's own factoring is taken.
 """
 

@@ -79,7 +79,7 @@ def map_in_cache(function: Callable[..., Array], chunk: int, *arrays: Any) -> Ar
 def positions_per_chunk(target: Any, limit: int) -> int:
     """Positions per chunk: the largest divisor of p whose (chunk, d, d) stays within ``limit`` bytes.
 
-    A divisor, so that no remainder is left: jaxlib's CPU client (seen with 0.10.2) can hang for good when two
+    A divisor, so that no remainder is left: jaxlib's CPU client (seen with 0.10.2) can hang forever when two
     LAPACK calls of one program run side by side, which a loop and its remainder do.
     """
     matrices = target[0] if isinstance(target, tuple) else target

@@ -121,7 +121,7 @@ def low_rank(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
     Below it the eigenvectors left out count as noise alone; :mod:`padim_jax.gaussians.error_bound` says what that
     changes. Where the higher moments were kept, Ledoit-Wolf shrinkage takes S to ``(1 - ρ) S + ρ (tr S / d) I``: its
     second term is noise. The range of C comes from ``C Ω``, Ω a fixed random matrix, by subspace iteration (Halko,
-    Martinsson & Tropp 2011, algorithm 4.4). Non-finite spread and noise mean failure, as of fewer than two images.
+    Martinsson & Tropp 2011, algorithm 4.4). Non-finite spread and noise mean failure, as with fewer than two images.
 
     Args:
       moments: of n images in d channels.

@@ -112,7 +112,7 @@ def host_chunks(p: int, d: int) -> Iterator[slice]:
 
 
 def side(call: str, m: int) -> int:
-    """The d of triangles packed in m numbers; ``ValueError`` naming ``call`` where there is none."""
+    """The d of triangles packed in m numbers; ``ValueError`` names ``call`` where there is no such d."""
     d = (math.isqrt(8 * m + 1) - 1) // 2
     if d < 1 or d * (d + 1) // 2 != m:
         raise ValueError(f"{call}: {m} numbers a position, wanted d(d+1)/2 of them; pack_triangle gives that")

@@ -123,8 +123,8 @@ def load_batches(
       config: sizes, interpolation, value range.
       batch_size: images a batch; only the last is smaller.
       unreadable: called with each file that can't be read, in order; may raise to stop.
-      note: told, in order, that of a file the first of several frames was taken, or transparent pixels were laid on
-        black. None: such files can't be read.
+      note: called, in order, where the first of a file's several frames was taken, or its transparent pixels were laid
+        on black. None: such files can't be read.
       fill: later images fill the places of files that can't be read; else a batch is of ``batch_size`` files.
 
     Yields:
