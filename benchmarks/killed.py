@@ -26,7 +26,7 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
-from padim_jax.artifact.folder import read_manifest
+from padim_jax.artifact.manifest import read_manifest
 
 SETTINGS = ["--n-channels", "20", "--image-size", "96", "--crop-size", "96", "--batch-size", "2", "--no-calibrate"]
 

@@ -97,7 +97,7 @@ def made_up(backbone: padim.Backbone, config: padim.PadimConfig) -> padim.Padim:
     rng = np.random.default_rng(0)
     triangle = np.triu(rng.standard_normal((d, d), np.float32))
     whitening = np.broadcast_to(triangle, (p, d, d)).copy()
-    gaussian = WhitenedGaussian(jnp.zeros((p, d), jnp.float32), TriangularMatrix.of_square(whitening))
+    gaussian = WhitenedGaussian(jnp.zeros((p, d), jnp.float32), TriangularMatrix.from_square(whitening))
     return padim.Padim(backbone, gaussian, jnp.asarray(200.0), config, embedding)
 
 

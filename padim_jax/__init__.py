@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING
 
-from padim_jax.lazy import lazily
+from padim_jax.lazy import lazy_attributes
 
 __version__ = "0.1.0"
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from padim_jax.runs.api import calibrate, fit, score
     from padim_jax.runs.detector import PadimDetector
 else:  # the command line would wait for JAX to say its version
-    __getattr__, __dir__ = lazily(
+    __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
             "padim_jax.artifact": ("Updatable", "load", "load_updatable", "save", "save_updatable"),

@@ -1,4 +1,4 @@
-"""What a fit is asked to do: one immutable record that travels inside moments and models."""
+"""The settings of a fit: one immutable record that travels inside moments and models."""
 
 import dataclasses
 import math
@@ -16,8 +16,8 @@ Precision = Literal["float32", "bfloat16"]
 Form = Literal["updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-16bit"]  # of a model on disk
 ProtocolName = Literal["standard", "rotated"]
 Size = int | tuple[int, int]
-_MOST_PIXELS = 89_478_485  # Pillow's limit: larger images are not read
-_WIDEST = 255  # cells of a neighbourhood's side
+_MAX_PIXELS = 89_478_485  # Pillow's limit: larger images are refused
+_MAX_NEIGHBOURHOOD = 255  # cells of a neighbourhood's side
 
 FALSE_ALARM_RATE = 0.01
 PIXEL_RATE = 0.001
@@ -25,38 +25,38 @@ PIXEL_RATE = 0.001
 
 @dataclass(frozen=True)
 class Setting:
-    """What stands beside a field of :class:`PadimConfig`: its rule, and its help for the commands.
+    """The rule of one field of :class:`PadimConfig`, and its help text for the commands.
 
     Attributes:
-      holds: the rule, for a value in the form it is stored in.
-      wanted: the rule in words, as an error states it.
+      is_valid: whether a value, in the form in which it is stored, is allowed.
+      rule: the rule in words, as an error states it.
       help: one sentence.
-      stored: brings a value to the form it is stored in, and leaves alone what has none.
-      default: the default in a help text's words, where its value says too little.
+      normalise: brings a value to the form in which it is stored; leaves what has no such form as it is.
+      default: the default in words, for the help text, where its value says too little.
     """
 
-    holds: Callable[[Any], bool]
-    wanted: str
+    is_valid: Callable[[Any], bool]
+    rule: str
     help: str
-    stored: Callable[[Any], Any]
+    normalise: Callable[[Any], Any]
     default: str | None
 
 
 def _setting(
     default: Any,
-    holds: Callable[[Any], bool],
-    wanted: str,
-    about: str,
-    shown: str | None = None,
-    stored: Callable[[Any], Any] | None = None,
+    is_valid: Callable[[Any], bool],
+    rule: str,
+    help_text: str,
+    default_in_words: str | None = None,
+    normalise: Callable[[Any], Any] | None = None,
 ) -> Any:
-    setting = Setting(holds, wanted, about, stored or _plain, shown)
+    setting = Setting(is_valid, rule, help_text, normalise or _to_plain, default_in_words)
     return dataclasses.field(default=default, metadata={"setting": setting})
 
 
-def _choice(default: str, kind: Any, about: str) -> Any:
+def _choice(default: str, kind: Any, help_text: str) -> Any:
     names = get_args(kind)
-    return _setting(default, lambda v: isinstance(v, str) and v in names, f"one of {', '.join(names)}", about)
+    return _setting(default, lambda v: isinstance(v, str) and v in names, f"one of {', '.join(names)}", help_text)
 
 
 def _is_int(value: Any) -> bool:
@@ -81,23 +81,23 @@ def _pair(size: Any) -> tuple[Any, ...]:
     return tuple(size) if isinstance(size, tuple | list) else (size, size)
 
 
-def _plain(value: Any) -> Any:
-    """Without lists, which can't be hashed, and without NumPy's own numbers."""
+def _to_plain(value: Any) -> Any:
+    """``value`` with tuples for lists, which can't be hashed, and Python's numbers for NumPy's."""
     if isinstance(value, tuple | list):
-        return tuple(map(_plain, value))
+        return tuple(map(_to_plain, value))
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _float(value: Any) -> Any:
+def _to_float(value: Any) -> Any:
     return float(value) if _is_number(value) else value
 
 
-def _size(value: Any) -> Any:
+def _to_size(value: Any) -> Any:
     square = _is_size(value) and len(set(_pair(value))) == 1
-    return _plain(_pair(value)[0] if square else value)
+    return _to_plain(_pair(value)[0] if square else value)
 
 
-def _range(value: Any) -> Any:
+def _to_range(value: Any) -> Any:
     return tuple(map(float, value)) if _is_range(value) else value
 
 
@@ -111,24 +111,24 @@ class PadimConfig:
     Attributes:
       n_channels: dimension d of the embedding; None takes the backbone's default.
       ridge: ε of Σ = S + ε I, in squared units of the embedding (section III-B; 0.01 there).
-      seed: of the random channel selection (section III-C).
+      seed: seed of the random channel selection (section III-C).
       image_size: images are resized to this (height, width), or to a square of this side, in
         pixels. A square is stored as its side.
       crop_size: centred crop of the resized image, what the network sees, in pixels.
       sigma: standard deviation of the map's Gaussian blur, in pixels; 0 switches it off.
       taps: layers to embed; None takes the backbone's default.
-      interpolation: of images and maps: "bilinear", or "bicubic" as the paper has it.
+      interpolation: how images and maps are resized: "bilinear", or "bicubic" as in the paper.
       neighbourhood: odd side k of the square of cells, in each tap's own grid, over which activations are
         averaged before anything else: ``f̄(i, j) = mean of f(i + a, j + b), |a|, |b| ≤ (k - 1) / 2``, over the
-        cells there are (as PatchCore, arXiv 2106.08265, section 3.1). 1 leaves them as they are.
+        cells that exist (as in PatchCore, arXiv 2106.08265, section 3.1). 1 leaves them as they are.
       covariance: "ridge", ``Σ = S + ε I``; or "ledoit-wolf", ``Σ = (1 - ρ) S + ρ (tr S / d) I + ε I`` with ρ
         estimated at each position (see :mod:`padim_jax.gaussians.shrinkage`).
       projection: how the taps' C channels become d: "random-channels" keeps d of them (section III-C);
         "semi-orthogonal", x ↦ Wᵀx with W (C, d) uniform among those with ``WᵀW = I`` (arXiv 2105.14737);
         "principal-components", W the leading eigenvectors of the covariance over all patches (the paper's
-        Table II), which takes a pass over the images of its own.
-      resize: how an image meets ``image_size``: "stretch" does not keep the aspect ratio; "shorter-side" keeps it,
-        covers ``image_size`` and takes the centre; "pad" keeps it, fits inside and leaves black around.
+        Table II), which takes another pass over the images.
+      resize: how an image is brought to ``image_size``: "stretch" changes the aspect ratio; "shorter-side" keeps it,
+        covers ``image_size`` and takes the centre; "pad" keeps it, fits inside and leaves black borders.
       value_range: None for images of 8 bits a channel; (low, high) for images of more bits or floats, whose
         values v become ``255 (v - low) / (high - low)``. Values outside are refused, never clipped.
       precision: of the backbone's weights and activations; "bfloat16" keeps 8 significant bits of each and is for GPUs
@@ -157,7 +157,7 @@ class PadimConfig:
         lambda v: _is_number(v) and v > 0,
         "a positive number: without it the covariance of n ≤ d images has no inverse",
         "ε added to the covariance's diagonal.",
-        stored=_float,
+        normalise=_to_float,
     )
     seed: int = _setting(
         0,
@@ -165,16 +165,16 @@ class PadimConfig:
         "an integer from 0 to 2³² - 1",
         "Seed of the random channel selection.",
     )
-    image_size: Size = _setting(256, _is_size, _SIZE, "Resize images to this size.", "the preset's", _size)
+    image_size: Size = _setting(256, _is_size, _SIZE, "Resize images to this size.", "the preset's", _to_size)
     crop_size: Size = _setting(
-        224, _is_size, _SIZE, "Then cut out a centre of this size; the rest is not judged.", "the preset's", _size
+        224, _is_size, _SIZE, "Then cut out a centre of this size; the rest is not judged.", "the preset's", _to_size
     )
     sigma: float = _setting(
         4.0,
         lambda v: _is_number(v) and v >= 0,
         "a number of pixels, 0 or more",
         "Standard deviation of the map's Gaussian blur, in pixels.",
-        stored=_float,
+        normalise=_to_float,
     )
     taps: tuple[str, ...] | None = _setting(
         None,
@@ -188,12 +188,12 @@ class PadimConfig:
     )
     neighbourhood: int = _setting(
         1,
-        lambda v: _is_int(v) and v % 2 == 1 and 1 <= v <= _WIDEST,
-        f"an odd number of cells from 1 to {_WIDEST}",
+        lambda v: _is_int(v) and v % 2 == 1 and 1 <= v <= _MAX_NEIGHBOURHOOD,
+        f"an odd number of cells from 1 to {_MAX_NEIGHBOURHOOD}",
         "Average activations over k x k cells; k is odd.",
     )
     covariance: Covariance = _choice(
-        "ridge", Covariance, "Sample covariance + ε I, or shrunk at each position besides."
+        "ridge", Covariance, "The sample covariance + ε I, or that covariance shrunk at each position too."
     )
     projection: Projection = _choice(
         "random-channels",
@@ -203,8 +203,8 @@ class PadimConfig:
     resize: Resize = _choice(
         "stretch",
         Resize,
-        "Stretch to the image size; or keep the aspect ratio: cover the size and take the centre, or fit inside with "
-        "black around.",
+        "Stretch to the image size; or keep the aspect ratio: cover the size and take the centre, or fit inside "
+        "with black borders.",
     )
     value_range: tuple[float, float] | None = _setting(
         None,
@@ -212,7 +212,7 @@ class PadimConfig:
         "(low, high), two numbers, low below high, or None",
         "For images of more than 8 bits a channel: the values that become black and white.",
         "the range found in the files",
-        _range,
+        _to_range,
     )
     precision: Precision = _choice(
         "float32",
@@ -222,13 +222,13 @@ class PadimConfig:
 
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
-            value = setting.stored(getattr(self, name))
+            value = setting.normalise(getattr(self, name))
             object.__setattr__(self, name, value)
-            if not setting.holds(value):
-                raise ValueError(f"PadimConfig: {name}={value!r}, wanted {setting.wanted}")
-        if math.prod(self.image) > _MOST_PIXELS:
+            if not setting.is_valid(value):
+                raise ValueError(f"PadimConfig: {name}={value!r}, wanted {setting.rule}")
+        if math.prod(self.image) > _MAX_PIXELS:
             raise ValueError(
-                f"PadimConfig: image_size={self.image_size}, wanted at most {_MOST_PIXELS / 1e6:.0f} megapixels"
+                f"PadimConfig: image_size={self.image_size}, wanted at most {_MAX_PIXELS / 1e6:.0f} megapixels"
             )
         if self.sigma > max(self.crop):
             raise ValueError(
@@ -252,7 +252,7 @@ class PadimConfig:
 
     @property
     def computed(self) -> "PadimConfig":
-        """The same without what only reading files depends on, so that models that differ in it share a program."""
+        """The settings that matter once files are read: models that differ only in the others share a program."""
         return self if self.value_range is None else dataclasses.replace(self, value_range=None)
 
     @property

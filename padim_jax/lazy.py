@@ -8,30 +8,32 @@ from contextlib import contextmanager
 from typing import Any
 
 
-def lazily(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazy_attributes(
+    package: str, modules: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a package whose names live in modules of their own.
 
-    Submodules are found too, as they are where a package imports them all.
+    Submodules are found too, as if the package had imported them all.
 
     Args:
       package: its name.
-      homes: names by the module that has them.
+      modules: names by the module that defines them.
     """
-    home = {name: module for module, names in homes.items() for name in names}
+    module_of = {name: module for module, names in modules.items() for name in names}
 
     def find(name: str) -> Any:
-        if name in home:
-            found = getattr(importlib.import_module(home[name]), name)
-            setattr(sys.modules[package], name, found)  # the next time Python finds it by itself
-            return found
+        if name in module_of:
+            value = getattr(importlib.import_module(module_of[name]), name)
+            setattr(sys.modules[package], name, value)  # the next time Python finds it by itself
+            return value
         if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is not None:
             return importlib.import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    def listed() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *home})
+    def list_names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *module_of})
 
-    return find, listed
+    return find, list_names
 
 
 @contextmanager
@@ -44,5 +46,5 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        what = f"the package {error.name} is not installed; it comes with an extra: pip install 'padim-jax[{name}]'"
-        raise ModuleNotFoundError(what, name=error.name) from error
+        message = f"the package {error.name} is not installed; it comes with an extra: pip install 'padim-jax[{name}]'"
+        raise ModuleNotFoundError(message, name=error.name) from error

@@ -20,22 +20,22 @@ _INFERNO = np.array(
     np.float64,
 )
 _OPACITY = 0.85  # of the hottest cells; at the low end of the scale the image shows unchanged
-_TINT = 0.5  # of a heat map: what is under it can still be seen
-_SMALLEST_SIDE = 256  # pixels that a photo has at least on its longer side, about
+_TINT = 0.5  # opacity of a heat map: what is under it can still be seen
+_SMALLEST_SIDE = 256  # pixels; the longer side of a photo has about as many or more
 BAR = 14  # width of the colour bar in pixels
-_GRID_SIDE = 448  # pixels of a grid's longer side, about
+_GRID_SIDE = 448  # about as many pixels on a grid's longer side
 
 
-def colours(places: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
+def colours(fractions: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
     """RGB in [0, 255] of levels in [0, 1] on the inferno scale."""
     steps = np.linspace(0, 1, len(_INFERNO))
-    return np.stack([np.interp(places, steps, _INFERNO[:, channel]) for channel in range(3)], axis=-1)
+    return np.stack([np.interp(fractions, steps, _INFERNO[:, channel]) for channel in range(3)], axis=-1)
 
 
 def levels(
     anomaly_map: Float[np.ndarray, "height width"], scale: tuple[float, float]
 ) -> Float[np.ndarray, "height width"]:
-    """Where distances lie between the two of ``scale``, in [0, 1]; clipped to it."""
+    """Where distances lie between the two ends of ``scale``, clipped to [0, 1]."""
     low, high = scale
     return np.clip((anomaly_map - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
 
@@ -52,9 +52,9 @@ def overlay(
       anomaly_map: its distances.
       scale: distances shown as the coldest and the hottest colour; give all images of a run the same.
     """
-    places = levels(anomaly_map, scale)
-    opacity = _OPACITY * np.minimum(2 * places, 1)[..., None]
-    return np.rint(image * (1 - opacity) + colours(places) * opacity).astype(np.uint8)
+    fractions = levels(anomaly_map, scale)
+    opacity = _OPACITY * np.minimum(2 * fractions, 1)[..., None]
+    return np.rint(image * (1 - opacity) + colours(fractions) * opacity).astype(np.uint8)
 
 
 def picture(
@@ -66,7 +66,7 @@ def picture(
     threshold: float | None = None,
     summit: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """Image as it is and with the map laid over it, side by side under a title, with the colour scale in distances.
+    """The image beside the same with the map laid over it, under a title, with the colour scale in distances.
 
     Args:
       image: the photo; small ones are shown several times as large.
@@ -76,65 +76,65 @@ def picture(
       threshold: drawn as an outline of what lies above it, and on the colour scale.
       summit: (row, column) of the map's maximum in the photo, in its pixels; marked by corners around it.
     """
-    times = max(1, _SMALLEST_SIDE // max(image.shape[:2]))
-    photo = Image.fromarray(image.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else image)
-    laid = _laid_over(photo, anomaly_map, scale, threshold)
+    factor = max(1, _SMALLEST_SIDE // max(image.shape[:2]))
+    photo = Image.fromarray(image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image)
+    blended = _blend(photo, anomaly_map, scale, threshold)
     if summit is not None:
-        _corners(laid, summit[0] * times, summit[1] * times)
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in title)
+        _mark_corners(blended, summit[0] * factor, summit[1] * factor)
+    printable_title = "".join(c if c.isprintable() else repr(c)[1:-1] for c in title)
     gap, head, labels = 6, 20, 96 if threshold is not None else 44
     canvas = Image.new("RGB", (2 * photo.width + 3 * gap + BAR + labels, photo.height + head + gap), "white")
-    ImageDraw.Draw(canvas).text((gap, 4), line, fill="black", font=ImageFont.load_default(12))
+    ImageDraw.Draw(canvas).text((gap, 4), printable_title, fill="black", font=ImageFont.load_default(12))
     canvas.paste(photo, (0, head))
-    canvas.paste(laid, (photo.width + gap, head))
+    canvas.paste(blended, (photo.width + gap, head))
     colour_bar(canvas, 2 * photo.width + 2 * gap, head, photo.height, scale, threshold)
     return canvas
 
 
-def _laid_over(
+def _blend(
     photo: Image.Image,
     anomaly_map: Float[np.ndarray, "rows columns"],
     scale: tuple[float, float],
     threshold: float | None,
 ) -> Image.Image:
     """The photo tinted by the map, so that what is under it can still be seen."""
-    distances = Image.fromarray(anomaly_map.astype(np.float32)).resize(photo.size, Image.Resampling.BILINEAR)
-    found = np.asarray(distances)
-    places = Image.fromarray(np.rint(255 * levels(found, scale)).astype(np.uint8))
-    tint = places.copy()
+    resized = Image.fromarray(anomaly_map.astype(np.float32)).resize(photo.size, Image.Resampling.BILINEAR)
+    distances = np.asarray(resized)
+    level_image = Image.fromarray(np.rint(255 * levels(distances, scale)).astype(np.uint8))
+    tint = level_image.copy()
     tint.putpalette(np.rint(colours(np.linspace(0, 1, 256))).astype(np.uint8).tobytes())
-    opacity = places.point([round(255 * _TINT * min(2 * level / 255, 1)) for level in range(256)])
-    laid = Image.composite(tint.convert("RGB"), photo, opacity)
-    if threshold is not None and (found > threshold).any():
-        pixels = np.array(laid)
-        outside, inside = _outline(found > threshold, max(1, max(photo.size) // 400))
+    opacity = level_image.point([round(255 * _TINT * min(2 * level / 255, 1)) for level in range(256)])
+    blended = Image.composite(tint.convert("RGB"), photo, opacity)
+    if threshold is not None and (distances > threshold).any():
+        pixels = np.array(blended)
+        outside, inside = _outline(distances > threshold, max(1, max(photo.size) // 400))
         pixels[outside], pixels[inside] = 0, 255
-        laid = Image.fromarray(pixels)
-    return laid
+        blended = Image.fromarray(pixels)
+    return blended
 
 
 def _outline(
     above: Bool[np.ndarray, "height width"], width: int
 ) -> tuple[Bool[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
     """Pixels just outside of a region, and just outside of those: two lines of ``width``, seen on any ground."""
-    near = _grown(above, width)
-    return _grown(near, width) & ~near, near & ~above
+    inside = _grow(above, width)
+    return _grow(inside, width) & ~inside, inside & ~above
 
 
-def _grown(region: Bool[np.ndarray, "height width"], by: int) -> Bool[np.ndarray, "height width"]:
-    """The region with a margin."""
+def _grow(region: Bool[np.ndarray, "height width"], margin: int) -> Bool[np.ndarray, "height width"]:
+    """The region, widened by a margin of pixels."""
     for axis in (0, 1):
         narrow, region = region.swapaxes(0, axis), region.swapaxes(0, axis).copy()
-        for step in range(1, by + 1):
+        for step in range(1, margin + 1):
             region[step:] |= narrow[:-step]
             region[:-step] |= narrow[step:]
         region = region.swapaxes(0, axis)
     return region
 
 
-def _corners(laid: Image.Image, row: float, column: float) -> None:
+def _mark_corners(image: Image.Image, row: float, column: float) -> None:
     """Mark a place by the corners of a square around it."""
-    draw, reach = ImageDraw.Draw(laid), max(10, round(0.03 * max(laid.size)))
+    draw, reach = ImageDraw.Draw(image), max(10, round(0.03 * max(image.size)))
     for colour, width in (("black", 3), ("white", 1)):
         for down in (-1, 1):
             for right in (-1, 1):
@@ -143,21 +143,21 @@ def _corners(laid: Image.Image, row: float, column: float) -> None:
 
 
 def grid_picture(values: Float[np.ndarray, "rows columns"], title: str) -> Image.Image:
-    """Numbers of the cells of a grid as colours under a title, with rows and columns told, and the colour scale.
+    """The numbers of a grid as colours under a title, with its rows and columns numbered, and the colour scale.
 
     Values that are not finite stay grey.
     """
     rows, columns = values.shape
     cell = max(1, round(_GRID_SIDE / max(rows, columns)))
-    known = np.isfinite(values)
-    low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 0.0)
-    scaled = np.rint(colours(levels(np.where(known, values, low), (low, high))))
-    cells = np.where(known[..., None], scaled, 128).astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
+    finite = np.isfinite(values)
+    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+    scaled = np.rint(colours(levels(np.where(finite, values, low), (low, high))))
+    cells = np.where(finite[..., None], scaled, 128).astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
     font, gap, head, side, labels = ImageFont.load_default(12), 6, 38, 34, 62
     width, height = columns * cell, rows * cell
-    least = ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(title, font=font)
+    title_width = ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(title, font=font)
     canvas = Image.new(
-        "RGB", (max(side + width + gap + BAR + labels, int(least) + 2 * gap), head + height + gap), "white"
+        "RGB", (max(side + width + gap + BAR + labels, int(title_width) + 2 * gap), head + height + gap), "white"
     )
     draw = ImageDraw.Draw(canvas)
     draw.text((gap, 4), title, fill="black", font=font)
@@ -184,8 +184,8 @@ def colour_bar(
         y = top + round((1 - level) * (height - 1))
         draw.line([(left - 2, y), (left + BAR + 2, y)], fill="black", width=3)
         draw.line([(left - 2, y), (left + BAR + 2, y)], fill="white", width=1)
-        place = min(max(y - 7, top), top + height - 13)
-        texts = {at: text for at, text in texts.items() if abs(at - place) > 13}
-        texts[place] = f"{threshold:.4g} threshold"
+        label_y = min(max(y - 7, top), top + height - 13)
+        texts = {text_y: text for text_y, text in texts.items() if abs(text_y - label_y) > 13}
+        texts[label_y] = f"{threshold:.4g} threshold"
     for y, text in texts.items():
         draw.text((left + BAR + 5, y), text, fill="black", font=font)

@@ -13,9 +13,9 @@ class Preset:
 
     Attributes:
       name: as ``padim evaluate --preset`` takes it.
-      about: one line.
+      about: what it is, in one line.
       backbone: one of ``BACKBONES``.
-      members: settings of each model; the maps of several are summed (the paper's Table I).
+      members: the settings of each model; the maps of several models are summed (the paper's Table I).
     """
 
     name: str
@@ -25,19 +25,19 @@ class Preset:
 
     @property
     def draws(self) -> bool:
-        """Whether a seed changes anything: some member keeps a part of its channels, or projects them at random."""
+        """Whether the seed matters: some member keeps only a part of its channels, or projects them at random."""
         return any(_draws(self.backbone, member) for member in self.members)
 
-    def seeded(self, seed: int) -> tuple[PadimConfig, ...]:
-        """``members`` with another seed of their channels."""
+    def with_seed(self, seed: int) -> tuple[PadimConfig, ...]:
+        """``members`` with another seed for their channels."""
         return tuple(replace(member, seed=seed) for member in self.members)
 
 
 def _draws(backbone: str, config: PadimConfig) -> bool:
     spec = BACKBONES[backbone]
-    every = sum(tap.channels for tap in spec.select(config.taps))
-    kept = spec.default_channels if config.n_channels is None else config.n_channels
-    return config.projection == "semi-orthogonal" or (config.projection == "random-channels" and kept < every)
+    total = sum(tap.channels for tap in spec.select(config.taps))
+    n_channels = spec.default_channels if config.n_channels is None else config.n_channels
+    return config.projection == "semi-orthogonal" or (config.projection == "random-channels" and n_channels < total)
 
 
 def preset(name: str) -> Preset:
@@ -48,32 +48,32 @@ def preset(name: str) -> Preset:
 
 
 _PAPER = PadimConfig(interpolation="bicubic")  # arXiv 2011.08785, section IV-B
-_OURS = PadimConfig(image_size=224)  # all of the image: a defect at its edge is one too
-# what benchmarks/lite0_plus.py found of use on misaligned parts, and no harm on aligned ones
+_OURS = PadimConfig(image_size=224)  # the whole image: a defect at its edge is one too
+# what benchmarks/lite0_plus.py found to help on misaligned parts and to do no harm on aligned ones
 _PLUS = replace(_OURS, neighbourhood=3, projection="semi-orthogonal")
 
 
 def _ablations(
-    prefix: str, backbone: str, base: PadimConfig, drawn: tuple[int, ...], projected: tuple[int, ...]
+    prefix: str, backbone: str, base: PadimConfig, n_random: tuple[int, ...], n_components: tuple[int, ...]
 ) -> list[Preset]:
-    """The paper's Tables I and II on one backbone: taps apart and together, channels drawn or projected."""
+    """The paper's Tables I and II on one backbone: taps alone and together, channels drawn or projected."""
     taps = BACKBONES[backbone].select(None)
-    every = sum(tap.channels for tap in taps)
-    apart = tuple(replace(base, taps=(tap.name,), n_channels=tap.channels) for tap in taps)
-    jointly = replace(base, n_channels=every)
+    total = sum(tap.channels for tap in taps)
+    single_taps = tuple(replace(base, taps=(tap.name,), n_channels=tap.channels) for tap in taps)
+    all_taps = replace(base, n_channels=total)
     components = replace(base, projection="principal-components")
     return [
         *(
             Preset(
                 f"{prefix}-{tap.name}", f"Table I: {tap.name} alone, its {tap.channels} channels", backbone, (member,)
             )
-            for tap, member in zip(taps, apart, strict=True)
+            for tap, member in zip(taps, single_taps, strict=True)
         ),
-        Preset(f"{prefix}-sum", "Table I: sum of the single taps' maps", backbone, apart),
-        Preset(f"{prefix}-all", f"Tables I and II: the taps jointly, all {every} channels", backbone, (jointly,)),
+        Preset(f"{prefix}-sum", "Table I: sum of the single taps' maps", backbone, single_taps),
+        Preset(f"{prefix}-all", f"Tables I and II: the taps jointly, all {total} channels", backbone, (all_taps,)),
         *(
             Preset(f"{prefix}-rd{d}", f"Table II: {d} random channels", backbone, (replace(base, n_channels=d),))
-            for d in drawn
+            for d in n_random
         ),
         *(
             Preset(
@@ -82,7 +82,7 @@ def _ablations(
                 backbone,
                 (replace(components, n_channels=d),),
             )
-            for d in projected
+            for d in n_components
         ),
     ]
 
@@ -95,7 +95,7 @@ PRESETS: Mapping[str, Preset] = {
         Preset("r18-rd100", "the paper's PaDiM-R18-Rd100", "resnet18", (replace(_PAPER, n_channels=100),)),
         Preset("wr50-rd550", "the paper's PaDiM-WR50-Rd550", "wide_resnet50_2", (replace(_PAPER, n_channels=550),)),
         Preset("efficientnet-b5", "the paper's PaDiM-EfficientNet-B5, all channels", "efficientnet_b5", (_PAPER,)),
-        *_ablations("r18", "resnet18", _PAPER, drawn=(200,), projected=(100, 200)),
-        *_ablations("lite0", "efficientnet_lite0", _OURS, drawn=(), projected=(100,)),
+        *_ablations("r18", "resnet18", _PAPER, n_random=(200,), n_components=(100, 200)),
+        *_ablations("lite0", "efficientnet_lite0", _OURS, n_random=(), n_components=(100,)),
     )
 }

@@ -133,7 +133,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "deep.tif": (tiff(_DEEP), "more than 8 bits a channel, the model is for 8"),
     "nan.tif": (tiff(_spotted(np.nan)), "1 NaN and 0 infinite among 2240 values"),
     "inf.tif": (tiff(_spotted(np.inf)), "0 NaN and 1 infinite among 2240 values"),
-    "doubles.tif": (tiff(_FLOATS.astype(np.float64)), "pixel type that is not read"),
+    "doubles.tif": (tiff(_FLOATS.astype(np.float64)), "pixel type that is not supported"),
     "lost-directory.tif": (b"II*\0" + struct.pack("<I", 2**31) + bytes(100), "no image|damaged"),
     "directory-in-header.tif": (b"II*\0" + struct.pack("<I", 0) + bytes(100), "no image|damaged"),
     "cyclic.tif": (tiff(_PIXELS[:20, :20], next_offset=8), "20×20 pixels, smaller|cyclic|frames"),

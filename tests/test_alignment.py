@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from padim_jax.method.alignment import FEWEST, excess, explained, remarks, split_in_two, two_peaked_limit
+from padim_jax.method.alignment import FEWEST, excess, explained_variance, remarks, split_in_two, two_peaked_limit
 from tests.conftest import write_images
 from tests.test_cli import run
 
@@ -52,7 +52,7 @@ def test_fit_says_how_parts_lie(
 def test_chance_gives_about_one() -> None:
     x = np.random.default_rng(0).standard_normal((400, 60, 20))
     x += 2 * np.random.default_rng(4).standard_normal((400, 1, 20))
-    assert explained(x) == pytest.approx(0.8, abs=0.02)
+    assert explained_variance(x) == pytest.approx(0.8, abs=0.02)
     assert 0.8 < excess(x, 1e-3) < 1.2
     assert remarks(x, 1e-3) == []
     spread = x * np.exp(np.random.default_rng(1).standard_normal((400, 60, 1)))  # now and then far out

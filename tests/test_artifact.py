@@ -206,7 +206,7 @@ def _grid_of_floats(saved: Path) -> None:
         (lambda p: _record(p, "stranger", [1]), "unknown arrays stranger"),
         (
             lambda p: _record(p, "backbone.stem.bias", [10**9, 225]),
-            "tells of 900[0-9]{9} bytes of arrays, the files hold",
+            "lists 900[0-9]{9} bytes of arrays, its files hold",
         ),
         (lambda p: _record(p, "backbone.stem.bias", [-1]), r"stem.bias has shape \[-1\]"),
         (lambda p: _edit(p, config={"image_size": 10**6, "crop_size": 10**6}), "wanted at most 89 megapixels"),

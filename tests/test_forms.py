@@ -185,7 +185,7 @@ def test_not_finite_is_named(bad: float) -> None:
     with pytest.raises(ValueError, match=r"quantise: numbers that are not finite at 1 of 4 positions, 2"):
         quantise(packing.pack_triangle(square, lower=False), lower=False)
     with pytest.raises(ValueError, match=r"quantise_whitening: .* 1 of 4 positions, 2"):
-        quantise_whitening(TriangularMatrix.of_square(square))
+        quantise_whitening(TriangularMatrix.from_square(square))
     with pytest.raises(ValueError, match=r"quantise_basis: .* 1 of 4 positions, 2"):
         quantise_basis(square)
 
@@ -291,12 +291,12 @@ def others(model: WhitenedGaussian, x: np.ndarray) -> dict[str, WhitenedGaussian
         "16-bit, feedback": dequantised(model, quantise_whitening(model.whitening)),
         "bfloat16": replace(
             model,
-            whitening=TriangularMatrix.of_square(model.whitening.square().astype(jnp.bfloat16).astype(jnp.float32)),
+            whitening=TriangularMatrix.from_square(model.whitening.square().astype(jnp.bfloat16).astype(jnp.float32)),
         ),
-        "half as far": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() * 0.5)),
-        "nowhere": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() * 0)),
-        "far too far": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() * 30)),
-        "noisy": replace(model, whitening=TriangularMatrix.of_square(model.whitening.square() + jnp.triu(noise))),
+        "half as far": replace(model, whitening=TriangularMatrix.from_square(model.whitening.square() * 0.5)),
+        "nowhere": replace(model, whitening=TriangularMatrix.from_square(model.whitening.square() * 0)),
+        "far too far": replace(model, whitening=TriangularMatrix.from_square(model.whitening.square() * 30)),
+        "noisy": replace(model, whitening=TriangularMatrix.from_square(model.whitening.square() + jnp.triu(noise))),
         "low rank, 16-bit": replace(low, basis=jnp.asarray(coarse)),
         "low rank, cut": LOW_RANK(moments_of(x), max(1, x.shape[2] // 3), RIDGE),
         "low rank, other noise": replace(low, noise=low.noise * 1.1),

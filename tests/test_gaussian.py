@@ -183,7 +183,7 @@ def test_works_under_vmap() -> None:
 def test_failure_is_flagged_per_position() -> None:
     moments = moments_of(sample(3, 8, 4), [8])
     broken = Moments(
-        moments.count, moments.mean, SymmetricMatrix.of_square(moments.scatter.square().at[1].set(-jnp.eye(4) * 100))
+        moments.count, moments.mean, SymmetricMatrix.from_square(moments.scatter.square().at[1].set(-jnp.eye(4) * 100))
     )
     for solver in ("triangular-solve", "inverse-factor"):
         assert np.asarray(factors.finalize(broken, RIDGE, solver).is_finite()).tolist() == [True, False, True]

@@ -140,7 +140,7 @@ def test_orientation(tmp_path: Path, orientation: int, name: str) -> None:
         (lambda: tiff(COLOUR)[:-20], "truncated"),
         (lambda: tiff(np.dstack([COLOUR, GREY]), extra=1), "more than 8 bits a channel in the mode RGBa"),
         (lambda: tiff(EIGHT[..., 0].view(np.int8)), "signed 8-bit values"),
-        (lambda: tiff(GREY.astype(np.float64)), "of a format or pixel type that is not read"),
+        (lambda: tiff(GREY.astype(np.float64)), "of a format or pixel type that is not supported"),
     ],
 )  # fmt: skip
 def test_refused_in_words(tmp_path: Path, make: Any, words: str) -> None:

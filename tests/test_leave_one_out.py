@@ -45,10 +45,10 @@ def fitted(x: np.ndarray, strength: np.ndarray | None = None) -> WhitenedGaussia
     scatter = np.einsum("pni,pnj->pij", centred, centred)
     count = jnp.asarray(x.shape[1], x.dtype)
     if strength is None:
-        moments = Moments(count, jnp.asarray(mean, x.dtype), SymmetricMatrix.of_square(scatter.astype(x.dtype)))
+        moments = Moments(count, jnp.asarray(mean, x.dtype), SymmetricMatrix.from_square(scatter.astype(x.dtype)))
         model = factors.finalize(moments, RIDGE, "inverse-factor")
     else:
-        covariance = shrinkage.shrunk(jnp.asarray(scatter / (x.shape[1] - 1), x.dtype), jnp.asarray(strength, x.dtype))
+        covariance = shrinkage.shrink(jnp.asarray(scatter / (x.shape[1] - 1), x.dtype), jnp.asarray(strength, x.dtype))
         factor = jnp.linalg.cholesky(covariance + RIDGE * jnp.eye(x.shape[2], dtype=x.dtype)[None])
         whole = factors.Gaussian(jnp.asarray(mean, x.dtype), factor, jnp.asarray(strength, x.dtype))
         model = whole.with_solver("inverse-factor")

@@ -12,7 +12,7 @@ import pytest
 from flax import linen, nnx
 
 import padim_jax as padim
-from padim_jax.artifact.folder import ArtifactError
+from padim_jax.artifact.arrays import ArtifactError
 from tests import oracle
 from tests.conftest import images
 
@@ -114,7 +114,7 @@ def test_saving_is_refused_in_words(tmp_path: Path) -> None:
         (lambda: padim.own_backbone("a", network, {"mix": "mix"}), TypeError, r"parameters\['mix'\] is str"),
         (lambda: own(default_taps=("third",)), ValueError, "unknown tap 'third'; backbone 'mine' has second, first"),
         (lambda: padim.own_backbone("a", nnx.Linear(3, 4, rngs=nnx.Rngs(0)), {}), TypeError, "holds its own parameters"),
-        (lambda: padim.init(padim.own_backbone("a", lambda p, x: {"t": x.transpose(0, 3, 1, 2)}, {}), CONFIG), ValueError, "tap 't' has 224 channels where own_backbone looked"),
+        (lambda: padim.init(padim.own_backbone("a", lambda p, x: {"t": x.transpose(0, 3, 1, 2)}, {}), CONFIG), ValueError, "tap 't' had 224 channels when own_backbone looked"),
     ],
 )  # fmt: skip
 def test_what_is_no_backbone_is_refused_in_words(call: Callable[[], Any], error: type[Exception], words: str) -> None:

@@ -198,7 +198,7 @@ def test_wrong_input(lite0: padim.Backbone, small_model: padim.Padim, call, erro
 
 def test_positions_that_cannot_be_factored_are_named(lite0: padim.Backbone) -> None:
     moments = padim.update(lite0, padim.init(lite0, SMALL), images(4, SMALL))
-    broken = SymmetricMatrix.of_square(moments.moments.scatter.square().at[13].set(-100 * jnp.eye(12)))
+    broken = SymmetricMatrix.from_square(moments.moments.scatter.square().at[13].set(-100 * jnp.eye(12)))
     inner = dataclasses.replace(moments.moments, scatter=broken)
     with pytest.raises(FloatingPointError, match=r"at 1 of 96 positions, \(row, column\) \(1, 1\); raise ridge"):
         padim.finalize(lite0, dataclasses.replace(moments, moments=inner))

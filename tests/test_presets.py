@@ -51,7 +51,7 @@ def test_the_papers_ablations() -> None:
 
 
 def test_seeds_reach_every_member() -> None:
-    assert [member.seed for member in preset("r18-sum").seeded(7)] == [7, 7, 7]
+    assert [member.seed for member in preset("r18-sum").with_seed(7)] == [7, 7, 7]
 
 
 def test_unknown_preset_lists_the_others() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
-from padim_jax.artifact.folder import read_manifest
+from padim_jax.artifact.manifest import read_manifest
 from padim_jax.cli import main
 from padim_jax.runs.steps import share
 from tests.conftest import SMALL, images, write_images

@@ -14,9 +14,9 @@ from padim_jax.config import SETTINGS
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_field_has_a_rule_that_its_default_keeps_and_a_line_in_the_docstring(name: str) -> None:
     setting, default = SETTINGS[name], getattr(padim.PadimConfig(), name)
-    assert setting.holds(default)
-    assert setting.stored(default) == default
-    assert not setting.holds(object())
+    assert setting.is_valid(default)
+    assert setting.normalise(default) == default
+    assert not setting.is_valid(object())
     assert f"\n      {name}: " in (padim.PadimConfig.__doc__ or "")
 
 

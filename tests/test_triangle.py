@@ -22,7 +22,7 @@ def matrices(d: int, seed: int = 0) -> np.ndarray:
 def test_products_and_squares(d: int) -> None:
     upper, x = np.triu(matrices(d)), matrices(d, 1)[:, :2]
     symmetric = upper + np.triu(upper, 1).swapaxes(1, 2)
-    of_upper, of_symmetric = TriangularMatrix.of_square(upper), SymmetricMatrix.of_square(symmetric)
+    of_upper, of_symmetric = TriangularMatrix.from_square(upper), SymmetricMatrix.from_square(symmetric)
     assert (len(of_upper), of_upper.side, of_upper.spans) == (P, d, triangle.spans(d))
     np.testing.assert_array_equal(of_upper.square(), upper)
     np.testing.assert_array_equal(of_symmetric.square(), symmetric)
@@ -36,26 +36,26 @@ def test_products_and_squares(d: int) -> None:
         norms = of_upper.squared_norms(jnp.asarray(x[:, :n]))
         close(norms, np.sum((x[:, :n] @ upper) ** 2, axis=-1), rtol=1e-4)
     close(of_symmetric.times(jnp.asarray(x[:, 0])), np.einsum("pij,pj->pi", symmetric, x[:, 0]))
-    close(of_symmetric.added_products(jnp.asarray(x)).square(), symmetric + x.swapaxes(1, 2) @ x)
+    close(of_symmetric.add_products(jnp.asarray(x)).square(), symmetric + x.swapaxes(1, 2) @ x)
 
 
 def test_a_matrix_offers_only_what_makes_sense_for_it() -> None:
     for name in ("rows_times", "rows_times_transposed", "squared_norms"):
         assert not hasattr(SymmetricMatrix, name)
-    for name in ("zeros", "times", "added_products"):
+    for name in ("zeros", "times", "add_products"):
         assert not hasattr(TriangularMatrix, name)
     with pytest.raises(ValueError, match=r"pack_triangle: upper triangular matrices have no lower triangle"):
-        packing.pack_triangle(TriangularMatrix.of_square(np.triu(matrices(4))), lower=True)
+        packing.pack_triangle(TriangularMatrix.from_square(np.triu(matrices(4))), lower=True)
 
 
 @pytest.mark.parametrize("d", [1, 53, 130])
 def test_packed_and_back(d: int) -> None:
     upper = np.triu(matrices(d))
     symmetric = upper + np.triu(upper, 1).swapaxes(1, 2)
-    packed = packing.pack_triangle(SymmetricMatrix.of_square(symmetric), lower=True)
+    packed = packing.pack_triangle(SymmetricMatrix.from_square(symmetric), lower=True)
     np.testing.assert_array_equal(packed, packing.pack_triangle(symmetric, lower=True))
     np.testing.assert_array_equal(packing.unpack_panels([packed], P, lower=True).square(), symmetric)
-    packed = packing.pack_triangle(TriangularMatrix.of_square(upper), lower=False)
+    packed = packing.pack_triangle(TriangularMatrix.from_square(upper), lower=False)
     np.testing.assert_array_equal(packed, packing.pack_triangle(upper, lower=False))
     np.testing.assert_array_equal(packing.unpack_panels([packed], P, lower=False).square(), upper)
 

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("source", metavar="SRC", type=Path, help="checkpoint to read (.pth or .safetensors)")
     parser.add_argument("destination", metavar="DST", type=Path, help="file to write (.safetensors)")
-    parser.add_argument("--backbone", choices=sorted(ARCHITECTURES), help="default: told from the entries")
+    parser.add_argument("--backbone", choices=sorted(ARCHITECTURES), help="default: recognised by its entries")
     parser.add_argument("--sha256", metavar="HEX", help="expected digest of SRC, or its first 8 or more digits")
     options = parser.parse_args(arguments)
     if options.destination.suffix != ".safetensors":
@@ -30,9 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         parameters = flatten(convert(backbone, state_dict))
         write_atomically(options.destination, safetensors.numpy.save(parameters, metadata={"backbone": backbone}))
     except (ValueError, OSError) as error:
-        first, *more = str(error).splitlines()
-        rest = f" … and {len(more)} more lines (convert() raises them all)" if more else ""
-        print(f"weights_conversion: error: {first}{rest}", file=sys.stderr)
+        first_line, *other_lines = str(error).splitlines()
+        suffix = f" … and {len(other_lines)} more lines (convert() raises them all)" if other_lines else ""
+        print(f"weights_conversion: error: {first_line}{suffix}", file=sys.stderr)
         return 1
     count = sum(array.size for array in parameters.values())
     print(f"{options.destination}: {backbone}, {len(parameters)} arrays, {count:,} parameters")

@@ -27,15 +27,15 @@ class ResNetShape:
 
     def blocks(self) -> list[tuple[str, int, int, int, int]]:
         """Every block as ``(path, channels in, inner width, channels out, stride)``."""
-        found, channels = [], 64
+        blocks, channels = [], 64
         for stage, depth in enumerate(self.depths):
             base = 64 * 2**stage
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
                 out = base * self.expansion
-                found.append((f"layer{stage + 1}.{index}", channels, base * self.width_factor, out, stride))
+                blocks.append((f"layer{stage + 1}.{index}", channels, base * self.width_factor, out, stride))
                 channels = out
-        return found
+        return blocks
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class EfficientNetShape:
             (6, 192, 4, 2, 5),
             (6, 320, 1, 1, 3),
         ]
-        found: list[MBConvShape] = []
+        blocks: list[MBConvShape] = []
         channels = self.stem
         for stage, (expansion, base, repeats, first_stride, kernel) in enumerate(stages):
             out = _round_channels(base * self.width)
             fixed = self.fixed_ends and stage in (0, len(stages) - 1)
             for index in range(repeats if fixed else math.ceil(repeats * self.depth)):
-                found.append(
+                blocks.append(
                     MBConvShape(
                         stage=stage,
                         index=index,
@@ -109,7 +109,7 @@ class EfficientNetShape:
                     )
                 )
                 channels = out
-        return found[: self.last_block + 1]
+        return blocks[: self.last_block + 1]
 
 
 def _round_channels(channels: float, divisor: int = 8) -> int:

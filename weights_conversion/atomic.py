@@ -5,13 +5,13 @@ import os
 import secrets
 from pathlib import Path
 
-_TRIES = 100  # of names that nobody else has
+_TRIES = 100  # attempts to find a free name
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path``, then rename: a crash leaves the old file or the new one, whole.
 
-    The file beside it has a name of its own, ``.NAME.DIGITS.tmp``: none that is there already is touched.
+    The file beside it has a name of its own, ``.NAME.DIGITS.tmp``; no existing file is touched.
     """
     temporary, descriptor = _create_beside(path)
     try:
@@ -23,7 +23,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    with contextlib.suppress(OSError):  # the rename itself, where the file system can: it has happened either way
+    with contextlib.suppress(OSError):  # makes the rename last, where the file system can; it has happened either way
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

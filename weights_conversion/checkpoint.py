@@ -32,7 +32,7 @@ class CheckpointError(ValueError):
 def read_checkpoint(path: str | os.PathLike[str], sha256: str | None = None) -> dict[str, np.ndarray]:
     """Read the tensors of a checkpoint file by name, without PyTorch and without executing anything in it.
 
-    The format is told from the content, not from the file's ending: PyTorch's zip archive
+    The format is recognised by the content, not by the file's ending: PyTorch's zip archive
     (1.6 and later), its older format, or safetensors.
 
     Args:
@@ -41,7 +41,7 @@ def read_checkpoint(path: str | os.PathLike[str], sha256: str | None = None) -> 
         in file names; None reads without a check.
 
     Returns:
-      Arrays by name; bfloat16 comes as float32, every other type as it is stored.
+      Arrays by name; bfloat16 becomes float32, every other type stays as it is stored.
 
     Raises:
       CheckpointError: wrong digest, damaged or cut short, another format, a pipe or device, anything
@@ -60,7 +60,7 @@ def read_checkpoint(path: str | os.PathLike[str], sha256: str | None = None) -> 
             return read_legacy(data)
         if data[8:9] == b"{":
             return _read_safetensors(data)
-    except Exception as error:  # MalformedFile, and what zipfile and NumPy make of lies
+    except Exception as error:  # MalformedFile, and whatever zipfile and NumPy raise for false records
         raise CheckpointError(f"read_checkpoint: {path} can't be used: {str(error) or type(error).__name__}") from error
     raise CheckpointError(
         f"read_checkpoint: {path} ({len(data)} bytes) is neither a PyTorch file (.pth) nor a .safetensors file"
@@ -72,13 +72,13 @@ def file_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_digest(path: str | os.PathLike[str], found: str, wanted: str) -> None:
-    """Raise ``CheckpointError`` unless hex digest ``found`` starts with ``wanted``."""
-    if not re.fullmatch(r"[0-9a-f]{8,64}", wanted):
-        raise ValueError(f"sha256={wanted!r}: wanted 8 to 64 lower-case hex digits")
-    if not found.startswith(wanted):
+def check_digest(path: str | os.PathLike[str], digest: str, expected: str) -> None:
+    """Raise ``CheckpointError`` unless hex ``digest`` starts with ``expected``."""
+    if not re.fullmatch(r"[0-9a-f]{8,64}", expected):
+        raise ValueError(f"sha256={expected!r}: wanted 8 to 64 lower-case hex digits")
+    if not digest.startswith(expected):
         raise CheckpointError(
-            f"{path} has SHA-256 {found}, wanted {wanted}{'…' if len(wanted) < 64 else ''}: the file is damaged "
+            f"{path} has SHA-256 {digest}, wanted {expected}{'…' if len(expected) < 64 else ''}: the file is damaged "
             "or another one; delete it and get it again"
         )
 

@@ -12,7 +12,7 @@ from weights_conversion.names import ConvRow, Table, table
 class ConversionError(ValueError):
     """The entries do not make up the weights of the wanted backbone.
 
-    The first line of the message sums up; the lines after it name every entry at fault.
+    The first line of the message sums up, and the lines after it name every faulty entry.
     """
 
     def __init__(self, backbone_name: str, faults: Mapping[str, list[str]]) -> None:
@@ -103,23 +103,23 @@ def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
 
 
 def _check(
-    backbone_name: str, rules: Table, expected: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray]
+    backbone_name: str, rules: Table, expected: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, np.ndarray]
 ) -> None:
-    present = [name for name in expected if name in given]
+    present = [name for name in expected if name in state_dict]
     faults = {
-        "missing": [name for name in expected if name not in given],
-        "left-over": [name for name in given if name not in expected and not rules.drops(name)],
+        "missing": [name for name in expected if name not in state_dict],
+        "left-over": [name for name in state_dict if name not in expected and not rules.drops(name)],
         "wrong-shaped": [
-            f"{name} is {np.shape(given[name])}, wanted {expected[name]}"
+            f"{name} is {np.shape(state_dict[name])}, wanted {expected[name]}"
             for name in present
-            if np.shape(given[name]) != expected[name]
+            if np.shape(state_dict[name]) != expected[name]
         ],
         "not floating-point": [
-            f"{name} is {np.asarray(given[name]).dtype}"
+            f"{name} is {np.asarray(state_dict[name]).dtype}"
             for name in present
-            if not np.issubdtype(np.asarray(given[name]).dtype, np.floating)
+            if not np.issubdtype(np.asarray(state_dict[name]).dtype, np.floating)
         ],
-        "non-finite": [name for name in present if not np.isfinite(np.asarray(given[name], np.float64)).all()],
+        "non-finite": [name for name in present if not np.isfinite(np.asarray(state_dict[name], np.float64)).all()],
     }
     if any(faults.values()):
         raise ConversionError(backbone_name, faults)

@@ -36,7 +36,7 @@ class ConvRow:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of one backbone, and what of the source is dropped on purpose."""
+    """All rows of one backbone, and which source entries are dropped on purpose."""
 
     rows: tuple[ConvRow, ...]
     dropped_prefixes: tuple[str, ...]  # layers past the last tap, and the classifier

@@ -1,7 +1,7 @@
 """Read PyTorch's two file formats without PyTorch, running nothing from the file.
 
 The zip archive of PyTorch 1.6 and later, and the older sequence of pickles followed by raw storages
-(``torch/serialization.py``, ``_save`` and ``_legacy_save``). Their pickles are :mod:`.torch_pickle`'s matter.
+(``torch/serialization.py``, ``_save`` and ``_legacy_save``). Their pickles are read by :mod:`.torch_pickle`.
 """
 
 import io
@@ -18,7 +18,7 @@ from weights_conversion.torch_pickle import MalformedFile, Storage, Tensor, load
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 ZIP_SIGNATURE = b"PK\x03\x04"
-_MOST_COPIES = 8  # bytes of all tensors over bytes of the file; bfloat16 doubles, tied weights repeat
+_MOST_COPIES = 8  # bytes of all tensors over bytes of the file: bfloat16 doubles, and tied weights repeat
 
 
 def decode(raw: bytes | memoryview, dtype: str) -> np.ndarray:
@@ -114,20 +114,20 @@ def _arrays(
     state_dict: Any, file_size: int, storage_bytes: Callable[[Storage], bytes | memoryview]
 ) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
-    taken = read = 0  # bytes
-    held: tuple[Storage | None, np.ndarray] = (None, np.zeros(0))  # the storage read last: tensors often share one
+    array_bytes = storage_bytes_read = 0
+    cached: tuple[Storage | None, np.ndarray] = (None, np.zeros(0))  # the storage read last: tensors often share one
     for name, tensor in _tensors(state_dict).items():
-        if held[0] != tensor.storage:
-            held = tensor.storage, decode(storage_bytes(tensor.storage), tensor.storage.dtype)
-            read += held[1].nbytes
-        flat = held[1]
+        if cached[0] != tensor.storage:
+            cached = tensor.storage, decode(storage_bytes(tensor.storage), tensor.storage.dtype)
+            storage_bytes_read += cached[1].nbytes
+        flat = cached[1]
         if len(flat) != tensor.storage.size:
             raise MalformedFile(
                 f"storage of {_short(name)} holds {len(flat)} elements, its record says {tensor.storage.size}"
             )
         size = math.prod(tensor.shape)
-        taken += size * flat.itemsize
-        if max(taken, read) > _MOST_COPIES * file_size:
+        array_bytes += size * flat.itemsize
+        if max(array_bytes, storage_bytes_read) > _MOST_COPIES * file_size:
             raise MalformedFile("its tensors share storages so often that they would fill memory")
         last = tensor.offset + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
         # the first bound keeps views inside the storage, the second refuses expanded views that would fill memory

@@ -23,12 +23,12 @@ DTYPES = {
     "ByteStorage": "|u1",
     "BoolStorage": "|b1",
 }
-_MOST_OPCODES = 2**20  # some hundred bytes of memory each; a thousand tensors need 40,000
+_MOST_OPCODES = 2**20  # some hundred bytes of memory each; a thousand tensors need 40,000 of them
 _MOST_DIMENSIONS = 64  # NumPy's own limit
 
 
 class MalformedFile(ValueError):
-    """What the bytes are not, in words; :func:`read_checkpoint` adds the path."""
+    """The bytes are not what they should be; :func:`read_checkpoint` adds the path to the message."""
 
 
 class Storage(NamedTuple):
@@ -209,7 +209,7 @@ _METHODS: dict[str, Callable[[_Machine], None]] = {
 
 
 def _checked_key(key: Any) -> str | int:
-    # whole numbers are keys in what optimizers save; of large ones thousands may share a hash
+    # whole numbers are keys in what optimizers save; thousands of large ones may share a hash
     if isinstance(key, str) or (type(key) is int and abs(key) < 2**32):
         return key
     what = "a large number" if type(key) is int else f"a value of type {type(key).__name__}"
@@ -219,10 +219,9 @@ def _checked_key(key: Any) -> str | int:
 def _ordered(arguments: tuple[Any, ...]) -> dict[str | int, Any]:
     """What ``OrderedDict(*arguments)`` holds: Python 2 wrote the items as its one argument, pairs in a list."""
     pairs = arguments[0] if arguments else []
-    if len(arguments) > 1 or type(pairs) is not list:
-        raise MalformedFile("its pickle makes an OrderedDict of something else than pairs in a list")
-    if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
-        raise MalformedFile("its pickle makes an OrderedDict of something else than pairs in a list")
+    are_pairs = type(pairs) is list and all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs)
+    if len(arguments) > 1 or not are_pairs:
+        raise MalformedFile("its pickle makes an OrderedDict of something other than pairs in a list")
     return {_checked_key(key): value for key, value in pairs}
 
 
@@ -231,8 +230,8 @@ def _tensor(arguments: tuple[Any, ...]) -> Tensor:
     match arguments:
         case (Storage() as storage, int(offset), tuple(shape), tuple(strides), *_):
             if len(shape) != len(strides):
-                raise MalformedFile("a tensor has as many strides as dimensions; this one has not")
+                raise MalformedFile("a tensor has other numbers of strides and dimensions, which must be equal")
             numbers = (offset, *shape, *strides)
-            if len(shape) <= _MOST_DIMENSIONS and all(type(one) is int and 0 <= one < 2**63 for one in numbers):
+            if len(shape) <= _MOST_DIMENSIONS and all(type(n) is int and 0 <= n < 2**63 for n in numbers):
                 return Tensor(storage, offset, shape, strides)
     raise MalformedFile("a tensor record is malformed")

@@ -2,28 +2,28 @@
 
 from typing import TYPE_CHECKING
 
-from padim_jax.lazy import lazily
+from padim_jax.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from padim_jax.artifact.loading import load, load_image_sizes, load_updatable, resident_bytes
     from padim_jax.artifact.saving import save, save_compacted, save_updatable
-    from padim_jax.artifact.updatable import Updatable, lived_on
-else:  # whoever only locks a folder would wait for JAX
-    __getattr__, __dir__ = lazily(
+    from padim_jax.artifact.updatable import Updatable, note_change
+else:  # who only locks a folder need not wait for JAX
+    __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
             "padim_jax.artifact.loading": ("load", "load_image_sizes", "load_updatable", "resident_bytes"),
             "padim_jax.artifact.saving": ("save", "save_compacted", "save_updatable"),
-            "padim_jax.artifact.updatable": ("Updatable", "lived_on"),
+            "padim_jax.artifact.updatable": ("Updatable", "note_change"),
         },
     )
 
 __all__ = [
     "Updatable",
-    "lived_on",
     "load",
     "load_image_sizes",
     "load_updatable",
+    "note_change",
     "resident_bytes",
     "save",
     "save_compacted",

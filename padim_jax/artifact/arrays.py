@@ -1,4 +1,4 @@
-"""Named arrays in a folder of Orbax checkpoints, a large one in parts, so that nothing is held twice."""
+"""Named arrays in a folder of Orbax checkpoints, a large one in parts, so that no large array is in memory twice."""
 
 import itertools
 import math
@@ -27,11 +27,11 @@ class ArtifactError(ValueError):
 
 @dataclass(frozen=True)
 class LazyArray:
-    """An array that is made as it is written, part by part.
+    """An array that is computed part by part as it is written.
 
     Attributes:
       shape, dtype: of the whole.
-      make: gives the rows of one slice.
+      make: computes the rows of a slice.
     """
 
     shape: tuple[int, ...]
@@ -44,31 +44,33 @@ class LazyArray:
 
 def write_arrays(directory: Path, arrays: Mapping[str, Any], parts: Mapping[str, list[int]]) -> dict[str, int]:
     """Write arrays to ``directory``; gives the checksums of its files."""
-    whole = {name: array for name, array in arrays.items() if name not in parts}
-    made = {name: _finite(name, array[:] if isinstance(array, LazyArray) else array) for name, array in whole.items()}
-    own = _own_process()
-    # factors hardly compress, and sizes are told beforehand
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=own)
-    with ocp.Checkpointer(handler, multiprocessing_options=own) as checkpointer:
-        if made:  # Orbax refuses nothing at all
-            checkpointer.save(directory.resolve(), args=ocp.args.PyTreeSave(made))
-        del made
+    small = {name: array for name, array in arrays.items() if name not in parts}
+    checked = {
+        name: _check_finite(name, array[:] if isinstance(array, LazyArray) else array) for name, array in small.items()
+    }
+    options = _single_process()
+    # factors hardly compress, and their sizes are announced beforehand
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+        if checked:  # Orbax refuses to save no arrays at all
+            checkpointer.save(directory.resolve(), args=ocp.args.PyTreeSave(checked))
+        del checked
         for name, rows in parts.items():
             for index, (start, stop) in enumerate(spans(rows)):
-                part = _finite(name, arrays[name][start:stop])
+                part = _check_finite(name, arrays[name][start:stop])
                 checkpointer.save(part_folder(directory.resolve(), name, index), args=ocp.args.PyTreeSave({name: part}))
     return checksums(directory)
 
 
-def _finite(name: str, array: Any) -> np.ndarray:
-    found = np.asarray(array)
-    if not np.isfinite(found).all():
+def _check_finite(name: str, array: Any) -> np.ndarray:
+    values = np.asarray(array)
+    if not np.isfinite(values).all():
         raise ArtifactError(f"save: {name} is not finite, so the model could not be loaded again; nothing was written")
-    return found
+    return values
 
 
 def make_arrays(arrays: Mapping[str, Any]) -> None:
-    """Make the arrays as :func:`write_arrays` does and write none: where another process writes, all must make them."""
+    """Compute the arrays as :func:`write_arrays` does, but write none: all processes must compute what one writes."""
     parts = part_rows(arrays)
     for name, array in arrays.items():
         if name not in parts and isinstance(array, LazyArray):
@@ -78,8 +80,8 @@ def make_arrays(arrays: Mapping[str, Any]) -> None:
             arrays[name][start:stop]
 
 
-def _own_process() -> ocp.options.MultiprocessingOptions:
-    """For checkpoints of one process' arrays: it waits for no other."""
+def _single_process() -> ocp.options.MultiprocessingOptions:
+    """Options for the checkpoint of one process, which waits for no other."""
     index = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process-{index}"
@@ -87,7 +89,7 @@ def _own_process() -> ocp.options.MultiprocessingOptions:
 
 
 def part_rows(arrays: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Rows of the parts of those arrays that are written in several."""
+    """Rows of each part, for the arrays that are written in several."""
     return {name: rows for name, array in arrays.items() if len(rows := _part_rows(array.shape, array.dtype)) > 1}
 
 
@@ -101,7 +103,7 @@ def _part_rows(shape: tuple[int, ...], dtype: np.dtype[Any]) -> list[int]:
 
 
 def spans(rows: list[int]) -> list[tuple[int, int]]:
-    """Start and stop of parts of so many rows."""
+    """Start and stop of consecutive parts with these numbers of rows."""
     stops = list(itertools.accumulate(rows))
     return list(zip([0, *stops], stops, strict=False))
 
@@ -113,14 +115,14 @@ def part_folder(directory: Path, name: str, index: int) -> Path:
 
 def checksums(directory: Path) -> dict[str, int]:
     """CRC-32 of every file below ``directory``, by relative path: against decay and partial copies, not malice."""
-    found: dict[str, int] = {}
+    by_path: dict[str, int] = {}
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         checksum = 0
         with path.open("rb") as stream:
             while block := stream.read(1 << 20):
                 checksum = zlib.crc32(block, checksum)
-        found[path.relative_to(directory).as_posix()] = checksum
-    return found
+        by_path[path.relative_to(directory).as_posix()] = checksum
+    return by_path
 
 
 def disk_bytes(folder: Path) -> int:
@@ -129,15 +131,15 @@ def disk_bytes(folder: Path) -> int:
 
 
 def restore_arrays(directory: Path, recorded: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Arrays of these shapes from the checkpoint ``directory``; float32 but for those in ``dtypes``.
+    """Arrays of these shapes from the checkpoint ``directory``; float32 except those in ``dtypes``.
 
     Raises:
       ArtifactError: damaged, or other arrays than recorded.
     """
     try:
-        own = _own_process()
-        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=own)
-        with ocp.Checkpointer(handler, multiprocessing_options=own) as checkpointer:
+        options = _single_process()
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+        with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
             stored = checkpointer.metadata(directory.resolve()).item_metadata.tree
             for name, shape in recorded.items():
                 if name not in stored or list(stored[name].shape) != shape:
@@ -153,8 +155,8 @@ def restore_arrays(directory: Path, recorded: Mapping[str, Any], dtypes: Mapping
     except Exception as error:  # a damaged checkpoint can fail anywhere in Orbax and TensorStore
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(f"load: {directory} is damaged ({reason}); restore the model from a copy") from error
-    wanted = {name: dtypes.get(name, "float32") for name in restored}
-    if strange := [name for name, array in restored.items() if array.dtype != wanted[name]]:
-        found, right = restored[strange[0]].dtype, wanted[strange[0]]
-        raise ArtifactError(f"load: {directory} is damaged: {strange[0]} is {found}, wanted {right}")
+    expected = {name: dtypes.get(name, "float32") for name in restored}
+    if mismatched := [name for name, array in restored.items() if array.dtype != expected[name]]:
+        dtype, expected_dtype = restored[mismatched[0]].dtype, expected[mismatched[0]]
+        raise ArtifactError(f"load: {directory} is damaged: {mismatched[0]} is {dtype}, wanted {expected_dtype}")
     return restored

@@ -20,7 +20,7 @@ from padim_jax.method.records import Padim
 from padim_jax.method.scoring import with_solver
 
 DeployedForm = Literal["triangle", "triangle-16bit", "low-rank", "low-rank-16bit"]
-_CHUNK_BYTES = 128 * 2**20  # of the squares of the positions that are compared at once
+_CHUNK_BYTES = 128 * 2**20  # of square matrices, of the positions that are compared at once
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Compacted:
     """A deployed model in one of the forms.
 
     Attributes:
-      form: which.
-      model: as it scores from this form.
+      form: the form.
+      model: the model as it scores from this form.
       quantised: its 16-bit numbers; None for the 32-bit forms.
-      max_error: bound of every distance's relative error against the uncompacted model, over all possible images.
-      tried: the forms that were looked at, with their bytes on disk and their bounds.
+      max_error: bound of the relative error of every distance, compared with the uncompacted model, over all images.
+      tried: the forms that were tried, with their bytes on disk and their bounds.
     """
 
     form: DeployedForm
@@ -48,22 +48,22 @@ def compact(
     *,
     moments: Moments | None = None,
     rank: int | None = None,
-    told: Callable[[str], None] = lambda form: None,
+    note: Callable[[str], None] = lambda form: None,
 ) -> Compacted:
     """The smallest deployed form in which no distance, of any possible image, is off by more than ``max_error``.
 
-    The bound is that of :func:`padim_jax.gaussians.error_bound.worst_error`, at the worst position: not a sample's,
-    but over all x.
+    The bound is that of :func:`padim_jax.gaussians.error_bound.worst_error`, at the worst position: it covers all
+    x, not a sample.
 
     Args:
       model: fitted, scoring by factors.
       max_error: relative, such as 0.001; 0 allows only the exact triangle.
-      moments: those of the model, without which there is no low rank.
-      rank: of their scatter, n - 1 for n images; low rank is tried where it is below d.
-      told: of each form that is looked at.
+      moments: the model's moments, without which there is no low rank.
+      rank: the rank of their scatter, n - 1 for n images; a low rank is tried where it is below d.
+      note: called with each form that is tried.
 
     Raises:
-      ValueError: an error below 0, or a model that was compacted to low rank before.
+      ValueError: a ``max_error`` outside [0, 1), or a model that was compacted to low rank before.
     """
     if not 0 <= max_error < 1:
         raise ValueError(f"compact: max_error={max_error!r}, wanted a relative error from 0 to below 1")
@@ -75,23 +75,23 @@ def compact(
     ranked = moments is not None and rank is not None and 1 <= rank < d
     names: list[DeployedForm] = ["triangle", "triangle-16bit", *(("low-rank", "low-rank-16bit") if ranked else ())]
     tried: list[tuple[DeployedForm, int, float]] = []
-    whole: LowRankGaussian | None = None
+    low: LowRankGaussian | None = None
     for form in sorted(names, key=lambda name: form_bytes(name, p, d, rank or 1)):
         size = form_bytes(form, p, d, rank or 1)
         if form == "triangle":
             return Compacted(form, model, None, 0.0, (*tried, (form, size, 0.0)))
-        told(form)
+        note(form)
         if form == "triangle-16bit":
-            quantised, found = _quantised(exact.gaussian)
+            quantised, gaussian = _quantise(exact.gaussian)
         else:
             assert moments is not None
             assert rank is not None
-            whole = _whole(moments, rank, model.config.ridge) if whole is None else whole
-            quantised, found = _of_basis(whole, form == "low-rank-16bit")
-        error = _error(exact.gaussian, found)
+            low = run_exclusively(_low_rank, moments, rank, model.config.ridge) if low is None else low
+            quantised, gaussian = _round_basis(low, form == "low-rank-16bit")
+        error = _largest_error(exact.gaussian, gaussian)
         tried.append((form, size, error))
         if error <= max_error:
-            return Compacted(form, replace(model, gaussian=found), quantised, error, tuple(tried))
+            return Compacted(form, replace(model, gaussian=gaussian), quantised, error, tuple(tried))
     raise AssertionError("the exact triangle is always there")
 
 
@@ -99,29 +99,25 @@ _low_rank = jax.jit(low_rank, static_argnames=("rank", "ridge"))
 _worst_error = jax.jit(worst_error)
 
 
-def _quantised(exact: WhitenedGaussian) -> tuple[Quantised, WhitenedGaussian]:
+def _quantise(exact: WhitenedGaussian) -> tuple[Quantised, WhitenedGaussian]:
     quantised = quantise_whitening(exact.whitening)
     panels = packing.unpack_panels([dequantise(quantised, lower=False)], len(exact.mean), lower=False)
     return quantised, replace(exact, whitening=panels)
 
 
-def _whole(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
-    return run_exclusively(_low_rank, moments, rank, ridge)
-
-
-def _of_basis(whole: LowRankGaussian, in_16_bits: bool) -> tuple[Quantised | None, LowRankGaussian]:
+def _round_basis(gaussian: LowRankGaussian, in_16_bits: bool) -> tuple[Quantised | None, LowRankGaussian]:
     if not in_16_bits:
-        return None, whole
-    quantised = quantise_basis(np.asarray(whole.basis))
-    return quantised, replace(whole, basis=jnp.asarray(dequantise_basis(quantised)))
+        return None, gaussian
+    quantised = quantise_basis(np.asarray(gaussian.basis))
+    return quantised, replace(gaussian, basis=jnp.asarray(dequantise_basis(quantised)))
 
 
-def _error(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussian) -> float:
-    worst = 0.0
+def _largest_error(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussian) -> float:
+    largest = 0.0
     for part in _parts(*exact.mean.shape):
-        pieces = [jax.tree.map(lambda array: array[part], one) for one in (exact, other)]  # noqa: B023 - used at once
-        worst = max(worst, float(run_exclusively(_worst_error, *pieces).max()))
-    return worst
+        pieces = [jax.tree.map(lambda array: array[part], gaussian) for gaussian in (exact, other)]  # noqa: B023 - used at once
+        largest = max(largest, float(run_exclusively(_worst_error, *pieces).max()))
+    return largest
 
 
 def _parts(p: int, d: int) -> Iterator[slice]:

@@ -1,7 +1,7 @@
 """Folders of arrays with a manifest: written whole or not at all, nothing pickled, every file checked.
 
 A folder holds ``model.json`` and one ``arrays-…`` folder, an Orbax checkpoint, and in it one more checkpoint for each
-part of an array too large to be held twice: what is being written Orbax holds twice over. The JSON file names the
+part of an array too large to be in memory twice, as Orbax needs what it writes. The JSON file names the
 arrays that belong to it and replaces its predecessor in one rename: whatever happens during a write, the folder is the
 old one or the new one. A folder takes one writer at a time, which holds its lock (:mod:`padim_jax.artifact.ownership`).
 """
@@ -40,13 +40,13 @@ _OURS = re.compile(rf"{_ARRAYS.pattern}|\.?(model|previous)\.json(\.\d+\.tmp)?")
 
 
 def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any], *, keep_previous: bool = False) -> None:
-    """Put ``record`` and ``arrays`` (float32 or int16, made or to be) in place of what ``folder`` holds, in one step.
+    """Put ``record`` and ``arrays`` (float32 or int16, made or lazy) in place of what ``folder`` holds, in one step.
 
     Args:
       folder: of the model.
-      record: what the manifest says besides.
+      record: further entries of the manifest.
       arrays: by name.
-      keep_previous: keep what is replaced, so that :func:`undo` brings it back; else that and anything kept before go.
+      keep_previous: keep what is replaced, so that :func:`undo` can bring it back; else what was kept before goes too.
 
     Raises:
       ArtifactError: ``folder`` is a file, or a folder with something else in it; an array is not finite; another
@@ -56,7 +56,7 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any], *,
     """
     with _writable(folder):
         replaced = arrays_directory(folder / MANIFEST)
-        manifest = _description(record, arrays)
+        manifest = _describe(record, arrays)
         directory = folder / manifest["directory"]
         unfinished = directory.with_name(f"{directory.name}{_UNFINISHED}")
         manifest["files"] = write_arrays(unfinished, arrays, manifest["parts"])
@@ -73,12 +73,12 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any], *,
 
 @contextmanager
 def _writable(folder: Path) -> Iterator[None]:
-    """Hold a folder that a model may be written to; however that ends, nothing stays that no manifest names.
+    """Hold the lock of a model's folder; however that ends, no arrays stay that no manifest names.
 
     Raises:
       ArtifactError, FolderInUse, OSError: as :func:`write`.
     """
-    _names(folder)  # a file is refused before a lock is looked for in it
+    _names(folder)  # refuses a file, before a lock is looked for in it
     with locked(folder, "save"):
         check_writable(folder)
         if not (folder / MANIFEST).exists():
@@ -93,11 +93,11 @@ def _writable(folder: Path) -> Iterator[None]:
         finally:
             _tidy(folder)
             if arrays_directory(folder / MANIFEST) is not None or not _names(folder):
-                (folder / MARKER).unlink(missing_ok=True)  # the manifest says whose it is, or there is nothing
+                (folder / MARKER).unlink(missing_ok=True)  # the manifest now says whose it is, or the folder is empty
 
 
-def _description(record: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest of ``record`` and ``arrays``, but for what is known once the arrays are written."""
+def _describe(record: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest of ``record`` and ``arrays``, without what is known only once the arrays are written."""
     versions = {name: version(name) for name in ("padim-jax", "jax", "flax", "orbax-checkpoint", "numpy")}
     return {
         "format": FORMAT,
@@ -112,7 +112,7 @@ def _description(record: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[s
 
 
 def undo(folder: Path) -> dict[str, Any]:
-    """Bring back what the last :func:`write` that kept it replaced; a second time undoes that. Gives its manifest.
+    """Bring back what the last :func:`write` that kept it replaced; a second call undoes that. Gives its manifest.
 
     Raises:
       ArtifactError: no model, or nothing was kept.
@@ -120,12 +120,12 @@ def undo(folder: Path) -> dict[str, Any]:
       OSError: it can't be written.
     """
     with locked(folder, "undo"):
-        now = json.dumps(read_manifest(folder), indent=1).encode()
+        current = json.dumps(read_manifest(folder), indent=1).encode()
         if not is_whole(folder, read_json(folder / PREVIOUS)):
             raise ArtifactError(f"undo: {folder} keeps no earlier state; only update, forget and calibrate keep one")
-        earlier = (folder / PREVIOUS).read_bytes()
-        write_atomically(folder / MANIFEST, earlier)
-        write_atomically(folder / PREVIOUS, now)
+        previous = (folder / PREVIOUS).read_bytes()
+        write_atomically(folder / MANIFEST, previous)
+        write_atomically(folder / PREVIOUS, current)
         _tidy(folder)
         return read_manifest(folder)
 
@@ -133,11 +133,11 @@ def undo(folder: Path) -> dict[str, Any]:
 def _tidy(folder: Path) -> None:
     """Remove the arrays that no manifest of a folder of ours names; the caller holds its lock."""
     manifests = [path for path in (folder / MANIFEST, folder / PREVIOUS) if path.exists()]
-    named = {arrays_directory(path) for path in manifests}
-    if None in named or not (manifests or is_ours(folder)):
+    directories = {arrays_directory(path) for path in manifests}
+    if None in directories or not (manifests or is_ours(folder)):
         return  # not sure what belongs to it
     for path in folder.iterdir():
-        if _ARRAYS.fullmatch(path.name) and path.name not in named:
+        if _ARRAYS.fullmatch(path.name) and path.name not in directories:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -145,21 +145,19 @@ def check_writable(folder: Path) -> None:
     """Raise ``ArtifactError`` where :func:`save` would refuse: a file, or a folder with something else in it."""
     names = _names(folder)
     if names:
-        strangers = sorted(name for name in names if not _OURS.fullmatch(name))
-        ours = is_ours(folder)  # asked before the next: a writer removes its mark once the manifest is there
-        described = (folder / MANIFEST).exists()
-        if described and read_json(folder / MANIFEST).get("format", FORMAT) != FORMAT:
-            strangers.append(MANIFEST)
-        if not described and not ours:  # what looks like ours, but nothing says that it is
-            strangers += sorted(names)
-        if strangers:
-            raise ArtifactError(
-                f"save: {folder} holds other things ({strangers[0]}); choose a new folder for the model"
-            )
+        foreign = sorted(name for name in names if not _OURS.fullmatch(name))
+        is_marked = is_ours(folder)  # asked before the manifest: a writer removes its mark once that is there
+        has_manifest = (folder / MANIFEST).exists()
+        if has_manifest and read_json(folder / MANIFEST).get("format", FORMAT) != FORMAT:
+            foreign.append(MANIFEST)
+        if not has_manifest and not is_marked:  # names like ours, but nothing says that they are
+            foreign += sorted(names)
+        if foreign:
+            raise ArtifactError(f"save: {folder} holds other things ({foreign[0]}); choose a new folder for the model")
 
 
 def _names(folder: Path) -> set[str]:
-    """What a model folder holds, locks and marks aside; nothing where there is none."""
+    """Names in a model's folder other than the lock and the mark; empty where there is no folder."""
     try:  # asked once: another process may make or remove the folder between two questions
         return {path.name for path in folder.iterdir()} - {LOCK, MARKER}
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""How a model of each form lies on disk: one table, read by whoever saves, loads, or counts bytes.
+"""How a model of each form lies on disk: one table, read by all that save, load, or count bytes.
 
 A form stores a record (moments, or Gaussians of some kind), each of its arrays under its own name. The one that takes
 nearly all of the space is stored packed, is written and read in parts, and in the 16-bit forms is quantised. What the
@@ -24,17 +24,17 @@ from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.quantised import Quantised, dequantise, dequantise_basis
 from padim_jax.gaussians.triangle import Panels, TriangularMatrix
 
-_COMMON = "count"  # a field that is stored with what all forms have
+_COMMON = "count"  # a field that all forms store under one name
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the shapes of a model's arrays follow from.
+    """The numbers from which the shapes of a model's arrays follow.
 
     Attributes:
       positions: p.
       dimension: d, numbers a position.
-      rank: r of a low rank; of no matter to the other forms.
+      rank: r of a low rank; the other forms ignore it.
       shrunk: whether Ledoit-Wolf shrinkage adds arrays of its own.
     """
 
@@ -49,14 +49,14 @@ class Layout:
     """How one form is stored.
 
     Attributes:
-      prefix: of the arrays' names.
-      record: gives a record with the shapes of the stored one, from moments and a rank; its numbers mean nothing.
-      field: the record's largest.
-      array: name of the array that holds it.
-      pack: makes that array of the field, which is asked for nothing but some positions at a time, and of (p, d).
-      unpack: gives the field on the device, of the array's parts from first rows to last; and of the field's shapes.
-      dequantise: gives the packed array in float32; None for a form of 32 bits.
-      scaled_as: field that has as many numbers as there are scales of 16 bits.
+      prefix: prefix of the arrays' names.
+      record: makes a record with the shapes of the stored one from moments and a rank; its numbers mean nothing.
+      field: name of the record's largest field.
+      array: name of the array that holds that field.
+      pack: makes that array from the field, of which only some positions are asked for at a time, and from (p, d).
+      unpack: makes the field on the device from the array's parts, from first rows to last, and the field's shapes.
+      dequantise: turns the packed array into float32; None for a form of 32 bits.
+      scaled_as: field with as many numbers as there are scales of 16 bits.
     """
 
     prefix: str
@@ -69,11 +69,11 @@ class Layout:
     scaled_as: str = "mean"
 
     def example(self, sizes: Sizes) -> Any:
-        """A record of these sizes, shapes in place of its arrays."""
+        """A record of these sizes, with shapes in place of its arrays."""
         return _example(self.record, sizes)
 
     def arrays(self, record: Any, quantised: Quantised | None = None) -> dict[str, Any]:
-        """The arrays of ``record`` by name; of a 16-bit form ``quantised`` stands for its largest field."""
+        """The arrays of ``record`` by name; for a 16-bit form, ``quantised`` takes the place of its largest field."""
         fields = _fields(record, self.field)
         packed = self.pack(fields.pop(self.field), record.mean.shape)
         arrays = {f"{self.prefix}.{name}": array for name, array in fields.items() if name != _COMMON}
@@ -98,39 +98,39 @@ class Layout:
         """The record on the device.
 
         Args:
-          sizes: of the record.
-          parts: of its largest array, from first rows to last.
-          arrays: its other arrays; taken out as they move, so that the host's copy goes at once.
-          common: fields that are stored with what all forms have.
+          sizes: sizes of the record.
+          parts: parts of its largest array, from first rows to last.
+          arrays: its other arrays, each taken out as it is moved, so that the host's copy is freed at once.
+          common: fields that all forms store.
         """
         example = self.example(sizes)
         scale = arrays.pop(f"{self.prefix}.scale", None)
 
-        def restored(name: str, shapes: Any) -> Any:
+        def restore_field(name: str, shapes: Any) -> Any:
             if name == _COMMON:
                 return common[name]
             if name == self.field:
-                return self.unpack(parts if scale is None else self._dequantised(parts, scale), shapes)
+                return self.unpack(parts if scale is None else self._dequantise_parts(parts, scale), shapes)
             return jax.device_put(arrays.pop(f"{self.prefix}.{name}"))
 
-        values = [restored(name, shapes) for name, shapes in _fields(example, self.field).items()]
+        values = [restore_field(name, shapes) for name, shapes in _fields(example, self.field).items()]
         return jax.tree.unflatten(jax.tree.structure(example, is_leaf=_is_field(example, self.field)), values)
 
-    def _dequantised(self, parts: Iterable[np.ndarray], scale: np.ndarray) -> Iterator[np.ndarray]:
+    def _dequantise_parts(self, parts: Iterable[np.ndarray], scale: np.ndarray) -> Iterator[np.ndarray]:
         assert self.dequantise is not None
-        done = 0
+        start = 0
         for part in parts:
-            yield self.dequantise(Quantised(part, scale[done : done + len(part)]))
-            done += len(part)
+            yield self.dequantise(Quantised(part, scale[start : start + len(part)]))
+            start += len(part)
 
 
 def _is_field(record: Any, field: str) -> Callable[[Any], bool]:
-    largest = getattr(record, field)  # a tree of its own where it is kept in panels
+    largest = getattr(record, field)  # itself a tree where it is kept in panels
     return lambda node: node is largest
 
 
 def _fields(record: Any, field: str) -> dict[str, Any]:
-    """Arrays of a record by their fields' names, those of a record within it too; ``field`` whole."""
+    """Arrays of a record by the names of their fields, those of nested records too; ``field`` in one piece."""
     paths = jax.tree_util.tree_leaves_with_path(record, is_leaf=_is_field(record, field))
     return {path[-1].name: leaf for path, leaf in paths}
 
@@ -141,9 +141,9 @@ def _example(record: Callable[[Moments, int], Any], sizes: Sizes) -> Any:
     return jax.eval_shape(lambda moments: record(moments, sizes.rank), moments)
 
 
-def _pack_triangle(square: Any, sides: tuple[int, int], *, lower: bool) -> LazyArray:
+def _pack_triangle(square: Any, shape: tuple[int, int], *, lower: bool) -> LazyArray:
     """Triangles of matrices (p, d, d), packed as they are written."""
-    p, d = sides
+    p, d = shape
     return LazyArray(
         (p, d * (d + 1) // 2), np.dtype(np.float32), lambda rows: packing.pack_triangle(square[rows], lower=lower)
     )
@@ -157,29 +157,29 @@ def _unpack_lower(parts: Iterable[np.ndarray], shapes: Any) -> jax.Array:
     return _join((packing.unpack_triangle(part, lower=True) for part in parts), shapes.shape)
 
 
-def _pack_square(upper: TriangularMatrix, sides: tuple[int, int]) -> LazyArray:
-    p, d = sides
+def _pack_square(upper: TriangularMatrix, shape: tuple[int, int]) -> LazyArray:
+    p, d = shape
     return LazyArray((p, d, d), np.dtype(np.float32), lambda rows: np.asarray(upper[rows].square()))
 
 
 def _unpack_square(parts: Iterable[np.ndarray], shapes: TriangularMatrix) -> TriangularMatrix:
-    return TriangularMatrix.of_square(_join(parts, (len(shapes), shapes.side, shapes.side)))
+    return TriangularMatrix.from_square(_join(parts, (len(shapes), shapes.side, shapes.side)))
 
 
 def _join(parts: Iterable[np.ndarray], shape: tuple[int, ...]) -> jax.Array:
     """Parts put together and moved to the device; no more than one of them is held twice."""
-    whole, done = None, 0
+    whole, start = None, 0
     for part in parts:
         if part.shape == shape:
             return jax.device_put(part)
         whole = np.empty(shape, np.float32) if whole is None else whole
-        whole[done : done + len(part)] = part
-        done += len(part)
+        whole[start : start + len(part)] = part
+        start += len(part)
     return jax.device_put(whole)
 
 
 def _strength(moments: Moments) -> jax.Array | None:
-    """Of shrinkage, a number a position; where the moments have what it takes."""
+    """An array of the shape of the shrinkage, one number a position; None without the higher moments."""
     return None if moments.higher is None else moments.higher.fourth
 
 
@@ -211,10 +211,10 @@ _LOW_RANK = Layout(
     record=_low_rank,
     field="basis",
     array="gaussian.basis",
-    pack=lambda basis, sides: basis,
+    pack=lambda basis, shape: basis,
     unpack=lambda parts, shapes: _join(parts, shapes.shape),
 )
-SQUARE = "square"  # the only form before schema 3, where a manifest does not say any
+SQUARE = "square"  # the only form before schema 3, when manifests named none
 LAYOUTS: Mapping[tuple[str, str], Layout] = {
     ("updatable", "inverse-factor"): Layout(
         prefix="moments",
@@ -239,14 +239,14 @@ LAYOUTS: Mapping[tuple[str, str], Layout] = {
 
 
 def form_of(fitted: AnyGaussian) -> tuple[Form, Solver]:
-    """Form and solver that Gaussians are stored as where nothing is lost."""
+    """Form and solver in which Gaussians are stored without loss."""
     if isinstance(fitted, LowRankGaussian):
         return "low-rank", "inverse-factor"
     return "triangle", "triangular-solve" if isinstance(fitted, Gaussian) else "inverse-factor"
 
 
 def form_bytes(form: str, positions: int, dimension: int, rank: int) -> int:
-    """Bytes on disk of the means and Gaussians, or moments, of a model in a form; ``rank`` is a low rank's."""
+    """Bytes on disk of the means and Gaussians, or moments, of a model in a form; ``rank`` is that of a low rank."""
     return tree_bytes(LAYOUTS[form, "inverse-factor"].shapes(Sizes(positions, dimension, rank)))
 
 

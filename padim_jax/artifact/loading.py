@@ -11,7 +11,7 @@ import numpy as np
 
 from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.layouts import LAYOUTS, tree_bytes
-from padim_jax.artifact.manifest import damaged, read_manifest
+from padim_jax.artifact.manifest import manifest_error, read_manifest
 from padim_jax.artifact.settings import Settings, check_settings, layout_of
 from padim_jax.artifact.stored import StoredArrays
 from padim_jax.artifact.updatable import Updatable, is_weight
@@ -31,16 +31,16 @@ def load(path: str | os.PathLike[str]) -> Padim:
     nothing in the folder is executed. An updatable model is factored here.
 
     Raises:
-      ArtifactError: no model, one written by a newer version, incomplete, or damaged.
+      ArtifactError: no model, or one that a newer version wrote, that is incomplete, or that is damaged.
 
     >>> padim.save(model, folder / "model")
     >>> scores = padim.score(padim.load(folder / "model"), test_images)
     """
-    return _reading(path, _model)
+    return _read_folder(path, _build_model)
 
 
 def load_updatable(path: str | os.PathLike[str]) -> Updatable:
-    """Load a model saved by :func:`save_updatable`, to go on from.
+    """Load a model saved by :func:`save_updatable`, from which a later fit goes on.
 
     Raises:
       ArtifactError: as :func:`load`; a model of a deployed form, which has no moments.
@@ -51,7 +51,7 @@ def load_updatable(path: str | os.PathLike[str]) -> Updatable:
     >>> int(moments.count)
     40
     """
-    return _reading(path, _updatable)
+    return _read_folder(path, _build_updatable)
 
 
 def load_image_sizes(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
@@ -64,7 +64,7 @@ def load_image_sizes(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...
 
 
 def resident_bytes(path: str | os.PathLike[str]) -> int:
-    """Bytes that the arrays of a model take once it is loaded, at most; its network apart.
+    """Bytes that the arrays of a model take once it is loaded, at most, without its network.
 
     Raises:
       ArtifactError: as :func:`load`; only the manifest is read.
@@ -73,37 +73,37 @@ def resident_bytes(path: str | os.PathLike[str]) -> int:
     manifest = read_manifest(folder)
     settings = check_settings(folder, manifest)
     layout, sizes = layout_of(folder, manifest, settings)
-    if manifest.get("form") == "updatable":  # which loading factors
+    if manifest.get("form") == "updatable":  # which is factored as it is loaded
         layout = LAYOUTS["triangle", "inverse-factor"]
     thresholds = jax.ShapeDtypeStruct((4,), np.float32)  # of a calibration, with its colours
     return tree_bytes([layout.example(sizes), settings.common_shapes(), thresholds])
 
 
-def _reading(path: str | os.PathLike[str], build: Callable[[Path, dict[str, Any]], T]) -> T:
-    """What ``build`` makes of a model folder and its manifest, tried anew where the model was replaced meanwhile."""
+def _read_folder(path: str | os.PathLike[str], build: Callable[[Path, dict[str, Any]], T]) -> T:
+    """What ``build`` makes from a model folder and its manifest; tried again where the model was replaced meanwhile."""
     folder = Path(path)
     manifest = read_manifest(folder)
     try:
         return build(folder, manifest)
     except ArtifactError:
-        again = read_manifest(folder)
-        if again.get("directory") == manifest.get("directory"):
+        current = read_manifest(folder)
+        if current.get("directory") == manifest.get("directory"):
             raise
-    return build(folder, again)  # it was replaced while being read
+    return build(folder, current)  # the model was replaced while it was read
 
 
-def _model(folder: Path, manifest: Mapping[str, Any]) -> Padim:
+def _build_model(folder: Path, manifest: Mapping[str, Any]) -> Padim:
     if manifest.get("form") != "updatable":
-        record, backbone, common = _read(folder, manifest, check_settings(folder, manifest))
+        record, backbone, common = _read_record(folder, manifest, check_settings(folder, manifest))
         return Padim(backbone, record, **common)
-    stored = _updatable(folder, manifest)
+    stored = _build_updatable(folder, manifest)
     try:
         return stored.model(donate=True)
     except (ValueError, FloatingPointError) as error:
         raise ArtifactError(f"load: {folder} is damaged: its moments give no model ({error})") from error
 
 
-def _updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
+def _build_updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
     if manifest.get("form") != "updatable":
         raise ArtifactError(
             f"load: {folder} is a deployed model, without the moments that updating needs; keep the one that fit wrote"
@@ -114,38 +114,38 @@ def _updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
     if not (progress is None or isinstance(progress, dict)):
         raise ArtifactError(f"load: {folder} is damaged: its progress is {type(progress).__name__}")
     settings = check_settings(folder, manifest)
-    moments, backbone, common = _read(folder, manifest, settings)
+    moments, backbone, common = _read_record(folder, manifest, settings)
     state = PadimMoments(moments, common["config"], common["embedding"], common["projection"])
-    known = common["calibration"], common["roi"], progress, settings.image_sizes
-    return Updatable(backbone, state, images, *known)
+    details = common["calibration"], common["roi"], progress, settings.image_sizes
+    return Updatable(backbone, state, images, *details)
 
 
-def _read(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> tuple[Any, Backbone, dict[str, Any]]:
-    """The record that a model's form stores, its network, and what all forms have, by the names of ``Padim``."""
+def _read_record(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> tuple[Any, Backbone, dict[str, Any]]:
+    """The record that a model's form stores, its network, and what all forms store, by the fields of ``Padim``."""
     layout, sizes = layout_of(folder, manifest, settings)
     implied = settings.common_shapes() | layout.shapes(sizes)
     _check_shapes(folder, implied, settings.shapes)
     stored = StoredArrays(folder, manifest)
     _check_dtypes(folder, implied, dict(manifest.get("dtypes", {})))
     arrays = stored.arrays(but=layout.array)
-    backbone = _backbone(folder, settings.embedding, arrays)
+    backbone = _restore_backbone(folder, settings.embedding, arrays)
     for name in arrays.keys() - {layout.array}:
         _check_finite(folder, name, bool(np.isfinite(arrays[name]).all()))
-    common = _common(folder, settings, arrays)
+    common = _restore_common(folder, settings, arrays)
     record = layout.restore(sizes, stored.parts(layout.array, arrays), arrays, common)
     _check_finite(folder, layout.array, bool(_all_finite(getattr(record, layout.field))))
     return record, backbone, common
 
 
-def _common(folder: Path, settings: Settings, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What all forms have, by the names of ``Padim``; taken out of ``arrays``."""
+def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What all forms store, by the fields of ``Padim``; taken out of ``arrays``."""
     calibrated, roi, projection = None, arrays.pop("roi", None), arrays.pop("projection", None)
     if settings.rates is not None:
         scores, pixels = arrays.pop("calibration.scores"), arrays.pop("calibration.pixels")
         try:
             calibrated = calibration(scores, pixels, **settings.rates)
         except (ValueError, TypeError) as error:
-            raise damaged(folder, error) from error
+            raise manifest_error(folder, error) from error
     return {
         "config": settings.config,
         "embedding": settings.embedding,
@@ -156,13 +156,13 @@ def _common(folder: Path, settings: Settings, arrays: dict[str, np.ndarray]) -> 
     }
 
 
-def _backbone(folder: Path, embedding: Embedding, arrays: dict[str, np.ndarray]) -> Backbone:
+def _restore_backbone(folder: Path, embedding: Embedding, arrays: dict[str, np.ndarray]) -> Backbone:
     prefix = "backbone."
     names = [name for name in arrays if name.startswith(prefix)]
     weights = {name.removeprefix(prefix): arrays.pop(name) for name in names}
     try:
         backbone = build_backbone(embedding.backbone, unflatten(weights))
-    except (ValueError, TypeError, LookupError) as error:  # LookupError, TypeError: paths that are no tree
+    except (ValueError, TypeError, LookupError) as error:  # LookupError, TypeError: paths that make no tree
         raise ArtifactError(f"load: {folder} holds other weights than its settings say: {error}") from error
     if backbone.weights_digest != embedding.weights_digest:
         raise ArtifactError(f"load: {folder} holds other backbone weights than it was fitted with")
@@ -176,9 +176,9 @@ def _check_shapes(folder: Path, implied: Mapping[str, jax.ShapeDtypeStruct], rec
                 f"load: {folder} is damaged: {name} has shape {recorded.get(name)}, its settings imply "
                 f"{list(array.shape)}"
             )
-    strangers = [name for name in recorded if name not in implied and not name.startswith("backbone.")]
-    if strangers:
-        raise ArtifactError(f"load: {folder} is damaged: it holds unknown arrays {', '.join(strangers)}")
+    unknown = [name for name in recorded if name not in implied and not name.startswith("backbone.")]
+    if unknown:
+        raise ArtifactError(f"load: {folder} is damaged: it holds unknown arrays {', '.join(unknown)}")
 
 
 def _check_dtypes(folder: Path, implied: Mapping[str, jax.ShapeDtypeStruct], recorded: Mapping[str, str]) -> None:

@@ -16,10 +16,10 @@ MANIFEST = "model.json"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The record that :func:`padim_jax.artifact.folder.write` was given, and what it added.
+    """The record that :func:`padim_jax.artifact.folder.write` was given, with what it added.
 
     Raises:
-      ArtifactError: there is none, it is damaged, or a newer version wrote it.
+      ArtifactError: there is no manifest, it is damaged, or a newer version wrote it.
     """
     if not folder.exists():
         raise ArtifactError(f"load: there is no model at {folder}")
@@ -34,10 +34,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     schema = manifest.get("schema")
     if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
         versions = manifest.get("versions")
-        by = versions.get("padim-jax") if isinstance(versions, dict) else "unknown"
+        writer = versions.get("padim-jax") if isinstance(versions, dict) else "unknown"
         raise ArtifactError(
             f"load: {folder} has schema {schema!r}, this version reads up to {SCHEMA}; "
-            f"it was written by padim-jax {by}: upgrade with pip install -U padim-jax"
+            f"it was written by padim-jax {writer}: upgrade with pip install -U padim-jax"
         )
     if (schema >= 5 or "checksum" in manifest) and manifest.get("checksum") != manifest_checksum(manifest):
         raise ArtifactError(f"load: {folder / MANIFEST} is damaged (its checksum differs); copy the model again")
@@ -45,20 +45,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def manifest_checksum(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 in hex of a manifest's entries but for the checksum itself: against decay, not malice."""
-    rest = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    """SHA-256 in hex of a manifest's entries except the checksum: a guard against decay, not malice."""
+    entries = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def is_whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether every file that a manifest names is there; their checksums are for whoever reads them."""
+    """Whether every file that a manifest names is there; their checksums are checked by whoever reads them."""
     directory = folder / str(manifest.get("directory"))
     files = manifest.get("files")
     return isinstance(files, dict) and all((directory / name).is_file() for name in files)
 
 
 def arrays_directory(path: Path) -> str | None:
-    """Name of the folder of arrays that the manifest ``path`` names; None where there is none that can be read."""
+    """Name of the folder of arrays that the manifest ``path`` names; None where it can't be read."""
     name = read_json(path).get("directory")
     return name if isinstance(name, str) else None
 
@@ -72,6 +72,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def damaged(folder: Path, error: Exception) -> ArtifactError:
+def manifest_error(folder: Path, error: Exception) -> ArtifactError:
     """The error of a manifest that holds nonsense."""
     return ArtifactError(f"load: {folder / MANIFEST} is damaged ({type(error).__name__}: {error})")

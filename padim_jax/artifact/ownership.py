@@ -15,7 +15,7 @@ from pathlib import Path
 import filelock
 
 LOCK = ".padim-lock"  # in a folder that is being written; it says by whom
-MARKER = ".written-by-padim"  # in a folder of ours: it may be replaced or removed
+MARKER = ".written-by-padim"  # in a folder of ours, which may be replaced or removed
 _TRIES = 20  # of creating a folder that another process removes as empty at the same time, or of reading who holds it
 _PAUSE = 0.02  # seconds
 
@@ -37,8 +37,8 @@ def locked(folder: Path, call: str, name: str = LOCK) -> Iterator[None]:
 
     Args:
       folder: to be written.
-      call: what wants to write, for the messages.
-      name: of the lock's file; another one where several may write at a time, each its own part.
+      call: the call that wants to write, for the messages.
+      name: of the lock's file; another one where several writers, each of its own part, may write at a time.
 
     Raises:
       FolderInUse: another process, or another thread of this one, holds the lock.
@@ -48,7 +48,7 @@ def locked(folder: Path, call: str, name: str = LOCK) -> Iterator[None]:
     try:
         yield
     finally:
-        if lock.lock_counter == 1:  # the outermost; unlinked while held, so that nobody locks a file without a name
+        if lock.lock_counter == 1:  # the outermost; removed while held, so that nobody locks a nameless file
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
             if created:
@@ -95,22 +95,22 @@ def check_claim(
 
     Args:
       folder: of the results; need not be there.
-      names: of what is written in it, which is ours where ``folder`` carries our mark.
-      call: what wants to write, for the message.
+      names: names of what is written in it, which is ours where ``folder`` carries our mark.
+      call: the call that wants to write, for the message.
       folders: names of folders in it that are replaced whole, each of which must carry the mark itself.
       earlier: whether a path of these names is the work of an earlier version, which left no mark.
 
     Raises:
       NotOurs: naming the first that is there and not ours.
     """
-    whole = [folder / name for name in folders]
-    strange = [path for path in whole if os.path.lexists(path) and (path.is_symlink() or not is_ours(path))]
+    replaced = [folder / name for name in folders]
+    foreign = [path for path in replaced if os.path.lexists(path) and (path.is_symlink() or not is_ours(path))]
     if not is_ours(folder):
         paths = [folder / name for name in names]
-        strange += [path for path in paths if os.path.lexists(path) and not earlier(path)]
-    if strange:
+        foreign += [path for path in paths if os.path.lexists(path) and not earlier(path)]
+    if foreign:
         raise NotOurs(
-            f"{call}: {strange[0]} already exists and was not written by padim; move it away, or choose another --out"
+            f"{call}: {foreign[0]} already exists and was not written by padim; move it away, or choose another --out"
         )
 
 
@@ -131,7 +131,7 @@ def _acquire(folder: Path, call: str, name: str) -> tuple[filelock.BaseFileLock,
         try:
             created = not folder.exists() or created
             folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(folder.resolve() / name, is_singleton=True)  # one for however it is spelled
+            lock = filelock.FileLock(folder.resolve() / name, is_singleton=True)  # one, however the path is spelled
             lock.acquire(blocking=False)
         except filelock.Timeout:
             raise FolderInUse(
@@ -160,9 +160,9 @@ def _holder(lock: Path) -> str:
     """The process that holds a lock, in words."""
     for _ in range(_TRIES):
         try:
-            found = json.loads(lock.read_text(encoding="utf-8"))
-            since = time.strftime("%H:%M:%S", time.localtime(float(found["since"])))
-            return f"process {int(found['process'])} on {found['host']!s} since {since} ({found['command']!s:.200})"
+            holder = json.loads(lock.read_text(encoding="utf-8"))
+            since = time.strftime("%H:%M:%S", time.localtime(float(holder["since"])))
+            return f"process {int(holder['process'])} on {holder['host']!s} since {since} ({holder['command']!s:.200})"
         except (OSError, ValueError, TypeError, KeyError):  # not written yet, or gone just now
             time.sleep(_PAUSE)
     return "another process"

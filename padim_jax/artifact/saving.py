@@ -1,4 +1,4 @@
-"""Save models: as they score and nothing more, or with the moments that a later fit goes on from."""
+"""Save models: with what scoring needs and nothing more, or with the moments from which a later fit goes on."""
 
 import dataclasses
 import json
@@ -75,7 +75,7 @@ def save_updatable(
     Args:
       updatable: the model.
       path: folder to write.
-      attending: write nothing, but take part in gathering the moments for the process that does.
+      attending: write nothing, but take part in gathering the moments for the process that writes.
       keep_previous: keep the model that is replaced, for :func:`padim_jax.artifact.folder.undo`.
 
     Raises:
@@ -84,9 +84,9 @@ def save_updatable(
 
     >>> padim.save_updatable(padim.Updatable(backbone, moments), folder / "model")
     """
-    if strange := [digest for digest, weight in updatable.images.items() if not is_weight(weight)]:
+    if invalid := [digest for digest, weight in updatable.images.items() if not is_weight(weight)]:
         raise ValueError(
-            f"save: image {strange[0]} has the weight {updatable.images[strange[0]]!r}, wanted a number above 0; leave "
+            f"save: image {invalid[0]} has the weight {updatable.images[invalid[0]]!r}, wanted a number above 0; leave "
             "images of no weight out"
         )
     arrays = LAYOUTS["updatable", "inverse-factor"].arrays(updatable.moments.moments)
@@ -120,9 +120,9 @@ def _save(
     record: Mapping[str, Any],
     keep_previous: bool,
 ) -> None:
-    """Write ``arrays`` and ``record`` of a form, and what all forms have.
+    """Write ``arrays`` and ``record`` of a form, and what all forms store.
 
-    What loading would refuse of the settings is refused before anything is written.
+    Settings that loading would refuse are refused before anything is written.
     """
     if model.backbone.spec.name not in BACKBONES:
         raise ArtifactError(
@@ -138,12 +138,12 @@ def _save(
     if model.calibration is not None:
         scores, pixels = model.calibration.scores, model.calibration.pixels
         arrays |= {"calibration.scores": scores, "calibration.pixels": pixels}
-    described = {
+    manifest = {
         "config": dataclasses.asdict(fitted.config),
         "embedding": dataclasses.asdict(fitted.embedding),
         "calibration": None if model.calibration is None else recipe(model.calibration),
         **record,
     }
     shapes = {name: list(array.shape) for name, array in arrays.items()}
-    check_settings(Path(path), json.loads(json.dumps(described | {"arrays": shapes})), "save")
-    write(Path(path), described, arrays, keep_previous=keep_previous)
+    check_settings(Path(path), json.loads(json.dumps(manifest | {"arrays": shapes})), "save")
+    write(Path(path), manifest, arrays, keep_previous=keep_previous)

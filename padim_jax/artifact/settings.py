@@ -10,12 +10,12 @@ import numpy as np
 
 from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.layouts import LAYOUTS, SQUARE, Layout, Sizes
-from padim_jax.artifact.manifest import damaged
+from padim_jax.artifact.manifest import manifest_error
 from padim_jax.config import PadimConfig
 from padim_jax.method.calibration import BINS, RECIPE
 from padim_jax.method.embedding import Embedding, check_embedding
 
-SQUARES = 2  # up to this schema factors are stored as whole squares, and no strength of shrinkage
+SQUARES = 2  # up to this schema, factors are stored as whole squares, without the strength of shrinkage
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Settings:
 
     Attributes:
       config, embedding: as in ``Padim``.
-      rates: what a calibration follows from beside its scores; None where there is none.
-      shapes: of all arrays, by name, as the manifest has them.
+      rates: what a calibration follows from besides its scores; None where there is none.
+      shapes: shapes of all arrays by name, as in the manifest.
       image_sizes: (width, height) of the files it was fitted on, each once.
     """
 
@@ -36,7 +36,7 @@ class Settings:
     image_sizes: tuple[tuple[int, int], ...]
 
     def common_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the arrays that all forms have, but for the network's."""
+        """Shapes and dtypes of the arrays that all forms store, without the network's."""
         shapes: dict[str, tuple[int, ...]] = {"count": ()}
         if self.embedding.projected is not None:
             shapes["projection"] = (len(self.embedding.channels), self.embedding.dimension)
@@ -69,14 +69,14 @@ def check_settings(folder: Path, manifest: Mapping[str, Any], call: str = "load"
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if call == "save":
             raise ArtifactError(f"save: {folder} could not be loaded again ({error}); nothing was written") from error
-        raise damaged(folder, error) from error
+        raise manifest_error(folder, error) from error
 
 
 def layout_of(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> tuple[Layout, Sizes]:
     """How a stored model lies on disk, and the sizes that its settings imply.
 
     Raises:
-      ArtifactError: a form or solver that there is not.
+      ArtifactError: an unknown form or solver.
     """
     squares = manifest["schema"] <= SQUARES
     form = SQUARE if squares else manifest.get("form")
@@ -96,5 +96,5 @@ def layout_of(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> 
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON gives lists where the records hold tuples."""
+    """``record`` with tuples for JSON's lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}

@@ -1,4 +1,4 @@
-"""The arrays that belong to a manifest: every file is checked before any is read, a large one comes in parts."""
+"""The arrays that belong to a manifest: every file is checked before any is read; large arrays come in parts."""
 
 import math
 import re
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from padim_jax.artifact.arrays import ArtifactError, checksums, disk_bytes, part_folder, restore_arrays, spans
-from padim_jax.artifact.manifest import MANIFEST, damaged
+from padim_jax.artifact.manifest import MANIFEST, manifest_error
 
-_MOST_COMPRESSED = 64  # bytes of arrays over bytes of files, of the compressed ones of earlier versions
+_MOST_COMPRESSED = 64  # bytes of arrays over bytes of files, in the compressed files of earlier versions
 _DTYPES = frozenset({"float32", "int16"})
 
 
@@ -28,7 +28,7 @@ class StoredArrays:
             dtypes, directory = dict(manifest.get("dtypes", {})), str(manifest["directory"])
             parts = {name: [int(n) for n in rows] for name, rows in dict(manifest.get("parts", {})).items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(folder, error) from error
+            raise manifest_error(folder, error) from error
         if not re.fullmatch(r"arrays-[0-9a-f]{16}", directory):
             raise ArtifactError(f"load: {folder / MANIFEST} is damaged (directory {directory!r})")
         if not _DTYPES.issuperset(map(str, dtypes.values())):
@@ -36,25 +36,26 @@ class StoredArrays:
         for name, rows in parts.items():
             shape = shapes.get(name)
             fits = isinstance(shape, list) and min(rows, default=0) >= 1 and [sum(rows)] == shape[:1]
-            if not fits or not re.fullmatch(r"[\w.-]+", name):  # a file's name below
+            if not fits or not re.fullmatch(r"[\w.-]+", name):  # it becomes a file's name below
                 raise ArtifactError(f"load: {folder / MANIFEST} is damaged (parts of {name}: {rows})")
         self._directory, self._shapes, self._dtypes, self._parts = folder / directory, shapes, dtypes, parts
         _check_files(self._directory, files)
-        claimed, held = _array_bytes(folder, shapes, dtypes), disk_bytes(self._directory)
-        if claimed > (held if manifest["schema"] >= 5 else _MOST_COMPRESSED * held + 2**20):
+        array_bytes, file_bytes = _array_bytes(folder, shapes, dtypes), disk_bytes(self._directory)
+        if array_bytes > (file_bytes if manifest["schema"] >= 5 else _MOST_COMPRESSED * file_bytes + 2**20):
             raise ArtifactError(
-                f"load: {folder / MANIFEST} is damaged: it tells of {claimed} bytes of arrays, the files hold {held}"
+                f"load: {folder / MANIFEST} is damaged: it lists {array_bytes} bytes of arrays, its files "
+                f"hold {file_bytes}"
             )
 
     def arrays(self, but: str | None = None) -> dict[str, np.ndarray]:
-        """All of them; ``but`` one that :meth:`parts` is to give, if it is stored in parts."""
+        """All arrays, except ``but``, if that is stored in parts: :meth:`parts` gives it."""
         whole = {name: shape for name, shape in self._shapes.items() if name not in self._parts}
-        found = restore_arrays(self._directory, whole, self._dtypes) if whole else {}
+        arrays = restore_arrays(self._directory, whole, self._dtypes) if whole else {}
         for name in self._parts.keys() - {but}:
-            found[name] = np.empty(self._shapes[name], self._dtypes.get(name, "float32"))
+            arrays[name] = np.empty(self._shapes[name], self._dtypes.get(name, "float32"))
             for (start, stop), part in zip(spans(self._parts[name]), self._read(name), strict=True):
-                found[name][start:stop] = part
-        return found
+                arrays[name][start:stop] = part
+        return arrays
 
     def parts(self, name: str, arrays: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
         """Array ``name`` from first rows to last, in parts as it is stored; taken out of ``arrays`` if it is there."""
@@ -77,10 +78,10 @@ def _array_bytes(folder: Path, shapes: Mapping[str, Any], dtypes: Mapping[str, s
 
 def _check_files(directory: Path, recorded: Mapping[str, Any]) -> None:
     # before Orbax sees them: it fails on damaged files in ways that print long after the error
-    found = checksums(directory)
-    if missing := sorted(recorded.keys() - found.keys()):
+    checksums_by_path = checksums(directory)
+    if missing := sorted(recorded.keys() - checksums_by_path.keys()):
         raise ArtifactError(
             f"load: {directory / missing[0]} is missing; the model was copied in part: copy it again, as a whole folder"
         )
-    if changed := sorted(name for name in found if found[name] != recorded.get(name)):
+    if changed := sorted(name for name in checksums_by_path if checksums_by_path[name] != recorded.get(name)):
         raise ArtifactError(f"load: {directory / changed[0]} is damaged (its checksum differs); copy the model again")

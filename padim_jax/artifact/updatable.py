@@ -15,12 +15,12 @@ from padim_jax.method.records import Padim, PadimMoments
 
 @dataclass(frozen=True)
 class Updatable:
-    """An updatable model as it is stored: everything a later fit goes on from.
+    """An updatable model as it is stored: everything from which a later fit goes on.
 
     Attributes:
       backbone: the frozen network.
       moments: of all images so far.
-      images: digests of their files (see :class:`padim_jax.images.Batch`), with the weight each was folded in with;
+      images: digests of their files (see :class:`padim_jax.images.Batch`), each with the weight it was folded in with;
         empty where they were not files.
       calibration: of the model that these moments give; None where it is not calibrated.
       roi: region of interest, bool (height, width) at crop size; None for everywhere.
@@ -47,10 +47,10 @@ class Updatable:
         return dataclasses.replace(fitted, calibration=self.calibration, roi=self.roi)
 
 
-def lived_on(progress: Mapping[str, Any] | None, how: str) -> dict[str, Any]:
-    """What a model remembers of what it was made from, with the word that it is not any more as it was fitted."""
-    known = dict(progress or {})
-    return known | {"since": [*known.get("since", ()), how]}
+def note_change(progress: Mapping[str, Any] | None, change: str) -> dict[str, Any]:
+    """What a model remembers about its fit, with a word for a change since: it is no longer as it was fitted."""
+    notes = dict(progress or {})
+    return notes | {"since": [*notes.get("since", ()), change]}
 
 
 def is_weight(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from padim_jax.backbones.spec import BACKBONES, BackboneSpec, Tap, backbone_spec
-from padim_jax.lazy import lazily
+from padim_jax.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from padim_jax.backbones.backbone import (
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     )
     from padim_jax.backbones.own import own_backbone
     from padim_jax.backbones.weights import DownloadError, cache_folder, load_backbone
-else:  # their names and facts are wanted where no network is
-    __getattr__, __dir__ = lazily(
+else:  # names and facts are needed also where no network is
+    __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
             "padim_jax.backbones.backbone": (

@@ -35,7 +35,7 @@ class Backbone:
 
     Attributes:
       parameters: nested dictionaries of float32 arrays, as :func:`build_backbone` takes them.
-      prepared: kernels by path in the parts that the platform wants, where it wants any (:meth:`Conv.prepare`).
+      prepared: kernels by path, in the parts that a CPU multiplies by; empty elsewhere (:meth:`Conv.prepare`).
       spec: static facts (taps, pixel statistics).
       weights_digest: SHA-256 over all parameters by path, in hex; tells equal weights from others.
 
@@ -104,8 +104,8 @@ def extract(
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(f"extract: images must be normalised float32, got {images.dtype}")
     names = tuple(tap.name for tap in backbone.spec.select(taps))
-    found = _extract(backbone, jnp.asarray(images, jnp.float32), names)
-    return {name: found[name] for name in names}  # jit sorts dictionaries by name
+    activations = _extract(backbone, jnp.asarray(images, jnp.float32), names)
+    return {name: activations[name] for name in names}  # jit sorts dictionaries by name
 
 
 @functools.partial(jax.jit, static_argnames="taps")
@@ -114,7 +114,7 @@ def _extract(backbone: Backbone, images: Float[Array, "n h w 3"], taps: tuple[st
 
 
 def build_backbone(name: str, parameters: Mapping[Any, Any]) -> Backbone:
-    """The Flax module of backbone ``name`` holding ``parameters``; the one there is, where its weights are the same.
+    """Backbone ``name`` with ``parameters``; where one with the same weights exists, that one.
 
     Args:
       name: one of ``BACKBONES``.
@@ -123,27 +123,27 @@ def build_backbone(name: str, parameters: Mapping[Any, Any]) -> Backbone:
     Raises:
       ConversionError: naming every path that is missing, left over or has another shape.
     """
-    given = flatten(parameters)
-    wanted = {path: leaf.shape for path, leaf in flatten(nnx.to_pure_dict(_abstract(name)[1])).items()}
+    flat = flatten(parameters)
+    expected = {path: leaf.shape for path, leaf in flatten(nnx.to_pure_dict(_abstract(name)[1])).items()}
     faults = {
-        "missing": [path for path in wanted if path not in given],
-        "left-over": [path for path in given if path not in wanted],
+        "missing": [path for path in expected if path not in flat],
+        "left-over": [path for path in flat if path not in expected],
         "wrong-shaped": [
-            f"{path} is {given[path].shape}, wanted {shape}"
-            for path, shape in wanted.items()
-            if path in given and given[path].shape != shape
+            f"{path} is {flat[path].shape}, wanted {shape}"
+            for path, shape in expected.items()
+            if path in flat and flat[path].shape != shape
         ],
     }
     if any(faults.values()):
         raise ConversionError(name, faults)
-    # a hundred models of the same weights have one network in memory; by device, as threads may have one each
-    key = name, parameters_digest(given), str(jax.device_put(np.zeros(())).device)
-    known = _BUILT.get(key)
-    if known is not None:
-        return known
-    # all to the device at once: one by one each shape would compile a program to copy it
-    on_device, prepared = jax.device_put((_plain(parameters), _prepared(name, given)))
-    return _BUILT.setdefault(key, Backbone(on_device, prepared, backbone_spec(name), key[1]))
+    # a hundred models with the same weights share one network in memory; one a device, as threads may use one each
+    key = name, parameters_digest(flat), str(jax.device_put(np.zeros(())).device)
+    built = _BUILT.get(key)
+    if built is not None:
+        return built
+    # all to the device at once: one by one, each shape would compile a program to copy it
+    on_device, kernels = jax.device_put((_to_dict(parameters), _prepare_kernels(name, flat)))
+    return _BUILT.setdefault(key, Backbone(on_device, kernels, backbone_spec(name), key[1]))
 
 
 _BUILT: WeakValueDictionary[tuple[str, str, str], Backbone] = WeakValueDictionary()
@@ -177,18 +177,18 @@ def _abstract_once(name: str) -> tuple[Any, Any]:
     return nnx.split(network)
 
 
-def _plain(tree: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+def _to_dict(tree: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: _to_dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
-def _prepared(name: str, parameters: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, ...]]:
-    """Kernels by path that the default platform wants prepared."""
+def _prepare_kernels(name: str, parameters: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, ...]]:
+    """Prepared kernels by path, where the default platform is a CPU."""
     if jax.default_backend() != "cpu":
         return {}
     graph, state = _abstract(name)
     convolutions = _convolutions(nnx.merge(graph, state)).items()
-    found = {path: conv.prepare(np.asarray(parameters[f"{path}.kernel"])) for path, conv in convolutions}
-    return {path: parts for path, parts in found.items() if parts}
+    kernels = {path: conv.prepare(np.asarray(parameters[f"{path}.kernel"])) for path, conv in convolutions}
+    return {path: parts for path, parts in kernels.items() if parts}
 
 
 def _convolutions(network: ResNet | EfficientNet) -> dict[str, Conv]:

@@ -1,6 +1,6 @@
-"""What records say of themselves on one line: facts instead of arrays.
+"""The ``__repr__`` of records, on one line: facts instead of arrays.
 
-They are asked inside ``jit`` too, by tracebacks and debuggers, and while JAX fills their fields with placeholders: what
+Tracebacks and debuggers ask for it inside ``jit`` too, and while JAX fills the fields with placeholders: a fact that
 has no value there is given as "?".
 """
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def line(record: Any, *facts: Callable[[], str]) -> str:
-    """The type of ``record`` and its facts, each asked for only now."""
+    """The type of ``record`` and its facts, each computed only now."""
     return f"{type(record).__name__}({', '.join(map(fact_or_mark, facts))})"
 
 
@@ -17,10 +17,10 @@ def fact_or_mark(fact: Callable[[], str]) -> str:
     """What ``fact`` gives, or "?" where it can't."""
     try:
         return fact()
-    except Exception:  # whatever it is, a repr that fails would hide the error that somebody looks for
+    except Exception:  # whatever it is: a repr that fails would hide the error that somebody is looking for
         return "?"
 
 
 def number(value: Any) -> str:
-    """To four digits, or "?"."""
+    """``value`` to four digits, or "?"."""
     return fact_or_mark(lambda: f"{float(value):.4g}")

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from padim_jax.backbones.layers import Conv, Images, Taps, relu6, selected
+from padim_jax.backbones.layers import Conv, Images, Taps, collect_taps, relu6, select_channels
 from weights_conversion.architectures import EfficientNetShape, MBConvShape
 
 
@@ -44,7 +44,7 @@ class MBConv(nnx.Module):
             gate = self.excite(activation(self.squeeze(jnp.mean(x, axis=(1, 2), keepdims=True))))
             x = x * jax.nn.sigmoid(gate)
         x = self.project(x, channels)
-        return x + selected(shortcut, channels) if self.shape.has_skip else x
+        return x + select_channels(shortcut, channels) if self.shape.has_skip else x
 
 
 class EfficientNet(nnx.Module):
@@ -59,12 +59,4 @@ class EfficientNet(nnx.Module):
         """Activations of ``taps``, each with the channels chosen of it; no more of the last is computed."""
         x = self.stem(images)
         x = relu6(x) if self.lite else jax.nn.silu(x)
-        found: dict[str, Images] = {}
-        for number, block in enumerate(self.blocks):
-            name = f"block{number}"
-            if name in taps and len(found) == len(taps) - 1:
-                return found | {name: block(x, taps[name])}
-            x = block(x)
-            if name in taps:
-                found[name] = selected(x, taps[name])
-        return found
+        return collect_taps(x, ((f"block{number}", [block]) for number, block in enumerate(self.blocks)), taps)

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from padim_jax.backbones.backbone import Backbone, parameters_digest
-from padim_jax.backbones.layers import Images, Taps, selected
+from padim_jax.backbones.layers import Images, Taps, select_channels
 from padim_jax.backbones.spec import BACKBONES, BackboneSpec, Tap
 
 Function = Callable[[Any, Any], Mapping[str, Any]]  # parameters, images (n, h, w, 3): activations by tap
@@ -36,7 +36,7 @@ class OwnBackbone(Backbone):
     def __call__(self, images: Float[Array, "n h w 3"], taps: Taps) -> dict[str, Images]:
         """Activations of ``taps`` by name."""
         activations = self.function(self.parameters, images)
-        return {name: selected(activations[name], channels) for name, channels in taps.items()}
+        return {name: select_channels(activations[name], channels) for name, channels in taps.items()}
 
     def grid(self, taps: tuple[Tap, ...], size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in cells of the finest of ``taps``, for images of ``size``."""
@@ -44,8 +44,8 @@ class OwnBackbone(Backbone):
         for tap in taps:
             if tap.name not in shapes or shapes[tap.name][-1] != tap.channels:
                 raise ValueError(
-                    f"backbone {self.spec.name!r}: tap {tap.name!r} has {tap.channels} channels where own_backbone "
-                    f"looked at it, and of images of {size} the shape {shapes.get(tap.name)}; activations must be "
+                    f"backbone {self.spec.name!r}: tap {tap.name!r} had {tap.channels} channels when own_backbone "
+                    f"looked at it, and has the shape {shapes.get(tap.name)} for images of {size}; activations must be "
                     "(n, h, w, channels), channels last"
                 )
         return max(shapes[tap.name][1] for tap in taps), max(shapes[tap.name][2] for tap in taps)
@@ -90,13 +90,13 @@ def own_backbone(
     Args:
       name: what models call it; none of ``BACKBONES``.
       network: ``network(parameters, images)``, such as the ``apply`` of a Flax Linen module; or a Flax NNX module, of
-        which a copy is taken, put into evaluation.
+        which a copy is taken and put into evaluation mode.
       parameters: a pytree of floating-point arrays; None for an NNX module, which holds its own.
-      image_size: of the images to find taps, channels and strides with, in pixels; that of the models to come.
-      default_taps: those that are embedded where the settings name none; None for all.
-      default_channels: d of the embedding where the settings give none, or all channels where they are fewer.
-      mean: of pixels in [0, 1], RGB, that images are normalised by.
-      std: likewise; without the two, images stay in [0, 1].
+      image_size: of the images with which taps, channels and strides are found, in pixels; best that of your models.
+      default_taps: the taps that are embedded where the settings name none; None for all.
+      default_channels: d of the embedding where the settings give none; all channels where there are fewer.
+      mean: of pixels in [0, 1], RGB, by which images are normalised.
+      std: standard deviation, likewise; without the two, images stay in [0, 1].
 
     Raises:
       TypeError: parameters that are not floating-point arrays; a network that gives something else than a mapping.
@@ -108,7 +108,7 @@ def own_backbone(
     if isinstance(network, nnx.Module):
         if parameters is not None:
             raise TypeError("own_backbone: an NNX module holds its own parameters; leave parameters out")
-        function, parameters = _taken_apart(network)
+        function, parameters = _split_module(network)
     flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)}
     for path, leaf in flat.items():
         if not jnp.issubdtype(getattr(leaf, "dtype", type(None)), jnp.floating):
@@ -131,34 +131,34 @@ def _shapes(function: Any, parameters: Any, size: tuple[int, int]) -> dict[str, 
     names = list[str]()
 
     def activations(parameters: Any, images: Array) -> dict[str, Images]:
-        found = function(parameters, images)
-        if not isinstance(found, Mapping) or not found:
+        taps = function(parameters, images)
+        if not isinstance(taps, Mapping) or not taps:
             raise TypeError(
-                f"own_backbone: the network gives {type(found).__name__}, wanted {{tap: (n, h, w, channels)}}"
+                f"own_backbone: the network gives {type(taps).__name__}, wanted {{tap: (n, h, w, channels)}}"
             )
-        names.extend(found)  # a pytree would sort them
-        return dict(found)
+        names.extend(taps)  # a pytree would sort them
+        return dict(taps)
 
-    found = jax.eval_shape(activations, parameters, jax.ShapeDtypeStruct((2, *size, 3), jnp.float32))
-    for name, leaf in found.items():
+    shapes = jax.eval_shape(activations, parameters, jax.ShapeDtypeStruct((2, *size, 3), jnp.float32))
+    for name, leaf in shapes.items():
         shape = getattr(leaf, "shape", ())
         if len(shape) != 4 or shape[0] != 2 or 0 in shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
-                f"own_backbone: of 2 images of {size} tap {name!r} is {getattr(leaf, 'dtype', '')} {shape}, wanted "
+                f"own_backbone: for 2 images of {size}, tap {name!r} is {getattr(leaf, 'dtype', '')} {shape}, wanted "
                 "floating-point (2, h, w, channels)"
             )
-    return {name: found[name].shape for name in names}
+    return {name: shapes[name].shape for name in names}
 
 
-def _taken_apart(module: nnx.Module) -> tuple[Function, Any]:
+def _split_module(module: nnx.Module) -> tuple[Function, Any]:
     """A function of parameters and images, and the parameters, of a copy of ``module``."""
     copy = nnx.clone(module)
     copy.eval()  # dropout and batch statistics as in use, not as in training
     graph, random, state = nnx.split(copy, nnx.RngState, ...)
 
     def function(parameters: Any, images: Array) -> Any:
-        rest = nnx.clone(state)
-        nnx.replace_by_pure_dict(rest, parameters)
-        return nnx.merge(graph, random, rest)(images)
+        filled_state = nnx.clone(state)
+        nnx.replace_by_pure_dict(filled_state, parameters)
+        return nnx.merge(graph, random, filled_state)(images)
 
     return function, nnx.to_pure_dict(state)

@@ -5,13 +5,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from padim_jax.backbones.layers import Conv, Images, Taps, max_pool, selected
+from padim_jax.backbones.layers import Conv, Images, Taps, collect_taps, max_pool, select_channels
 from padim_jax.backbones.winograd import Rows
 from weights_conversion.architectures import ResNetShape
 
 
 class Block(nnx.Module):
-    """Residual block, basic (3×3, 3×3) or bottleneck (1×1, 3×3, 1×1); the 3×3 that comes first strides.
+    """Residual block, basic (3×3, 3×3) or bottleneck (1×1, 3×3, 1×1); the first 3×3 convolution has the stride.
 
     ``y = relu(F(x) + S(x))`` with S the identity, or a strided 1×1 convolution where shapes differ.
     """
@@ -32,7 +32,7 @@ class Block(nnx.Module):
 
     def __call__(self, x: Images, channels: np.ndarray | None = None) -> Images:
         """Output of the block, after its last ReLU; only those ``channels`` of it, where given."""
-        shortcut = self.downsample(x, channels) if hasattr(self, "downsample") else selected(x, channels)
+        shortcut = self.downsample(x, channels) if hasattr(self, "downsample") else select_channels(x, channels)
         x = jax.nn.relu(self.conv1(x))
         x = self.conv3(jax.nn.relu(self.conv2(x)), channels) if self.bottleneck else self.conv2(x, channels)
         return jax.nn.relu(x + shortcut)
@@ -54,14 +54,4 @@ class ResNet(nnx.Module):
     def __call__(self, images: Float[Array, "n h w 3"], taps: Taps) -> dict[str, Images]:
         """Activations of ``taps``, each with the channels chosen of it; no more of the last is computed."""
         x = max_pool(jax.nn.relu(self.conv1(images)))
-        found: dict[str, Images] = {}
-        for name in ("layer1", "layer2", "layer3"):
-            *others, last = getattr(self, name)
-            for block in others:
-                x = block(x)
-            if name in taps and len(found) == len(taps) - 1:
-                return found | {name: last(x, taps[name])}
-            x = last(x)
-            if name in taps:
-                found[name] = selected(x, taps[name])
-        return found
+        return collect_taps(x, ((name, getattr(self, name)) for name in ("layer1", "layer2", "layer3")), taps)

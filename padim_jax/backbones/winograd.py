@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 Rows = Literal[2, 4]  # of the output, computed at a time
 Kernel = TypeVar("Kernel", Array, np.ndarray)
 
-# For each product, the weights of the input rows; and of the kernel rows. For each output row, those of the products.
+# For each product the weights of the input rows and of the kernel rows; for each output row those of the products.
 _INPUT = {
     2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
     4: (
@@ -48,8 +48,8 @@ _OUTPUT = {
 
 
 def prepare(kernel: Kernel, rows: Rows) -> tuple[Kernel, ...]:
-    """A kernel (3, 3, c, o) as :func:`convolve` takes it, (c, 3, o) for each product; in NumPy if it is there."""
-    return tuple(_combined(weights, kernel).transpose(1, 0, 2) for weights in _KERNEL[rows])
+    """A kernel (3, 3, c, o) as :func:`convolve` takes it, (c, 3, o) for each product; in NumPy if the kernel is."""
+    return tuple(_combine(weights, kernel).transpose(1, 0, 2) for weights in _KERNEL[rows])
 
 
 def convolve(
@@ -65,12 +65,12 @@ def convolve(
     products = []
     for weights, kernel in zip(_INPUT[rows], prepared, strict=True):
         columns = kernel.reshape(channels_in, 3 * channels_out)
-        found = jnp.einsum("nhwc,co->nhwo", _combined(weights, inputs), columns, precision=lax.Precision.HIGHEST)
-        left, middle, right = jnp.split(found, 3, axis=-1)
+        product = jnp.einsum("nhwc,co->nhwo", _combine(weights, inputs), columns, precision=lax.Precision.HIGHEST)
+        left, middle, right = jnp.split(product, 3, axis=-1)
         products.append(left[:, :, :width] + middle[:, :, 1 : width + 1] + right[:, :, 2 : width + 2])
-    outputs = jnp.stack([_combined(weights, products) for weights in _OUTPUT[rows]], axis=2)
+    outputs = jnp.stack([_combine(weights, products) for weights in _OUTPUT[rows]], axis=2)
     return outputs.reshape(n, rows * groups, width, channels_out)[:, :height]
 
 
-def _combined(weights: Sequence[float], arrays: Any) -> Any:
+def _combine(weights: Sequence[float], arrays: Any) -> Any:
     return functools.reduce(operator.add, (w * array for w, array in zip(weights, arrays, strict=True) if w))

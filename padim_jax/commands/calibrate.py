@@ -8,8 +8,9 @@ import click
 import numpy as np
 from jaxtyping import Float
 
-from padim_jax.artifact import Updatable, lived_on, load, load_image_sizes, load_updatable, save, save_updatable
-from padim_jax.artifact.folder import check_writable, read_manifest
+from padim_jax.artifact import Updatable, load, load_image_sizes, load_updatable, note_change, save, save_updatable
+from padim_jax.artifact.folder import check_writable
+from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.terminal import note_ignored, say, tell, wrong_use
 from padim_jax.commands.watching import watching
@@ -87,7 +88,7 @@ def keep(stored: Updatable | Padim, known: Calibration | None, path: Path, model
     """Save a model that was loaded from ``model`` in its form, with another calibration; what it replaces is kept."""
     changed = replace(stored, calibration=known)
     if isinstance(changed, Updatable):
-        save_updatable(replace(changed, progress=lived_on(changed.progress, "calibrated")), path, keep_previous=True)
+        save_updatable(replace(changed, progress=note_change(changed.progress, "calibrated")), path, keep_previous=True)
     else:
         save(changed, path, image_sizes=load_image_sizes(model), keep_previous=True)
 

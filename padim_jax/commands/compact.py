@@ -34,10 +34,10 @@ def compact_command(model: Path, out: Path, max_error: float) -> None:
 
 def _compacted(stored: Updatable | Padim, max_error: float) -> Compacted:
     if not isinstance(stored, Updatable):
-        return compact(stored, max_error, told=_tell)
+        return compact(stored, max_error, note=_tell)
     # equal images, however often, span no more
     images = len(stored.images) or int(stored.moments.count)
-    return compact(stored.model(), max_error, moments=stored.moments.moments, rank=images - 1, told=_tell)
+    return compact(stored.model(), max_error, moments=stored.moments.moments, rank=images - 1, note=_tell)
 
 
 def _tell(form: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from padim_jax.artifact.folder import MANIFEST
+from padim_jax.artifact.manifest import MANIFEST
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.score import end_on_interruption, refuse_nested
 from padim_jax.commands.terminal import note_ignored, say, tell, wrong_use

@@ -1,9 +1,9 @@
 """Labelled data sets, by TensorFlow Datasets where it has them.
 
-What reads image files lives in :mod:`padim_jax.images`; its names are found here too, where they used to be.
+Image files are read by :mod:`padim_jax.images`; its names can be imported from here too, where they used to be.
 """
 
-from padim_jax.lazy import lazily
+from padim_jax.lazy import lazy_attributes
 
 _MOVED = (
     "Batch",
@@ -21,4 +21,4 @@ _MOVED = (
     "stop_at_unreadable",
     "to_original",
 )
-__getattr__, __dir__ = lazily(__name__, {"padim_jax.images": _MOVED})
+__getattr__, __dir__ = lazy_attributes(__name__, {"padim_jax.images": _MOVED})

@@ -17,8 +17,8 @@ from padim_jax.data.record import BAD, GOOD
 from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
 from padim_jax.data.shanghaitech_layout import SCENES
 
-FIT_SHARE = 0.6  # of the good images of a plain good/ and bad/ pair; the others are judged
-SPLIT_SEED = 0  # of that draw
+FIT_SHARE = 0.6  # share of the good images of a plain good/ and bad/ pair to fit on; the others are judged
+SPLIT_SEED = 0  # seed of that draw
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Category:
 
     Attributes:
       data: name of the TFDS builder.
-      name: of the category, scene or folder.
+      name: name of the category, scene or folder.
       folder: what the builder reads.
       prepared: where TFDS keeps its copies.
     """
@@ -43,7 +43,7 @@ class Category:
         return self.folder / self.name if self.data == MVTecAD.name else self.folder
 
     def build(self) -> tfds.core.DatasetBuilder:
-        """The builder, not prepared; errors of its own if the files are not as they should be."""
+        """The builder, not prepared; raises errors of its own if the files are not as they should be."""
         common: dict[str, Any] = {"folder": self.folder, "data_dir": self.prepared}
         if self.data == MVTecAD.name:
             return MVTecAD(**common, category=self.name)
@@ -53,14 +53,14 @@ class Category:
 
 
 def ignored_files(builder: tfds.core.DatasetBuilder) -> Mapping[str, int]:
-    """Files among the images that are none, by suffix; as :func:`padim_jax.images.find_images` counts them."""
+    """Files that are not images, by suffix, as :func:`padim_jax.images.find_images` counts them."""
     return builder.found.ignored if isinstance(builder, ImageFolderAD | MVTecAD) else {}
 
 
 def prepare(builder: tfds.core.DatasetBuilder) -> None:
     """Have TFDS make its copy of the images, unless there is one; nothing is printed."""
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # where TFDS announces downloads that there are not
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces downloads that don't happen
         builder.download_and_prepare()
 
 
@@ -74,7 +74,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which examples a model is fitted on, and which it is judged by; no example has both."""
+    """Which examples a model is fitted on, and which it is judged by; no example has both roles."""
 
     fit: Part
     test: tuple[Part, ...]
@@ -84,48 +84,48 @@ def find_categories(folder: Path, prepared: Path, names: Sequence[str] = ()) -> 
     """Categories in ``folder``, those called ``names`` or all.
 
     ``folder`` is one category (MVTec AD's layout, or ``good/`` and ``bad/``), holds several, or is ShanghaiTech Campus,
-    whose scenes are its categories (by default the one called "all"). Among several, one named as a category of MVTec
-    AD that has its layout, with ``ground_truth/``, is checked against what was published of it.
+    whose scenes are its categories (by default the one called "all"). Among several, one that is named as a
+    category of MVTec AD and has its layout, with ``ground_truth/``, is checked against the published numbers.
 
     Raises:
-      ValueError: nothing of the kind, or a name that is not there; lists those that are.
+      ValueError: no such category, or a name that is not there; lists those that are.
     """
     if (folder / "training" / "videos").is_dir() or (folder / "testing" / "frames").is_dir():
-        found = [Category(ShanghaiTechCampus.name, scene, folder, prepared) for scene in ("all", *SCENES)]
-        found = found if names else found[:1]
+        categories = [Category(ShanghaiTechCampus.name, scene, folder, prepared) for scene in ("all", *SCENES)]
+        categories = categories if names else categories[:1]
     elif _is_category(folder):
-        found = [Category(ImageFolderAD.name, folder.resolve().name, folder, prepared)]
+        categories = [Category(ImageFolderAD.name, folder.resolve().name, folder, prepared)]
     else:
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and _is_category(path))
-        found = [
+        folders = sorted(path for path in folder.iterdir() if path.is_dir() and _is_category(path))
+        categories = [
             Category(MVTecAD.name, path.name, folder, prepared)
             if path.name in COUNTS and find_splits(path) and (path / "ground_truth").is_dir()
             else Category(ImageFolderAD.name, path.name, path, prepared)
-            for path in inside
+            for path in folders
         ]
-    if not found:
+    if not categories:
         raise ValueError(
             f"{folder} holds no data set: wanted train/good/ and test/ (MVTec AD's layout) or good/ and bad/, in it or "
             "in its folders, or training/videos/ and testing/ (ShanghaiTech Campus)"
         )
-    there = [category.name for category in found]
-    if unknown := [name for name in names if name not in there]:
-        raise ValueError(f"{folder} has no category {unknown[0]!r}; it has {', '.join(there)}")
-    return [category for category in found if not names or category.name in names]
+    available = [category.name for category in categories]
+    if unknown := [name for name in names if name not in available]:
+        raise ValueError(f"{folder} has no category {unknown[0]!r}; it has {', '.join(available)}")
+    return [category for category in categories if not names or category.name in names]
 
 
 def assign_roles(builder: tfds.core.DatasetBuilder) -> Roles:
     """``train`` and ``test`` where there are such splits; else a fixed draw of the good images, and the rest.
 
     Raises:
-      ValueError: nothing to judge by, or fewer than two images to fit on.
+      ValueError: no images to judge by, or fewer than two to fit on.
     """
     counts = {name: split.num_examples for name, split in builder.info.splits.items()}
     if GOOD in counts:
         order = np.random.default_rng(SPLIT_SEED).permutation(counts[GOOD])
-        fitted = int(FIT_SHARE * counts[GOOD])
-        first, rest = (tuple(sorted(part.tolist())) for part in (order[:fitted], order[fitted:]))
-        roles, n_fit = Roles(Part(GOOD, first), (Part(GOOD, rest), Part(BAD))), fitted
+        n_fit = int(FIT_SHARE * counts[GOOD])
+        fit_indices, test_indices = (tuple(sorted(part.tolist())) for part in (order[:n_fit], order[n_fit:]))
+        roles = Roles(Part(GOOD, fit_indices), (Part(GOOD, test_indices), Part(BAD)))
     elif "test" in counts:
         roles, n_fit = Roles(Part("train"), (Part("test"),)), counts["train"]
     else:

@@ -24,25 +24,24 @@ class DemoSplit:
 
 
 def demo_split() -> DemoSplit:
-    """Split ELPV's monocrystalline cells: probability 0 is good, 1 defective; those between are left out.
+    """Split ELPV's monocrystalline cells: probability 0 means good, 1 defective; those between are left out.
 
     Raises:
       ModuleNotFoundError: the package with the images is not installed.
     """
-    found = importlib.util.find_spec("elpv_dataset")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("the demo needs its images: pip install 'padim-jax[demo]'")
-    folder = Path(found.submodule_search_locations[0]) / "data"
+    folder = Path(spec.submodule_search_locations[0]) / "data"
     cells = [line.split() for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines() if line]
-    of = {
-        wanted: sorted(folder / name for name, probability, kind in cells if (float(probability), kind) == wanted)
-        for wanted in ((0.0, "mono"), (1.0, "mono"))
-    }
-    good = of[0.0, "mono"]
+    good, defective = (
+        sorted(folder / name for name, probability, kind in cells if (float(probability), kind) == (defect, "mono"))
+        for defect in (0.0, 1.0)
+    )
     order = np.random.default_rng(SEED).permutation(len(good))
     count = int(FIT_SHARE * len(good))
     return DemoSplit(
         fit=tuple(good[i] for i in sorted(order[:count])),
         good=tuple(good[i] for i in sorted(order[count:])),
-        defective=tuple(of[1.0, "mono"]),
+        defective=tuple(defective),
     )

@@ -32,7 +32,7 @@ class Examples:
       has_mask: false for a defective image of unknown extent, whose mask is false throughout.
       labels: true for defective images.
       defect_types: "good" or the type.
-      placements: what the protocol drew, None where it draws nothing.
+      placements: what the protocol drew; None where it draws nothing.
     """
 
     file_names: list[str]
@@ -46,7 +46,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class ListedExample:
-    """What is known of an example without its pixels; fields as in :class:`Examples`."""
+    """What is known about an example without its pixels; the fields are those of :class:`Examples`."""
 
     file_name: str
     label: bool
@@ -65,10 +65,10 @@ def load_examples(
 ) -> Iterator[Examples]:
     """Examples of a prepared split, read as :func:`padim_jax.images.read_image` reads files.
 
-    Grain's threads stay two batches ahead; they end with the iterator, also with one that is given up early.
+    Grain's threads stay two batches ahead; they end with the iterator, even if it is abandoned early.
 
     Args:
-      builder: prepared, of this package's features.
+      builder: prepared, one of this package's builders.
       split: name of a split.
       config: sizes and interpolation.
       batch_size: examples a batch; only the last is smaller.
@@ -81,8 +81,8 @@ def load_examples(
       UnreadableImage: the first image or mask that can't be used, by its file name; raised while iterating.
     """
     source = _open(builder, split)
-    wanted = list(range(len(source)) if indices is None else indices)
-    outside = [index for index in wanted if not 0 <= index < len(source)]
+    selected = list(range(len(source)) if indices is None else indices)
+    outside = [index for index in selected if not 0 <= index < len(source)]
     if outside:
         raise ValueError(
             f"load_examples: indices hold {outside[0]}, wanted 0 to {len(source) - 1}, the examples of {split}"
@@ -93,7 +93,7 @@ def load_examples(
     def read(index: int) -> Examples:
         return _read(source[index], split, config, protocol, with_masks)
 
-    return _iterate(grain.MapDataset.source(wanted).map(read), batch_size) if wanted else iter(())
+    return _iterate(grain.MapDataset.source(selected).map(read), batch_size) if selected else iter(())
 
 
 def list_examples(builder: tfds.core.DatasetBuilder, split: str) -> list[ListedExample]:
@@ -138,8 +138,8 @@ def _read(example: Any, split: str, config: PadimConfig, protocol: Protocol, wit
     placement = protocol.draw(split, name, config)
     mask = np.zeros(config.crop, bool)
     if with_masks:
-        whole = open_mask(Path(name), example["mask"], opened.size)
-        mask = find_defective(place_mask(resize_mask(whole, config), placement, config))
+        full_mask = open_mask(Path(name), example["mask"], opened.size)
+        mask = find_defective(place_mask(resize_mask(full_mask, config), placement, config))
     return Examples(
         file_names=[name],
         images=np.asarray(place_image(resize(Path(name), opened, config), placement, config))[None],

@@ -12,7 +12,7 @@ from padim_jax.images.image import measure
 
 @dataclass(frozen=True)
 class FoundExample:
-    """An image with what its place says of it; ``name`` is relative to the data set's folder."""
+    """An image with what its place says about it; ``name`` is relative to the data set's folder."""
 
     name: str
     path: Path
@@ -26,7 +26,7 @@ class FoundExamples:
 
     Attributes:
       splits: examples by split, by folder and file name.
-      ignored: files that are no images, as :func:`padim_jax.images.find_images` counts them.
+      ignored: files that are not images, as :func:`padim_jax.images.find_images` counts them.
     """
 
     splits: dict[str, list[FoundExample]]
@@ -40,13 +40,13 @@ class FoundExamples:
 
 
 def find_splits(category: Path) -> dict[str, list[Path]]:
-    """Folders of images of each split: ``train/good`` and all of ``test``; empty if there is neither."""
+    """Folders of images of each split: ``train/good`` and all of ``test``; empty unless both are there."""
     if not (category / "train" / GOOD).is_dir() or not (category / "test").is_dir():
         return {}
-    inside = sorted((category / "test").iterdir())
+    entries = sorted((category / "test").iterdir())
     return {
         "train": [category / "train" / GOOD],
-        "test": [path for path in inside if path.is_dir() and not path.name.startswith(".")],
+        "test": [path for path in entries if path.is_dir() and not path.name.startswith(".")],
     }
 
 
@@ -61,15 +61,15 @@ def find_examples(builder: str, root: Path, splits: dict[str, list[Path]], masks
 
     Raises:
       FileNotFoundError: a defective image without a mask, though ``masks`` is there.
-      ValueError: no folders or no images, a name that is not UTF-8, or a mask that two images would have.
+      ValueError: no folders or no images, a name that is not UTF-8, or a mask that two images would share.
     """
-    found: dict[str, list[FoundExample]] = {}
+    examples: dict[str, list[FoundExample]] = {}
     ignored: Counter[str] = Counter()
     owners: dict[Path, Path] = {}
     for split, folders in splits.items():
         if not folders:
             raise ValueError(f"{builder}: {root} has no folders of {split} images; wanted good/ and one a defect type")
-        found[split] = []
+        examples[split] = []
         for folder in folders:
             images = find_images([folder])
             ignored += images.ignored
@@ -79,24 +79,24 @@ def find_examples(builder: str, root: Path, splits: dict[str, list[Path]], masks
                     mask = _mask(builder, masks, folder, path)
                 if mask is not None and owners.setdefault(mask, path) != path:
                     raise ValueError(f"{builder}: {owners[mask]} and {path} have one mask, {mask}; rename one of them")
-                found[split].append(FoundExample(_name(builder, root, path), path, _defect(folder, path), mask))
-    return FoundExamples(found, ignored)
+                examples[split].append(FoundExample(_name(builder, root, path), path, _defect(folder, path), mask))
+    return FoundExamples(examples, ignored)
 
 
-def write_shards(builder: str, found: FoundExamples) -> dict[str, list[Callable[[], Iterator[KeyedExample]]]]:
+def write_shards(builder: str, examples: FoundExamples) -> dict[str, list[Callable[[], Iterator[KeyedExample]]]]:
     """Examples of each split in shards.
 
     Raises (while they are read):
-      UnreadableImage: a file that is no image.
+      UnreadableImage: a file that is not an image.
       ValueError: a mask of another size than its image.
     """
-    return {split: shards(_generate(builder, examples), len(examples)) for split, examples in found.splits.items()}
+    return {split: shards(_generate(builder, members), len(members)) for split, members in examples.splits.items()}
 
 
 def _defect(folder: Path, path: Path) -> str:
     """Type of an image's defect: its folder; of a plain pair's ``bad``, the folder within, if there is one."""
-    inside = path.relative_to(folder).parts
-    return inside[0] if folder.name == BAD and len(inside) > 1 else folder.name
+    parts = path.relative_to(folder).parts
+    return parts[0] if folder.name == BAD and len(parts) > 1 else folder.name
 
 
 def _mask(builder: str, masks: Path, folder: Path, path: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from padim_jax.lazy import extra
 
 with extra("evaluate"):
-    import importlib_resources  # noqa: F401 - tensorflow-datasets imports it and does not say so
+    import importlib_resources  # noqa: F401 - tensorflow-datasets imports it without declaring it
     import tensorflow_datasets as tfds
     from etils import epath
 

@@ -16,7 +16,7 @@ LICENCE = "CC BY-NC-SA 4.0"
 
 
 class Counts(NamedTuple):
-    """Images of a category; every defective one has a mask."""
+    """Numbers of images of a category; every defective one has a mask."""
 
     train_good: int
     test_good: int
@@ -55,7 +55,7 @@ class MVTecAD(tfds.core.ShardBasedBuilder):
       found: what is in the category.
 
     Raises:
-      ValueError: a category that there is not, or that is not in ``folder``, or images or masks other in number than
+      ValueError: an unknown category, or one that is not in ``folder``, or other numbers of images or masks than
         published.
     """
 
@@ -95,10 +95,10 @@ class MVTecAD(tfds.core.ShardBasedBuilder):
 def _advice(folder: Path, category: str) -> str:
     if find_splits(folder):
         return f"mvtec_ad: {folder} looks like one category; folder= wants what holds the categories: {folder.parent}"
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    there = f"there are only the folders {', '.join(found)}" if found else "there are no folders"
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    contents = f"there are only the folders {', '.join(folders)}" if folders else "there are no folders"
     return (
-        f"mvtec_ad: wanted {folder / category}/ with train/good/, test/ and ground_truth/; in {folder} {there}. "
+        f"mvtec_ad: wanted {folder / category}/ with train/good/, test/ and ground_truth/; in {folder} {contents}. "
         f"MVTec AD is not downloaded for you: fetch it from {HOMEPAGE} (licence {LICENCE}, non-commercial) and unpack "
         f"it so that {folder / category}/train/good/000.png is there"
     )
@@ -114,8 +114,8 @@ def _check_counts(category: Path) -> None:
         ("test, defective", published.test_defective, sum(map(_count, defects))),
         ("ground_truth", published.test_defective, _count(category / "ground_truth")),
     ]
-    if any(wanted != found for _, wanted, found in rows):
-        table = "; ".join(f"{name}: {wanted} published, {found} found" for name, wanted, found in rows)
+    if any(expected != count for _, expected, count in rows):
+        table = "; ".join(f"{name}: {expected} published, {count} found" for name, expected, count in rows)
         raise ValueError(
             f"mvtec_ad: {category} is not {category.name} as published: {table}. Unpack it anew ({HOMEPAGE}); "
             f"to evaluate images of your own, name their folder itself: {category}"

@@ -34,11 +34,11 @@ class Protocol:
 
     * ``standard``: resized to ``image_size``, the middle ``crop_size`` taken.
     * ``rotated``: Rd-MVTec AD (PaDiM, arXiv 2011.08785, section IV-A): resized to ``image_size``, rotated by an angle
-      uniform in [-10°, 10°] (corners black), then a ``crop_size`` taken anywhere, each place as likely.
+      uniform in [-10°, 10°] (corners black), then a ``crop_size`` taken anywhere, each place being equally likely.
 
     Attributes:
       name: one of the two.
-      seed: of the draws, from 0; ``standard`` draws nothing.
+      seed: seed of the draws, 0 or more; ``standard`` draws nothing.
 
     Raises:
       ValueError: naming the field, what was wanted and what came.
@@ -54,7 +54,7 @@ class Protocol:
             raise ValueError(f"Protocol: seed={self.seed!r}, wanted an integer from 0")
 
     def draw(self, split: str, file_name: str, config: PadimConfig) -> Placement | None:
-        """Placement of an image: a function of the seed and these arguments alone; None where nothing is drawn."""
+        """Placement of an image, a function of the seed and these arguments alone; None where nothing is drawn."""
         if self.name == "standard":
             return None
         digest = hashlib.sha256(f"{self.seed}\0{split}\0{file_name}".encode("utf-8", "surrogateescape")).digest()

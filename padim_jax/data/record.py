@@ -1,4 +1,4 @@
-"""What every TFDS builder here stores of an image, and the order in which it is stored."""
+"""What every TFDS builder here stores for an image, and in which order."""
 
 import functools
 import hashlib
@@ -17,14 +17,14 @@ from padim_jax.data.libraries import tfds
 KeyedExample = tuple[str, dict[str, Any]]  # the key is the example's file name
 
 GOOD, BAD = "good", "bad"
-SHARD = 256  # examples a file
+SHARD = 256  # examples in a file
 RAW = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 
 
 def dataset_info(builder: tfds.core.DatasetBuilder, description: str, **options: Any) -> tfds.core.DatasetInfo:
     """Features of an example, in the order of the files.
 
-    ``image`` and ``mask`` (uint8; 0 normal, else defective; all 0 where there is none), ``has_mask`` (false for a
+    ``image`` and ``mask`` (uint8; 0 normal, else defective; all 0 where the image has none), ``has_mask`` (false for a
     defective image of unknown extent), ``label`` (0 good, 1 defective), ``defect_type`` and ``file_name`` (relative
     to the builder's folder).
     """
@@ -48,7 +48,7 @@ def dataset_info(builder: tfds.core.DatasetBuilder, description: str, **options:
 def shards(examples: Iterator[KeyedExample], count: int) -> list[Callable[[], Iterator[KeyedExample]]]:
     """``count`` examples cut into shards, for TFDS to write one after the other.
 
-    That keeps their order, and in memory no more than a shard. (TFDS's other way sorts a split in memory, or with
+    That keeps their order, and no more than a shard in memory. (TFDS's other way sorts a split in memory, or with
     TensorFlow where it has more than 1 GB.)
     """
     return [functools.partial(itertools.islice, examples, SHARD) for _ in range(0, count, SHARD)]
@@ -71,9 +71,9 @@ def fingerprint(folder: Path, paths: Iterable[Path], *settings: object) -> str:
     """16 hexadecimal digits that change with the files' names, sizes and times, and with ``settings``."""
     digest = hashlib.sha256(os.path.abspath(folder).encode("utf-8", "surrogateescape"))
     for path in sorted(paths):
-        facts = path.stat()
+        status = path.stat()
         digest.update(
-            f"{path.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
+            f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
         )
     digest.update("\0".join(map(repr, settings)).encode())
     return digest.hexdigest()[:16]

@@ -36,12 +36,12 @@ class ShanghaiTechCampus(tfds.core.ShardBasedBuilder):
 
     Attributes:
       folder: the data set as published, see :class:`padim_jax.data.shanghaitech_layout.Campus`.
-      frames_per_fit: training frames to draw.
-      seed: of the draw.
+      frames_per_fit: how many training frames are drawn.
+      seed: seed of the draw.
 
     Raises:
-      ValueError: a scene that there is not, or that is not in ``folder``; on preparation, videos other in number than
-        published, masks that don't fit their frames, or fewer training frames than to be drawn.
+      ValueError: an unknown scene, or one that is not in ``folder``; on preparation, other numbers of videos than
+        published, masks that don't fit their frames, or fewer training frames than are to be drawn.
       ModuleNotFoundError: on preparation, PyAV is not installed.
     """
 
@@ -100,16 +100,16 @@ class ShanghaiTechCampus(tfds.core.ShardBasedBuilder):
                 f"shanghaitech_campus: frames_per_fit={self.frames_per_fit}, but the training videos of scene "
                 f"{self._campus.scene} have {sum(counts)} frames; ask for no more"
             )
-        drawn = np.random.default_rng(self.seed).choice(sum(counts), self.frames_per_fit, replace=False)
-        for name, frame in self._decode(counts, np.sort(drawn)):
+        indices = np.random.default_rng(self.seed).choice(sum(counts), self.frames_per_fit, replace=False)
+        for name, frame in self._decode(counts, np.sort(indices)):
             yield _example(name, png(frame), empty_mask(frame.size), abnormal=False)
 
-    def _decode(self, counts: Sequence[int], drawn: np.ndarray) -> Iterator[tuple[str, Image.Image]]:
-        """Names and images of frames numbered through all training videos; ``drawn`` rises."""
+    def _decode(self, counts: Sequence[int], indices: np.ndarray) -> Iterator[tuple[str, Image.Image]]:
+        """Names and images of frames that are numbered through all training videos; ``indices`` ascend."""
         start = 0
         for path, count in zip(self._campus.videos, counts, strict=True):
-            inside = (drawn[(drawn >= start) & (drawn < start + count)] - start).tolist()
-            for number, frame in zip(inside, read_frames(path, inside), strict=True):
+            numbers = (indices[(indices >= start) & (indices < start + count)] - start).tolist()
+            for number, frame in zip(numbers, read_frames(path, numbers), strict=True):
                 yield f"{path.relative_to(self.folder).as_posix()}#{number}", frame
             start += count
 
@@ -117,8 +117,8 @@ class ShanghaiTechCampus(tfds.core.ShardBasedBuilder):
         self._metadata[DISAGREEING] = 0  # TFDS saves it when all splits are written
         for video, frames in self._campus.frames.items():
             labels, masks = self._campus.load_masks(video)
-            for path, label, published in zip(frames, labels.tolist(), masks, strict=True):
-                mask = published != 0
+            for path, label, values in zip(frames, labels.tolist(), masks, strict=True):
+                mask = values != 0
                 if mask.shape[::-1] != measure(path):
                     raise ValueError(
                         f"shanghaitech_campus: the masks in {self._campus.mask_paths(video)[1]} have (width, height) "

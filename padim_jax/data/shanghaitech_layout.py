@@ -11,7 +11,7 @@ from jaxtyping import Bool, Num
 HOMEPAGE = "https://svip-lab.github.io/dataset/campus_dataset.html"
 SCENES = tuple(f"{scene:02}" for scene in range(1, 14))
 TRAINING_ONLY = "13"  # published without test videos
-PUBLISHED_VIDEOS = {"training": 330, "test": 107}  # of all scenes
+PUBLISHED_VIDEOS = {"training": 330, "test": 107}  # in all scenes
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Campus:
       folder: of the data set.
       scene: "01" to "13", or "all".
       videos: ``training/videos/<scene>_<nnn>.avi``, sorted.
-      frames: by test video, ``testing/frames/<scene>_<nnnn>/<nnn>.jpg`` in order.
+      frames: for each test video, ``testing/frames/<scene>_<nnnn>/<nnn>.jpg`` in order.
       masks: ``testing/test_frame_mask/<scene>_<nnnn>.npy`` and ``testing/test_pixel_mask/<scene>_<nnnn>.npy``.
     """
 
@@ -34,7 +34,7 @@ class Campus:
 
     @property
     def files(self) -> list[Path]:
-        """All of them."""
+        """All files of the scene."""
         return [*self.videos, *self.masks, *(frame for frames in self.frames.values() for frame in frames)]
 
     def mask_paths(self, video: str) -> tuple[Path, Path]:
@@ -44,28 +44,28 @@ class Campus:
 
     def check(self) -> None:
         """Raise ``ValueError`` unless there are as many videos as published, with masks that fit all test frames."""
-        found = {"training": len(self.videos), "test": len(self.frames)}
-        if self.scene == "all" and found != PUBLISHED_VIDEOS:
-            table = "; ".join(f"{kind}: {PUBLISHED_VIDEOS[kind]} published, {found[kind]} found" for kind in found)
+        counts = {"training": len(self.videos), "test": len(self.frames)}
+        if self.scene == "all" and counts != PUBLISHED_VIDEOS:
+            table = "; ".join(f"{kind}: {PUBLISHED_VIDEOS[kind]} published, {counts[kind]} found" for kind in counts)
             raise ValueError(f"shanghaitech_campus: not the videos published: {table}. {_advice(self.folder)}")
         if self.scene != TRAINING_ONLY and not self.frames:
             raise ValueError(f"shanghaitech_campus: no test videos of scene {self.scene}. {_advice(self.folder)}")
-        wanted = {path for video in self.frames for path in self.mask_paths(video)}
-        for words, paths in (
-            ("missing masks", wanted - {*self.masks}),
-            ("masks without frames", {*self.masks} - wanted),
+        expected = {path for video in self.frames for path in self.mask_paths(video)}
+        for fault, paths in (
+            ("missing masks", expected - {*self.masks}),
+            ("masks without frames", {*self.masks} - expected),
         ):
             if paths:
                 names = ", ".join(path.relative_to(self.folder).as_posix() for path in sorted(paths))
-                raise ValueError(f"shanghaitech_campus: {words}: {names}. {_advice(self.folder)}")
+                raise ValueError(f"shanghaitech_campus: {fault}: {names}. {_advice(self.folder)}")
         for video in self.frames:
             self.load_masks(video)
 
     def load_masks(self, video: str) -> tuple[Bool[np.ndarray, " frames"], Num[np.ndarray, "frames height width"]]:
-        """Of a test video's frames, labels (true if abnormal) and masks (not 0 where abnormal), these left on disk.
+        """Labels (true if abnormal) and masks (not 0 where abnormal) of a test video's frames; masks are left on disk.
 
         Raises:
-          ValueError: not NumPy arrays of these dimensions, or frames, labels and masks other in number.
+          ValueError: not NumPy arrays of these dimensions, or unequal numbers of frames, labels and masks.
         """
         frames, (label_path, mask_path) = self.frames[video], self.mask_paths(video)
         labels, masks = _load(label_path, 1), _load(mask_path, 3)
@@ -118,8 +118,8 @@ def _load(path: Path, dimensions: int) -> np.ndarray:
     except (ValueError, EOFError) as error:
         raise ValueError(f"shanghaitech_campus: {path} is no array of numbers as published: {error}") from error
     if not isinstance(array, np.ndarray) or array.ndim != dimensions or array.dtype.kind not in "biuf":
-        came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise ValueError(f"shanghaitech_campus: {path} holds {came}, wanted numbers in {dimensions} dimensions")
+        description = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(f"shanghaitech_campus: {path} holds {description}, wanted numbers in {dimensions} dimensions")
     return array
 
 

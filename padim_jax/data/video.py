@@ -8,7 +8,7 @@ from PIL import Image
 
 from padim_jax.lazy import extra
 
-_EMPTY = 19  # bytes of the largest packet of MPEG-4 that may hold no picture (FFmpeg's MAX_NVOP_SIZE)
+_EMPTY_PACKET = 19  # bytes of the largest packet of MPEG-4 that may hold no picture (FFmpeg's MAX_NVOP_SIZE)
 
 
 class UnreadableVideo(ValueError):
@@ -22,8 +22,8 @@ class UnreadableVideo(ValueError):
 def count_frames(path: Path) -> int:
     """How many frames the video decodes to.
 
-    The header's count is taken where the packets confirm it. Otherwise all frames are decoded: also with B-frames (of
-    which an AVI's packet may hold two) and with packets too small to hold a picture.
+    The header's count is taken where the packets confirm it. Otherwise all frames are decoded, as they are where
+    there are B-frames (an AVI's packet may hold two) or packets too small to hold a picture.
 
     Raises:
       ModuleNotFoundError: PyAV is not installed.
@@ -34,7 +34,7 @@ def count_frames(path: Path) -> int:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             sizes = [packet.size for packet in container.demux(stream) if packet.size]
-            plain = not stream.codec_context.has_b_frames and all(size > _EMPTY for size in sizes)
+            plain = not stream.codec_context.has_b_frames and all(size > _EMPTY_PACKET for size in sizes)
             if plain and len(sizes) == stream.frames:
                 return stream.frames
         with av.open(str(path)) as container:
@@ -46,30 +46,30 @@ def count_frames(path: Path) -> int:
 
 
 def read_frames(path: Path, indices: Sequence[int]) -> Iterator[Image.Image]:
-    """RGB frames by number from 0; ``indices`` rise. Decoding stops after the last.
+    """RGB frames by number from 0; ``indices`` ascend. Decoding stops after the last.
 
     Raises:
       ModuleNotFoundError: PyAV is not installed.
       UnreadableVideo: no video, a damaged one, or one of fewer frames.
     """
     av = _import_av()
-    wanted = iter(indices)
-    following = next(wanted, None)
-    decoded = 0
+    remaining = iter(indices)
+    next_index = next(remaining, None)
+    index = 0
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             frames = iter(container.decode(stream))
-            while following is not None and (frame := next(frames, None)) is not None:
-                if decoded == following:
+            while next_index is not None and (frame := next(frames, None)) is not None:
+                if index == next_index:
                     yield frame.to_image()
-                    following = next(wanted, None)
-                decoded += 1
+                    next_index = next(remaining, None)
+                index += 1
     except (av.FFmpegError, IndexError) as error:
         raise UnreadableVideo(path, str(error)) from error
-    if following is not None:
-        raise UnreadableVideo(path, f"it has {decoded} frames, wanted frame {following}, counted from 0")
+    if next_index is not None:
+        raise UnreadableVideo(path, f"it has {index} frames, wanted frame {next_index}, counted from 0")
 
 
 def _import_av() -> ModuleType:

@@ -80,7 +80,7 @@ class Run:
             sizes["image_size"] = self.image_size
         if self.crop_size is not None:
             sizes["crop_size"] = self.crop_size
-        return tuple(replace(member, **sizes) for member in self.preset.seeded(self.seed))
+        return tuple(replace(member, **sizes) for member in self.preset.with_seed(self.seed))
 
     @property
     def as_published(self) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from padim_jax.lazy import lazily
+from padim_jax.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from padim_jax.fleet.fitting import Terms, fit_many
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from padim_jax.fleet.serving import Fleet
     from padim_jax.fleet.tables import Job, Route, read_jobs, read_routes
 else:  # a table is read without JAX
-    __getattr__, __dir__ = lazily(
+    __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
             "padim_jax.fleet.fitting": ("Terms", "fit_many"),

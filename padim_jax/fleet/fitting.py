@@ -16,7 +16,9 @@ from typing import Any
 
 import jax
 
-from padim_jax.artifact.folder import ArtifactError, check_writable, is_whole, read_manifest
+from padim_jax.artifact.arrays import ArtifactError
+from padim_jax.artifact.folder import check_writable
+from padim_jax.artifact.manifest import is_whole, read_manifest
 from padim_jax.artifact.ownership import locked
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig

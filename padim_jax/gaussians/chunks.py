@@ -1,4 +1,4 @@
-"""Loops over positions, chunk by chunk: no temporary becomes as large as the state, and a CPU's cache is made use of.
+"""Loops over positions, chunk by chunk: no temporary becomes as large as the state, and a CPU's cache is used.
 
 At d = 550 one temporary as large as the state would double 2.3 GB; where the caller donates, each chunk is written
 back over its input.
@@ -47,7 +47,7 @@ def map_in_place(function: Callable[..., T], target: T, *others: Any) -> T:
 
 
 def map_chunks(function: Callable[..., T], target: Float[Array, "p d d"] | Panels, *others: Any) -> T:
-    """``function(target, *others)``, arrays or a pytree of them, chunk by chunk."""
+    """``function(target, *others)``, an array or a pytree of them, computed chunk by chunk."""
 
     def run(chunk: int, target: Float[Array, "p d d"] | Panels, *others: Any) -> T:
         if chunk == len(target):
@@ -59,8 +59,8 @@ def map_chunks(function: Callable[..., T], target: Float[Array, "p d d"] | Panel
     return _by_chunks(run, target, others)
 
 
-def in_cache(function: Callable[..., Array], chunk: int, *arrays: Any) -> Array:
-    """``function(*arrays)``, positions first; on CPU as many positions at a time as ``chunk``, a divisor of theirs."""
+def map_in_cache(function: Callable[..., Array], chunk: int, *arrays: Any) -> Array:
+    """``function(*arrays)`` of arrays with p positions first; on CPU ``chunk`` of them at a time, a divisor of p."""
     p = len(jax.tree.leaves(arrays)[0])
 
     def in_chunks(*arrays: Any) -> Array:
@@ -70,35 +70,35 @@ def in_cache(function: Callable[..., Array], chunk: int, *arrays: Any) -> Array:
 
             return function(*jax.tree.map(part, arrays))
 
-        found = lax.map(step, jnp.arange(p // chunk))
-        return found.reshape(p, *found.shape[2:])
+        chunks = lax.map(step, jnp.arange(p // chunk))
+        return chunks.reshape(p, *chunks.shape[2:])
 
     return function(*arrays) if chunk == p else lax.platform_dependent(*arrays, cpu=in_chunks, default=function)
 
 
-def positions_per_chunk(target: Any, most: int) -> int:
-    """Positions per chunk: the largest divisor of p whose (chunk, d, d) stays within ``most`` bytes.
+def positions_per_chunk(target: Any, limit: int) -> int:
+    """Positions per chunk: the largest divisor of p whose (chunk, d, d) stays within ``limit`` bytes.
 
-    A divisor, so that no remainder is left: jaxlib's CPU client (seen with 0.10.2) can hang for good when two
+    A divisor, so that no remainder is left: jaxlib's CPU client (seen with 0.10.2) can hang forever when two
     LAPACK calls of one program run side by side, which a loop and its remainder do.
     """
     matrices = target[0] if isinstance(target, tuple) else target
     side = matrices.side if isinstance(matrices, Panels) else matrices.shape[-1]
     size = jax.tree.leaves(matrices)[0].dtype.itemsize * side * side
-    return divisor(len(matrices), most // max(1, size))
+    return largest_divisor(len(matrices), limit // max(1, size))
 
 
-def divisor(total: int, most: int) -> int:
-    """The largest divisor of ``total`` that is not above ``most``; 1 at least."""
-    return next((n for n in range(min(most, total), 0, -1) if total % n == 0), 1)
+def largest_divisor(total: int, limit: int) -> int:
+    """The largest divisor of ``total`` that is not above ``limit``; at least 1."""
+    return next((n for n in range(min(limit, total), 0, -1) if total % n == 0), 1)
 
 
 def _by_chunks(run: Callable[..., T], target: Any, others: tuple[Any, ...]) -> T:
-    """``run(chunk, target, *others)`` with as many positions to a chunk as suit the platform."""
-    usual, cpu = (
+    """``run(chunk, target, *others)`` with as many positions in a chunk as suit the platform."""
+    default, cpu = (
         positions_per_chunk(target, CHUNK_BYTES),
         positions_per_chunk(target, min(CHUNK_BYTES, CPU_CHUNK_BYTES)),
     )
-    if usual == cpu:
-        return run(usual, target, *others)
-    return lax.platform_dependent(target, *others, cpu=partial(run, cpu), default=partial(run, usual))
+    if default == cpu:
+        return run(default, target, *others)
+    return lax.platform_dependent(target, *others, cpu=partial(run, cpu), default=partial(run, default))

@@ -10,7 +10,7 @@ from padim_jax.gaussians.low_rank import LowRankGaussian
 from padim_jax.gaussians.triangle import TriangularMatrix
 
 SQUARINGS = 4  # the bound of a spectral norm then exceeds it by d^(1/32) at most: 15 % at d = 100, 22 % at d = 550
-MARGIN = 1.01  # over that bound, for the rounding of its own float32 arithmetic
+MARGIN = 1.01  # factor on that bound, for the rounding of its own float32 arithmetic
 _HIGHEST = lax.Precision.HIGHEST
 
 
@@ -18,11 +18,11 @@ def worst_error(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussi
     """Per position, a bound of ``|M' - M| / M`` over every x there is, M by ``exact`` and M' by ``other``.
 
     With ``x - μ = L z``, ``L = W⁻ᵀ``: ``M = ‖z‖`` and ``M'² = zᵀ(I + A) z``, A symmetric, so that
-    ``s = ‖A‖₂ ≤ ‖A^(2^k)‖_F^(1/2^k)`` bounds ``|(M'/M)² - 1|``. Of a whitening ``W' = W + E``:
-    ``A = G + Gᵀ + GᵀG`` with ``G = Eᵀ L``, nothing cancelling; of a low rank: ``A = Lᵀ P' L - I`` with P' the
+    ``s = ‖A‖₂ ≤ ‖A^(2^k)‖_F^(1/2^k)`` bounds ``|(M'/M)² - 1|``. For a whitening ``W' = W + E``:
+    ``A = G + Gᵀ + GᵀG`` with ``G = Eᵀ L``, where nothing cancels; for a low rank: ``A = Lᵀ P' L - I`` with P' the
     precision that its distances use, whose basis need not be orthonormal; that difference rounds at about 1e-7
-    times ``‖L‖₂ / sqrt(noise)``. Covered is what the numbers stored in the two forms differ by, not the rounding of
-    a score's own arithmetic. Infinite where the means differ, or a number is not finite.
+    times ``‖L‖₂ / sqrt(noise)``. The bound covers what the stored numbers of the two forms differ by, not the
+    rounding of a score's own arithmetic. Infinite where the means differ, or a number is not finite.
 
     Returns:
       float32 (p,), 0 or more; 0.001 says that no distance changes by more than a thousandth of itself.
@@ -50,9 +50,9 @@ def _low_rank_bound(
 ) -> Float[Array, " p"]:
     factor = inverse_transpose(whitening.square(), lower=False)
     y = jnp.einsum("prd,pdi->pri", basis, factor, precision=_HIGHEST)
-    rest = factor - jnp.einsum("prd,pri->pdi", basis, y, precision=_HIGHEST)
+    residual = factor - jnp.einsum("prd,pri->pdi", basis, y, precision=_HIGHEST)
     y = y / jnp.sqrt(spread + noise[:, None])[..., None]
-    rows = jnp.concatenate([rest / jnp.sqrt(noise)[:, None, None], y], axis=1)
+    rows = jnp.concatenate([residual / jnp.sqrt(noise)[:, None, None], y], axis=1)
     product = jnp.einsum("pki,pkj->pij", rows, rows, precision=_HIGHEST)
     return _relative(product - jnp.eye(product.shape[-1], dtype=product.dtype)[None])
 
@@ -72,10 +72,10 @@ def spectral_bound(symmetric: Float[Array, "p d d"]) -> Float[Array, " p"]:
     largest = jnp.max(jnp.abs(symmetric), axis=(1, 2))
     power = symmetric / jnp.where(largest > 0, largest, 1)[:, None, None]
     bound = largest
-    for halvings in range(SQUARINGS + 1):
-        if halvings:
+    for squarings in range(SQUARINGS + 1):
+        if squarings:
             power = jnp.einsum("pij,pjk->pik", power, power, precision=_HIGHEST)
         norm = jnp.sqrt(jnp.sum(power**2, axis=(1, 2)))
-        bound = bound * norm ** (0.5**halvings)
+        bound = bound * norm ** (0.5**squarings)
         power = power / jnp.where(norm > 0, norm, 1)[:, None, None]
     return bound

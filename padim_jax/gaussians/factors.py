@@ -6,7 +6,6 @@ The records are spared the tests' run-time shape checks: JAX builds them with pl
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, no_type_check
@@ -18,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from padim_jax.gaussians import cholesky, shrinkage
-from padim_jax.gaussians.chunks import divisor, in_cache, map_chunks, map_in_place
+from padim_jax.gaussians.chunks import largest_divisor, map_chunks, map_in_cache, map_in_place
 from padim_jax.gaussians.leave_one_out import leave_one_out
 from padim_jax.gaussians.moments import Moments, shrinkage_strength
 from padim_jax.gaussians.triangle import SymmetricMatrix, TriangularMatrix
@@ -26,15 +25,41 @@ from padim_jax.gaussians.triangle import SymmetricMatrix, TriangularMatrix
 Solver = Literal["inverse-factor", "triangular-solve"]
 Positions = Int[np.ndarray, " k"]
 
-CACHE_BYTES = 2**20  # of embeddings, what stays in a CPU's cache beside the factors they meet
+CACHE_BYTES = 2**20  # of embeddings: they stay in a CPU's cache beside the factors
 HOST_CHUNK_BYTES = 64 * 2**20  # of float64 squares on the host
 POWER_ITERATIONS = 50
+
+
+class WholeFactors:
+    """What Gaussians with a factor of full rank have in common."""
+
+    no_leave_one_out: ClassVar[str] = ""
+    mean: Any
+
+    def lower_factors(self, positions: Positions) -> Float[np.ndarray, "k d d"]:
+        """On the host and in float64, lower triangular L with ``L Lᵀ = Σ`` at some positions."""
+        raise NotImplementedError
+
+    @property
+    def condition_cost(self) -> int:
+        """About how many operations one of :meth:`condition_numbers` takes."""
+        return self.mean.shape[1] ** 3
+
+    def condition_numbers(self, positions: Positions) -> Float[np.ndarray, " k"]:
+        """``λ_max / λ_min`` of Σ at some positions, in float64, chunk by chunk."""
+        chunk = max(1, HOST_CHUNK_BYTES // (8 * self.mean.shape[1] ** 2))
+        numbers = [np.zeros(0)]
+        for start in range(0, len(positions), chunk):
+            factors = self.lower_factors(positions[start : start + chunk])
+            eigenvalues = np.linalg.eigvalsh(factors @ factors.swapaxes(1, 2))
+            numbers.append(eigenvalues[:, -1] / eigenvalues[:, 0])
+        return np.concatenate(numbers)
 
 
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(WholeFactors):
     """N(μ, Σ) per position, as its Cholesky factor; distances by triangular solve.
 
     Attributes:
@@ -44,7 +69,6 @@ class Gaussian:
     """
 
     solver: ClassVar[Solver] = "triangular-solve"
-    no_leave_one_out: ClassVar[str] = ""
 
     mean: Float[Array, "p d"]
     factor: Float[Array, "p d d"]
@@ -72,25 +96,16 @@ class Gaussian:
     def with_solver(self, solver: Solver) -> "Gaussian | WhitenedGaussian":
         """The same distribution in the form that ``solver`` scores with."""
 
-        def whitened(factor: Array) -> TriangularMatrix:
-            return TriangularMatrix.of_square(inverse_transpose(factor, lower=True))
+        def whiten(factor: Array) -> TriangularMatrix:
+            return TriangularMatrix.from_square(inverse_transpose(factor, lower=True))
 
         if solver == self.solver:
             return self
-        return WhitenedGaussian(self.mean, map_chunks(whitened, self.factor), self.strength)
+        return WhitenedGaussian(self.mean, map_chunks(whiten, self.factor), self.strength)
 
     def lower_factors(self, positions: Positions) -> Float[np.ndarray, "k d d"]:
         """On the host and in float64, lower triangular L with ``L Lᵀ = Σ`` at some positions."""
         return np.asarray(self.factor[positions], np.float64)
-
-    @property
-    def condition_cost(self) -> int:
-        """About how many operations one of :meth:`condition_numbers` takes."""
-        return self.mean.shape[1] ** 3
-
-    def condition_numbers(self, positions: Positions) -> Float[np.ndarray, " k"]:
-        """``λ_max / λ_min`` of Σ at some positions, in float64."""
-        return condition_numbers(self.lower_factors, positions, self.mean.shape[1])
 
     def log_determinants(self) -> Float[np.ndarray, " p"]:
         """``log det Σ = 2 Σ_i log L_ii``, in float64."""
@@ -98,13 +113,13 @@ class Gaussian:
 
     def leading_directions(self) -> Float[Array, "p d"]:
         """Unit eigenvectors of Σ's largest eigenvalues, by power iteration."""
-        return _leading(self.factor)
+        return _leading_directions(self.factor)
 
 
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class WhitenedGaussian:
+class WhitenedGaussian(WholeFactors):
     """N(μ, Σ) per position, as the inverse of its Cholesky factor; distances by one product.
 
     Its methods are those of :class:`Gaussian`, and agree with them to rounding.
@@ -117,7 +132,6 @@ class WhitenedGaussian:
     """
 
     solver: ClassVar[Solver] = "inverse-factor"
-    no_leave_one_out: ClassVar[str] = ""
 
     mean: Float[Array, "p d"]
     whitening: TriangularMatrix
@@ -127,17 +141,17 @@ class WhitenedGaussian:
         """Mahalanobis distances, not squared: ``M = ‖Wᵀ (x - μ)‖``.
 
         On CPU in chunks of positions whose rows stay in its cache between subtracting and multiplying. Measured at
-        d = 100: 16 images in 17 instead of 35 ms, 64 in 46 instead of 144; below some 8 MB of x there is nothing to
-        gain.
+        d = 100: 16 images in 17 instead of 35 ms, 64 in 46 instead of 144; below about 8 MB of x there is nothing
+        to gain.
         """
 
         def norms(x: Array, mean: Array, whitening: TriangularMatrix) -> Array:
             return jnp.sqrt(whitening.squared_norms(x - mean[:, None]))
 
-        chunk = divisor(len(x), CACHE_BYTES // max(1, x[0].size * x.dtype.itemsize))
+        chunk = largest_divisor(len(x), CACHE_BYTES // max(1, x[0].size * x.dtype.itemsize))
         if x.size * x.dtype.itemsize <= 8 * CACHE_BYTES or chunk < 16:
             return norms(x, self.mean, self.whitening)
-        return in_cache(norms, chunk, x, self.mean, self.whitening)
+        return map_in_cache(norms, chunk, x, self.mean, self.whitening)
 
     def left_out_distances(
         self, x: Float[Array, "p n d"], count: Float[Array, ""], weights: Float[Array, " n"], ridge: float
@@ -153,25 +167,16 @@ class WhitenedGaussian:
     def with_solver(self, solver: Solver) -> "Gaussian | WhitenedGaussian":
         """The same distribution in the form that ``solver`` scores with."""
 
-        def factorised(whitening: TriangularMatrix) -> Array:
+        def factorise(whitening: TriangularMatrix) -> Array:
             return inverse_transpose(whitening.square(), lower=False)
 
         if solver == self.solver:
             return self
-        return Gaussian(self.mean, map_chunks(factorised, self.whitening), self.strength)
+        return Gaussian(self.mean, map_chunks(factorise, self.whitening), self.strength)
 
     def lower_factors(self, positions: Positions) -> Float[np.ndarray, "k d d"]:
         """On the host and in float64, lower triangular ``L = W⁻ᵀ`` with ``L Lᵀ = Σ`` at some positions."""
         return np.linalg.inv(np.asarray(self.whitening[positions].square(), np.float64)).swapaxes(1, 2)
-
-    @property
-    def condition_cost(self) -> int:
-        """About how many operations one of :meth:`condition_numbers` takes."""
-        return self.mean.shape[1] ** 3
-
-    def condition_numbers(self, positions: Positions) -> Float[np.ndarray, " k"]:
-        """``λ_max / λ_min`` of Σ at some positions, in float64."""
-        return condition_numbers(self.lower_factors, positions, self.mean.shape[1])
 
     def log_determinants(self) -> Float[np.ndarray, " p"]:
         """``log det Σ = -2 Σ_i log W_ii``, in float64."""
@@ -187,30 +192,30 @@ def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | White
 
     Where the higher moments were kept, ``(1 - ρ) S + ρ (tr S / d) I`` takes the place of S, with ρ by
     :func:`padim_jax.gaussians.shrinkage.coefficient`; the ridge stays, for positions that never change.
-    Non-finite factors mean failure (fewer than two images, a scatter that is no such thing);
-    inside ``jit`` that can't be raised, so callers on the host look.
+    Non-finite factors mean failure (fewer than two images, a scatter that is not positive semidefinite);
+    inside ``jit`` that can't be raised, so callers on the host check.
     """
     if solver == "inverse-factor":
         return finalize_whitened(moments, ridge)
 
-    def factorise(*of: Any) -> Array:
-        return cholesky.factor(_covariance(moments.count, ridge, *of))
+    def factorise(*operands: Any) -> Array:
+        return cholesky.factor(_covariance(moments.count, ridge, *operands))
 
     strength = shrinkage_strength(moments)
-    shrinking = () if strength is None else (strength,)
-    return Gaussian(moments.mean, map_chunks(factorise, moments.scatter, *shrinking), strength)
+    strengths = () if strength is None else (strength,)
+    return Gaussian(moments.mean, map_chunks(factorise, moments.scatter, *strengths), strength)
 
 
 def finalize_whitened(moments: Moments, ridge: float) -> WhitenedGaussian:
     """:func:`finalize` for "inverse-factor"; where the scatter is donated, the whitening takes its room."""
 
-    def whitened(*of: Any) -> SymmetricMatrix:  # by name only: a loop keeps the type of what it writes over
-        whitening = cholesky.inverse_factor(_covariance(moments.count, ridge, *of)).mT
-        return SymmetricMatrix(TriangularMatrix.of_square(whitening).panels)
+    def whiten(*operands: Any) -> SymmetricMatrix:  # symmetric by name only: a loop keeps the type that it writes over
+        whitening = cholesky.inverse_factor(_covariance(moments.count, ridge, *operands)).mT
+        return SymmetricMatrix(TriangularMatrix.from_square(whitening).panels)
 
     strength = shrinkage_strength(moments)
-    shrinking = () if strength is None else (strength,)
-    panels = map_in_place(whitened, moments.scatter, *shrinking).panels
+    strengths = () if strength is None else (strength,)
+    panels = map_in_place(whiten, moments.scatter, *strengths).panels
     return WhitenedGaussian(moments.mean, TriangularMatrix(panels), strength)
 
 
@@ -219,7 +224,7 @@ def _covariance(
 ) -> Float[Array, "p d d"]:
     covariance = scatter.square() / jnp.where(count > 1, count - 1, jnp.nan)
     if strength:
-        covariance = shrinkage.shrunk(covariance, strength[0])
+        covariance = shrinkage.shrink(covariance, strength[0])
     return covariance + ridge * jnp.eye(scatter.side, dtype=covariance.dtype)[None]
 
 
@@ -234,21 +239,8 @@ def inverse_transpose(triangle: Float[Array, "p d d"], *, lower: bool) -> Float[
     return lax.linalg.triangular_solve(triangle, identity, left_side=True, lower=lower, transpose_a=True)
 
 
-def condition_numbers(
-    lower_factors: Callable[[Positions], np.ndarray], positions: Positions, d: int
-) -> Float[np.ndarray, " k"]:
-    """``λ_max / λ_min`` of ``Σ = L Lᵀ`` at some positions, chunk by chunk."""
-    chunk = max(1, HOST_CHUNK_BYTES // (8 * d * d))
-    numbers = [np.zeros(0)]
-    for start in range(0, len(positions), chunk):
-        part = lower_factors(positions[start : start + chunk])
-        eigenvalues = np.linalg.eigvalsh(part @ part.swapaxes(1, 2))
-        numbers.append(eigenvalues[:, -1] / eigenvalues[:, 0])
-    return np.concatenate(numbers)
-
-
 @jax.jit
-def _leading(factor: Float[Array, "p d d"]) -> Float[Array, "p d"]:
+def _leading_directions(factor: Float[Array, "p d d"]) -> Float[Array, "p d"]:
     product = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
     def step(_: Array, v: Array) -> Array:

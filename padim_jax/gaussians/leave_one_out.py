@@ -1,8 +1,8 @@
 """Leave-one-out Mahalanobis distances in closed form: no refit, no memory beyond the fitted factors.
 
 Of a fitted N(μ, Σ), ``Σ = (1 - ρ) S + ρ (tr S / d) I + ε I`` with S = C / (n - 1) (ρ = 0 where it is not shrunk),
-image x = μ + δ is taken out again. Its scatter goes by ``C' = C - b δ δᵀ``, its share of the divisor and of the
-trace too, so that ``Σ' = κ (Σ - τ I) - c δ δᵀ`` with numbers κ, τ and c, the smallest eigenvalue of Σ above τ; then
+image x = μ + δ is taken out again. The scatter becomes ``C' = C - b δ δᵀ``, the divisor and the trace lose the
+image's share, so that ``Σ' = κ (Σ - τ I) - c δ δᵀ`` with numbers κ, τ and c, the smallest eigenvalue of Σ above τ; then
 Sherman and Morrison's formula gives the distance from ``q = δᵀ (κ (Σ - τ I))⁻¹ δ``.
 """
 
@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from padim_jax.gaussians.chunks import map_chunks
 from padim_jax.gaussians.triangle import TriangularMatrix
 
-_MOST_STEPS = 100
-_CLOSE = 1e-5  # the last step's share of a sum that counts as found
+_MAX_STEPS = 100
+_TOLERANCE = 1e-5  # the largest share of a sum that its last step may have added
 
 
 def leave_one_out(
@@ -45,35 +45,35 @@ def leave_one_out(
       whitening: W = L⁻ᵀ of Σ = L Lᵀ of all images.
       x: embeddings of some of them.
       count: n, the sum of all images' weights.
-      weights: of these, as they were fitted with; an image that is there twice is left out twice by weight 2.
+      weights: with which they were fitted; an image that was fitted twice is left out twice by weight 2.
       ridge: ε.
       strength: ρ; None where Σ is not shrunk.
     """
     # chunk by chunk: XLA packs the transposed factors of a whole batched product once more on CPU
     strength = jnp.zeros(len(x), x.dtype) if strength is None else strength
-    of_chunk = functools.partial(_of_chunk, count=count, weights=weights, ridge=ridge)
-    return map_chunks(of_chunk, whitening, mean, strength, x)
+    chunk_distances = functools.partial(_chunk_distances, count=count, weights=weights, ridge=ridge)
+    return map_chunks(chunk_distances, whitening, mean, strength, x)
 
 
-def _of_chunk(
+def _chunk_distances(
     whitening: TriangularMatrix, mean: Array, strength: Array, x: Array, *, count: Array, weights: Array, ridge: float
 ) -> Array:
     d, strength = x.shape[-1], strength[:, None]
     delta = x - mean[:, None]
     weight = weights.astype(x.dtype)[None]
-    left = count - weight - 1
+    divisor = count - weight - 1
     b = weight * count / (count - weight)
-    kappa = (count - 1) / left
+    kappa = (count - 1) / divisor
     tau = ridge * (weight / (count - 1)) + strength * b * jnp.sum(delta**2, axis=-1) / (d * (count - 1))
-    c = (1 - strength) * b / left
+    c = (1 - strength) * b / divisor
 
     # q = zᵀ (I - τ WᵀW)⁻¹ z / κ by conjugate gradients (Hestenes & Stiefel 1952), each image for itself, all at once
     z = whitening.rows_times(delta)
     length = jnp.sum(z**2, axis=-1)
 
-    def unfinished(state: tuple[Array, ...]) -> Array:
+    def is_unfinished(state: tuple[Array, ...]) -> Array:
         steps, q, gain, _, _, _ = state
-        return (steps < _MOST_STEPS) & jnp.any(gain > jnp.finfo(x.dtype).eps / 8 * q)
+        return (steps < _MAX_STEPS) & jnp.any(gain > jnp.finfo(x.dtype).eps / 8 * q)
 
     def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
         steps, q, _, residual, direction, length = state
@@ -82,15 +82,15 @@ def _of_chunk(
         curvature = jnp.sum(direction * image, axis=-1)
         alpha = length / jnp.where(curvature > 0, curvature, jnp.inf)  # 0 once there is nothing left to gain
         residual = residual - alpha[..., None] * image
-        rest = jnp.sum(residual**2, axis=-1)
-        beta = rest / jnp.where(length > 0, length, jnp.inf)
+        new_length = jnp.sum(residual**2, axis=-1)
+        beta = new_length / jnp.where(length > 0, length, jnp.inf)
         gain = alpha * length
-        return steps + 1, q + gain, gain, residual, residual + beta[..., None] * direction, rest
+        return steps + 1, q + gain, gain, residual, residual + beta[..., None] * direction, new_length
 
     zero = jnp.zeros_like(length)
-    begin = (jnp.zeros((), int), zero, jnp.full_like(length, jnp.inf), z, z, length)
-    _, q, gain, *_ = lax.while_loop(unfinished, step, begin)
-    q = jnp.where(gain <= _CLOSE * q, q, jnp.nan) / kappa
-    rest = 1 - c * q
-    squared = (count / (count - weight)) ** 2 * q / jnp.where(rest > 0, rest, jnp.nan)
-    return jnp.sqrt(jnp.where(left > 0, squared, jnp.nan))
+    start = (jnp.zeros((), int), zero, jnp.full_like(length, jnp.inf), z, z, length)
+    _, q, gain, *_ = lax.while_loop(is_unfinished, step, start)
+    q = jnp.where(gain <= _TOLERANCE * q, q, jnp.nan) / kappa
+    denominator = 1 - c * q
+    squared = (count / (count - weight)) ** 2 * q / jnp.where(denominator > 0, denominator, jnp.nan)
+    return jnp.sqrt(jnp.where(divisor > 0, squared, jnp.nan))

@@ -9,13 +9,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from padim_jax.gaussians.chunks import divisor, in_cache, map_chunks
+from padim_jax.gaussians.chunks import largest_divisor, map_chunks, map_in_cache
 from padim_jax.gaussians.factors import Gaussian, Positions, Solver, WhitenedGaussian
 from padim_jax.gaussians.moments import Moments, shrinkage_strength
 from padim_jax.gaussians.triangle import SymmetricMatrix
 
 OVERSAMPLING = 8  # directions sketched beyond the rank: a square random matrix can be badly conditioned
-BASES_BYTES = 4 * 2**20  # of a low rank, what stays in a CPU's cache
+BASES_BYTES = 4 * 2**20  # of bases: they stay in a CPU's cache
 _HIGHEST = lax.Precision.HIGHEST
 
 
@@ -36,7 +36,7 @@ class LowRankGaussian:
     """
 
     solver: ClassVar[None] = None
-    no_leave_one_out: ClassVar[str] = "leaving images out takes the model before it was compacted to low rank"
+    no_leave_one_out: ClassVar[str] = "images can be left out only of the model before it was compacted to low rank"
 
     mean: Float[Array, "p d"]
     basis: Float[Array, "p r d"]
@@ -55,17 +55,17 @@ class LowRankGaussian:
         def distances(x: Array, low: LowRankGaussian) -> Array:
             centred = x - low.mean[:, None]
             y = jnp.einsum("pnd,prd->pnr", centred, low.basis, precision=_HIGHEST)
-            rest = centred - jnp.einsum("pnr,prd->pnd", y, low.basis, precision=_HIGHEST)
+            residual = centred - jnp.einsum("pnr,prd->pnd", y, low.basis, precision=_HIGHEST)
             within = jnp.sum(y**2 / (low.spread + low.noise[:, None])[:, None], axis=-1)
-            return jnp.sqrt(jnp.sum(rest**2, axis=-1) / low.noise[:, None] + within)
+            return jnp.sqrt(jnp.sum(residual**2, axis=-1) / low.noise[:, None] + within)
 
-        most = BASES_BYTES // max(1, self.basis[0].size * self.basis.dtype.itemsize)
-        return in_cache(distances, divisor(len(x), most), x, self)
+        limit = BASES_BYTES // max(1, self.basis[0].size * self.basis.dtype.itemsize)
+        return map_in_cache(distances, largest_divisor(len(x), limit), x, self)
 
     def left_out_distances(
         self, x: Float[Array, "p n d"], count: Float[Array, ""], weights: Float[Array, " n"], ridge: float
     ) -> NoReturn:
-        """Raise ``ValueError``: the directions left out are not there to be put back."""
+        """Raise ``ValueError``: the directions that are not stored can't be put back."""
         raise ValueError(f"left_out_distances: {self.no_leave_one_out}")
 
     def is_finite(self) -> Bool[Array, " p"]:
@@ -74,7 +74,7 @@ class LowRankGaussian:
         return rows & jnp.isfinite(self.spread).all(axis=-1) & jnp.isfinite(self.noise)
 
     def with_solver(self, solver: Solver) -> NoReturn:
-        """Raise ``ValueError``: there is no choice."""
+        """Raise ``ValueError``: there is only one way to score a low rank."""
         raise ValueError("with_solver: the model was compacted to low rank, which is scored in its own way")
 
     def lower_factors(self, positions: Positions) -> Float[np.ndarray, "k d d"]:
@@ -93,8 +93,8 @@ class LowRankGaussian:
     def condition_numbers(self, positions: Positions) -> Float[np.ndarray, " k"]:
         """``λ_max / λ_min`` of Σ at some positions, in float64."""
         eigenvalues, noise = self._eigenvalues()
-        least = eigenvalues[:, -1] if eigenvalues.shape[1] == self.mean.shape[1] else noise
-        return (eigenvalues[:, 0] / least)[positions]
+        smallest = eigenvalues[:, -1] if eigenvalues.shape[1] == self.mean.shape[1] else noise
+        return (eigenvalues[:, 0] / smallest)[positions]
 
     def log_determinants(self) -> Float[np.ndarray, " p"]:
         """``log det Σ``, in float64."""
@@ -121,7 +121,7 @@ def low_rank(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
     Below it the eigenvectors left out count as noise alone; :mod:`padim_jax.gaussians.error_bound` says what that
     changes. Where the higher moments were kept, Ledoit-Wolf shrinkage takes S to ``(1 - ρ) S + ρ (tr S / d) I``: its
     second term is noise. The range of C comes from ``C Ω``, Ω a fixed random matrix, by subspace iteration (Halko,
-    Martinsson & Tropp 2011, algorithm 4.4). Non-finite spread and noise mean failure, as of fewer than two images.
+    Martinsson & Tropp 2011, algorithm 4.4). Non-finite spread and noise mean failure, as with fewer than two images.
 
     Args:
       moments: of n images in d channels.
@@ -144,10 +144,10 @@ def low_rank(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
         q = jnp.linalg.qr(jnp.einsum("pij,jk->pik", scatter, omega, precision=_HIGHEST))[0]
         # once more: where Ω is badly conditioned on the range, small eigenvectors drown in the rounding of large ones
         q = jnp.linalg.qr(jnp.einsum("pij,pjk->pik", scatter, q, precision=_HIGHEST))[0]
-        small = jnp.einsum(
+        projected = jnp.einsum(
             "pik,pil->pkl", q, jnp.einsum("pij,pjl->pil", scatter, q, precision=_HIGHEST), precision=_HIGHEST
         )
-        eigenvalues, vectors = jnp.linalg.eigh(small)
+        eigenvalues, vectors = jnp.linalg.eigh(projected)
         leading = vectors[:, :, ::-1][:, :, :rank]
         basis = jnp.einsum("pkr,pik->pri", leading, q, precision=_HIGHEST)
         spread = jnp.maximum(eigenvalues[:, ::-1][:, :rank], 0) / divisor
@@ -158,5 +158,5 @@ def low_rank(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
         return basis, spread, noise
 
     strength = shrinkage_strength(moments)
-    shrinking = () if strength is None else (strength,)
-    return LowRankGaussian(moments.mean, *map_chunks(decompose, moments.scatter, *shrinking), strength)
+    strengths = () if strength is None else (strength,)
+    return LowRankGaussian(moments.mean, *map_chunks(decompose, moments.scatter, *strengths), strength)

@@ -29,7 +29,7 @@ class Moments:
       count: float32 (), images seen, or the sum n = Σ_k w_k of their weights; exact up to 2²⁴.
       mean: float32 (p, d), μ.
       scatter: symmetric (p, d, d), Σ_k w_k (x_k - μ)(x_k - μ)ᵀ, not divided.
-      higher: what Ledoit-Wolf shrinkage needs besides; None where the covariance is not shrunk.
+      higher: what Ledoit-Wolf shrinkage needs in addition; None where the covariance is not shrunk.
     """
 
     count: Float[Array, ""]
@@ -56,38 +56,38 @@ def update(moments: Moments, x: Float[Array, "p n d"], weights: Float[Array, " n
     An image of weight w counts as w images; rows of weight 0 (padding) do not count.
     """
     weights = weights.astype(x.dtype)
-    added = jnp.sum(weights)
-    count = moments.count + added
-    share = added / jnp.maximum(count, 1)
+    batch_count = jnp.sum(weights)
+    count = moments.count + batch_count
+    share = batch_count / jnp.maximum(count, 1)
 
     def fold(state: tuple[SymmetricMatrix, Array], x: Array) -> tuple[SymmetricMatrix, Array]:
         scatter, mean = state
-        rows, shift = _added_rows(moments.count, mean, x, weights)
-        return scatter.added_products(rows), mean + shift * share
+        rows, shift = _update_rows(moments.count, mean, x, weights)
+        return scatter.add_products(rows), mean + shift * share
 
     scatter, mean = map_in_place(fold, (moments.scatter, moments.mean), x)
     if moments.higher is None:
         return Moments(count, mean, scatter)
-    rows, shift = _added_rows(moments.count, moments.mean, x, weights)
+    rows, shift = _update_rows(moments.count, moments.mean, x, weights)
     step = jnp.where(moments.count > 0, shift * share, 0)  # no images have no mean to move from
     # C s by way of the new scatter: read before it is written over, the old one would be copied
-    along = jnp.einsum("pnj,pj->pn", rows, step, precision=lax.Precision.HIGHEST)
-    added = jnp.einsum("pnj,pn->pj", rows, along, precision=lax.Precision.HIGHEST)
-    moved = shrinkage.moved(moments.higher, moments.count, step, _times(scatter, step) - added)
-    own = shrinkage.of_rows(x - mean[:, None], weights)
-    return Moments(count, mean, scatter, shrinkage.added(moved, own))
+    products = jnp.einsum("pnj,pj->pn", rows, step, precision=lax.Precision.HIGHEST)
+    added = jnp.einsum("pnj,pn->pj", rows, products, precision=lax.Precision.HIGHEST)
+    earlier = shrinkage.recentre(moments.higher, moments.count, step, _multiply(scatter, step) - added)
+    batch = shrinkage.from_rows(x - mean[:, None], weights)
+    return Moments(count, mean, scatter, shrinkage.add(earlier, batch))
 
 
-def _added_rows(
+def _update_rows(
     count: Float[Array, ""], mean: Float[Array, "p d"], x: Float[Array, "p n d"], weights: Float[Array, " n"]
 ) -> tuple[Float[Array, "p m d"], Float[Array, "p d"]]:
-    """Rows r of which ``C' = C + Σ r rᵀ``, the last of them the rank-one term; and ``δ``."""
-    added = jnp.sum(weights)
+    """Rows r of which ``C' = C + Σ r rᵀ``, the last one for the rank-one term; and ``δ``."""
+    batch_count = jnp.sum(weights)
     weight = weights[None, :, None]
-    batch_mean = jnp.sum(x * weight, axis=1) / jnp.maximum(added, 1)
+    batch_mean = jnp.sum(x * weight, axis=1) / jnp.maximum(batch_count, 1)
     shift = batch_mean - mean
-    pulled = shift * jnp.sqrt(count * added / jnp.maximum(count + added, 1))
-    return jnp.concatenate([(x - batch_mean[:, None]) * jnp.sqrt(weight), pulled[:, None]], axis=1), shift
+    mean_row = shift * jnp.sqrt(count * batch_count / jnp.maximum(count + batch_count, 1))
+    return jnp.concatenate([(x - batch_mean[:, None]) * jnp.sqrt(weight), mean_row[:, None]], axis=1), shift
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -98,15 +98,15 @@ def merge(a: Moments, b: Moments) -> Moments:
     scaled = shift * jnp.sqrt(a.count * share)
 
     def fold(scatter: SymmetricMatrix, other: SymmetricMatrix, scaled: Array) -> SymmetricMatrix:
-        return jax.tree.map(jnp.add, scatter.added_products(scaled[:, None]), other)
+        return jax.tree.map(jnp.add, scatter.add_products(scaled[:, None]), other)
 
     mean = a.mean + shift * share
     higher = None
     if a.higher is not None and b.higher is not None:
         step_a, step_b = shift * share, -shift * (1 - share)
-        higher = shrinkage.added(
-            shrinkage.moved(a.higher, a.count, step_a, _times(a.scatter, step_a)),
-            shrinkage.moved(b.higher, b.count, step_b, _times(b.scatter, step_b)),
+        higher = shrinkage.add(
+            shrinkage.recentre(a.higher, a.count, step_a, _multiply(a.scatter, step_a)),
+            shrinkage.recentre(b.higher, b.count, step_b, _multiply(b.scatter, step_b)),
         )
     return Moments(count, mean, map_in_place(fold, a.scatter, b.scatter, scaled), higher)
 
@@ -124,29 +124,29 @@ def forget(moments: Moments, gone: Moments) -> Moments:
     With n images of mean μ, b of them gone, those of mean m, ``s = (μ - m) b/(n - b)``: ``μ' = μ + s`` and
     ``C' = C - C_gone - s sᵀ (n - b) n/b``. Digits are lost where C' is much smaller than C.
     """
-    left = moments.count - gone.count
-    shift = (moments.mean - gone.mean) * (gone.count / left)
-    scaled = shift * jnp.sqrt(left * moments.count / gone.count)
+    remaining = moments.count - gone.count
+    shift = (moments.mean - gone.mean) * (gone.count / remaining)
+    scaled = shift * jnp.sqrt(remaining * moments.count / gone.count)
 
     def fold(scatter: SymmetricMatrix, other: SymmetricMatrix, scaled: Array) -> SymmetricMatrix:
-        return jax.tree.map(jnp.subtract, scatter, other.added_products(scaled[:, None]))
+        return jax.tree.map(jnp.subtract, scatter, other.add_products(scaled[:, None]))
 
     mean = moments.mean + shift
     higher = None
     if moments.higher is not None and gone.higher is not None:
-        away = mean - gone.mean
-        mine = shrinkage.moved(moments.higher, moments.count, shift, _times(moments.scatter, shift))
-        other = shrinkage.moved(gone.higher, gone.count, away, _times(gone.scatter, away))
-        higher = jax.tree.map(jnp.subtract, mine, other)
-    return Moments(left, mean, map_in_place(fold, moments.scatter, gone.scatter, scaled), higher)
+        gone_shift = mean - gone.mean
+        before = shrinkage.recentre(moments.higher, moments.count, shift, _multiply(moments.scatter, shift))
+        gone_higher = shrinkage.recentre(gone.higher, gone.count, gone_shift, _multiply(gone.scatter, gone_shift))
+        higher = jax.tree.map(jnp.subtract, before, gone_higher)
+    return Moments(remaining, mean, map_in_place(fold, moments.scatter, gone.scatter, scaled), higher)
 
 
 def rounding_left(before: Moments, after: Moments, whitening: TriangularMatrix) -> Float[Array, " p"]:
     """About the relative error that :func:`forget` may have left in distances, per position.
 
     ``2⁻²⁴ (c + 2 m sqrt(n c)) / (n' - 1) · max diag Σ'⁻¹``: the rounding of the scatter before, with c its largest
-    diagonal entry and m the largest mean, which stays when the images that made it large are gone, against the
-    smallest variance of what is left; its whitening W gives Σ'⁻¹ = W Wᵀ.
+    diagonal entry and m the largest mean, an error which stays when the images that made it large are gone, against
+    the smallest variance of what is left; its whitening W gives Σ'⁻¹ = W Wᵀ.
     """
     largest = jnp.max(before.scatter.diagonal(), axis=-1)
     offset = jnp.max(jnp.abs(before.mean), axis=-1)
@@ -167,6 +167,6 @@ def shrinkage_strength(moments: Moments) -> Float[Array, " p"] | None:
     )
 
 
-def _times(scatter: SymmetricMatrix, s: Float[Array, "p d"]) -> Float[Array, "p d"]:
+def _multiply(scatter: SymmetricMatrix, s: Float[Array, "p d"]) -> Float[Array, "p d"]:
     """``C s``, in chunks, because XLA copies the parts of the panels that it multiplies by."""
     return map_chunks(SymmetricMatrix.times, scatter, s)

@@ -1,4 +1,4 @@
-"""Triangles packed without gaps, as they are stored: on the host, NumPy, position chunk by position chunk."""
+"""Triangles packed without gaps, as they are stored: on the host, in NumPy, chunk by chunk of positions."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ def pack_triangle(square: Shaped[Array | np.ndarray, "p d d"] | Panels, *, lower
     p, d = len(square), square.side if isinstance(square, Panels) else square.shape[-1]
     packed = np.empty((p, d * (d + 1) // 2), np.asarray(square[:0] if panels is None else panels[0][:0]).dtype)
     for chunk in host_chunks(p, d):
-        part = _upper(square[chunk]) if isinstance(square, Panels) else np.asarray(square[chunk])
+        part = _upper_squares(square[chunk]) if isinstance(square, Panels) else np.asarray(square[chunk])
         part = part.swapaxes(1, 2) if lower and panels is not None else part
         for row, (columns, place) in enumerate(rows_of(d, lower)):
             packed[chunk, place] = part[:, row, columns]
@@ -62,7 +62,7 @@ def unpack_panels(
     """The matrices of :func:`pack_triangle` in panels on the device: symmetric ones of their lower triangles, or upper.
 
     Args:
-      parts: the packed triangles of all p positions in order, some at a time; what was unpacked can go.
+      parts: the packed triangles of all p positions in order, some at a time; each can be freed once it is unpacked.
       p: positions.
       lower: as they were packed.
 
@@ -70,24 +70,24 @@ def unpack_panels(
       ValueError: m is no d(d+1)/2, or not p positions.
     """
     panels: list[np.ndarray] = []
-    done = 0
+    position = 0
     for part in parts:
         d = side("unpack_panels", part.shape[1])
         panels = panels or [np.empty((p, stop, stop - start), np.float32) for start, stop in triangle.spans(d)]
         for chunk in host_chunks(len(part), d):
             square = unpack_triangle(part[chunk], lower=lower, symmetric=lower)
             for panel, (start, stop) in zip(panels, triangle.spans(d), strict=True):
-                panel[done : done + len(square)] = square[:, :stop, start:stop]
-            done += len(square)
-    if done != p:
-        raise ValueError(f"unpack_panels: {done} positions, wanted {p}")
-    moved: list[Array] = []
+                panel[position : position + len(square)] = square[:, :stop, start:stop]
+            position += len(square)
+    if position != p:
+        raise ValueError(f"unpack_panels: {position} positions, wanted {p}")
+    on_device: list[Array] = []
     while panels:  # one after the other, or host and device would hold the whole of it
-        moved.append(jax.block_until_ready(jax.device_put(panels.pop(0))))
-    return SymmetricMatrix(tuple(moved)) if lower else TriangularMatrix(tuple(moved))
+        on_device.append(jax.block_until_ready(jax.device_put(panels.pop(0))))
+    return SymmetricMatrix(tuple(on_device)) if lower else TriangularMatrix(tuple(on_device))
 
 
-def _upper(part: Panels) -> np.ndarray:
+def _upper_squares(part: Panels) -> np.ndarray:
     """On the host, the squares of a few positions."""
     square = np.zeros((len(part), part.side, part.side), np.float32)
     for panel, (start, stop) in zip(part.panels, part.spans, strict=True):
@@ -96,7 +96,7 @@ def _upper(part: Panels) -> np.ndarray:
 
 
 def rows_of(d: int, lower: bool) -> Iterator[tuple[slice, slice]]:
-    """Of each row of a triangle: the columns it has, and their place among the packed numbers."""
+    """For each row of a triangle, its columns and their place among the packed numbers."""
     start = 0
     for row in range(d):
         columns = slice(0, row + 1) if lower else slice(row, d)
@@ -112,7 +112,7 @@ def host_chunks(p: int, d: int) -> Iterator[slice]:
 
 
 def side(call: str, m: int) -> int:
-    """The d of triangles packed in m numbers; ``ValueError`` naming ``call`` where there is none."""
+    """The d of triangles packed in m numbers; ``ValueError`` names ``call`` where there is no such d."""
     d = (math.isqrt(8 * m + 1) - 1) // 2
     if d < 1 or d * (d + 1) // 2 != m:
         raise ValueError(f"{call}: {m} numbers a position, wanted d(d+1)/2 of them; pack_triangle gives that")

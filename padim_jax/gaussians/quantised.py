@@ -1,7 +1,7 @@
 """Triangles and bases stored in 16 bits, rounded so that distances change least.
 
-Host side, NumPy, position chunk by position chunk (:mod:`padim_jax.gaussians.packing`), so that it makes no second
-copy of a state of 2.3 GB.
+This runs on the host, in NumPy, chunk by chunk of positions (:mod:`padim_jax.gaussians.packing`), so that there is no
+second copy of a state of 2.3 GB.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from padim_jax.gaussians.factors import inverse_transpose
 from padim_jax.gaussians.triangle import TriangularMatrix
 
 LEVELS = 32767  # of int16 on either side of 0; -32768 is not used
-FEEDBACK_LEVELS = 32000  # up to here before feedback: what makes up for other rounding may need a few more
+FEEDBACK_LEVELS = 32000  # used before feedback, which may need a few more to make up for other rounding
 _HIGHEST = lax.Precision.HIGHEST
 
 
@@ -113,23 +113,23 @@ def _feedback_steps(whitening: Float[Array, "p d d"]) -> tuple[Int16[Array, "p d
 
     def round_row(index: Array, error: Array) -> Array:
         row = d - 1 - index
-        wanted, column, step = (
+        exact, column, step = (
             lax.dynamic_index_in_dim(array, row, axis, keepdims=False)
             for array, axis in ((whitening, 1), (factor, 2), (scale, 1))
         )
-        own = lax.dynamic_index_in_dim(column, row, 1)
+        pivot = lax.dynamic_index_in_dim(column, row, 1)
         # rows not yet rounded have no error so far
-        carried = jnp.einsum("pj,pji->pi", column, error, precision=_HIGHEST) / own
-        steps = jnp.clip(jnp.rint((wanted + carried) / step[:, None]), -LEVELS, LEVELS)
-        rounded = jnp.where(jnp.arange(d) >= row, wanted - steps * step[:, None], 0)
-        return lax.dynamic_update_index_in_dim(error, rounded, row, axis=1)
+        feedback = jnp.einsum("pj,pji->pi", column, error, precision=_HIGHEST) / pivot
+        steps = jnp.clip(jnp.rint((exact + feedback) / step[:, None]), -LEVELS, LEVELS)
+        row_error = jnp.where(jnp.arange(d) >= row, exact - steps * step[:, None], 0)
+        return lax.dynamic_update_index_in_dim(error, row_error, row, axis=1)
 
     error = lax.fori_loop(0, d, round_row, jnp.zeros_like(whitening))
     return jnp.rint((whitening - error) / scale[..., None]).astype(jnp.int16), scale
 
 
 def _steps(numbers: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Whole steps, 0 where the step is."""
+    """Numbers in whole steps; 0 where the step is 0."""
     steps = np.rint(numbers / np.where(scale > 0, scale, 1))
     return np.clip(steps, -LEVELS, LEVELS)  # a step too small for float32's full precision would overshoot
 
@@ -137,8 +137,8 @@ def _steps(numbers: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def _check_finite(call: str, scale: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(scale).all(axis=1))
     if len(bad):
-        named = ", ".join(map(str, bad[:5]))
+        positions = ", ".join(map(str, bad[:5]))
         raise ValueError(
-            f"{call}: numbers that are not finite at {len(bad)} of {len(scale)} positions, {named}; "
+            f"{call}: numbers that are not finite at {len(bad)} of {len(scale)} positions, {positions}; "
             "finite ones wanted, such as finalize gives with a large enough ridge"
         )

@@ -1,7 +1,7 @@
 """Ledoit-Wolf shrinkage per position, from moments that stream and merge exactly.
 
 O. Ledoit and M. Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
-Multivariate Analysis 88 (2004). Beside the scatter it needs the fourth moment Σ‖x - μ‖⁴, and to move that to another
+Multivariate Analysis 88 (2004). Besides the scatter it needs the fourth moment Σ‖x - μ‖⁴, and to move that to another
 mean the second, Σ‖x - μ‖², and third, Σ‖x - μ‖²(x - μ).
 """
 
@@ -32,11 +32,11 @@ class HigherMoments:
 
 def init(n_positions: int, n_channels: int) -> HigherMoments:
     """Higher moments of no image at all."""
-    numbers = (jnp.zeros(n_positions, jnp.float32) for _ in range(2))
-    return HigherMoments(next(numbers), jnp.zeros((n_positions, n_channels), jnp.float32), next(numbers))
+    second, fourth = (jnp.zeros(n_positions, jnp.float32) for _ in range(2))  # one buffer can't be donated twice
+    return HigherMoments(second, jnp.zeros((n_positions, n_channels), jnp.float32), fourth)
 
 
-def of_rows(rows: Float[Array, "p n d"], weights: Float[Array, " n"]) -> HigherMoments:
+def from_rows(rows: Float[Array, "p n d"], weights: Float[Array, " n"]) -> HigherMoments:
     """Higher moments of rows that are already centred, each counted ``weights`` times."""
     squared = jnp.sum(rows**2, axis=-1)
     weighted = squared * weights[None]
@@ -44,7 +44,7 @@ def of_rows(rows: Float[Array, "p n d"], weights: Float[Array, " n"]) -> HigherM
     return HigherMoments(jnp.sum(weighted, axis=-1), third, jnp.sum(weighted * squared, axis=-1))
 
 
-def moved(
+def recentre(
     higher: HigherMoments, count: Float[Array, ""], s: Float[Array, "p d"], cs: Float[Array, "p d"]
 ) -> HigherMoments:
     """Higher moments about ``μ + s``, from those about the mean μ of ``count`` images, with ``cs = C s``.
@@ -58,8 +58,8 @@ def moved(
     return HigherMoments(second, higher.third - 2 * cs - second[:, None] * s, fourth)
 
 
-def added(a: HigherMoments, b: HigherMoments) -> HigherMoments:
-    """Sum of two about the same mean."""
+def add(a: HigherMoments, b: HigherMoments) -> HigherMoments:
+    """Sum of two sets of higher moments about the same mean."""
     return jax.tree.map(jnp.add, a, b)
 
 
@@ -69,7 +69,7 @@ def coefficient(
     """Shrinkage ρ in [0, 1] that the sample itself asks for (Ledoit & Wolf 2004, section 3.2).
 
     ``ρ = min(b, a) / a`` with ``S = C / n``, ``m = tr S / d``, ``a = ‖S - m I‖² / d`` and
-    ``b = (Σ‖x‖⁴ / n - ‖S‖²) / (n d)``; squared Frobenius norms; 0 where a is.
+    ``b = (Σ‖x‖⁴ / n - ‖S‖²) / (n d)``; the norms are Frobenius norms; ρ is 0 where a is.
     """
     sample = scatter / count
     diagonal = jnp.diagonal(sample, axis1=1, axis2=2)
@@ -81,7 +81,7 @@ def coefficient(
     return jnp.where(distance > 0, jnp.clip(error / positive, 0, 1), 0)
 
 
-def shrunk(covariance: Float[Array, "p d d"], strength: Float[Array, " p"]) -> Float[Array, "p d d"]:
+def shrink(covariance: Float[Array, "p d d"], strength: Float[Array, " p"]) -> Float[Array, "p d d"]:
     """``(1 - ρ) S + ρ (tr S / d) I``."""
     d = covariance.shape[-1]
     mean = jnp.trace(covariance, axis1=1, axis2=2) / d

@@ -1,7 +1,7 @@
 """Symmetric and triangular matrices, one per position, in panels of columns: little more than half of the squares.
 
 A panel holds columns k … k + w of the upper triangle, down to row k + w: products with it are dense and as fast as
-those with the square, and what lies below the diagonal of its last w rows is all that is stored too much.
+those with the square, and only what lies below the diagonal in its last w rows is stored needlessly.
 """
 
 import functools
@@ -31,14 +31,14 @@ class Panels:
 
     Attributes:
       panels: float32 (p, stop, stop - start) each, rows 0 to stop of columns start to stop; together all d columns.
-        In NumPy's arrays while on the host.
+        NumPy arrays while they are on the host.
     """
 
     panels: tuple[Float[Any, "p stop width"], ...]
 
     @classmethod
-    def of_square(cls: type[Matrix], square: Float[Array | np.ndarray, "p d d"]) -> Matrix:
-        """Of whole matrices, which must be such."""
+    def from_square(cls: type[Matrix], square: Float[Array | np.ndarray, "p d d"]) -> Matrix:
+        """Take whole matrices, which must be symmetric or triangular."""
         return cls(tuple(jnp.asarray(square[:, :stop, start:stop]) for start, stop in spans(square.shape[-1])))
 
     @property
@@ -58,7 +58,7 @@ class Panels:
         return type(self)(tuple(panel[positions] for panel in self.panels))
 
     def diagonal(self) -> Float[Array, "p d"]:
-        """Diagonals."""
+        """The diagonals."""
         blocks = [panel[:, start:] for panel, (start, _) in zip(self.panels, self.spans, strict=True)]
         return jnp.concatenate([jnp.diagonal(block, axis1=1, axis2=2) for block in blocks], axis=-1)
 
@@ -71,7 +71,7 @@ class SymmetricMatrix(Panels):
 
     @staticmethod
     def zeros(p: int, d: int) -> "SymmetricMatrix":
-        """Nothing but zeros."""
+        """Matrices of zeros."""
         return SymmetricMatrix(tuple(jnp.zeros((p, stop, stop - start), jnp.float32) for start, stop in spans(d)))
 
     def square(self) -> Float[Array, "p d d"]:
@@ -84,32 +84,32 @@ class SymmetricMatrix(Panels):
         total = jnp.zeros_like(x)
         for panel, (start, stop) in zip(self.panels, self.spans, strict=True):
             above = jnp.einsum("pji,pi->pj", panel[:, :start], x[:, start:stop], precision=_HIGHEST)
-            own = jnp.einsum("pji,pj->pi", panel, x[:, :stop], precision=_HIGHEST)
-            total = total.at[:, :start].add(above).at[:, start:stop].add(own)
+            upper = jnp.einsum("pji,pj->pi", panel, x[:, :stop], precision=_HIGHEST)
+            total = total.at[:, :start].add(above).at[:, start:stop].add(upper)
         return total
 
-    def added_products(self, rows: Float[Array, "p n d"]) -> "SymmetricMatrix":
+    def add_products(self, rows: Float[Array, "p n d"]) -> "SymmetricMatrix":
         """``S + Σ r rᵀ`` over rows r."""
         columns = rows.mT  # a third faster on CPU than contracting the rows as they lie
 
-        def upright(panel: Array, columns: Array, rows: Array, start: int) -> Array:
+        def by_columns(panel: Array, columns: Array, rows: Array, start: int) -> Array:
             stop = panel.shape[1]
             return panel + jnp.einsum("pin,pnj->pij", columns[:, :stop], rows[:, :, start:stop], precision=_HIGHEST)
 
-        def on_its_side(panel: Array, columns: Array, rows: Array, start: int) -> Array:
+        def by_rows(panel: Array, columns: Array, rows: Array, start: int) -> Array:
             stop = panel.shape[1]
             product = jnp.einsum("pjn,pni->pji", columns[:, start:stop], rows[:, :, :stop], precision=_HIGHEST)
-            return panel + lax.optimization_barrier(product).mT  # or XLA would turn the product, not its result
+            return panel + lax.optimization_barrier(product).mT  # or XLA would transpose the operands, not the result
 
-        def added(panel: Array, start: int) -> Array:
-            here = partial(upright, start=start)
+        def add(panel: Array, start: int) -> Array:
+            default = partial(by_columns, start=start)
             if panel.shape[2] > NARROWEST:
-                return here(panel, columns, rows)
+                return default(panel, columns, rows)
             # a narrow product fills few vectors: on CPU its transpose takes half the time, 18 instead of 30 ms in all
-            return lax.platform_dependent(panel, columns, rows, cpu=partial(on_its_side, start=start), default=here)
+            return lax.platform_dependent(panel, columns, rows, cpu=partial(by_rows, start=start), default=default)
 
         return SymmetricMatrix(
-            tuple(added(panel, start) for panel, (start, _) in zip(self.panels, self.spans, strict=True))
+            tuple(add(panel, start) for panel, (start, _) in zip(self.panels, self.spans, strict=True))
         )
 
 

@@ -1,4 +1,4 @@
-"""Threads that work ahead of whoever takes their results, within bounds and in order."""
+"""Threads that work ahead of the consumer of their results, within bounds and in order."""
 
 import os
 from collections import deque
@@ -13,7 +13,7 @@ CORES = os.cpu_count() or 1
 
 
 def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], most: int, *, eager: bool = False, name: str = "ahead"
+    function: Callable[[Item], Result], items: Iterable[Item], limit: int, *, eager: bool = False, name: str = "ahead"
 ) -> Iterator[tuple[Item, Future[Result]]]:
     """Map ``function`` over ``items`` in threads: each item in order, with a future of its result.
 
@@ -23,8 +23,8 @@ def map_ahead(
     Args:
       function: called in threads, several at once.
       items: taken one by one, in the caller's thread.
-      most: how many are under way at a time.
-      eager: give results as soon as they are there; else ``most`` are put under way first, so that the threads stay
+      limit: how many items may be under way at a time.
+      eager: give results as soon as they exist; else ``limit`` items are put under way first, so that the threads stay
         busy while the caller works.
       name: of the threads.
     """
@@ -33,7 +33,7 @@ def map_ahead(
     try:
         for item in items:
             pending.append((item, pool.submit(function, item)))
-            while len(pending) > most or (eager and pending and pending[0][1].done()):
+            while len(pending) > limit or (eager and pending and pending[0][1].done()):
                 yield pending.popleft()
         while pending:
             yield pending.popleft()

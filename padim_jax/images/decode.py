@@ -1,4 +1,4 @@
-"""An image file's pixels, exactly: Pillow reads most; OpenCV colour of 16 bits, whose low byte Pillow drops."""
+"""An image file's pixels, exactly: Pillow reads most, OpenCV reads colour of 16 bits, whose low byte Pillow drops."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 from padim_jax.images.frames import count_frames, frames_in_words
 from padim_jax.images.png import check_parts, check_sums
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # the ones whose depth we can tell
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # those whose depth can be told
 _ORIENTATION = 0x0112  # EXIF and TIFF tag
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 _UPRIGHT = {
@@ -38,7 +38,7 @@ _LARGEST_FILE = 2**31  # bytes; more than any one image within Pillow's limit of
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SAMPLE_FORMAT = 256, 257, 339
 _TIFF_UNSIGNED, _TIFF_SIGNED = 1, 2
 
-Note = Callable[[Path, str], None]  # told what was decided about a file
+Note = Callable[[Path, str], None]  # called with a file and what was decided about it
 FilePath = str | os.PathLike[str]
 
 
@@ -57,7 +57,7 @@ class DeepImage:
 
     Attributes:
       values: integers or float32, all finite; 1 channel for grey, 3 for RGB.
-      alpha: opacity in [0, 1]; None where opaque throughout.
+      alpha: opacity in [0, 1]; None where the image is opaque throughout.
     """
 
     values: Real[np.ndarray, "height width channels"]
@@ -80,11 +80,11 @@ def open_image(path: Path, content: bytes | None = None, note: Note | None = Non
     Args:
       path: the file.
       content: the file's bytes, where they don't lie at ``path``.
-      note: told that the first of several frames is taken, that transparent pixels are laid on black. None refuses
-        such files: nobody would hear of it.
+      note: called where the first of several frames is taken, or transparent pixels are laid on black. None refuses
+        such files, as nobody would hear of it.
 
     Raises:
-      UnreadableImage: damaged or no image, too large, NaN or infinite values, or what ``note`` is not there to hear.
+      UnreadableImage: damaged or no image, too large, with NaN or infinite values, or one that needs a ``note``.
     """
     with reasons(path):
         content = read_file(path) if content is None else content
@@ -110,15 +110,16 @@ def read_file(path: Path) -> bytes:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what must not be opened at all: see :func:`read_file`."""
+    """Refuse what must not even be opened: see :func:`read_file`."""
     with reasons(path):
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            kind = "a folder" if stat.S_ISDIR(facts.st_mode) else "a pipe, socket or device"
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
             raise UnreadableImage(path, f"it is {kind}, not a file")
-        if facts.st_size > _LARGEST_FILE:
+        if status.st_size > _LARGEST_FILE:
             raise UnreadableImage(
-                path, f"it has {facts.st_size / 2**30:.1f} GiB, wanted at most 2; save the image to inspect by itself"
+                path,
+                f"it has {status.st_size / 2**30:.1f} GiB, wanted at most 2; save the image to inspect as its own file",
             )
 
 
@@ -137,8 +138,8 @@ def open_header(path: Path, stream: BinaryIO) -> ImageFile.ImageFile:
             except Image.DecompressionBombError as error:
                 _refuse_pixels(path, int((re.findall(r"\d+", str(error)) or ["0"])[0]))
                 raise
-            exif = Image.Image.getexif(opened)  # the base class's: a PNG's own decodes the pixels first
-            for group in (0x8769, 0x8825, 0xA005):  # read now, in quiet: decoding a TIFF asks for them again
+            exif = Image.Image.getexif(opened)  # the base class's method: a PNG's own decodes the pixels first
+            for group in (0x8769, 0x8825, 0xA005):  # read now, without warnings: decoding a TIFF asks for them again
                 exif.get_ifd(group)
         if Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
             _refuse_pixels(path, opened.width * opened.height)
@@ -148,7 +149,7 @@ def open_header(path: Path, stream: BinaryIO) -> ImageFile.ImageFile:
 def upright_size(opened: ImageFile.ImageFile) -> tuple[int, int]:
     """(width, height) of the image once it is upright, from its header."""
     width, height = opened.size
-    if opened.format == "TIFF":  # whose size Pillow turns in some versions
+    if opened.format == "TIFF":  # some versions of Pillow turn its size
         tags = _tiff_tags(opened)
         width, height = tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
     sideways = Image.Image.getexif(opened).get(_ORIENTATION) in _SIDEWAYS
@@ -173,13 +174,13 @@ def bits_per_channel(opened: ImageFile.ImageFile) -> int:
     """Bits that an image, its pixels not decoded yet, has for each channel: 1, 8, 12, 16, 32 or 64."""
     if not is_deep(opened):
         return 1 if opened.mode == "1" else 8
-    told = re.search(r";(12|16|32|64)", " ".join([opened.mode, *map(str, _tile_arguments(opened))]))
-    return int(told[1]) if told else 16 if opened.format == "PPM" and opened.mode != "F" else 32
+    match = re.search(r";(12|16|32|64)", " ".join([opened.mode, *map(str, _tile_arguments(opened))]))
+    return int(match[1]) if match else 16 if opened.format == "PPM" and opened.mode != "F" else 32
 
 
 @contextmanager
 def reasons(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder makes of a damaged file into ``UnreadableImage``."""
+    """Turn whatever error a decoder raises for a damaged file into ``UnreadableImage``."""
     try:
         yield
     except UnreadableImage:
@@ -196,7 +197,7 @@ def _reason(error: Exception) -> str:
     if "MAX_TEXT" in str(error):
         return "its text or colour profile unpacks to far more than it should; save it without"
     if "cannot identify" in str(error):
-        return "no image, or of a format or pixel type that is not read"
+        return "no image, or one of a format or pixel type that is not supported"
     if isinstance(error, OSError | ValueError | SyntaxError) and str(error):
         return error.strerror or str(error) if isinstance(error, OSError) else str(error)
     return f"damaged ({type(error).__name__}: {error})"
@@ -207,8 +208,8 @@ _WARNINGS = threading.Lock()
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Pillow's warnings, of sizes and damaged metadata, from Python's."""
-    # all threads share Python's filters: one changes them at a time, briefly, and for Pillow alone
+    """Suppress Pillow's warnings about sizes and damaged metadata."""
+    # all threads share Python's filters: one thread at a time changes them, briefly, and for Pillow alone
     with _WARNINGS, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
@@ -224,13 +225,13 @@ def _refuse_pixels(path: Path, pixels: int) -> None:
 def _check_frames(path: Path, opened: ImageFile.ImageFile, note: Note | None) -> None:
     if (frames := count_frames(opened)) > 1:
         if note is None:
-            raise UnreadableImage(path, "it holds several frames or pages; save the one to inspect by itself")
+            raise UnreadableImage(path, "it holds several frames or pages; save the one to inspect as its own file")
         note(path, f"first of {frames_in_words(frames)}")
 
 
 def _decode(path: Path, opened: ImageFile.ImageFile) -> Image.Image:
-    signed = opened.format == "TIFF" and _TIFF_SIGNED in _tuple(_tiff_tags(opened).get(_TIFF_SAMPLE_FORMAT))
-    if signed:  # which Pillow takes for unsigned
+    is_signed = opened.format == "TIFF" and _TIFF_SIGNED in _tuple(_tiff_tags(opened).get(_TIFF_SAMPLE_FORMAT))
+    if is_signed:  # Pillow takes its values for unsigned
         raise UnreadableImage(path, "a TIFF of signed 8-bit values; save it as unsigned 8-bit or signed 16-bit ones")
     opened.load()
     method = _UPRIGHT.get(_orientation(opened))
@@ -244,9 +245,9 @@ def _decode_deep(path: Path, opened: ImageFile.ImageFile, content: bytes) -> Dee
         values = _decode_ppm(opened, content)
     elif opened.mode in ("I", "F") or opened.mode.startswith("I;"):
         values = _decode_grey(opened)
-        key = opened.info.get("transparency")
-        if isinstance(key, int):
-            alpha = (values[..., 0] != key).astype(np.float32)
+        transparent_value = opened.info.get("transparency")
+        if isinstance(transparent_value, int):
+            alpha = (values[..., 0] != transparent_value).astype(np.float32)
     elif re.match(r"(RGB|RGBA|RGBX|LA);16", raw):
         values = _decode_colour(path, opened, content)
         if values.shape[2] == 4 and not raw.startswith("RGBX"):
@@ -265,10 +266,10 @@ def _decode_deep(path: Path, opened: ImageFile.ImageFile, content: bytes) -> Dee
 
 def _decode_grey(opened: ImageFile.ImageFile) -> Real[np.ndarray, "height width 1"]:
     tags = _tiff_tags(opened) if opened.format == "TIFF" else {}
-    unsigned = opened.mode == "I" and tags and _TIFF_UNSIGNED in _tuple(tags.get(_TIFF_SAMPLE_FORMAT, 1))
+    is_unsigned = opened.mode == "I" and tags and _TIFF_UNSIGNED in _tuple(tags.get(_TIFF_SAMPLE_FORMAT, 1))
     opened.load()
     values = np.asarray(opened)
-    if unsigned:  # Pillow keeps the bits and takes them for signed
+    if is_unsigned:  # Pillow keeps the bits and takes them for signed
         values = values.view(np.uint32)
     return values.astype(values.dtype.newbyteorder("="), copy=False)[..., None]
 
@@ -276,16 +277,15 @@ def _decode_grey(opened: ImageFile.ImageFile) -> Real[np.ndarray, "height width 
 def _decode_ppm(opened: ImageFile.ImageFile, content: bytes) -> Real[np.ndarray, "height width channels"]:
     """PGM or PPM as it is written; Pillow stretches to 8 or 16 bits."""
     (codec, _, offset, arguments) = opened.tile[0]
-    largest = next((one for one in _tuple(arguments) if isinstance(one, int) and one > 255), 65535)
+    largest = next((argument for argument in _tuple(arguments) if isinstance(argument, int) and argument > 255), 65535)
     shape = (opened.height, opened.width, 3 if opened.mode == "RGB" else 1)
     if codec == "ppm_plain":
-        numbers = re.finditer(
-            rb"\S+", re.sub(rb"#[^\r\n]*", b"", content[offset:])
-        )  # one at a time: a list takes tenfold
+        # one at a time: a list takes ten times the memory
+        numbers = re.finditer(rb"\S+", re.sub(rb"#[^\r\n]*", b"", content[offset:]))
         values = np.fromiter((int(number[0]) for number in islice(numbers, int(np.prod(shape)))), np.int64)
     else:
-        held = min((len(content) - offset) // 2, int(np.prod(shape)))
-        values = np.frombuffer(content, ">u2", held, offset).astype(np.uint16)
+        count = min((len(content) - offset) // 2, int(np.prod(shape)))
+        values = np.frombuffer(content, ">u2", count, offset).astype(np.uint16)
     if values.size < np.prod(shape):
         raise ValueError(f"image file is truncated ({values.size} of {np.prod(shape)} values)")
     if values.min() < 0 or values.max() > largest:
@@ -295,20 +295,20 @@ def _decode_ppm(opened: ImageFile.ImageFile, content: bytes) -> Real[np.ndarray,
 
 def _decode_colour(path: Path, opened: ImageFile.ImageFile, content: bytes) -> Shaped[np.ndarray, "height width c"]:
     """16-bit colour, RGB or RGBA; upright where ``opened`` is."""
-    opened.load()  # damage that OpenCV passes over raises here
+    opened.load()  # this raises where OpenCV passes over damage
     values = _import_cv2().imdecode(np.frombuffer(content, np.uint8), -1)  # IMREAD_UNCHANGED
     if values is None or values.ndim != 3 or values.dtype != np.uint16:
         raise UnreadableImage(path, "16-bit colour that OpenCV can't decode; save it anew")
     values = values[..., [2, 1, 0, *range(3, values.shape[2])]]
-    high = np.asarray(opened.convert("RGB"))
-    if values.shape[:2] != high.shape[:2] or not np.array_equal(values[..., :3] >> 8, high):
+    high_bytes = np.asarray(opened.convert("RGB"))
+    if values.shape[:2] != high_bytes.shape[:2] or not np.array_equal(values[..., :3] >> 8, high_bytes):
         raise UnreadableImage(path, "Pillow and OpenCV decode it differently; save it anew")
     return values
 
 
 def _import_cv2() -> ModuleType:
     if "cv2" not in sys.modules:
-        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # it prints of tags it doesn't know
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # it prints about tags that it doesn't know
     import cv2
 
     return cv2
@@ -318,7 +318,7 @@ def _check_finite(path: Path, values: Real[np.ndarray, "height width channels"])
     if np.isfinite(values).all():
         return
     nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
-    raise UnreadableImage(path, f"it holds {nan} NaN and {infinite} infinite among {values.size} values; mend it")
+    raise UnreadableImage(path, f"it holds {nan} NaN and {infinite} infinite among {values.size} values; correct it")
 
 
 def _without_alpha(path: Path, image: Image.Image | DeepImage, note: Note | None) -> Image.Image | DeepImage:
@@ -345,9 +345,9 @@ def _note_transparent(path: Path, note: Note | None) -> None:
 
 
 def _orientation(opened: ImageFile.ImageFile) -> int:
-    """EXIF orientation that is left to do once the pixels are decoded; Pillow turns TIFFs itself."""
-    found = Image.Image.getexif(opened).get(_ORIENTATION)
-    return found if isinstance(found, int) else 1
+    """EXIF orientation that remains to be applied once the pixels are decoded; Pillow turns TIFFs itself."""
+    value = Image.Image.getexif(opened).get(_ORIENTATION)
+    return value if isinstance(value, int) else 1
 
 
 def _turn(array: Shaped[np.ndarray, "h w *c"], orientation: int) -> Shaped[np.ndarray, "height width *c"]:

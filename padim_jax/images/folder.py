@@ -1,4 +1,4 @@
-"""Folders of image files: found in a fixed order, decoded ahead of the device."""
+"""Folders of image files, found in a fixed order and decoded ahead of the device."""
 
 import errno
 import hashlib
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def find_images(arguments: Iterable[FilePath], exclude: FilePath | None = None) 
     """Find image files: folders recursively in sorted order, files as they are named.
 
     Symbolic links to folders are not followed, which rules out loops. A file named outright is
-    taken whatever its suffix and kind; reading it tells what is wrong with it.
+    taken whatever its suffix and kind; reading it shows what is wrong with it.
 
     Args:
       arguments: folders and files.
@@ -63,7 +64,7 @@ def find_images(arguments: Iterable[FilePath], exclude: FilePath | None = None) 
 
     Raises:
       FileNotFoundError: an argument that is not there.
-      ValueError: no image at all; says what was found instead. A folder so deep that the system can't name it.
+      ValueError: no image at all; says what was found instead. A folder so deep that the system can't open it.
 
     >>> [path.name for path in padim.images.find_images([folder / "good"]).paths]
     ['000.png', '001.png', '002.png', '003.png']
@@ -90,9 +91,9 @@ def find_images(arguments: Iterable[FilePath], exclude: FilePath | None = None) 
             else:
                 paths.setdefault(Path(os.path.abspath(path)), path)
     if not paths:
-        where = ", ".join(map(str, arguments))
-        what = f"only {describe(ignored)}" if ignored else "no files at all"
-        raise ValueError(f"found no images in {where}: {what}; images end in {' '.join(sorted(SUFFIXES))}")
+        searched = ", ".join(map(str, arguments))
+        contents = f"only {describe(ignored)}" if ignored else "no files at all"
+        raise ValueError(f"found no images in {searched}: {contents}; images end in {' '.join(sorted(SUFFIXES))}")
     return FoundImages(tuple(paths.values()), ignored)
 
 
@@ -102,7 +103,7 @@ def describe(ignored: Mapping[str, int]) -> str:
 
 
 def stop_at_unreadable(error: UnreadableImage) -> None:
-    """Raise ``error``: what to do with the first file that can't be read, unless told otherwise."""
+    """Raise ``error``: the default way to handle the first file that can't be read."""
     raise error
 
 
@@ -112,6 +113,8 @@ def load_batches(
     batch_size: int,
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
     note: Note | None = None,
+    *,
+    fill: bool = True,
 ) -> Iterator[Batch]:
     """Read images in order, in threads that stay two batches ahead of the caller.
 
@@ -120,42 +123,30 @@ def load_batches(
       config: sizes, interpolation, value range.
       batch_size: images a batch; only the last is smaller.
       unreadable: called with each file that can't be read, in order; may raise to stop.
-      note: told, in order, that of a file the first of several frames was taken, or transparent pixels were laid on
-        black. None: such files can't be read.
+      note: called, in order, where the first of a file's several frames was taken, or its transparent pixels were laid
+        on black. None: such files can't be read.
+      fill: later images fill the places of files that can't be read; else a batch is of ``batch_size`` files.
 
     Yields:
       Batches without the files that can't be read.
     """
-    batch: list[tuple[Path, _Read]] = []
-    for path, read in _read_ahead(paths, config, 3 * batch_size, unreadable, note):
-        if read is not None:
-            batch.append((path, read))
-        if len(batch) == batch_size:
-            yield _batch(batch, config)
-            batch = []
-    if batch:
-        yield _batch(batch, config)
-
-
-def load_groups(
-    paths: Sequence[FilePath],
-    config: PadimConfig,
-    batch_size: int,
-    unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
-    note: Note | None = None,
-) -> Iterator[Batch]:
-    """As :func:`load_batches`, but of every ``batch_size`` files a batch, without those that can't be read."""
-    batch: list[tuple[Path, _Read]] = []
-    for count, (path, read) in enumerate(_read_ahead(paths, config, 3 * batch_size, unreadable, note), start=1):
-        if read is not None:
-            batch.append((path, read))
-        if count % batch_size == 0 or count == len(paths):
-            yield _batch(batch, config)
-            batch = []
+    files = _read_ahead(paths, config, 3 * batch_size, unreadable, note)
+    if fill:
+        files = (file for file in files if file is not None)
+    while group := list(islice(files, batch_size)):
+        readable = [file for file in group if file is not None]
+        images = [file.image for file in readable]
+        yield Batch(
+            [file.path for file in readable],
+            np.stack(images) if images else np.zeros((0, *config.crop, 3), np.uint8),
+            [file.digest for file in readable],
+            [file.size for file in readable],
+        )
 
 
 @dataclass(frozen=True)
-class _Read:
+class _ReadFile:
+    path: Path
     image: UInt8[np.ndarray, "height width 3"]
     digest: str
     size: tuple[int, int]
@@ -168,33 +159,28 @@ def _read_ahead(
     ahead: int,
     unreadable: Callable[[UnreadableImage], None],
     note: Note | None,
-) -> Iterator[tuple[Path, _Read | None]]:
-    """Every file in order with what was read; None of those that can't be, after ``unreadable`` was told."""
-    read, tell = partial(_read, config=config, noted=note is not None), note or (lambda path, text: None)
+) -> Iterator[_ReadFile | None]:
+    """Every file in order, as read; None for those that can't be read, after ``unreadable`` was called."""
+    read = partial(_read, config=config, with_notes=note is not None)
     for path, future in map_ahead(read, map(Path, paths), ahead, name="decode"):
         try:
-            result = future.result()
+            file = future.result()
         except UnreadableImage as error:
             unreadable(error)
-            yield path, None
+            yield None
         else:
-            for text in result.notes:
-                tell(path, text)
-            yield path, result
+            if note is not None:
+                for text in file.notes:
+                    note(path, text)
+            yield file
 
 
-def _batch(read: Sequence[tuple[Path, _Read]], config: PadimConfig) -> Batch:
-    done = [one for _, one in read]
-    images = np.stack([one.image for one in done]) if done else np.zeros((0, *config.crop, 3), np.uint8)
-    return Batch([path for path, _ in read], images, [one.digest for one in done], [one.size for one in done])
-
-
-def _read(path: Path, config: PadimConfig, noted: bool) -> _Read:
+def _read(path: Path, config: PadimConfig, with_notes: bool) -> _ReadFile:
     content = read_file(path)
     notes: list[str] = []
-    opened = open_image(path, content, (lambda _, text: notes.append(text)) if noted else None)
+    opened = open_image(path, content, (lambda _, text: notes.append(text)) if with_notes else None)
     image = np.asarray(centre_crop(resize(path, opened, config), config))
-    return _Read(image, digest_of(content), opened.size, notes)
+    return _ReadFile(path, image, digest_of(content), opened.size, notes)
 
 
 def digest_file(path: Path) -> str:
@@ -213,7 +199,7 @@ def digest_of(content: bytes) -> str:
 
 def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:
     """Files, hidden entries and linked folders below, in sorted order."""
-    open_folders = [_entries(folder)]  # from the outermost inwards; no recursion, which ends at a depth of its own
+    open_folders = [_entries(folder)]  # from the outermost inwards; not by recursion, whose depth is limited
     while open_folders:
         try:
             for path in open_folders[-1]:

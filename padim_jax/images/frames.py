@@ -1,4 +1,4 @@
-"""How many frames or pages a file holds, counted no further than anybody wants to know."""
+"""How many frames or pages a file holds, counted up to a limit."""
 
 import struct
 from typing import Any, BinaryIO
@@ -9,11 +9,11 @@ MOST_COUNTED = 100
 
 
 def count_frames(opened: ImageFile.ImageFile) -> int:
-    """Frames or pages of an image, its pixels not decoded yet; a JPEG's preview is none.
+    """Frames or pages of an image, its pixels not decoded yet; a JPEG's preview does not count.
 
-    At most ``MOST_COUNTED``: the count of a GIF or TIFF has to be walked for, and a file may hold millions.
+    At most ``MOST_COUNTED``: a GIF's or TIFF's frames have to be counted one by one, and a file may hold millions.
     """
-    if opened.format not in ("GIF", "TIFF"):  # whose headers tell, if they can hold several at all
+    if opened.format not in ("GIF", "TIFF"):  # whose headers tell the number, if they can hold several at all
         return 1 if opened.format == "MPO" else min(getattr(opened, "n_frames", 1), MOST_COUNTED)
     stream: Any = opened.fp
     place = stream.tell()
@@ -24,7 +24,7 @@ def count_frames(opened: ImageFile.ImageFile) -> int:
 
 
 def frames_in_words(count: int) -> str:
-    """As "12 frames"."""
+    """A count in words, such as "12 frames"."""
     return f"{count} frames or more" if count == MOST_COUNTED else f"{count} frames"
 
 
@@ -33,25 +33,25 @@ def _count_tiff(stream: BinaryIO) -> int:
     stream.seek(0)
     head = stream.read(16)
     order = "<" if head[:2] == b"II" else ">"
-    big = struct.unpack_from(f"{order}H", head, 2)[0] == 43
-    offset = struct.unpack_from(f"{order}Q", head, 8)[0] if big else struct.unpack_from(f"{order}I", head, 4)[0]
-    counter, entry, pointer = (f"{order}Q", 20, f"{order}Q") if big else (f"{order}H", 12, f"{order}I")
-    seen: set[int] = set()
-    while 0 < offset < 2**63 and offset not in seen and len(seen) < MOST_COUNTED:
+    is_big = struct.unpack_from(f"{order}H", head, 2)[0] == 43
+    offset = struct.unpack_from(f"{order}Q", head, 8)[0] if is_big else struct.unpack_from(f"{order}I", head, 4)[0]
+    counter, entry_size, pointer = (f"{order}Q", 20, f"{order}Q") if is_big else (f"{order}H", 12, f"{order}I")
+    offsets: set[int] = set()
+    while 0 < offset < 2**63 and offset not in offsets and len(offsets) < MOST_COUNTED:
         stream.seek(offset)
-        counted = stream.read(struct.calcsize(counter))
-        if len(counted) < struct.calcsize(counter):
+        count_bytes = stream.read(struct.calcsize(counter))
+        if len(count_bytes) < struct.calcsize(counter):
             break
-        entries = struct.unpack(counter, counted)[0]
+        entries = struct.unpack(counter, count_bytes)[0]
         if entries > 2**16:
             break
-        stream.seek(entries * entry, 1)
-        following = stream.read(struct.calcsize(pointer))
-        seen.add(offset)
-        if len(following) < struct.calcsize(pointer):
+        stream.seek(entries * entry_size, 1)
+        pointer_bytes = stream.read(struct.calcsize(pointer))
+        offsets.add(offset)
+        if len(pointer_bytes) < struct.calcsize(pointer):
             break
-        offset = struct.unpack(pointer, following)[0]
-    return len(seen)
+        offset = struct.unpack(pointer, pointer_bytes)[0]
+    return len(offsets)
 
 
 def _count_gif(stream: BinaryIO) -> int:

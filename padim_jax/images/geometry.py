@@ -27,28 +27,28 @@ def place(size: tuple[int, int], config: PadimConfig) -> Placing:
     box, target = (0.0, 0.0, float(width), float(height)), (0, 0, columns, rows)
     if config.resize == "shorter-side":
         if rows * width >= columns * height:
-            used = columns * height / rows
-            box = ((width - used) / 2, 0.0, (width + used) / 2, float(height))
+            length = columns * height / rows
+            box = ((width - length) / 2, 0.0, (width + length) / 2, float(height))
         else:
-            used = rows * width / columns
-            box = (0.0, (height - used) / 2, float(width), (height + used) / 2)
+            length = rows * width / columns
+            box = (0.0, (height - length) / 2, float(width), (height + length) / 2)
     elif config.resize == "pad":
         if rows * width >= columns * height:
-            filled = max(1, round(columns * height / width))
-            target = (0, (rows - filled) // 2, columns, (rows - filled) // 2 + filled)
+            length = max(1, round(columns * height / width))
+            target = (0, (rows - length) // 2, columns, (rows - length) // 2 + length)
         else:
-            filled = max(1, round(rows * width / height))
-            target = ((columns - filled) // 2, 0, (columns - filled) // 2 + filled, rows)
+            length = max(1, round(rows * width / height))
+            target = ((columns - length) // 2, 0, (columns - length) // 2 + length, rows)
     return Placing(box, target)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Part of an original that the crop sees, and where it lies there.
+    """The part of an original that the crop shows, and where it lies in the crop.
 
     Attributes:
-      original: left, top, right, bottom, in pixels of the original.
-      crop: the same in pixels of the crop; all of it, unless the image was padded.
+      original: its left, top, right and bottom, in pixels of the original.
+      crop: the same, in pixels of the crop; all of it, unless the image was padded.
     """
 
     original: tuple[float, float, float, float]
@@ -62,8 +62,8 @@ def seen_part(size: tuple[int, int], config: PadimConfig) -> Part:
     for axis, (first, length) in enumerate(((crop_left, config.crop[1]), (crop_top, config.crop[0]))):
         start, end = placing.target[axis], placing.target[axis + 2]
         low, high = max(start, first), min(end, first + length)
-        at, scale = placing.box[axis], (placing.box[axis + 2] - placing.box[axis]) / (end - start)
-        spans.append((at + (low - start) * scale, at + (high - start) * scale, low - first, high - first))
+        origin, scale = placing.box[axis], (placing.box[axis + 2] - placing.box[axis]) / (end - start)
+        spans.append((origin + (low - start) * scale, origin + (high - start) * scale, low - first, high - first))
     (left, right, crop_from_x, crop_to_x), (top, bottom, crop_from_y, crop_to_y) = spans
     return Part((left, top, right, bottom), (crop_from_x, crop_from_y, crop_to_x, crop_to_y))
 
@@ -100,10 +100,10 @@ def to_original(
     image = np.full((size[1], size[0]), np.nan, np.float32)
     row_inside, column_inside = _inside(rows, height), _inside(columns, width)
     values = anomaly_map.astype(np.float32, copy=False)
-    for length, at in ((height, rows[row_inside]), (width, columns[column_inside])):
-        low, share = _cells(at, length)
-        high = np.minimum(low + 1, length - 1)
-        # the axis that was blended goes last, so that the second pass meets the columns
+    for n_cells, coordinates in ((height, rows[row_inside]), (width, columns[column_inside])):
+        low, share = _cells(coordinates, n_cells)
+        high = np.minimum(low + 1, n_cells - 1)
+        # the interpolated axis goes last, so that the second pass works on the columns
         values = (values[low] * (1 - share)[:, None] + values[high] * share[:, None]).T
     image[np.ix_(row_inside, column_inside)] = values
     return image
@@ -115,7 +115,7 @@ def place_in_original(row: float, column: float, size: tuple[int, int], config: 
     Args:
       row: of the point, in pixels of the crop; the centre of its first pixel is at 0.5.
       column: likewise.
-      size: (width, height) of the upright original; where nothing of it lies (black around), its nearest pixel.
+      size: (width, height) of the upright original; where the point lies in a black border, its nearest pixel.
       config: sizes and ``resize`` that the image was read with.
     """
     placing, (crop_top, crop_left) = place(size, config), crop_corner(config)
@@ -130,7 +130,7 @@ def mask_to_original(
 ) -> Bool[np.ndarray, "height width"]:
     """Mask at the pixels of the original: that of the nearest cell, False where the crop never looked.
 
-    Arguments as of :func:`to_original`.
+    The arguments are those of :func:`to_original`.
 
     Raises:
       ValueError: a mask of another shape.
@@ -156,13 +156,13 @@ def _crop_coordinates(
     return rows, columns
 
 
-def _inside(at: Float[np.ndarray, " n"], length: int) -> Bool[np.ndarray, " n"]:
-    return (at >= 0) & (at < length)
+def _inside(coordinates: Float[np.ndarray, " n"], length: int) -> Bool[np.ndarray, " n"]:
+    return (coordinates >= 0) & (coordinates < length)
 
 
-def _cells(at: Float[np.ndarray, " n"], length: int) -> tuple[np.ndarray, Float32[np.ndarray, " n"]]:
+def _cells(coordinates: Float[np.ndarray, " n"], length: int) -> tuple[np.ndarray, Float32[np.ndarray, " n"]]:
     """Cell before each coordinate, and the share of the one after it; the border's cells reach to the border."""
-    centres = np.clip(at - 0.5, 0, length - 1)
+    centres = np.clip(coordinates - 0.5, 0, length - 1)
     low = centres.astype(np.intp)
     return low, (centres - low).astype(np.float32)
 

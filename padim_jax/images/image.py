@@ -37,11 +37,11 @@ def read_image(
       path: the file.
       config: sizes, interpolation, value range.
       content: the file's bytes, where they don't lie at ``path``.
-      note: as of :func:`padim_jax.images.decode.open_image`.
+      note: as for :func:`padim_jax.images.decode.open_image`.
 
     Raises:
-      UnreadableImage: as ``open_image``; of another depth than ``value_range`` is for, values outside it, or smaller
-        than the crop.
+      UnreadableImage: as ``open_image``; or an image of another depth than ``value_range`` is for, with values outside
+        it, or smaller than the crop.
     """
     path = Path(path)
     return np.asarray(centre_crop(resize(path, open_image(path, content, note), config), config))
@@ -61,7 +61,7 @@ def read_photo(path: Path, config: PadimConfig, longest: int) -> UInt8[np.ndarra
     Raises:
       UnreadableImage: as :func:`read_image`.
     """
-    image = open_image(path, note=lambda path, text: None)  # whoever scored it has told
+    image = open_image(path, note=lambda path, text: None)  # it was reported when the file was scored
     left, top, right, bottom = box = seen_part(image.size, config).original
     factor = min(1.0, longest / max(right - left, bottom - top))
     size = max(1, round((right - left) * factor)), max(1, round((bottom - top) * factor))
@@ -72,14 +72,14 @@ def read_photo(path: Path, config: PadimConfig, longest: int) -> UInt8[np.ndarra
             Image.fromarray(_to_bytes_scale(image, channel, config.value_range))
             for channel in range(image.values.shape[2])
         ]
-        shown = [np.asarray(plane.resize(size, Image.Resampling.BILINEAR, box)) for plane in planes]
-        return np.stack(shown * (3 // len(shown)), axis=-1).round().clip(0, 255).astype(np.uint8)
-    # first by whole numbers, which is quick, then exactly
+        resized = [np.asarray(plane.resize(size, Image.Resampling.BILINEAR, box)) for plane in planes]
+        return np.stack(resized * (3 // len(resized)), axis=-1).round().clip(0, 255).astype(np.uint8)
+    # first by a whole factor, which is quick, then exactly
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=2.0))
 
 
 def open_mask(path: Path, content: bytes | None, size: tuple[int, int]) -> Image.Image:
-    """Mask at its own size; :func:`find_defective` tells what it marks.
+    """Mask at its own size; :func:`find_defective` gives what it marks.
 
     Args:
       path: the file, or the image that the mask belongs to.
@@ -100,8 +100,8 @@ def open_mask(path: Path, content: bytes | None, size: tuple[int, int]) -> Image
     except UnreadableImage as error:
         raise UnreadableImage(path, f"its mask: {error.reason}") from error
     if opened.size != size:
-        found, wanted = ("×".join(map(str, shape)) for shape in (opened.size, size))
-        raise UnreadableImage(path, f"its mask has {found} pixels, the image {wanted}")
+        mask_pixels, image_pixels = ("×".join(map(str, shape)) for shape in (opened.size, size))
+        raise UnreadableImage(path, f"its mask has {mask_pixels} pixels, the image {image_pixels}")
     return opened
 
 
@@ -135,8 +135,8 @@ def resize(path: Path, image: Image.Image | DeepImage, config: PadimConfig) -> I
         ``config.value_range`` is for, or with values outside it.
     """
     (width, height), (crop_height, crop_width) = image.size, config.crop
-    low, narrow = height < crop_height, width < crop_width
-    if (low and narrow) if config.resize == "pad" else (low or narrow):
+    is_short, is_narrow = height < crop_height, width < crop_width
+    if (is_short and is_narrow) if config.resize == "pad" else (is_short or is_narrow):
         raise UnreadableImage(
             path,
             f"it has {width}×{height} pixels, smaller than the crop of {crop_width}×{crop_height}; "
@@ -162,8 +162,8 @@ def resize(path: Path, image: Image.Image | DeepImage, config: PadimConfig) -> I
         _resample(Image.fromarray(plane), placing, config, resampling(config))
         for plane in (_to_bytes_scale(image, channel, config.value_range) for channel in range(image.values.shape[2]))
     ]
-    # interpolation by cubics may overshoot
-    rounded = [Image.fromarray(np.rint(np.asarray(one)).clip(0, 255).astype(np.uint8)) for one in channels]
+    # cubic interpolation may overshoot
+    rounded = [Image.fromarray(np.rint(np.asarray(channel)).clip(0, 255).astype(np.uint8)) for channel in channels]
     return Image.merge("RGB", rounded * 3 if len(rounded) == 1 else rounded)
 
 

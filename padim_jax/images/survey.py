@@ -1,4 +1,4 @@
-"""What a folder of images is made of: kinds, sizes, duplicates, the odd ones out, and what can't be read."""
+"""What a folder of images holds: kinds, sizes, duplicates, the odd ones out, and what can't be read."""
 
 import hashlib
 import io
@@ -37,24 +37,24 @@ _MODES = {  # Pillow's names in words
     "RGBA": "RGB with alpha",
     "PA": "palette with alpha",
 }
-_SAME_ASPECT = 0.01  # relative: as far as rounding to whole pixels may take one
+_SAME_ASPECT = 0.01  # relative difference that rounding to whole pixels may cause
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a file says of itself.
+    """What is known about an image file.
 
     Attributes:
       path: the file.
-      format: of the file, as "PNG".
-      mode: its channels in words, as "grey", "RGB with alpha", "CMYK".
+      format: of the file, such as "PNG".
+      mode: its channels in words, such as "grey", "RGB with alpha", "CMYK".
       bits: of each channel, as stored.
       size: (width, height) of the upright image, in pixels.
-      frames: how many it holds, counted up to 100; the first is the image.
+      frames: how many it holds, counted up to 100; the first is taken as the image.
       digest: of its content, as :class:`padim_jax.images.Batch` has them.
       pixel_digest: of its decoded pixels, equal for equal pixels in whatever file; None where they were not decoded.
       depth: kind of its values; None where they were not decoded.
-      notes: what was decided when it was decoded, as that transparent pixels were laid on black.
+      notes: what was decided when it was decoded, such as that transparent pixels were laid on black.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class Oddity:
     Attributes:
       what: the property, in words.
       common: its value among most images.
-      paths: the images of another value, with that.
+      paths: the images with another value, and that value.
     """
 
     what: str
@@ -95,9 +95,9 @@ def survey(
 
     Args:
       paths: files to look at.
-      unreadable: told of files that can't be read, in order.
-      decode: decode the pixels too; without, damage inside them is not seen.
-      advance: told of every file.
+      unreadable: called with files that can't be read, in order.
+      decode: decode the pixels too; otherwise damage inside them is not noticed.
+      advance: called with 1 after every file.
     """
     for _, future in map_ahead(partial(_look, decode=decode), map(Path, paths), 2 * CORES, name="survey"):
         try:
@@ -111,51 +111,51 @@ def survey(
 
 def find_duplicates(images: Sequence[ImageFacts]) -> list[list[Path]]:
     """Groups of files with the same content."""
-    return _groups((one.digest, one.path) for one in images)
+    return _groups((image.digest, image.path) for image in images)
 
 
 def find_equal_pixels(images: Sequence[ImageFacts]) -> list[list[Path]]:
-    """Groups of files of different content with the same pixels; of files of the same content the first stands."""
-    first = {one.digest: one for one in reversed(images)}
-    each = [one for one in images if first[one.digest] is one]
-    return _groups((one.pixel_digest, one.path) for one in each if one.pixel_digest is not None)
+    """Groups of files with the same pixels but different content; one file stands for those of the same content."""
+    first = {image.digest: image for image in reversed(images)}
+    distinct = [image for image in images if first[image.digest] is image]
+    return _groups((image.pixel_digest, image.path) for image in distinct if image.pixel_digest is not None)
 
 
 def find_oddities(images: Sequence[ImageFacts]) -> list[Oddity]:
-    """In what images differ that should be alike: size, aspect ratio, channels, depth, format.
+    """How images differ that should be alike: in size, aspect ratio, channels, depth, or format.
 
-    The common value is that of the most images, of several such the first met.
+    The common value is that of the most images; of several such values, the first.
     """
     if not images:
         return []
-    found = []
-    for what, value in (
-        ("size", lambda one: "×".join(map(str, one.size))),
-        ("channels", lambda one: one.mode),
-        ("bits a channel", lambda one: str(one.bits)),
-        ("file format", lambda one: one.format),
+    oddities = []
+    for name, value in (
+        ("size", lambda image: "×".join(map(str, image.size))),
+        ("channels", lambda image: image.mode),
+        ("bits a channel", lambda image: str(image.bits)),
+        ("file format", lambda image: image.format),
     ):
-        values = {one.path: value(one) for one in images}
+        values = {image.path: value(image) for image in images}
         common = Counter(values.values()).most_common(1)[0][0]
-        odd = {path: other for path, other in values.items() if other != common}
-        if odd:
-            found.append(Oddity(what, common, odd))
-    width, height = Counter(one.size for one in images).most_common(1)[0][0]
+        odd_values = {path: other for path, other in values.items() if other != common}
+        if odd_values:
+            oddities.append(Oddity(name, common, odd_values))
+    width, height = Counter(image.size for image in images).most_common(1)[0][0]
     stretched = {
-        one.path: f"{one.size[0] / one.size[1]:.3g}"
-        for one in images
-        if abs(one.size[0] * height / (one.size[1] * width) - 1) > _SAME_ASPECT
+        image.path: f"{image.size[0] / image.size[1]:.3g}"
+        for image in images
+        if abs(image.size[0] * height / (image.size[1] * width) - 1) > _SAME_ASPECT
     }
     if stretched:
-        found.append(Oddity("aspect ratio", f"{width / height:.3g}", stretched))
-    return found
+        oddities.append(Oddity("aspect ratio", f"{width / height:.3g}", stretched))
+    return oddities
 
 
 def _groups(pairs: Iterator[tuple[Hashable, Path]]) -> list[list[Path]]:
-    by: dict[Hashable, list[Path]] = {}
+    groups: dict[Hashable, list[Path]] = {}
     for key, path in pairs:
-        by.setdefault(key, []).append(path)
-    return [paths for paths in by.values() if len(paths) > 1]
+        groups.setdefault(key, []).append(path)
+    return [paths for paths in groups.values() if len(paths) > 1]
 
 
 def _look(path: Path, decode: bool) -> ImageFacts:
@@ -181,10 +181,8 @@ def _look(path: Path, decode: bool) -> ImageFacts:
     depth: Depth = "8 bits"
     if isinstance(image, DeepImage):
         depth = "floats" if image.values.dtype.kind == "f" else "integers"
-        kind, parts = (
-            str(image.values.dtype),
-            [image.values.tobytes(), *([] if image.alpha is None else [image.alpha.tobytes()])],
-        )
+        arrays = [image.values, *([] if image.alpha is None else [image.alpha])]
+        kind, parts = str(image.values.dtype), [array.tobytes() for array in arrays]
     else:
         kind, parts = image.mode, [image.tobytes()]
     digest = hashlib.sha256(f"{kind} {image.size}".encode())

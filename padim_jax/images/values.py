@@ -1,4 +1,4 @@
-"""What values images of more than 8 bits a channel take, so that a fit can fix their range."""
+"""The values that images of more than 8 bits a channel take, so that a fit can fix their range."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ def find_value_range(
     unreadable: Callable[[UnreadableImage], None] = lambda error: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[float, float] | None:
-    """Range to fix for a fit on these files, as ``PadimConfig.value_range`` has it.
+    """The range to fix for a fit on these files, for ``PadimConfig.value_range``.
 
-    * All of 8 bits a channel, which their headers tell: None.
+    * All of 8 bits a channel, as their headers say: None.
     * Integers: ``(0, 2**b - 1)`` with the smallest b from 8 that holds the largest value, so that a camera of 12 bits
       gives 4095 whatever its files could hold; where some are negative, ``(-2**(b - 1), 2**(b - 1) - 1)``.
-    * Floats: ``(low - span / 10, high + span / 10)`` of their lowest and highest value; of a constant, which has no
-      span, its absolute value or 1, the larger, takes the span's place.
+    * Floats: ``(low - span / 10, high + span / 10)`` of their lowest and highest value; for a constant, which has no
+      span, its absolute value or 1, whichever is larger, takes the span's place.
 
     Wholly transparent pixels don't count. Memory does not grow with the number of files.
 
     Args:
       paths: files to look at; those of more than 8 bits are decoded.
-      unreadable: told of files that can't be read, in order; left alone, that is for the pass that uses them to do.
-      advance: told of every file.
+      unreadable: called with files that can't be read, in order; by default the pass that uses them reports them.
+      advance: called with 1 after every file.
 
     Raises:
       ValueError: files of several kinds, naming one of each.
@@ -75,7 +75,7 @@ class _Values:
 
 
 class _Kind:
-    """What the files of one kind have in common."""
+    """The range and number of the files of one kind."""
 
     def __init__(self, example: Path) -> None:
         self.example = example
@@ -88,13 +88,13 @@ class _Kind:
 
 
 def _look(path: Path) -> _Values | None:
-    """None where nothing is visible."""
+    """The values of a file; None where nothing is visible."""
     with reasons(path):
         check_file(path)
         with path.open("rb") as stream:
             if not is_deep(open_header(path, stream)):
                 return _Values("8 bits", 0, 255)
-    image = open_image(path, note=lambda path, text: None)  # the pass that uses the file tells
+    image = open_image(path, note=lambda path, text: None)  # the pass that uses the file reports
     if not isinstance(image, DeepImage) or not image.visible().size:
         return None
     values = image.visible()

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from padim_jax.lazy import lazily
+from padim_jax.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from padim_jax.inspection.folder import FolderInspection, inspect_folder
     from padim_jax.inspection.model import ModelInspection, inspect_model
 else:
-    __getattr__, __dir__ = lazily(
+    __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
             "padim_jax.inspection.folder": ("FolderInspection", "inspect_folder"),

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from padim_jax.artifact import load, load_updatable
-from padim_jax.artifact.folder import read_manifest
+from padim_jax.artifact.manifest import read_manifest
 from padim_jax.images import UnreadableImage, load_batches
 from padim_jax.inspection.positions import (
     MOST_FOR_PEAKS,

@@ -1,4 +1,4 @@
-"""Scores to look at: a table for a notebook, and maps side by side on one colour scale."""
+"""Scores to look at: a table for notebooks, and maps side by side on one colour scale."""
 
 import base64
 import io
@@ -12,31 +12,31 @@ from PIL import Image, ImageDraw, ImageFont
 
 from padim_jax.pictures import BAR, colour_bar, colours, levels, overlay
 
-LARGEST = 100  # images of a picture
-_ROWS = 20  # of a table
+LARGEST = 100  # images in a picture
+_ROWS = 20  # in a table
 _THUMBNAIL = 64  # pixels of its longer side
 _COLUMNS = 4
 _GAP, _HEAD, _LABELS = 6, 20, 44
 
 
 def table(scores: Any) -> str | None:
-    """Score, p-value and verdict of the first images with their maps, in HTML; None where nothing has a value yet."""
+    """Score, p-value and verdict of the first images with their maps, in HTML; None where there are no values yet."""
     if any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(scores)):
         return None
     values, maps = np.asarray(scores.image_score)[:_ROWS], np.asarray(scores.anomaly_map[:_ROWS])
     scale, n = _scale(maps), len(scores.image_score)
     p_values, verdicts = scores.p_value, scores.anomalous
     names = ("image", "map", "score", *(() if p_values is None or verdicts is None else ("p-value", "verdict")))
-    head = "".join(f"<th>{name}</th>" for name in names)
+    header = "".join(f"<th>{name}</th>" for name in names)
     rows = []
-    for index, (value, one) in enumerate(zip(values, maps, strict=True)):
-        cells = [str(index), f'<img src="{_thumbnail(one, scale)}" alt="map {index}">', f"{value:.4g}"]
+    for index, (value, one_map) in enumerate(zip(values, maps, strict=True)):
+        cells = [str(index), f'<img src="{_thumbnail(one_map, scale)}" alt="map {index}">', f"{value:.4g}"]
         if p_values is not None and verdicts is not None:
             cells += [f"{p_values[index]:.4g}", "anomalous" if verdicts[index] else "normal"]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     more = f"<p>and {n - _ROWS} more images</p>" if n > _ROWS else ""
-    about = f"<p>{n} images; maps from {scale[0]:.4g} to {scale[1]:.4g}</p>"
-    return f"<div>{about}<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{more}</div>"
+    summary = f"<p>{n} images; maps from {scale[0]:.4g} to {scale[1]:.4g}</p>"
+    return f"<div>{summary}<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>{more}</div>"
 
 
 def maps_picture(scores: Any, images: UInt8[Any, "n height width 3"] | None) -> Image.Image:
@@ -64,29 +64,29 @@ def maps_picture(scores: Any, images: UInt8[Any, "n height width 3"] | None) -> 
     cell = width + _GAP, height + _HEAD
     canvas = Image.new("RGB", (columns * cell[0] + _GAP + BAR + _LABELS, rows * cell[1] + _GAP), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
-    for index, (value, one) in enumerate(zip(values, maps, strict=True)):
+    for index, (value, one_map) in enumerate(zip(values, maps, strict=True)):
         left, top = _GAP + index % columns * cell[0], index // columns * cell[1]
         verdict = "" if scores.anomalous is None else "  anomalous" if scores.anomalous[index] else "  normal"
         draw.text((left, top + 4), f"{value:.4g}{verdict}", fill="black", font=font)
-        seen = _coloured(one, scale) if pixels is None else overlay(pixels[index], np.nan_to_num(one), scale)
-        canvas.paste(Image.fromarray(seen), (left, top + _HEAD))
+        picture = _colour(one_map, scale) if pixels is None else overlay(pixels[index], np.nan_to_num(one_map), scale)
+        canvas.paste(Image.fromarray(picture), (left, top + _HEAD))
     colour_bar(canvas, columns * cell[0] + _GAP, _HEAD, height, scale)
     return canvas
 
 
 def _scale(maps: Float[np.ndarray, "n height width"]) -> tuple[float, float]:
-    known = maps[np.isfinite(maps)]
-    return (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    finite = maps[np.isfinite(maps)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
 
-def _coloured(
-    one: Float[np.ndarray, "height width"], scale: tuple[float, float]
+def _colour(
+    anomaly_map: Float[np.ndarray, "height width"], scale: tuple[float, float]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    return np.rint(colours(levels(np.nan_to_num(one), scale))).astype(np.uint8)
+    return np.rint(colours(levels(np.nan_to_num(anomaly_map), scale))).astype(np.uint8)
 
 
-def _thumbnail(one: Float[np.ndarray, "height width"], scale: tuple[float, float]) -> str:
-    small, stream = Image.fromarray(_coloured(one, scale)), io.BytesIO()
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    small.save(stream, "PNG")
+def _thumbnail(anomaly_map: Float[np.ndarray, "height width"], scale: tuple[float, float]) -> str:
+    picture, stream = Image.fromarray(_colour(anomaly_map, scale)), io.BytesIO()
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    picture.save(stream, "PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -5,85 +5,83 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-TWO_PEAKED_RATIO = 0.8  # two equal normal peaks have it when their centres are 4 standard deviations apart
+TWO_PEAKED_RATIO = 0.8  # that of two equal normal peaks whose centres are 4 standard deviations apart
 SMALLER_SHARE = 0.1  # of the images: fewer are outliers, not a peak
-FEWEST = 20  # images of which anything can be said
-_LARGEST_EXCESS = (
-    2.0  # of parts that lie alike: up to 1.5 on pills, figures, cookies, solar cells; 3.2 on turned plates
-)
-_LEAST_EXPLAINED = 0.3  # the same reach 0.36 to 0.74; turned at random, 0.20 to 0.26
-_TWO_KINDS = 0.5  # of the positions two-peaked: single ones are on every part with an edge that moves
+FEWEST = 20  # images from which anything can be concluded
+_LARGEST_EXCESS = 2.0  # parts that lie alike have up to 1.5 (pills, figures, cookies, solar cells); turned plates 3.2
+_LEAST_EXPLAINED = 0.3  # the same parts have 0.36 to 0.74; parts turned at random, 0.20 to 0.26
+_TWO_KINDS = 0.5  # share of two-peaked positions; every part with an edge that moves has a few
 
 
 def remarks(x: Float[np.ndarray, "q n k"], ridge: float) -> list[str]:
-    """What a user should know of how good parts lie, in sentences; nothing where they lie alike, or are too few.
+    """What a user should know about how good parts lie, in sentences; none where they lie alike or are too few.
 
     Args:
-      x: embeddings of n images at q positions, k channels of them.
+      x: embeddings of n images at q positions, k of their channels.
       ridge: ε of the covariances.
     """
     n = x.shape[1]
     if n < FEWEST:
         return []
-    found, why, ratio, share = [], [], excess(x, ridge), explained(x)
+    sentences, reasons, ratio, share = [], [], excess(x, ridge), explained_variance(x)
     if ratio > _LARGEST_EXCESS:
-        why.append(
-            f"a typical good image, left out, is somewhere {ratio:.1f} times as far from the others as chance would "
-            f"have it (parts that lie still: less than {_LARGEST_EXCESS:g} times)"
+        reasons.append(
+            f"a typical good image, when left out, is somewhere {ratio:.1f} times as far from the others as chance "
+            f"would have it (parts that lie still: less than {_LARGEST_EXCESS:g} times)"
         )
     if share < _LEAST_EXPLAINED:
-        why.append(
+        reasons.append(
             f"the place in the image explains {share:.0%} of what the network sees there (parts that lie still: "
-            f"{_LEAST_EXPLAINED:.0%} or more; a texture that fills the image has little, and no harm in it)"
+            f"{_LEAST_EXPLAINED:.0%} or more; a texture that fills the image has less, which does no harm)"
         )
-    if why:
-        found.append(
-            f"the parts do not lie alike: {'; '.join(why)}. Weak defects may be missed: place or align the parts "
+    if reasons:
+        sentences.append(
+            f"the parts do not lie alike: {'; '.join(reasons)}. Weak defects may be missed: place or align the parts "
             "before the camera, crop the images around them, or try --preset lite0-plus, which forgives small shifts"
         )
-    two = float(np.mean(split_in_two(_leading(x))[0] >= two_peaked_limit(n)))
-    if two > _TWO_KINDS:
-        found.append(
-            f"the images fall into two groups at {two:.0%} of the positions: if these are two kinds of parts, or two "
-            "ways to lie, fit a model for each (padim inspect MODEL --images GOOD_DIR tells which images they are)"
+    split_share = float(np.mean(split_in_two(_leading_projections(x))[0] >= two_peaked_limit(n)))
+    if split_share > _TWO_KINDS:
+        sentences.append(
+            f"the images fall into two groups at {split_share:.0%} of the positions: if these are two kinds of parts, "
+            "or two ways to lie, fit a model for each (padim inspect MODEL --images GOOD_DIR lists these images)"
         )
-    return found
+    return sentences
 
 
 def excess(x: Float[np.ndarray, "q n k"], ridge: float) -> float:
-    """How far the median image, left out, is from the others at its farthest position, over what chance gives.
+    """How far the median image, left out, is from the others at its farthest position, relative to what chance gives.
 
     The leave-one-out Mahalanobis distance of m + 1 normal vectors in k dimensions follows
-    ``D² ~ k (m² - 1) / (m (m - k)) F(k, m - k)``; of q positions the largest is about the quantile 1 - 1/q. Only some
-    channels are looked at, k ≤ n / 4, because with n ≤ k distances say more of the ridge than of the images.
+    ``D² ~ k (m² - 1) / (m (m - k)) F(k, m - k)``; the largest of q positions is about the quantile 1 - 1/q. Only some
+    channels are used, k ≤ n / 4, because with n ≤ k distances say more about the ridge than about the images.
 
     Args:
-      x: as of :func:`remarks`; of its channels an even choice is taken.
+      x: as for :func:`remarks`; evenly spaced channels of it are taken.
       ridge: ε of the covariances.
     """
     from scipy.special import fdtri  # scipy.stats takes a second to import
 
-    q, n, every = x.shape
-    k = max(1, min(every, n // 4))
-    z = x[..., np.linspace(0, every - 1, k).astype(int)].astype(np.float64)
+    q, n, n_channels = x.shape
+    k = max(1, min(n_channels, n // 4))
+    z = x[..., np.linspace(0, n_channels - 1, k).astype(int)].astype(np.float64)
     z = z - z.mean(axis=1, keepdims=True)
     sigma = z.swapaxes(1, 2) @ z / (n - 2) + ridge * np.eye(k)
     squared = np.sum(np.linalg.solve(np.linalg.cholesky(sigma), z.swapaxes(1, 2)) ** 2, axis=1)
-    left = 1 - squared * n / ((n - 1) * (n - 2))
-    squared = (n / (n - 1)) ** 2 * squared / np.maximum(left, 1e-6)
+    denominator = 1 - squared * n / ((n - 1) * (n - 2))
+    squared = (n / (n - 1)) ** 2 * squared / np.maximum(denominator, 1e-6)
     m = n - 1
     limit = k * (m**2 - 1) / (m * (m - k)) * fdtri(k, m - k, 1 - 1 / max(2, q))
     return float(np.sqrt(np.median(squared.max(axis=0)) / limit))
 
 
-def explained(x: Float[np.ndarray, "q n k"]) -> float:
+def explained_variance(x: Float[np.ndarray, "q n k"]) -> float:
     """Share of the variance of all patches' embeddings that their positions' means explain, in [0, 1].
 
-    ``B / (B + W)``: B the variance of the means μ_p over positions, less W / n that chance gives it, and W the mean
+    ``B / (B + W)``: B the variance of the means μ_p over positions, less the W / n that chance adds, and W the mean
     over positions of the variance about them, both summed over channels.
 
     Args:
-      x: as of :func:`remarks`.
+      x: as for :func:`remarks`.
     """
     within = float(x.var(axis=1, ddof=1).mean(axis=0).sum())
     between = max(0.0, float(x.mean(axis=1).var(axis=0).sum()) - within / x.shape[1])
@@ -104,8 +102,8 @@ def split_in_two(t: Float[np.ndarray, "p n"]) -> tuple[Float[np.ndarray, " p"], 
     n = t.shape[1]
     centred = np.sort(t, axis=1)
     centred = centred - centred.mean(axis=1, keepdims=True)
-    least = max(1, math.ceil(SMALLER_SHARE * n))
-    k = np.arange(least, n - least + 1)
+    smallest = max(1, math.ceil(SMALLER_SHARE * n))
+    k = np.arange(smallest, n - smallest + 1)
     sums = np.cumsum(centred, axis=1)[:, k - 1]
     total = (centred**2).sum(axis=1)
     between = sums**2 * (n / (k * (n - k)))[None]
@@ -114,7 +112,7 @@ def split_in_two(t: Float[np.ndarray, "p n"]) -> tuple[Float[np.ndarray, " p"], 
     return ratio, k[best]
 
 
-def _leading(x: Float[np.ndarray, "q n k"]) -> Float[np.ndarray, "q n"]:
+def _leading_projections(x: Float[np.ndarray, "q n k"]) -> Float[np.ndarray, "q n"]:
     """Each position's images along the direction in which they vary most."""
     z = x.astype(np.float64) - x.mean(axis=1, keepdims=True)
     _, directions = np.linalg.eigh(z.swapaxes(1, 2) @ z)

@@ -10,28 +10,28 @@ from padim_jax.backbones.brief import fact_or_mark, line, number
 
 def moments(self: Any) -> str:
     """What is fitted, and on how many images so far."""
-    return line(self, *_fitted(self.embedding), lambda: f"{number(self.moments.count)} images")
+    return line(self, *_embedding_facts(self.embedding), lambda: f"{number(self.moments.count)} images")
 
 
 def padim(self: Any) -> str:
     """What was fitted, on how many images, and from which score on an image is anomalous."""
     return line(
         self,
-        *_fitted(self.embedding),
+        *_embedding_facts(self.embedding),
         lambda: f"{number(self.count)} images",
-        lambda: _judging(self.calibration),
+        lambda: _threshold_fact(self),
         *([] if self.roi is None else [lambda: "inside a region of interest"]),
     )
 
 
 def updatable(self: Any) -> str:
-    """As of :func:`padim`, and of how many files it knows the digests."""
+    """As :func:`padim`, and of how many files the digests are known."""
     return line(
         self,
-        *_fitted(self.moments.embedding),
+        *_embedding_facts(self.moments.embedding),
         lambda: f"{number(self.moments.count)} images",
         lambda: f"{len(self.images)} of them known by their digests",
-        lambda: _judging(self.calibration),
+        lambda: _threshold_fact(self),
         *([] if self.roi is None else [lambda: "inside a region of interest"]),
     )
 
@@ -49,17 +49,17 @@ def calibration(self: Any) -> str:
 
 
 def scores(self: Any) -> str:
-    """How many, their range, size of the maps, verdicts."""
+    """How many images, the range of their scores, the size of the maps, and the verdicts."""
     return line(
         self,
         lambda: f"{_count(self.image_score)} images",
         lambda: f"scores {_range(self.image_score)}",
         lambda: f"maps {'×'.join(map(str, self.anomaly_map.shape[-2:]))}",
-        lambda: "not calibrated" if self.anomalous is None else f"{_true(self.anomalous)} anomalous",
+        lambda: "not calibrated" if self.anomalous is None else f"{_count_true(self.anomalous)} anomalous",
     )
 
 
-def _fitted(embedding: Any) -> list[Callable[[], str]]:
+def _embedding_facts(embedding: Any) -> list[Callable[[], str]]:
     return [
         lambda: embedding.backbone,
         lambda: f"taps {', '.join(embedding.taps)}",
@@ -68,8 +68,9 @@ def _fitted(embedding: Any) -> list[Callable[[], str]]:
     ]
 
 
-def _judging(known: Any) -> str:
-    return "not calibrated" if known is None else f"calibrated: anomalous above {number(known.threshold)}"
+def _threshold_fact(record: Any) -> str:
+    threshold = None if record.calibration is None else record.calibration.threshold
+    return "not calibrated" if threshold is None else f"calibrated: anomalous above {number(threshold)}"
 
 
 def _count(values: Any) -> int:
@@ -77,12 +78,12 @@ def _count(values: Any) -> int:
 
 
 def _range(values: Any) -> str:
-    def told() -> str:
-        known = np.asarray(values)
-        return f"{known.min():.4g} to {known.max():.4g}" if known.size else "none"
+    def extent() -> str:
+        array = np.asarray(values)
+        return f"{array.min():.4g} to {array.max():.4g}" if array.size else "none"
 
-    return fact_or_mark(told)
+    return fact_or_mark(extent)
 
 
-def _true(values: Any) -> str:
+def _count_true(values: Any) -> str:
     return fact_or_mark(lambda: str(int(np.asarray(values).sum())))

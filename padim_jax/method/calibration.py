@@ -2,11 +2,11 @@
 
 The calibration scores s_1 … s_n are those of good images that the model does not know: held out from the fit, or
 each left out of it in turn (:mod:`padim_jax.gaussians.leave_one_out`). A new image of score s gets
-``p = (1 + #{i: s_i ≥ s}) / (n + 1)``. Of held-out images that is the split-conformal p-value: a good new image gets
+``p = (1 + #{i: s_i ≥ s}) / (n + 1)``. For held-out images that is the split-conformal p-value: a good new image gets
 p ≤ α with a probability of at most α, whatever the distribution, as long as it and they are exchangeable (Vovk,
 Gammerman & Shafer 2005). Left-out images give the jackknife's: each score comes from a model of one image less, so
-the same holds only about, as far as one image changes the model little; no bound covers every distribution (Barber
-et al., arXiv 1905.02928).
+the same holds only approximately, as far as one image changes the model little; no bound covers every distribution
+(Barber et al., arXiv 1905.02928).
 """
 
 import math
@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method import brief
 
-Method = Literal["leave-one-out", "held-out", "kept"]  # kept: also of models before an update, or of merged parts
+Method = Literal["leave-one-out", "held-out", "kept"]  # kept: also from models before an update, or from merged parts
 Source = Literal["rate", "set"]
 RECIPE = ("method", "false_alarm_rate", "pixel_rate")  # see :func:`recipe`
 
@@ -44,10 +44,10 @@ class Calibration:
       colour_scale: float32 (2,), distances at the ends of a heat map's colours: the good pixels' median (or a little
         less than the threshold, where that is lower), and as far above the threshold as that is below it.
       method: where the scores come from; static.
-      false_alarm_rate: asked for, in (0, 1); static. See :attr:`attained_rate`.
+      false_alarm_rate: the rate asked for, in (0, 1); static. See :attr:`attained_rate`.
       pixel_rate: share of good images' pixels above ``pixel_threshold``; static.
-      threshold_source: "rate" where ``threshold`` follows from ``false_alarm_rate``, "set" where a person, or labelled
-        images, said it; static.
+      threshold_source: "rate" where ``threshold`` follows from ``false_alarm_rate``, "set" where a person set it,
+        or labelled images did; static.
 
     >>> model.calibration.method, model.calibration.false_alarm_rate, len(model.calibration.scores)
     ('leave-one-out', 0.1, 20)
@@ -69,10 +69,10 @@ class Calibration:
 
     @property
     def attained_rate(self) -> float:
-        """``k / (n + 1)`` where the threshold is the k-th largest score: ``false_alarm_rate`` rounded down to it.
+        """``k / (n + 1)`` where the threshold is the k-th largest score: ``false_alarm_rate`` rounded down.
 
         It is above ``false_alarm_rate`` only where ``n + 1 < 1 / false_alarm_rate``, which n scores can't resolve:
-        then the threshold is the largest score. Of a threshold that was set, with m scores above it, it is
+        then the threshold is the largest score. For a threshold that was set, with m scores above it, it is
         ``(m + 1) / (n + 1)``, the p-value of a score just above.
         """
         n = len(self.scores)
@@ -80,14 +80,14 @@ class Calibration:
 
     @property
     def images_wanted(self) -> int:
-        """Fewest images for which the threshold attains ``false_alarm_rate``; one that was set asks for none."""
+        """Fewest images for which the threshold attains ``false_alarm_rate``; 1 where the threshold was set."""
         return 1 if self.threshold_source == "set" else math.ceil(1 / self.false_alarm_rate - 1e-9) - 1
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Interval in which the false-alarm rate of this very threshold lies with ``confidence``.
 
         Over draws of n calibration scores, the rate beyond the k-th largest follows Beta(k, n + 1 - k)
-        (order statistics of independent, continuous scores). Of a threshold that was set, with m of n scores above it,
+        (order statistics of independent, continuous scores). For a threshold that was set, with m of n scores above it,
         it is Clopper and Pearson's interval, from Beta(m, n + 1 - m) to Beta(m + 1, n - m).
         """
         from scipy.special import betaincinv  # scipy.stats would take a second to import, this a tenth
@@ -113,7 +113,7 @@ class Histogram:
         self.counts = np.zeros(BINS, np.int64)
 
     def add(self, distances: Float[np.ndarray, "*shape"]) -> None:
-        """Take distances in; what lies beyond the ends counts as in the outermost bins."""
+        """Count distances; those beyond the ends count in the outermost bins."""
         # the order of non-negative floats is that of their bits
         bins = (np.maximum(distances, 0).astype(np.float32).view(np.int32) >> _SHIFT) - _FIRST
         self.counts += np.bincount(np.clip(bins, 0, BINS - 1).ravel(), minlength=BINS)
@@ -131,9 +131,9 @@ def calibration(
 
     The threshold is the k-th largest score, ``k = max(1, floor(α (n + 1)))``: a score above it is one with p ≤ α, or,
     where n is too small for any, one above all. The pixel threshold is the least bin edge with at most a share of
-    ``pixel_rate`` above; pixels of one image hang together, so that share is a mean over images and nothing is said
-    of a single one. A ``threshold`` that is given takes the place of the first; p-values are those of the scores all
-    the same.
+    ``pixel_rate`` above; pixels of one image depend on each other, so that share is a mean over images and says
+    nothing about a single one. A given ``threshold`` takes the place of the first; p-values are those of the scores
+    all the same.
 
     Raises:
       ValueError: no scores, scores that are not finite, a rate outside (0, 1), a threshold that is no positive number.
@@ -145,23 +145,23 @@ def calibration(
     if len(scores) == 0 or not np.isfinite(scores).all():
         raise ValueError("calibrate: wanted finite scores of at least one good image")
     if threshold is None:
-        cut = scores[len(scores) - _rank(len(scores), false_alarm_rate)]
+        threshold_value = scores[len(scores) - _rank(len(scores), false_alarm_rate)]
     else:
         if isinstance(threshold, bool) or not isinstance(threshold, int | float):
             raise TypeError(f"calibrate: threshold={threshold!r}, wanted a number")
         with np.errstate(over="ignore", under="ignore"):
-            cut = np.float32(threshold)
-        if not 0 < cut < np.inf:
+            threshold_value = np.float32(threshold)
+        if not 0 < threshold_value < np.inf:
             raise ValueError(
                 f"calibrate: threshold={threshold!r}, wanted a positive finite number, in units of distance"
             )
     edge = _quantile(pixels, pixel_rate)
     # maps may be as good as constant, and the quantile is the upper edge of its bin
-    low = min(_quantile(pixels, 0.5), cut * (1 - 2.0**-8))
-    colours = np.asarray([low, 2 * cut - low], np.float32)
-    found = (scores, np.asarray(pixels, np.float32), cut, np.float32(edge), colours)
+    low = min(_quantile(pixels, 0.5), threshold_value * (1 - 2.0**-8))
+    colours = np.asarray([low, 2 * threshold_value - low], np.float32)
+    arrays = (scores, np.asarray(pixels, np.float32), threshold_value, np.float32(edge), colours)
     return Calibration(
-        *jax.device_put(found),  # one by one each number of scores would compile a program to copy it
+        *jax.device_put(arrays),  # one by one, each number of scores would compile a program to copy it
         method=method,
         false_alarm_rate=float(false_alarm_rate),
         pixel_rate=float(pixel_rate),
@@ -169,20 +169,20 @@ def calibration(
     )
 
 
-def recipe(known: Calibration) -> dict[str, Any]:
-    """What :func:`calibration` has to be given, besides the scores and pixels, to make it again."""
-    by_hand = {"threshold": float(known.threshold)} if known.threshold_source == "set" else {}
-    return {name: getattr(known, name) for name in RECIPE} | by_hand
+def recipe(reference: Calibration) -> dict[str, Any]:
+    """What :func:`calibration` needs, besides the scores and pixels, to make the same calibration again."""
+    threshold = {"threshold": float(reference.threshold)} if reference.threshold_source == "set" else {}
+    return {name: getattr(reference, name) for name in RECIPE} | threshold
 
 
-def at_rates(known: Calibration, false_alarm_rate: float, pixel_rate: float) -> Calibration:
+def at_rates(reference: Calibration, false_alarm_rate: float, pixel_rate: float) -> Calibration:
     """The same scores with thresholds for other rates, also where the threshold was set before."""
-    scores, pixels = np.asarray(known.scores), np.asarray(known.pixels)
-    return calibration(scores, pixels, known.method, false_alarm_rate, pixel_rate)
+    scores, pixels = np.asarray(reference.scores), np.asarray(reference.pixels)
+    return calibration(scores, pixels, reference.method, false_alarm_rate, pixel_rate)
 
 
 def join_calibrations(parts: Sequence[Calibration], false_alarm_rate: float, pixel_rate: float) -> Calibration:
-    """The scores of several calibrations together, as scores that are kept from other states of a model.
+    """The scores of several calibrations together, taken as scores that are kept from other states of a model.
 
     A good new image's score by the model as it is now, and these, are not exchangeable any more, so the false-alarm
     rate holds only as far as the models' scores are alike. More images make the distances of good images smaller, so
@@ -191,36 +191,37 @@ def join_calibrations(parts: Sequence[Calibration], false_alarm_rate: float, pix
     Raises:
       ValueError: as :func:`calibration`.
     """
-    scores = np.concatenate([np.asarray(one.scores) for one in parts])
-    pixels = sum((np.asarray(one.pixels) for one in parts), np.zeros(BINS, np.float32))
+    scores = np.concatenate([np.asarray(part.scores) for part in parts])
+    pixels = sum((np.asarray(part.pixels) for part in parts), np.zeros(BINS, np.float32))
     method: Method = parts[0].method if len(parts) == 1 else "kept"
     return calibration(scores, pixels, method, false_alarm_rate, pixel_rate)
 
 
-def at_threshold(known: Calibration, threshold: float, pixel_rate: float | None = None) -> Calibration:
-    """The same scores with a threshold that is said, in units of distance; ``pixel_rate`` stays, unless it is given.
+def at_threshold(reference: Calibration, threshold: float, pixel_rate: float | None = None) -> Calibration:
+    """The same scores with a given threshold, in units of distance; ``pixel_rate`` stays, unless it is given.
 
     Raises:
       ValueError: a threshold that is no positive finite number.
     """
-    rates = known.false_alarm_rate, known.pixel_rate if pixel_rate is None else pixel_rate
-    return calibration(np.asarray(known.scores), np.asarray(known.pixels), known.method, *rates, float(threshold))
+    scores, pixels = np.asarray(reference.scores), np.asarray(reference.pixels)
+    pixel_rate = reference.pixel_rate if pixel_rate is None else pixel_rate
+    return calibration(scores, pixels, reference.method, reference.false_alarm_rate, pixel_rate, float(threshold))
 
 
-def p_values(known: Calibration, scores: Float[Array | np.ndarray, " m"]) -> Float[Array | np.ndarray, " m"]:
-    """:func:`conformal_p_values` of each score by the calibration's, in (0, 1]; small is anomalous.
+def p_values(reference: Calibration, scores: Float[Array | np.ndarray, " m"]) -> Float[Array | np.ndarray, " m"]:
+    """:func:`conformal_p_values` of each score by the calibration's, in (0, 1]; small means anomalous.
 
-    NumPy scores stay on the host, without a program for every number of scores there are.
+    NumPy scores stay on the host, without a program for every number of scores.
     """
     if isinstance(scores, np.ndarray):
-        return conformal_p_values(np.asarray(known.scores), scores).astype(np.float32)
-    return conformal_p_values(known.scores, scores)
+        return conformal_p_values(np.asarray(reference.scores), scores).astype(np.float32)
+    return conformal_p_values(reference.scores, scores)
 
 
 def conformal_p_values(
     ascending: Float[Array | np.ndarray, " n"], scores: Float[Array | np.ndarray, " m"], *, among: bool = False
 ) -> Float[Array | np.ndarray, " m"]:
-    """``p = (1 + #{i: s_i ≥ s}) / (n + 1)`` of each score s by n others.
+    """``p = (1 + #{i: s_i ≥ s}) / (n + 1)`` for each score s, from n others.
 
     Args:
       ascending: sorted scores of good images.
@@ -232,9 +233,9 @@ def conformal_p_values(
     return at_least.astype(np.float64 if library is np else jnp.float32) / max(1, n)
 
 
-def is_anomalous(known: Calibration, scores: Float[Array | np.ndarray, " m"]) -> Bool[Array | np.ndarray, " m"]:
+def is_anomalous(reference: Calibration, scores: Float[Array | np.ndarray, " m"]) -> Bool[Array | np.ndarray, " m"]:
     """Which scores lie above the threshold; those that are not finite count as above. NumPy scores stay on the host."""
-    threshold = np.asarray(known.threshold) if isinstance(scores, np.ndarray) else known.threshold
+    threshold = np.asarray(reference.threshold) if isinstance(scores, np.ndarray) else reference.threshold
     return ~(scores <= threshold)
 
 

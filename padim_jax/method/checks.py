@@ -1,4 +1,4 @@
-"""The host boundary: what callers pass in is checked here, in words, before jitted code sees it."""
+"""The host boundary: what callers pass in is checked here, and refused in words, before jitted code sees it."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ _lapack = threading.Lock()
 
 
 def run_exclusively(function: Callable[..., T], *arguments: object) -> T:
-    """``function(*arguments)``, waited for, while no other thread is in here."""
+    """``function(*arguments)``, waited for, while no other thread runs such a function."""
     with _lapack:
         return jax.block_until_ready(function(*arguments))
 
@@ -30,7 +30,7 @@ def run_exclusively(function: Callable[..., T], *arguments: object) -> T:
 def pad_batches(
     call: str, batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]], config: PadimConfig
 ) -> Iterator[tuple[Array, Array]]:
-    """Checked batches, each filled up to the largest so far, and which of their images count."""
+    """Checked batches, each padded to the largest so far, with a mask of the images that count."""
     largest = 0
     for batch in batches:
         check_images(call, batch, config)
@@ -51,18 +51,18 @@ def check_images(call: str, images: Array | np.ndarray, config: PadimConfig, *, 
     dtype = getattr(images, "dtype", type(images).__name__)
     is_float = floats and dtype == np.float32
     if dtype != np.uint8 and not is_float:
-        wanted = "a uint8 array of RGB (0 to 255)" + (" or a float32 array of RGB (0 to 1)" if floats else "")
-        ways = ["images.astype(np.float32)"] * floats + ["(255 * images).round().astype(np.uint8)"]
-        scaled = f": where 1 is white, by {' or '.join(ways)}" if "float" in str(dtype) else ""
-        raise TypeError(f"{call}: images must be {wanted}, got {dtype}; convert them first{scaled}")
-    wanted = ", ".join(map(str, ("n", *config.crop, 3)))
+        expected = "a uint8 array of RGB (0 to 255)" + (" or a float32 array of RGB (0 to 1)" if floats else "")
+        conversions = ["images.astype(np.float32)"] * floats + ["(255 * images).round().astype(np.uint8)"]
+        advice = f": where 1 is white, by {' or '.join(conversions)}" if "float" in str(dtype) else ""
+        raise TypeError(f"{call}: images must be {expected}, got {dtype}; convert them first{advice}")
+    expected = ", ".join(map(str, ("n", *config.crop, 3)))
     if images.ndim == 3 and images.shape[-1] == 3:
-        raise ValueError(f"{call}: this is one image, {tuple(images.shape)}, wanted ({wanted}); pass images[None]")
+        raise ValueError(f"{call}: this is one image, {tuple(images.shape)}, wanted ({expected}); pass images[None]")
     if images.ndim != 4 or images.shape[1:] != (*config.crop, 3):
         smaller = images.ndim == 4 and any(a < b for a, b in zip(images.shape[1:3], config.crop, strict=True))
         hint = "smaller than the crop: " if smaller else ""
         raise ValueError(
-            f"{call}: images are {hint}{tuple(images.shape)}, wanted ({wanted}) by crop_size={config.crop}; "
+            f"{call}: images are {hint}{tuple(images.shape)}, wanted ({expected}) by crop_size={config.crop}; "
             "resize and crop them first (padim_jax.images does), or set crop_size"
         )
     if is_float and len(images) and not is_traced(images):
@@ -84,6 +84,6 @@ def check_backbone(call: str, backbone: Backbone, embedding: Embedding) -> None:
 
 
 def check_solver(call: str, solver: str) -> None:
-    """Raise ``ValueError`` unless ``solver`` is one there is."""
+    """Raise ``ValueError`` unless ``solver`` exists."""
     if solver not in get_args(Solver):
         raise ValueError(f"{call}: solver={solver!r}, wanted one of {', '.join(get_args(Solver))}")

@@ -20,13 +20,13 @@ class Embedding:
 
     Attributes:
       backbone: name of the network.
-      weights_digest: of its parameters.
+      weights_digest: digest of its parameters.
       taps: tapped layers in network order.
       channels: increasing indices into the concatenated channels of ``taps``: those that are used.
       grid: (height, width) in cells, that of the finest tap.
       neighbourhood: odd side of the square of cells that activations are averaged over, in each tap's grid.
       projected: dimension d that a matrix takes the channels to; None where the channels are the embedding.
-      precision: of the backbone, see :class:`padim_jax.PadimConfig`.
+      precision: precision of the backbone, see :class:`padim_jax.PadimConfig`.
     """
 
     backbone: str
@@ -52,32 +52,32 @@ class Embedding:
 def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
     """Choose the embedding ``config`` asks for.
 
-    "random-channels" draws d of the taps' channels, uniformly without replacement (PaDiM section III-C: they
-    serve better than PCA, at no cost); the other projections use all.
+    "random-channels" draws d of the taps' channels, uniformly without replacement (which PaDiM, section III-C, finds
+    better than PCA, at no cost); the other projections use all.
 
     Raises:
       ValueError: unknown tap, or ``n_channels`` above the channels there are.
     """
     taps = backbone.spec.select(config.taps)
     total = sum(tap.channels for tap in taps)
-    wanted = _n_channels(backbone.spec, total, config)
-    if wanted > total:
+    dimension = _n_channels(backbone.spec, total, config)
+    if dimension > total:
         raise ValueError(
-            f"n_channels={wanted} is more than the {total} channels of {backbone.spec.name} "
+            f"n_channels={dimension} is more than the {total} channels of {backbone.spec.name} "
             f"{', '.join(f'{tap.name} ({tap.channels})' for tap in taps)}; lower it"
         )
-    drawn = np.arange(total)
+    channels = np.arange(total)
     if config.projection == "random-channels":
         with jax.ensure_compile_time_eval():  # the draw is static, under jit too
-            drawn = np.asarray(jax.random.permutation(jax.random.key(config.seed), total))[:wanted]
+            channels = np.asarray(jax.random.permutation(jax.random.key(config.seed), total))[:dimension]
     return Embedding(
         backbone=backbone.spec.name,
         weights_digest=backbone.weights_digest,
         taps=tuple(tap.name for tap in taps),
-        channels=tuple(sorted(int(channel) for channel in drawn)),
+        channels=tuple(sorted(int(channel) for channel in channels)),
         grid=backbone.grid(taps, config.crop),
         neighbourhood=config.neighbourhood,
-        projected=None if config.projection == "random-channels" else wanted,
+        projected=None if config.projection == "random-channels" else dimension,
         precision=config.precision,
     )
 
@@ -112,7 +112,7 @@ def embed(
     images: UInt8[Array, "n height width 3"] | Float32[Array, "n height width 3"],
     projection: Float[Array, "c d"] | None = None,
 ) -> Float[Array, "p n d"]:
-    """Embeddings of every patch, positions first (row by row), as the products that follow want them.
+    """Embeddings of every patch, positions first (row by row), as the products that follow need them.
 
     Images are RGB, uint8 from 0 to 255 or float32 from 0 to 1.
 
@@ -120,63 +120,63 @@ def embed(
     them (nearest neighbour, PaDiM section III-A): cell i of a grid of N takes cell ``floor(i · M / N)`` of a tap's M.
     """
 
-    def together(images: Array) -> tuple[Array, ...]:
-        return _of_taps(backbone, embedding, images, projection)
+    def all_at_once(images: Array) -> tuple[Array, ...]:
+        return _tap_embeddings(backbone, embedding, images, projection)
 
     def few_at_a_time(images: Array) -> tuple[Array, ...]:
-        found = lax.map(together, images.reshape(-1, few, *images.shape[1:]))
-        return jax.tree.map(lambda part: part.reshape(len(images), *part.shape[2:]), found)
+        chunks = lax.map(all_at_once, images.reshape(-1, few, *images.shape[1:]))
+        return jax.tree.map(lambda part: part.reshape(len(images), *part.shape[2:]), chunks)
 
     # the activations of one or two images stay in a CPU's cache: 1.5 times as fast as those of 16 at once
     few = 2 if len(images) % 2 == 0 else 1
     if len(images) <= few:
-        parts = together(images)
+        parts = all_at_once(images)
     else:
-        parts = lax.platform_dependent(images, cpu=few_at_a_time, default=together)
-    whole = [_upsample(part, embedding.grid).reshape(len(images), embedding.n_positions, -1) for part in parts]
-    first = [part.transpose(1, 0, 2) for part in whole]  # each by itself: five times as fast on CPU as all together
-    return jnp.concatenate(first, axis=-1) if projection is None else functools.reduce(jnp.add, first)
+        parts = lax.platform_dependent(images, cpu=few_at_a_time, default=all_at_once)
+    on_grid = [_upsample(part, embedding.grid).reshape(len(images), embedding.n_positions, -1) for part in parts]
+    by_position = [part.transpose(1, 0, 2) for part in on_grid]  # one by one: on CPU five times as fast as all together
+    return jnp.concatenate(by_position, axis=-1) if projection is None else functools.reduce(jnp.add, by_position)
 
 
-def _of_taps(
+def _tap_embeddings(
     backbone: Backbone, embedding: Embedding, images: Array, projection: Array | None
 ) -> tuple[Float[Array, "n _h _w _c"], ...]:
-    """What each tap that is used adds to the embeddings, on its own grid."""
+    """The part of the embeddings that each used tap gives, on its own grid."""
     spec = backbone.spec
     mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3) for values in (spec.mean, spec.std))
     values = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
     pixels = (values - mean) / std
     if embedding.precision == "bfloat16":
         backbone, pixels = jax.tree.map(lambda array: array.astype(jnp.bfloat16), (backbone, pixels))
-    chosen, rows = _of_each_tap(backbone, embedding)
-    activations = backbone(pixels, chosen)
+    channels, rows = _tap_channels(backbone, embedding)
+    activations = backbone(pixels, channels)
     parts = []
-    for name in chosen:
+    for name in channels:
         part = activations[name].astype(jnp.float32)
         if projection is not None:  # Wᵀx is the sum of its taps' shares
             part = jnp.einsum("nhwc,cd->nhwd", part, projection[rows[name]], precision=lax.Precision.HIGHEST)
-        parts.append(_pooled(part, embedding.neighbourhood))
+        parts.append(_pool(part, embedding.neighbourhood))
     return tuple(parts)
 
 
-def _of_each_tap(backbone: Backbone, embedding: Embedding) -> tuple[dict[str, np.ndarray | None], dict[str, slice]]:
-    """Of every tap that is used, its channels that are (None: all), and where its channels lie among those of all."""
-    chosen, rows, first = dict[str, np.ndarray | None](), dict[str, slice](), 0
+def _tap_channels(backbone: Backbone, embedding: Embedding) -> tuple[dict[str, np.ndarray | None], dict[str, slice]]:
+    """For each tap, the channels that are used (None: all; no entry: none), and its place among all channels."""
+    selected, rows, first = dict[str, np.ndarray | None](), dict[str, slice](), 0
     channels = np.asarray(embedding.channels)
     for tap in backbone.spec.select(embedding.taps):
         rows[tap.name] = slice(first, first + tap.channels)
-        used = channels[(channels >= first) & (channels < first + tap.channels)] - first
-        if len(used):
-            chosen[tap.name] = None if len(used) == tap.channels else used
+        indices = channels[(channels >= first) & (channels < first + tap.channels)] - first
+        if len(indices):
+            selected[tap.name] = None if len(indices) == tap.channels else indices
         first += tap.channels
-    return chosen, rows
+    return selected, rows
 
 
 def _n_channels(spec: BackboneSpec, total: int, config: PadimConfig) -> int:
     return min(spec.default_channels, total) if config.n_channels is None else config.n_channels
 
 
-def _pooled(x: Float[Array, "n h w c"], neighbourhood: int) -> Float[Array, "n h w c"]:
+def _pool(x: Float[Array, "n h w c"], neighbourhood: int) -> Float[Array, "n h w c"]:
     """Mean over the square of cells around each, as far as there are cells."""
     if neighbourhood == 1:
         return x
@@ -185,8 +185,8 @@ def _pooled(x: Float[Array, "n h w c"], neighbourhood: int) -> Float[Array, "n h
         length = x.shape[axis]
         padded = jnp.pad(x, [(reach, reach) if a == axis else (0, 0) for a in range(4)])
         total = sum(lax.slice_in_dim(padded, shift, shift + length, axis=axis) for shift in range(neighbourhood))
-        here = np.arange(length)
-        cells = np.minimum(here + reach, length - 1) - np.maximum(here - reach, 0) + 1
+        index = np.arange(length)
+        cells = np.minimum(index + reach, length - 1) - np.maximum(index - reach, 0) + 1
         x = total / jnp.asarray(cells, x.dtype).reshape([-1 if a == axis else 1 for a in range(4)])
     return x
 

@@ -19,12 +19,12 @@ from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.projection import principal_components, semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
 
-# Where a choice of scoring path is not stated. On CPU at d = 100 one image takes 5 ms by the
-# product with the inverse factor and 100 ms by triangular solves.
+# where none is named: on CPU at d = 100, one image takes 5 ms by the product with the inverse factor and 100 ms by
+# triangular solves
 DEFAULT_SOLVER: Solver = "inverse-factor"
 
 PROJECTION_TOLERANCE = 1e-4  # between matrices drawn from one seed by two LAPACKs, entry by entry
-_LOST = 1e-3  # of a distance: as much rounding as forgetting may leave
+_LARGEST_ERROR = 1e-3  # relative, of a distance: as much rounding as forgetting may leave
 
 
 def init(
@@ -39,11 +39,11 @@ def init(
       backbone: the frozen network.
       config: the settings; None for the defaults.
       projection: the matrix W of ``config.projection="principal-components"``, which :func:`fit` finds in a
-        pass of its own (:func:`padim_jax.method.projection.principal_components`); not to be given otherwise.
+        separate pass (:func:`padim_jax.method.projection.principal_components`); None for other projections.
 
     Raises:
-      ValueError: unknown tap, more channels than the taps have, or a projection that is missing, not
-        called for, or of another shape.
+      ValueError: an unknown tap, more channels than the taps have, or a projection that is missing, is not
+        called for, or has another shape.
 
     >>> moments = padim.init(backbone, config)
     >>> int(moments.count), len(moments.embedding.channels)
@@ -53,8 +53,8 @@ def init(
     embedding = draw_embedding(backbone, config)
     shape = (len(embedding.channels), embedding.dimension)
     if (projection is not None) != (config.projection == "principal-components"):
-        there = "missing" if projection is None else "given"
-        raise ValueError(f"init: projection is {there}, with config.projection={config.projection!r}; see fit")
+        fault = "missing" if projection is None else "given"
+        raise ValueError(f"init: projection is {fault}, with config.projection={config.projection!r}; see fit")
     if projection is not None and projection.shape != shape:
         raise ValueError(f"init: projection is {tuple(projection.shape)}, wanted {shape}: (channels, dimension)")
     return PadimMoments(
@@ -68,7 +68,7 @@ def init(
 def projection_of(
     config: PadimConfig, embedding: Embedding, projection: Float[Array | np.ndarray, "c d"] | None
 ) -> Float[Array, "c d"] | None:
-    """The matrix of a fit: drawn from the seed, given, or none."""
+    """The projection matrix of a fit: drawn from the seed, given, or None."""
     if config.projection == "semi-orthogonal":
         projection = semi_orthogonal(config.seed, len(embedding.channels), embedding.dimension)
     return None if projection is None else jnp.array(projection, jnp.float32)
@@ -129,8 +129,8 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     """Moments as if the images of ``gone`` had never been folded in: :func:`merge` undone.
 
     ``gone`` are moments of images that were folded in with weight 1: ``update`` of a fresh ``init``. Subtraction loses
-    digits; this refuses where distances could change by more than a thousandth
-    (:func:`padim_jax.gaussians.moments.rounding_left`), as where few images are left of many.
+    digits; it is refused where distances could change by more than a thousandth
+    (:func:`padim_jax.gaussians.moments.rounding_left`), as when few of many images are left.
 
     Raises:
       ValueError: moments that were not fitted alike (as :func:`merge`), none to forget, fewer than two images left,
@@ -144,19 +144,19 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     _check_alike("forget", moments, gone)
     if is_traced(moments.count, gone.count):
         return programs.forget(moments, gone)
-    left = float(moments.count) - float(gone.count)
+    n_left = float(moments.count) - float(gone.count)
     if not gone.count > 0:
         raise ValueError("forget: no images to forget; fold them into fresh moments first (init, update)")
-    if left < 2:
-        raise ValueError(f"forget: {left:g} of {float(moments.count):g} images would be left; a fit needs 2 or more")
+    if n_left < 2:
+        raise ValueError(f"forget: {n_left:g} of {float(moments.count):g} images would be left; a fit needs 2 or more")
     after = programs.forget(moments, gone)
-    before, now = (np.asarray(programs.diagonal(one.moments.scatter)) for one in (moments, after))
-    if not (now >= -1e-5 * before.max(axis=-1, keepdims=True)).all():
+    before, later = (np.asarray(programs.diagonal(state.moments.scatter)) for state in (moments, after))
+    if not (later >= -1e-5 * before.max(axis=-1, keepdims=True)).all():
         raise ValueError("forget: the moments hold less variance than the images to forget; those were never folded in")
-    lost = programs.rounding_left(moments.moments, after.moments, moments.config.ridge).max()
-    if not lost <= _LOST:  # not a number: no longer definite
+    error = programs.rounding_left(moments.moments, after.moments, moments.config.ridge).max()
+    if not error <= _LARGEST_ERROR:  # NaN where the covariance is no longer definite
         raise FloatingPointError(
-            f"forget: {left:g} of {float(moments.count):g} images would be left, and what rounding leaves of the "
+            f"forget: {n_left:g} of {float(moments.count):g} images would be left, and what rounding leaves of the "
             "others would show in distances; fit anew on the images to keep"
         )
     return after
@@ -174,7 +174,7 @@ def finalize(
       moments: of two images or more.
       solver: how the model will score: "inverse-factor" (one product per position, prepared here) or
         "triangular-solve"; see :func:`with_solver`.
-      donate: use the moments up, which saves the room of a second state; "triangular-solve" has no use for it.
+      donate: use the moments up, which saves the room of a second state; it does nothing for "triangular-solve".
 
     Raises:
       ValueError: fewer than two images, or another backbone.
@@ -188,11 +188,10 @@ def finalize(
     check_solver("finalize", solver)
     check_backbone("finalize", backbone, moments.embedding)
     check_count(moments)
-    factor = (
-        programs.factor_donating if donate and solver == "inverse-factor" else programs.factor
-    )  # no square fits there
-    rest = replace(moments.moments, scatter=SymmetricMatrix(()))  # apart from what may be given away
-    fitted = factor(moments.moments.scatter, rest, moments.config.ridge, solver)
+    # only panels fit into the scatter's room, and only the scatter is given away
+    factor = programs.factor_donating if donate and solver == "inverse-factor" else programs.factor
+    others = replace(moments.moments, scatter=SymmetricMatrix(()))
+    fitted = factor(moments.moments.scatter, others, moments.config.ridge, solver)
     return check_factors(
         Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
     )
@@ -231,8 +230,8 @@ def fit(
             backbone, draw_embedding(backbone, config), pad_batches("fit", batches, config)
         )
     moments = init(backbone, config, projection=projection)
-    for later in accumulate(backbone, moments, batches):
-        moments = later
+    for updated in accumulate(backbone, moments, batches):
+        moments = updated
     return finalize(backbone, moments, solver=solver, donate=True)
 
 
@@ -249,7 +248,7 @@ def accumulate(
       backbone: the one given to :func:`init`.
       moments: to start from; used up.
       batches: uint8 RGB arrays (n, height, width, 3) of ``config.crop_size``; n may vary.
-      half_life: as of :func:`update`.
+      half_life: as for :func:`update`.
 
     Yields:
       The moments after each batch, good until the next is asked for.
@@ -286,13 +285,13 @@ def update_in_place(
 
 
 def _check_alike(call: str, a: PadimMoments, b: PadimMoments) -> None:
-    found = "; ".join(filter(None, (differences(a.config, b.config), differences(a.embedding, b.embedding))))
-    if found:
-        raise ValueError(f"{call}: the two were not fitted alike ({found}); only like moments can be combined")
+    difference = "; ".join(filter(None, (differences(a.config, b.config), differences(a.embedding, b.embedding))))
+    if difference:
+        raise ValueError(f"{call}: the two were not fitted alike ({difference}); only like moments can be combined")
     if a.projection is not None and b.projection is not None and not is_traced(a.projection, b.projection):
-        apart = float(np.abs(np.asarray(a.projection) - np.asarray(b.projection)).max())
-        if not apart < PROJECTION_TOLERANCE:
-            raise ValueError(f"{call}: the projections differ by up to {apart:.2g}; begin both fits with the same one")
+        gap = float(np.abs(np.asarray(a.projection) - np.asarray(b.projection)).max())
+        if not gap < PROJECTION_TOLERANCE:
+            raise ValueError(f"{call}: the projections differ by up to {gap:.2g}; begin both fits with the same one")
 
 
 def half_life_array(call: str, images: float | None) -> Array | None:
@@ -319,15 +318,15 @@ def check_count(moments: PadimMoments) -> None:
 
 
 def check_factors(model: Padim, finite: Bool[Array, " p"] | None = None) -> Padim:
-    """The model; ``FloatingPointError`` naming positions that could not be factored, those that are not ``finite``."""
+    """The model; ``FloatingPointError`` names positions that could not be factored, which are not ``finite``."""
     if is_traced(model.count):
         return model
-    good = np.asarray(programs.is_finite(model.gaussian) if finite is None else finite)
-    if not good.all():
+    valid = np.asarray(programs.is_finite(model.gaussian) if finite is None else finite)
+    if not valid.all():
         width = model.embedding.grid[1]
-        cells = ", ".join(f"({p // width}, {p % width})" for p in np.flatnonzero(~good)[:5])
+        cells = ", ".join(f"({p // width}, {p % width})" for p in np.flatnonzero(~valid)[:5])
         raise FloatingPointError(
-            f"finalize: the covariance could not be factored at {int((~good).sum())} of {good.size} positions, "
+            f"finalize: the covariance could not be factored at {int((~valid).sum())} of {valid.size} positions, "
             f"(row, column) {cells}; raise ridge (now {model.config.ridge}) or look for odd images"
         )
     return model

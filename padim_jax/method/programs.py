@@ -1,6 +1,6 @@
-"""The compiled programs of the method, by name: what fitting and scoring run, and estimates compile for shapes alone.
+"""The compiled programs of the method, by name: fitting and scoring run them, estimates compile them for shapes alone.
 
-Each is a pure function under ``jax.jit``. Their callers check what they are given, in words, before one is called.
+Each is a pure function under ``jax.jit``. The callers check the arguments, and refuse wrong ones in words, before.
 """
 
 import functools
@@ -23,10 +23,10 @@ from padim_jax.method.calibration import Calibration
 from padim_jax.method.embedding import embed
 from padim_jax.method.records import Padim, PadimMoments, Scores
 
-_SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # that are enough to see how parts lie
+_SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # enough to see how parts lie
 
 
-def _updated(
+def _update(
     backbone: Backbone, state: PadimMoments, images: Array, valid: Array, half_life: Array | None
 ) -> PadimMoments:
     x = embed(backbone, state.embedding, images, state.projection)
@@ -36,16 +36,16 @@ def _updated(
     return replace(state, moments=moments.update(moments.decay(state.moments, factor), x, weights))
 
 
-update = jax.jit(_updated)
-update_donating = jax.jit(_updated, donate_argnames="state")
+update = jax.jit(_update)
+update_donating = jax.jit(_update, donate_argnames="state")
 
 
-def _factored(scatter: SymmetricMatrix, rest: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
-    return factors.finalize(replace(rest, scatter=scatter), ridge, solver)
+def _factor(scatter: SymmetricMatrix, others: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
+    return factors.finalize(replace(others, scatter=scatter), ridge, solver)
 
 
-factor = jax.jit(_factored, static_argnames=("ridge", "solver"))
-factor_donating = jax.jit(_factored, static_argnames=("ridge", "solver"), donate_argnames="scatter")
+factor = jax.jit(_factor, static_argnames=("ridge", "solver"))
+factor_donating = jax.jit(_factor, static_argnames=("ridge", "solver"), donate_argnames="scatter")
 
 
 @jax.jit
@@ -68,7 +68,7 @@ def rounding_left(before: Moments, after: Moments, ridge: float) -> Float[Array,
 
 @jax.jit
 def diagonal(scatter: SymmetricMatrix) -> Float[Array, "p d"]:
-    """Diagonals."""
+    """The diagonals."""
     return scatter.diagonal()
 
 
@@ -90,7 +90,7 @@ def score(model: Padim, images: Array) -> Scores:
     x = embed(model.backbone, model.embedding, images, model.projection)
     if images.dtype == jnp.uint8:
         return maps_of(model, model.gaussian.distances(x))
-    # the gradient of a square root at 0 is infinite, and times the 0 of pixels that don't matter it is no number
+    # the gradient of a square root at 0 is infinite, and times the 0 of pixels that don't matter it is not a number
     at_mean = (x == model.gaussian.mean[:, None]).all(axis=-1)
     distances = model.gaussian.distances(jnp.where(at_mean[..., None], x + 1, x))
     return maps_of(model, jnp.where(at_mean, 0, distances))
@@ -106,10 +106,10 @@ def leave_one_out(model: Padim, images: Array, weights: Array) -> tuple[Scores, 
 
 
 @jax.jit
-def verdicts(known: Calibration, scores: Scores) -> Scores:
+def verdicts(reference: Calibration, scores: Scores) -> Scores:
     """The same scores with p-values and verdicts."""
     values = scores.image_score
-    p, verdict = calibration.p_values(known, values), calibration.is_anomalous(known, values)
+    p, verdict = calibration.p_values(reference, values), calibration.is_anomalous(reference, values)
     return replace(scores, p_value=p, anomalous=verdict)
 
 

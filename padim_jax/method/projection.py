@@ -21,8 +21,8 @@ def semi_orthogonal(seed: int, n_channels: int, dimension: int) -> Float[np.ndar
     arXiv math-ph/0609050). Equal seeds give equal matrices up to the rounding of LAPACK.
     """
     with jax.ensure_compile_time_eval():  # the draw is static, under jit too
-        drawn = np.asarray(jax.random.normal(jax.random.key(seed), (n_channels, dimension)), np.float64)
-    q, r = np.linalg.qr(drawn)
+        normal = np.asarray(jax.random.normal(jax.random.key(seed), (n_channels, dimension)), np.float64)
+    q, r = np.linalg.qr(normal)
     return (q * np.sign(np.diagonal(r))).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The records of the method: a fit under way, a fitted model, what it says of images."""
+"""The records of the method: a fit under way, a fitted model, and what it says about images."""
 
 from dataclasses import dataclass, field
 
@@ -80,14 +80,14 @@ class Padim:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Scores:
-    """What the model says of n images.
+    """What the model says about n images.
 
-    Scores and maps are in units of Mahalanobis distance, not squared, and 0 or more, but that bicubic interpolation
-    undershoots beside steep edges of a map.
+    Scores and maps are in units of Mahalanobis distance, not squared, and 0 or more, except that bicubic
+    interpolation undershoots beside steep edges of a map.
 
     Attributes:
-      image_score: float32 (n,), the maximum of each map: whether.
-      anomaly_map: float32 (n, height, width) at crop size: where.
+      image_score: float32 (n,), the maximum of each map: whether there is a defect.
+      anomaly_map: float32 (n, height, width) at crop size: where it is.
       p_value: float32 (n,), in (0, 1]: how rarely a good image scores as much (:mod:`padim_jax.method.calibration`);
         None where the model is not calibrated.
       anomalous: bool (n,), the verdict: whether the score is above the calibration's threshold; None likewise.
@@ -110,7 +110,7 @@ class Scores:
         """Draw the maps side by side on one colour scale, from the lowest distance to the highest of all.
 
         Args:
-          images: those that were scored, to lay the maps over; None for the maps alone.
+          images: those that were scored, over which the maps are laid; None for the maps alone.
 
         Raises:
           ValueError: images of another number or size than the maps; none, or more than 100.

@@ -1,4 +1,4 @@
-"""Scoring with a fitted model, and what has to be known for it: solver, region of interest, calibration."""
+"""Scoring with a fitted model, and what it depends on: solver, region of interest, calibration."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ def score(
     model: Padim,
     images: UInt8[Array | np.ndarray, "n height width 3"] | Float32[Array | np.ndarray, "n height width 3"],
 ) -> Scores:
-    """Score images: a map of Mahalanobis distances each, and its maximum.
+    """Score images: for each a map of Mahalanobis distances, and its maximum.
 
     ``M(x_p) = sqrt((x_p - μ_p)ᵀ Σ_p⁻¹ (x_p - μ_p))`` at each position p (PaDiM equation 2), upsampled to
     the crop and blurred by ``config.sigma``.
@@ -43,8 +43,8 @@ def score(
     """
     check_images("score", images, model.config, floats=True)
     if len(images) == 0:
-        known = () if model.calibration is None else (jnp.zeros(0), jnp.zeros(0, bool))
-        return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)), *known)
+        calibrated = () if model.calibration is None else (jnp.zeros(0), jnp.zeros(0, bool))
+        return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)), *calibrated)
     return _run(model, jnp.asarray(images))
 
 
@@ -68,7 +68,7 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
 def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None) -> Padim:
     """The same model looking only inside a region of interest: its maps are 0 elsewhere.
 
-    Cells of the grid that lie outside altogether do not count before the blur either, so that they don't shine in.
+    Cells of the grid that lie wholly outside are 0 before the blur too, so that they don't shine in.
 
     Args:
       model: any; one that is calibrated loses its calibration, which was made with another region.
@@ -94,14 +94,14 @@ def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None)
 
 
 def with_threshold(model: Padim, threshold: float) -> Padim:
-    """The same model with a threshold that is said, as from labelled images; its p-values stay as they are.
+    """The same model with a given threshold, such as one from labelled images; its p-values stay as they are.
 
     Args:
       model: calibrated.
       threshold: images that score more are anomalous; in units of distance, positive.
 
     Raises:
-      ValueError: a model that is not calibrated, a threshold that is no positive finite number.
+      ValueError: a model that is not calibrated, or a threshold that is not a positive finite number.
 
     >>> float(padim.with_threshold(model, 30).calibration.threshold)
     30.0
@@ -119,8 +119,8 @@ def with_smaller_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"]
     Raises:
       ValueError: as :func:`with_roi`, also where the two have nothing in common.
     """
-    both = roi if model.roi is None else np.asarray(roi) & np.asarray(model.roi)
-    return replace(with_roi(model, both), calibration=model.calibration)
+    common = roi if model.roi is None else np.asarray(roi) & np.asarray(model.roi)
+    return replace(with_roi(model, common), calibration=model.calibration)
 
 
 def calibrate(
@@ -143,10 +143,10 @@ def calibrate(
     Args:
       model: as :func:`fit` or :func:`finalize` gives it, or loaded.
       batches: the good images it was fitted on, in any order and batches, read once; memory stays flat.
-      held_out: they are other good images instead, which the model was not fitted on.
-      partial: they are some of those it was fitted on, not all.
-      weights: of the images in order, where they were not fitted with weight 1; an image that was fitted twice is
-        left out twice by weight 2. Implies ``partial``.
+      held_out: the images are other good ones instead, which the model was not fitted on.
+      partial: the images are only some of those it was fitted on.
+      weights: the weights of the images in order, where they were not fitted with weight 1; an image that was fitted
+        twice is left out twice by weight 2. Implies ``partial``.
       false_alarm_rate: share of good images that may be called anomalous, in (0, 1).
       pixel_rate: share of good images' pixels that may be marked, in (0, 1).
 
@@ -155,20 +155,20 @@ def calibrate(
         model was fitted on, of fewer than 3, or from a model that can't tell (compacted to low rank).
       FloatingPointError: a score that is not finite.
     """
-    fitted = None if held_out else for_leave_one_out("calibrate", model)
+    left_out_model = None if held_out else for_leave_one_out("calibrate", model)
     histogram, scores = Histogram(), list[np.ndarray]()
-    total, moved = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
-    for found, n, share, shift in _each_batch("calibrate", model, fitted, batches, weights):
-        maps = np.asarray(found.anomaly_map)[:n]
-        scores.extend(np.asarray(found.image_score)[:n])
+    total, shift_sum = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
+    for batch_scores, n, weight, shift in _score_batches("calibrate", model, left_out_model, batches, weights):
+        maps = np.asarray(batch_scores.anomaly_map)[:n]
+        scores.extend(np.asarray(batch_scores.image_score)[:n])
         histogram.add(maps if model.roi is None else maps[:, np.asarray(model.roi)])
-        total += share
-        moved = moved if shift is None else moved + np.asarray(shift, np.float64)
-    if fitted is not None:
-        _check_fitted(fitted, total, moved, partial or weights is not None)
+        total += weight
+        shift_sum = shift_sum if shift is None else shift_sum + np.asarray(shift, np.float64)
+    if left_out_model is not None:
+        _check_fitted(left_out_model, total, shift_sum, partial or weights is not None)
     method = "held-out" if held_out else "leave-one-out"
-    known = calibration.calibration(np.asarray(scores), histogram.counts, method, false_alarm_rate, pixel_rate)
-    return replace(model, calibration=known)
+    calibrated = calibration.calibration(np.asarray(scores), histogram.counts, method, false_alarm_rate, pixel_rate)
+    return replace(model, calibration=calibrated)
 
 
 def leave_one_out_scores(
@@ -190,53 +190,52 @@ def leave_one_out_scores(
 
     Raises:
       TypeError, ValueError: as :func:`calibrate`; NoLeaveOneOut where the model has no such scores. An image the model
-        was not fitted on is told only where it has none at all.
+        was not fitted on is noticed only where it has no such score at all.
     """
-    fitted = for_leave_one_out("leave_one_out_scores", model)
-    for found, n, *_ in _each_batch("leave_one_out_scores", model, fitted, batches, weights):
-        yield Scores(found.image_score[:n], found.anomaly_map[:n])
+    left_out_model = for_leave_one_out("leave_one_out_scores", model)
+    for batch_scores, n, *_ in _score_batches("leave_one_out_scores", model, left_out_model, batches, weights):
+        yield Scores(batch_scores.image_score[:n], batch_scores.anomaly_map[:n])
 
 
-def _each_batch(
+def _score_batches(
     call: str,
     model: Padim,
-    fitted: Padim | None,
+    left_out_model: Padim | None,
     batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
     weights: Iterable[float] | None,
 ) -> Iterator[tuple[Scores, int, float, Array | None]]:
-    """Scores, how many of them count, sum of weights, and Σ w (x - μ) of each batch.
+    """For each batch: scores, how many of them count, the sum of the weights, and Σ w (x - μ).
 
-    Left out of ``fitted``; by ``model`` where that is None, without the last.
+    Images are left out of ``left_out_model``; where it is None, ``model`` scores them and the last value is None.
     """
-    given = iter(weights) if weights is not None else None
-    done = 0
+    weight_iterator = iter(weights) if weights is not None else None
+    count = 0
     for images, valid in pad_batches(call, batches, model.config):
         n = int(valid.sum())
-        share = np.zeros(len(images), np.float32)
-        share[:n] = 1 if given is None else [next(given) for _ in range(n)]
-        if fitted is None:
-            found, shift = _run(model, images), None
+        batch_weights = np.zeros(len(images), np.float32)
+        batch_weights[:n] = 1 if weight_iterator is None else [next(weight_iterator) for _ in range(n)]
+        if left_out_model is None:
+            batch_scores, shift = _run(model, images), None
         else:
-            found, shift, _ = score_left_out(fitted, images, share)
-        values = np.asarray(found.image_score)[:n]
-        if not np.isfinite(values).all():
-            _refuse(call, fitted is None, done, model)
-        done += n
-        yield found, n, float(share.sum(dtype=np.float64)), shift
+            batch_scores, shift, _ = score_left_out(left_out_model, images, batch_weights)
+        check_scores(call, np.asarray(batch_scores.image_score)[:n], left_out_model is None, count, model)
+        count += n
+        yield batch_scores, n, float(batch_weights.sum(dtype=np.float64)), shift
 
 
 _OTHERS = ", or give other images with held_out=True"
 
 
 def _run(model: Padim, images: Array) -> Scores:
-    """By one program for all models alike, and a small one for the calibration, which each has of another length."""
-    program = _program(replace(model, calibration=None))
+    """Score by one program for all like models, and a small one for the calibration, whose length differs."""
+    program = _strip_settings(replace(model, calibration=None))
     calls_lapack = program.gaussian.solver == "triangular-solve"
     scores = run_exclusively(programs.score, program, images) if calls_lapack else programs.score(program, images)
     return scores if model.calibration is None else programs.verdicts(model.calibration, scores)
 
 
-def _program(model: Padim) -> Padim:
+def _strip_settings(model: Padim) -> Padim:
+    """The model without the settings that only matter for reading files, which would compile another program."""
     return replace(model, config=model.config.computed)
 
 
@@ -248,13 +247,13 @@ def score_left_out(
     Args:
       model: of :func:`for_leave_one_out`.
       images: uint8 RGB of ``config.crop_size``.
-      weights: that each was fitted with; 0 of those that don't count.
+      weights: the weight that each was fitted with; 0 for those that don't count.
 
     Returns:
       Scores, not finite where an image can't be left out; Σ w (x - μ), which is 0 over all images fitted on; and
       embeddings at some positions and of some channels.
     """
-    return programs.leave_one_out(_program(model), jnp.asarray(images), jnp.asarray(weights, jnp.float32))
+    return programs.leave_one_out(_strip_settings(model), jnp.asarray(images), jnp.asarray(weights, jnp.float32))
 
 
 def scores_from_distances(model: Padim, distances: Float[Array, "p n"]) -> Scores:
@@ -276,12 +275,15 @@ def for_leave_one_out(call: str, model: Padim) -> Padim:
         raise NoLeaveOneOut(
             f"{call}: the model was saved without its shrinkage; fit it anew{_OTHERS if call == 'calibrate' else ''}"
         )
-    # not even through jit where it is one already, which would copy it
+    # one that is already in this form must not go through jit, which would copy it
     fitted = model if model.gaussian.solver == "inverse-factor" else with_solver(model, "inverse-factor")
     return replace(fitted, calibration=None)
 
 
-def _refuse(call: str, held_out: bool, before: int, model: Padim) -> None:
+def check_scores(call: str, scores: Float[np.ndarray, " n"], held_out: bool, before: int, model: Padim) -> None:
+    """Raise where a score is not finite, saying why; ``before`` images came before these."""
+    if np.isfinite(scores).all():
+        return
     if held_out:
         raise FloatingPointError(f"{call}: a score after image {before} is not finite; the model is broken")
     raise NoLeaveOneOut(
@@ -291,7 +293,7 @@ def _refuse(call: str, held_out: bool, before: int, model: Padim) -> None:
     )
 
 
-def _check_fitted(model: Padim, total: float, moved: np.ndarray, partial: bool) -> None:
+def _check_fitted(model: Padim, total: float, shift_sum: np.ndarray, partial: bool) -> None:
     """Raise unless the images can be those of the fit."""
     count = float(model.count)
     if partial:
@@ -303,8 +305,8 @@ def _check_fitted(model: Padim, total: float, moved: np.ndarray, partial: bool) 
         )
     mean = np.asarray(model.gaussian.mean, np.float64)
     # deviations from a mean sum to 0, up to the rounding of means that were updated batch by batch
-    if np.abs(moved / count).max() > 1e-4 * max(np.abs(mean).max(), 1e-6):
+    if np.abs(shift_sum / count).max() > 1e-4 * max(np.abs(mean).max(), 1e-6):
         raise ValueError(
-            "calibrate: these are not the images the model was fitted on (their mean is another); pass held_out=True "
+            "calibrate: these are not the images the model was fitted on (their mean differs); pass held_out=True "
             "for others"
         )

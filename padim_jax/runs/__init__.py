@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from padim_jax.lazy import lazily
+from padim_jax.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from padim_jax.runs.forget import forget_files
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from padim_jax.runs.update import Update, update_files
     from padim_jax.runs.watch import Watch
 else:  # a table is read without JAX
-    __getattr__, __dir__ = lazily(
+    __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
             "padim_jax.runs.forget": ("forget_files",),

@@ -12,7 +12,9 @@ from pathlib import Path
 import jax
 
 from padim_jax.artifact import Updatable, load_updatable
-from padim_jax.artifact.folder import ArtifactError, check_writable, read_manifest
+from padim_jax.artifact.arrays import ArtifactError
+from padim_jax.artifact.folder import check_writable
+from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.ownership import is_ours
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig

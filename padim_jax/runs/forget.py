@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from padim_jax.artifact import Updatable, lived_on
+from padim_jax.artifact import Updatable, note_change
 from padim_jax.images.folder import digest_file
 from padim_jax.method.fitting import forget
 from padim_jax.runs.engines import OneDevice
@@ -55,5 +55,5 @@ def forget_files(
         moments=forget(model.moments, gone.state),
         images=images,
         calibration=None,
-        progress=lived_on(model.progress, "made to forget"),
+        progress=note_change(model.progress, "made to forget"),
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from padim_jax.artifact import Updatable, lived_on
+from padim_jax.artifact import Updatable, note_change
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold, join_calibrations
 from padim_jax.method.fitting import merge
 from padim_jax.runs.recalibration import rates_of
@@ -70,7 +70,7 @@ def _merge_pair(first: Updatable, second: Updatable, remark: Remark) -> Updatabl
         moments=merge(first.moments, second.moments),
         images=images,
         calibration=_merge_calibrations(first, second, shared, remark),
-        progress=lived_on(None, "merged"),
+        progress=note_change(None, "merged"),
         image_sizes=tuple(dict.fromkeys((*first.image_sizes, *second.image_sizes)))[:MOST_SIZES],
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from padim_jax.config import PadimConfig
-from padim_jax.images.folder import Batch, load_groups
+from padim_jax.images.folder import Batch, load_batches
 from padim_jax.mesh.processes import ProcessFailed, gather
 from padim_jax.runs.watch import Watch
 
@@ -86,7 +86,7 @@ def read_steps(
     count, process = jax.process_count(), jax.process_index()
     runs = share(paths, batch_size, count, process)
     flat = [path for run in runs for path in run]
-    batches = load_groups(flat, config, batch_size, watch.unreadable, watch.note)
+    batches = load_batches(flat, config, batch_size, watch.unreadable, watch.note, fill=False)
     for index, run in enumerate(runs):
         failure: Exception | None = None
         batch = Batch([], np.zeros((0, *config.crop, 3), np.uint8), [], [])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from padim_jax.artifact import Updatable, lived_on
+from padim_jax.artifact import Updatable, note_change
 from padim_jax.images import UnreadableImage
 from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold, join_calibrations
@@ -109,7 +109,7 @@ def update_files(
             moments=engine.whole(fold.state),
             images=fold.images,
             calibration=None,
-            progress=lived_on(model.progress, "updated"),
+            progress=note_change(model.progress, "updated"),
             image_sizes=fold.image_sizes,
         ),
         held_out,
