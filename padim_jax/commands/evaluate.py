@@ -33,7 +33,8 @@ from padim_jax.commands.terminal import (
 from padim_jax.config import ProtocolName
 from padim_jax.data.protocol import Protocol
 from padim_jax.images import UnreadableImage
-from padim_jax.presets import Preset, preset
+from padim_jax.presets import Preset
+from padim_jax.presets import preset as find_preset
 from padim_jax.runs.watch import Advance
 
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
@@ -61,8 +62,8 @@ _AT_THRESHOLDS = {
 def evaluate_command(
     folder: Path,
     out: Path,
-    presets: tuple[str, ...],
-    categories: tuple[str, ...],
+    preset_names: tuple[str, ...],
+    category_names: tuple[str, ...],
     protocol: ProtocolName,
     seeds: int | None,
     weights: str | None,
@@ -78,30 +79,29 @@ def evaluate_command(
 
     prepared = prepared or out / "prepared"
     with wrong_use():
-        chosen = [preset(name) for name in dict.fromkeys(presets or ("lite0",))]
-        found = find_categories(folder, prepared, categories)
-        if weights is not None and len({one.backbone for one in chosen}) > 1:
-            raise ValueError("--weights is one backbone's, but the presets have several; evaluate them apart")
-        _check_apart(found, {"--out": out, "--prepared": prepared})
-        draws = {one.name: _draws(one, protocol, seeds) for one in chosen}
-        plan = [
-            Run(category, one, seed, Protocol(protocol, seed if protocol == "rotated" else 0), **sizes, weights=weights)
-            for category in found
-            for one in chosen
-            for seed in range(draws[one.name])
+        presets = [find_preset(name) for name in dict.fromkeys(preset_names or ("lite0",))]
+        categories = find_categories(folder, prepared, category_names)
+        if weights is not None and len({preset.backbone for preset in presets}) > 1:
+            raise ValueError("--weights is of one backbone, but the presets have several; evaluate them one by one")
+        _check_apart(categories, {"--out": out, "--prepared": prepared})
+        runs = [
+            Run(category, preset, seed, Protocol(protocol, seed * (protocol == "rotated")), **sizes, weights=weights)
+            for category in categories
+            for preset in presets
+            for seed in range(_count_seeds(preset, protocol, seeds))
         ]
     with ownership.locked(out, "evaluate"):
         claim(out)
         _check_room(out)
-        _carry_out(plan, out, weights, batch_size, report)
+        _evaluate_all(runs, out, weights, batch_size, report)
 
 
 def report_command(results: Path) -> None:
     """Do what ``padim report`` says it does."""
     from padim_jax.evaluation.report import RUN_FILE, write_report
 
-    found = sorted(path.parent for path in results.rglob(RUN_FILE))
-    runs = [run for run in found if not run.name.startswith(".")]  # those were never finished
+    folders = sorted(path.parent for path in results.rglob(RUN_FILE))
+    runs = [run for run in folders if not run.name.startswith(".")]  # those were never finished
     if not runs:
         raise click.UsageError(f"{results} holds no run ({RUN_FILE}); padim evaluate writes them")
     for run in runs:
@@ -109,16 +109,16 @@ def report_command(results: Path) -> None:
         tell(str(run / REPORT))
 
 
-def _carry_out(plan: Sequence[Run], out: Path, weights: str | None, batch_size: int, report: bool) -> None:
-    """Do what is planned and not done yet, one run after the other; tables are as of the last."""
+def _evaluate_all(runs: Sequence[Run], out: Path, weights: str | None, batch_size: int, report: bool) -> None:
+    """Evaluate what has not been evaluated yet, one run after the other; the tables are written after each."""
     from padim_jax.data.catalogue import assign_roles, ignored_files, prepare
     from padim_jax.evaluation.evaluate import earlier, evaluate, finished, place
     from padim_jax.evaluation.operating_points import remarks
     from padim_jax.evaluation.report import RUN_FILE, write_report
     from padim_jax.evaluation.results import metrics_of, write_results
 
-    categories = {run.category.name: run.category for run in plan}
-    # all files are looked at before any is scored
+    categories = {run.category.name: run.category for run in runs}
+    # all files are listed before any is scored
     builders = {name: category.build() for name, category in categories.items()}
     for name, builder in builders.items():
         note_ignored(ignored_files(builder), name)
@@ -126,33 +126,33 @@ def _carry_out(plan: Sequence[Run], out: Path, weights: str | None, batch_size: 
     networks: dict[str, Backbone] = {}
     records: list[dict[str, Any]] = []
     pages: list[Path] = []
-    with board.shown(), _going_on(out, records, len(plan)):
-        for name, builder in builders.items():  # what is wrong with any shows before the first is scored
+    with board.show(), _state_progress(out, records, len(runs)):
+        for name, builder in builders.items():  # a fault in any shows before the first run
             board.bar(f"preparing {name}")
             prepare(builder)
             assign_roles(builder)
-        for run in plan:
+        for run in runs:
             builder, name = builders[run.category.name], run.preset.backbone
-            label = f"{len(records) + 1}/{len(plan)} {run.category.name} {run.preset.name} seed {run.seed}"
+            label = f"{len(records) + 1}/{len(runs)} {run.category.name} {run.preset.name} seed {run.seed}"
             if name not in networks:
-                moved = megabytes(board.bar(f"{label}: loading {name}", unit="MB"))
-                networks[name] = load_backbone(name, weights, progress=moved)
-            record, how = finished(run, networks[name], builder, out), "there already"
+                progress = megabytes(board.bar(f"{label}: loading {name}", unit="MB"))
+                networks[name] = load_backbone(name, weights, progress=progress)
+            record, remark = finished(run, networks[name], builder, out), "there already"
             if record is None:
-                if before := earlier(run, networks[name], builder, out):
-                    say(f"{label}: run again; {before} is of an earlier version, which did not calibrate, and stays")
-                bar = partial(board.stage, label)
+                if outdated := earlier(run, networks[name], builder, out):
+                    say(f"{label}: run again; {outdated} is of an earlier version, which did not calibrate, and stays")
+                progress = partial(board.stage, label)
                 try:
-                    record = evaluate(run, networks[name], builder, out, batch_size=batch_size, progress=bar)
+                    record = evaluate(run, networks[name], builder, out, batch_size=batch_size, progress=progress)
                 except UnreadableImage as error:
                     raise click.ClickException(f"{run.category.folder}: {error} (mend or remove it)") from error
-                how = f"in {sum(record['seconds'].values()):.1f} s"
+                remark = f"in {sum(record['seconds'].values()):.1f} s"
             records.append(record)
             pages.append(out / place(run, networks[name], builder) / REPORT)
             if report and not pages[-1].exists():
                 write_report(pages[-1].parent, pages[-1])
             board.lines = write_results(out, records)
-            say(f"{label}: image AUROC {_percent(metrics_of(record)['image_auroc'])}, {how}")
+            say(f"{label}: image AUROC {_percent(metrics_of(record)['image_auroc'])}, {remark}")
     Console(highlight=False).print(_tables(board.lines))
     notes = {f"{record['category']}: {text}": None for record in records for text in remarks(record.get("calibration"))}
     for note in notes:
@@ -165,14 +165,14 @@ def _carry_out(plan: Sequence[Run], out: Path, weights: str | None, batch_size: 
 
 
 class _Board:
-    """The table so far, and below it what is going on."""
+    """The table so far, with a progress bar below it."""
 
     def __init__(self) -> None:
         self.lines: list[Summary] = []
         self._progress = new_progress()
 
-    def shown(self) -> Live:
-        """Context in which the board shows and lines can be said above it."""
+    def show(self) -> Live:
+        """Context in which the board is shown; lines can be printed above it."""
         return Live(get_renderable=self._render, console=screen, transient=True)
 
     def bar(self, what: str, total: int | None = None, unit: str = "images") -> Advance:
@@ -186,25 +186,25 @@ class _Board:
 
 
 @contextmanager
-def _going_on(out: Path, records: list[dict[str, Any]], total: int) -> Iterator[None]:
+def _state_progress(out: Path, records: list[dict[str, Any]], total: int) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        done = f"{len(records)} of {total} runs are in {out}"
-        raise click.ClickException(f"interrupted; {done}, and the same command goes on from there") from error
+        finished = f"{len(records)} of {total} runs are in {out}"
+        raise click.ClickException(f"interrupted; {finished}, and the same command goes on from there") from error
 
 
-def _draws(one: Preset, protocol: ProtocolName, seeds: int | None) -> int:
-    """Seeds to run; one where a seed changes nothing, whose spread of 0 would look like stability."""
+def _count_seeds(preset: Preset, protocol: ProtocolName, seeds: int | None) -> int:
+    """How many seeds to run: one where a seed changes nothing, as a spread of 0 would look like stability."""
     if protocol == "rotated":
         return seeds or ROTATED_DRAWS
-    if not one.draws and (seeds or 1) > 1:
-        say(f"{one.name} draws nothing at random, so one seed is enough")
-    return (seeds or 1) if one.draws else 1
+    if not preset.draws and (seeds or 1) > 1:
+        say(f"{preset.name} draws nothing at random, so one seed is enough")
+    return (seeds or 1) if preset.draws else 1
 
 
 def _check_apart(categories: Sequence[Category], targets: dict[str, Path]) -> None:
-    """What is written inside a category would be among its files, and change it with every run."""
+    """Refuse to write inside a category: the results would count among its files, and change it with every run."""
     for category in categories:
         for option, target in targets.items():
             if target.resolve().is_relative_to(category.place.resolve()):
@@ -214,7 +214,7 @@ def _check_apart(categories: Sequence[Category], targets: dict[str, Path]) -> No
 
 
 def _check_room(out: Path) -> None:
-    """Fail now, not after hours of scoring; on a full disk an empty file could still be made."""
+    """Fail now, not after hours of scoring; the probe is not empty, as a full disk still takes empty files."""
     try:
         with tempfile.TemporaryFile(dir=out) as probe:
             probe.write(bytes(_PROBE))
@@ -227,7 +227,7 @@ def _check_room(out: Path) -> None:
 
 
 def _tables(lines: Sequence[Summary]) -> RenderableType:
-    """Metrics in percent, and beside them what has been published; below, what is found at calibrated thresholds."""
+    """Metrics in percent beside published figures; below, recall and false alarms at calibrated thresholds."""
     title = "percent"
     if any(line.published for line in lines):
         title += "; in brackets, what has been published"
@@ -241,20 +241,22 @@ def _tables(lines: Sequence[Summary]) -> RenderableType:
 
 
 def _table(lines: Sequence[Summary], title: str, columns: Mapping[str, str]) -> Table:
-    """Those of ``columns`` that are defined anywhere, the first in any case."""
-    several = len({(line.data, line.protocol) for line in lines}) > 1
-    title = title if several else f"{_data(lines[0])}, {title}"
+    """A table of the first of ``columns``, and of the others that any line defines."""
+    several_data = len({(line.data, line.protocol) for line in lines}) > 1
+    title = title if several_data else f"{_data(lines[0])}, {title}"
     table = Table(title=title, title_justify="left", title_style="dim")
-    for name in ("data", "preset", "category") if several else ("preset", "category"):
+    for name in ("data", "preset", "category") if several_data else ("preset", "category"):
         table.add_column(name, overflow="fold")
     first = next(iter(columns))
-    shown = [name for name in columns if name == first or any(line.mean[name] is not None for line in lines)]
-    for name in shown:
+    defined = [name for name in columns if name == first or any(line.mean[name] is not None for line in lines)]
+    for name in defined:
         table.add_column(columns[name], justify="right")
     for line in lines:
-        names = (_data(line), line.preset, line.category) if several else (line.preset, line.category)
+        names = (_data(line), line.preset, line.category) if several_data else (line.preset, line.category)
         style = "bold" if line.category in ("mean", "textures", "objects") else None
-        table.add_row(*(escape(printable(name)) for name in names), *(_cell(line, name) for name in shown), style=style)
+        table.add_row(
+            *(escape(printable(name)) for name in names), *(_cell(line, name) for name in defined), style=style
+        )
     return table
 
 
