@@ -7,9 +7,9 @@ from typing import Any, get_args
 import click
 
 from padim_jax.commands.lazy_click import Command
-from padim_jax.commands.options import Size, batch_option, debug_option, devices_option, roi_option
+from padim_jax.commands.options import batch_option, debug_option, devices_option, grid_options, roi_option
 from padim_jax.commands.terminal import tell
-from padim_jax.config import ProtocolName
+from padim_jax.config import ProtocolName, TableFormat
 
 ROTATED_DRAWS = 5  # arXiv 2011.08785 reports means over random draws
 _PIXELS = click.Choice(("crop", "original"))
@@ -111,7 +111,8 @@ def score_many_command() -> None:
 @click.command(
     "evaluate",
     cls=Command,
-    example="padim evaluate bracket/ --out evaluation --preset lite0-plus",
+    example="padim evaluate bracket/ --out evaluation --preset lite0-plus\n"
+    "padim evaluate bracket/ --out grid --ridge 0.01 --ridge 0.1 --n-channels 50 --n-channels 100",
     place="padim_jax.commands.evaluate:evaluate_command",
 )
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -143,8 +144,14 @@ def score_many_command() -> None:
     help=f"Draws of channels (and rotations), from seed 0. Default: 1; rotated, {ROTATED_DRAWS}.",
 )
 @click.option("--weights", type=str, help="Weights file, or 'random', for the one backbone of all presets.")
-@click.option("--image-size", type=Size(), help="Resize images to this. Default: the preset's.")
-@click.option("--crop-size", type=Size(), help="Then cut out the centre. Default: the preset's.")
+@grid_options
+@click.option(
+    "--table-format",
+    "table_formats",
+    type=click.Choice(get_args(TableFormat)),
+    multiple=True,
+    help="Write the table as DIR/table.md, table.tex or table.csv too; repeat for several.",
+)
 @click.option(
     "--prepared",
     type=click.Path(path_type=Path, file_okay=False),
@@ -161,6 +168,10 @@ def evaluate_command() -> None:
     report of each run. Besides the usual metrics they say what share of the defective test images is found, and of the
     good ones flagged, at thresholds for 1 % and 5 % false alarms that come from the good training images alone. Runs
     already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
+
+    Settings replace those of the presets. A setting that is repeated has several values, and each of them is evaluated;
+    several such settings make a grid of all combinations. --tap alone means the same as for padim fit: repeated, it
+    names the layers of one embedding.
     """
 
 

@@ -52,7 +52,7 @@ backbone_option = click.option(
 
 _HINTS = get_type_hints(PadimConfig)
 # how an option reads a field of each type other than a choice
-_KINDS: Mapping[Any, Mapping[str, Any]] = {
+_KINDS: Mapping[Any, dict[str, Any]] = {
     int | None: {"type": int},
     int: {"type": int},
     float: {"type": float},
@@ -62,12 +62,19 @@ _KINDS: Mapping[Any, Mapping[str, Any]] = {
 }
 
 
-def setting_option(name: str) -> Callable[[Any], Any]:
-    """The option for a field of ``PadimConfig``, made from its setting; its value is None, or (), where not given."""
+def setting_option(name: str, default: str | None = None, *, multiple: bool = False) -> Callable[[Any], Any]:
+    """The option for a field of ``PadimConfig``, made from its setting; its value is None, or (), where not given.
+
+    Args:
+      name: the field.
+      default: the default in words, where it is not that of the setting.
+      multiple: whether the option may be repeated, to give several values.
+    """
     setting, hint = SETTINGS[name], _HINTS[name]
-    kind = {"type": click.Choice(get_args(hint))} if get_origin(hint) is Literal else _KINDS[hint]
+    kind: dict[str, Any] = {"type": click.Choice(get_args(hint))} if get_origin(hint) is Literal else _KINDS[hint]
     flag = name.removesuffix("s") if "multiple" in kind else name.replace("_", "-")
-    default = setting.default or getattr(PadimConfig, name)
+    default = default or setting.default or getattr(PadimConfig, name)
+    kind = kind | {"multiple": multiple or "multiple" in kind}
     return click.option(f"--{flag}", name, help=f"{setting.help} Default: {default}.", **kind)
 
 
@@ -78,6 +85,12 @@ def settings_options(command: Any) -> Any:
         help="Weights file (.pth, .safetensors), or 'random'. Default: embedded, or the publisher's file.",
     )
     return _with(command, preset_option, backbone_option, weights, *map(setting_option, SETTINGS))
+
+
+def grid_options(command: Any) -> Any:
+    """Options of settings with one or several values, but for the value range: ``evaluate`` reads 8-bit images only."""
+    defaults = {name: "the preset's" for name in SETTINGS if name != "value_range"} | {"seed": "those of --seeds"}
+    return _with(command, *(setting_option(name, default, multiple=True) for name, default in defaults.items()))
 
 
 def rate_options(command: Any) -> Any:

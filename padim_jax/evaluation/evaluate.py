@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from padim_jax.artifact import ownership
 from padim_jax.backbones import Backbone, backbone_spec
-from padim_jax.config import PadimConfig, Size
+from padim_jax.config import PadimConfig
 from padim_jax.data.catalogue import Category, Part, assign_roles
 from padim_jax.data.examples import Examples, load_examples
 from padim_jax.data.libraries import tfds
@@ -34,6 +34,7 @@ from padim_jax.evaluation.metrics import PixelScores, image_metrics
 from padim_jax.evaluation.operating_points import OperatingPoints, leave_out
 from padim_jax.evaluation.published import published
 from padim_jax.evaluation.report import FORMAT, RUN_FILE, SCHEMA
+from padim_jax.method.embedding import check_channels
 from padim_jax.method.fitting import fit
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
@@ -54,38 +55,41 @@ class Run:
       preset: the backbone and the settings.
       seed: the seed of the channels.
       protocol: how images are placed, with the seed of the rotations and crops.
-      image_size: in place of the preset's.
-      crop_size: in place of the preset's.
-      weights: in place of the backbone's own, as :func:`padim_jax.load_backbone` takes them.
+      settings: values of settings by name, which replace the preset's.
+      weights: weights that replace the backbone's own, as :func:`padim_jax.load_backbone` takes them.
+
+    Raises:
+      ValueError: the settings are invalid or don't fit the backbone.
     """
 
     category: Category
     preset: Preset
     seed: int
     protocol: Protocol
-    image_size: Size | None = None
-    crop_size: Size | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        for member in self.members:  # sizes and taps are checked before any run starts
-            backbone_spec(self.preset.backbone).select(member.taps)
+        if "taps" in self.settings and len(self.preset.members) > 1:
+            raise ValueError(f"the preset {self.preset.name} sums the maps of its own taps, and takes no others")
+        for member in self.members:  # settings are checked before any run starts
+            check_channels(backbone_spec(self.preset.backbone), member)
 
     @property
     def members(self) -> tuple[PadimConfig, ...]:
-        """Settings of each model, with the sizes asked for; ShanghaiTech Campus is not cropped (section IV-B)."""
-        uncropped = {"image_size": 256, "crop_size": 256}
-        sizes: dict[str, Any] = uncropped if self.category.data == ShanghaiTechCampus.name else {}
-        if self.image_size is not None:
-            sizes["image_size"] = self.image_size
-        if self.crop_size is not None:
-            sizes["crop_size"] = self.crop_size
-        return tuple(replace(member, **sizes) for member in self.preset.seeded(self.seed))
+        """Settings of each model; by default, ShanghaiTech Campus is not cropped (section IV-B)."""
+        uncropped = {"image_size": 256, "crop_size": 256} if self.category.data == ShanghaiTechCampus.name else {}
+        return tuple(replace(member, **{**uncropped, **self.settings}) for member in self.preset.seeded(self.seed))
+
+    @property
+    def draws(self) -> bool:
+        """Whether a seed changes anything: some member keeps a part of its channels, or projects them at random."""
+        return replace(self.preset, members=self.members).draws
 
     @property
     def as_published(self) -> bool:
         """Whether the preset is evaluated as it is described, so that its published figures stand for comparison."""
-        return self.image_size is None and self.crop_size is None and self.weights is None
+        return self.weights is None and self.members == replace(self, settings={}).members
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Summary:
       mean: the mean of each metric over seeds; None unless all runs define it.
       spread: the standard deviation over seeds (divisor n - 1); None with one seed.
       published: the published figures, by metric.
+      settings: the values of the settings that vary among the runs, by name.
     """
 
     data: str
@@ -59,17 +60,18 @@ class Summary:
     mean: dict[str, float | None]
     spread: dict[str, float | None]
     published: dict[str, Published]
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
-def claim(out: Path) -> None:
-    """Make sure that :func:`write_results` replaces only padim's files in ``out``; mark a new folder as padim's.
+def claim(out: Path, tables: Iterable[str] = ()) -> None:
+    """Make sure that results and ``tables`` replace only padim's files in ``out``; mark a new folder as padim's.
 
     Folders of versions that left no mark are recognised by their ``results.json``.
 
     Raises:
       NotOurs: the folder holds files of these names that padim did not write.
     """
-    ownership.claim(out, _FILES, "evaluate", earlier=lambda path: _is_results(out / _FILES[0]))
+    ownership.claim(out, (*_FILES, *tables), "evaluate", earlier=lambda path: _is_results(out / _FILES[0]))
 
 
 def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:
@@ -78,30 +80,31 @@ def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: (metrics.get(level) or {}).get(key) for name, (level, key) in METRICS.items()}
 
 
-def summarise(runs: Iterable[Mapping[str, Any]]) -> list[Summary]:
-    """A line for every preset on every category, and after several categories the lines of their means.
+def summarise(runs: Iterable[Mapping[str, Any]], varying: Sequence[str] = ()) -> list[Summary]:
+    """A line for every preset and settings on every category, and after several categories the lines of their means.
 
-    The runs are those of one evaluation: alike but for data, protocol, preset, category and seed. A group has a mean
-    when all its categories are there; a seed counts only if every category has it.
+    The runs are those of one evaluation: alike but for data, protocol, preset, category, seed and the settings named in
+    ``varying``. A group has a mean when all its categories are there; a seed counts only if every category has it.
     """
-    groups: dict[tuple[str, str, str], dict[str, dict[int, Mapping[str, Any]]]] = {}
+    groups: dict[tuple[str, ...], dict[str, dict[int, Mapping[str, Any]]]] = {}
     for run in runs:
-        key = run["data"], run["protocol"]["name"], run["preset"]
+        settings = [setting_text(value) for value in _settings(run, varying).values()]
+        key = run["data"], run["protocol"]["name"], run["preset"], *settings
         groups.setdefault(key, {}).setdefault(run["category"], {})[run["seed"]] = run
     lines = []
     for categories in groups.values():
-        lines += [_line(name, [seeds]) for name, seeds in categories.items()]
+        lines += [_line(name, [seeds], varying) for name, seeds in categories.items()]
         single = [name for name in categories if name != "all"]  # "all" holds the others' images
         if len(single) > 1:
             groups_of_paper = [(name, group) for name, group in MEANS.items() if set(group) <= set(single)]
             for name, group in [*groups_of_paper, ("mean", single)]:
-                lines.append(_line(name, [categories[part] for part in group]))
+                lines.append(_line(name, [categories[part] for part in group], varying))
     return lines
 
 
-def write_results(out: Path, runs: Sequence[Mapping[str, Any]]) -> list[Summary]:
+def write_results(out: Path, runs: Sequence[Mapping[str, Any]], varying: Sequence[str] = ()) -> list[Summary]:
     """Write ``results.json``, ``results.csv`` and ``files.csv`` of ``runs`` to ``out``; returns the table's lines."""
-    lines = summarise(runs)
+    lines = summarise(runs, varying)
     content = {
         "format": _FORMAT,
         "schema": 1,
@@ -124,7 +127,12 @@ def _is_results(path: Path) -> bool:
     return isinstance(content, dict) and content.get("format") == _FORMAT
 
 
-def _line(category: str, parts: Sequence[Mapping[int, Mapping[str, Any]]]) -> Summary:
+def _settings(run: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Settings of a run that all its members share."""
+    return {name: run["settings"]["members"][0][name] for name in names}
+
+
+def _line(category: str, parts: Sequence[Mapping[int, Mapping[str, Any]]], varying: Sequence[str]) -> Summary:
     """A line of one category's runs by seed, or of the mean of several."""
     seeds = tuple(sorted(set.intersection(*(set(part) for part in parts))))
     mean: dict[str, float | None] = {}
@@ -141,7 +149,8 @@ def _line(category: str, parts: Sequence[Mapping[int, Mapping[str, Any]]]) -> Su
     references = {}
     if comparable and all(run["as_published"] for run in runs):
         references = published(preset, data, protocol, category)
-    return Summary(data, protocol, preset, category, seeds, mean, spread, references)
+    settings = _settings(runs[0], varying)
+    return Summary(data, protocol, preset, category, seeds, mean, spread, references, settings)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -161,7 +170,7 @@ def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         row |= {"backbone": settings["backbone"], "weights_digest": settings["weights_digest"]}
         members = settings["members"]
         for key in members[0]:  # members of one preset differ in their taps
-            values = [_plain(member[key]) for member in members]
+            values = [setting_text(member[key]) for member in members]
             row[f"config.{key}"] = values[0] if len(set(values)) == 1 else " | ".join(values)
         yield row | {f"version.{key}": value for key, value in run["versions"].items()}
 
@@ -187,7 +196,7 @@ def _file_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             yield names | {"role": "test"} | {key: row[key] for key in row if key != "placement"} | placement
 
 
-def _plain(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting as a cell: a text as it is, an empty cell for None, JSON otherwise."""
     return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
