@@ -1,6 +1,6 @@
-"""The harness of the benchmarks that compare: sides that take turns in one run, medians with quartiles, rows.
+"""What the benchmarks share: sides that take turns in one run, medians with quartiles, tables and plots.
 
-Not a benchmark by itself. Sides take turns, A B A B, so that what else the computer does falls on all of them alike.
+Not a benchmark by itself. Sides take turns, A B A B, so that other load on the computer slows all of them alike.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 PACKAGES = ("padim-jax", "jax", "jaxlib", "numpy", "torch", "torchvision", "timm", "anomalib", "anomavision")
 Row = dict[str, Any]
@@ -27,8 +28,8 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Seconds of every timed call by side: ``warmup`` untimed calls each, then ``rounds`` turns of ``repeats`` calls.
 
-    With ``settle`` a turn begins with one more untimed call, after which the threads of the side before are asleep and
-    its arrays out of the caches: for calls of milliseconds that a user makes in a row.
+    With ``settle`` a turn begins with one more untimed call, after which the previous side's threads are asleep and its
+    arrays out of the caches: for calls of milliseconds that a user makes in a row.
     """
     for work in sides.values():
         for _ in range(warmup):
@@ -45,29 +46,39 @@ def alternate(
     return seconds
 
 
-def summary(seconds: Sequence[float], per: int = 1) -> Row:
-    """Median and quartiles in milliseconds of one of ``per`` equal parts of each timed call."""
-    ordered = [1e3 * second / per for second in seconds]
-    low, middle, high = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else ordered * 3
-    return {"ms": _digits(middle), "q1": _digits(low), "q3": _digits(high), "timed": len(ordered)}
+def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The median of each side's seconds."""
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def summary(seconds: Sequence[float]) -> Row:
+    """Median and quartiles of the timed calls, in milliseconds."""
+    times = [1e3 * second for second in seconds]
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+    return {"ms": _digits(middle), "q1": _digits(low), "q3": _digits(high), "timed": len(times)}
+
+
+def split_batches(images: np.ndarray, size: int) -> list[np.ndarray]:
+    """Batches of ``size`` images; the last may have fewer."""
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def facts() -> Row:
     """Device, processor, threads and versions that every row carries."""
-    found: Row = {"python": platform.python_version()}
+    row: Row = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            row[package] = version(package)
         except PackageNotFoundError:
             continue
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    found["machine"], found["cpu"] = platform.machine(), names[0] if names else platform.processor()
-    found["cpus"], found["device"] = os.cpu_count(), jax.devices()[0].device_kind
+    row["machine"], row["cpu"] = platform.machine(), names[0] if names else platform.processor()
+    row["cpus"], row["device"] = os.cpu_count(), jax.devices()[0].device_kind
     if "torch" in sys.modules:
-        found["torch_threads"] = importlib.import_module("torch").get_num_threads()
-    return found
+        row["torch_threads"] = importlib.import_module("torch").get_num_threads()
+    return row
 
 
 def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
@@ -84,33 +95,27 @@ def show(rows: Iterable[Row], columns: Sequence[str], path: Path | None = None) 
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    known = facts()
-    lines = [json.dumps(row | known) for row in rows]
+    shared = facts()
+    lines = [json.dumps(row | shared) for row in rows]
     print("\n".join(lines))
     if path is not None:
         path.write_text("\n".join(lines) + "\n")
 
 
 def judge(bounds: Iterable[tuple[str, float, float]]) -> int:
-    """Print each ``(what, found, at least)`` and give the exit code: 1 where any is missed."""
-    missed = False
-    for what, found, wanted in bounds:
-        fell_short = found < wanted
-        missed |= fell_short
-        print(f"{'MISSED' if fell_short else 'met   '}  {what}: {found:.3g}, wanted at least {wanted:g}", flush=True)
-    return int(missed)
+    """Print each bound ``(what, measured, at least)`` and return the exit code: 1 where any is missed."""
+    exit_code = 0
+    for what, measured, bound in bounds:
+        exit_code |= measured < bound
+        verdict = "MISSED" if measured < bound else "met   "
+        print(f"{verdict}  {what}: {measured:.3g}, wanted at least {bound:g}", flush=True)
+    return exit_code
 
 
 def plot(path: Path | None, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> None:
     """Draw lines ``{name: (xs, ys)}`` with the axes' labels; nothing where ``path`` is None."""
-    if path is None:
+    if path is None or (figure := _new_figure(6.4, 4)) is None:
         return
-    try:
-        figures: Any = importlib.import_module("matplotlib.figure")
-    except ImportError:
-        print("no plot: pip install matplotlib")
-        return
-    figure = figures.Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     for name, (xs, ys) in series.items():
         axes.plot(xs, ys, marker="o", label=name)
@@ -121,29 +126,34 @@ def plot(path: Path | None, series: Mapping[str, tuple[Sequence[float], Sequence
 
 
 def plot_bars(path: Path | None, rows: Sequence[Row], group: Sequence[str], bar: str = "side", y: str = "ms") -> None:
-    """Draw a bar per row, those with the same ``group`` columns together, a colour for each ``bar``; None: nothing."""
-    if path is None:
-        return
-    try:
-        figures: Any = importlib.import_module("matplotlib.figure")
-    except ImportError:
-        print("no plot: pip install matplotlib")
+    """Draw a bar per row, grouped by the ``group`` columns and coloured by ``bar``; nothing where ``path`` is None."""
+    if path is None or (figure := _new_figure(8, 4)) is None:
         return
     groups = list(dict.fromkeys(" ".join(str(row[column]) for column in group) for row in rows))
     bars = list(dict.fromkeys(str(row[bar]) for row in rows))
-    figure = figures.Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     width = 0.85 / len(bars)
     for index, name in enumerate(bars):
-        own = [row for row in rows if str(row[bar]) == name]
-        places = [groups.index(" ".join(str(row[column]) for column in group)) for row in own]
-        axes.bar([place + (index - (len(bars) - 1) / 2) * width for place in places], [row[y] for row in own], width)
+        bar_rows = [row for row in rows if str(row[bar]) == name]
+        centres = [groups.index(" ".join(str(row[column]) for column in group)) for row in bar_rows]
+        offset = (index - (len(bars) - 1) / 2) * width
+        axes.bar([centre + offset for centre in centres], [row[y] for row in bar_rows], width)
         axes.containers[-1].set_label(name)
     axes.set_xticks(range(len(groups)), groups)
     axes.set(ylabel=y)
     axes.legend()
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+def _new_figure(width: float, height: float) -> Any:
+    """A figure of so many inches; None, with a message, where matplotlib is missing."""
+    try:
+        figures: Any = importlib.import_module("matplotlib.figure")
+    except ImportError:
+        print("no plot: pip install matplotlib")
+        return None
+    return figures.Figure(figsize=(width, height), layout="constrained")
 
 
 def _digits(value: float) -> float:

@@ -1,12 +1,12 @@
-"""Question: what does a score cost as the dimension d and the size of images grow.
+"""Question: how does the cost of a score grow with the dimension d and the size of images.
 
     python benchmarks/cost.py --plot cost.png
     python benchmarks/cost.py --dimensions 25 100 --sizes 128 224 --rounds 3
 
 First d from 25 to 550 at 224×224 on Wide-ResNet50-2, which has the channels for it, then square images of 128 to 512
 pixels at d = 100 on EfficientNet-Lite0; one image each. Inverse factors and Wide-ResNet50-2's weights are random,
-which time does not mind. Sides are ours and, where PyTorch is there, our own PyTorch version. Prints a table and one
-JSON line per row, and draws milliseconds against d and against the side with ``--plot``, in two files. Judges
+which does not change the time. Sides are ours and, where PyTorch is installed, our own PyTorch version. Prints a table
+and one JSON line per row, and draws milliseconds against d and against the side with ``--plot``, in two files. Judges
 nothing.
 """
 
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from alternate import Row, add_options, alternate, plot, show, summary
-from peers import Ours, build, load, made_up, random_images
+from peers import Ours, build, load, make_random_model, random_images
 
 import padim_jax as padim
 
@@ -24,18 +24,18 @@ import padim_jax as padim
 def measure(model: str, config: padim.PadimConfig, size: int, options: argparse.Namespace) -> list[Row]:
     """One row per side for these settings."""
     backbone = load(model)
-    made = made_up(backbone, config)
+    random_model = make_random_model(backbone, config)
     sides = build(options.sides, backbone, config)
     for side in sides.values():
         if isinstance(side, Ours):
-            side.model = made
+            side.model = random_model
         else:
-            side.use_model(made)  # pyright: ignore[reportAttributeAccessIssue]
+            side.use_model(random_model)  # pyright: ignore[reportAttributeAccessIssue]
     images = random_images(options.batch, size)
     works = {name: partial(side.score, images) for name, side in sides.items()}
     seconds = alternate(works, options.rounds, repeats=3, settle=True)
-    what: Row = {"model": model, "d": made.embedding.dimension, "size": size, "batch": options.batch}
-    return [what | {"side": name} | summary(values) for name, values in seconds.items()]
+    settings: Row = {"model": model, "d": random_model.embedding.dimension, "size": size, "batch": options.batch}
+    return [settings | {"side": name} | summary(values) for name, values in seconds.items()]
 
 
 def main() -> int:
@@ -52,11 +52,11 @@ def main() -> int:
     rows: list[Row] = []
     for d in options.dimensions:
         rows += measure(options.d_model, padim.PadimConfig(n_channels=d), 224, options)
-    across = len(rows)
+    n_dimension_rows = len(rows)
     for size in options.sizes:
         rows += measure(options.size_model, padim.PadimConfig(image_size=size, crop_size=size), size, options)
     show(rows, ["model", "d", "size", "batch", "side", "ms", "q1", "q3"], options.json)
-    for key, part in (("d", rows[:across]), ("size", rows[across:])):
+    for key, part in (("d", rows[:n_dimension_rows]), ("size", rows[n_dimension_rows:])):
         path: Path | None = options.plot and options.plot.with_stem(f"{options.plot.stem}-{key}")
         lines = {name: [row for row in part if row["side"] == name] for name in options.sides}
         points = {name: ([row[key] for row in line], [row["ms"] for row in line]) for name, line in lines.items()}

@@ -1,4 +1,4 @@
-"""Question: how far is `padim estimate` from what a fit and a score then take.
+"""Question: how far is `padim estimate` from what a fit and a score take.
 
     python benchmarks/estimate.py
     python benchmarks/estimate.py --shapes lite0 wr50 --images 96
@@ -42,18 +42,17 @@ def main() -> int:
         for shape in options.shapes:
             model, settings = root / shape, SHAPES[shape]
             command = [sys.executable, "-m", "padim_jax.cli", "estimate", str(good), "--json", *settings]
-            said = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-            fitted = peak_of(["fit", str(good), "--out", str(model), *settings])
+            estimate = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+            fit_peak = peak_of(["fit", str(good), "--out", str(model), *settings])
             disk = sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) / 1e9
-            scored = peak_of(["score", str(model), str(good), "--out", str(root / f"{shape}-out")])
-            for work, (peak, seconds) in (("fit", fitted), ("score", scored)):
-                expected = max(phase["host"] for phase in said[work]) / 1e9, sum(said[f"{work}_seconds"].values())
-                rows.append((shape, work, "peak GB", expected[0], peak))
-                rows.append((shape, work, "seconds", expected[1], seconds))
-            rows.append((shape, "fit", "disk GB", said["disk"]["updatable"] / 1e9, disk))
+            score_peak = peak_of(["score", str(model), str(good), "--out", str(root / f"{shape}-out")])
+            for work, (peak, seconds) in (("fit", fit_peak), ("score", score_peak)):
+                rows.append((shape, work, "peak GB", max(phase["host"] for phase in estimate[work]) / 1e9, peak))
+                rows.append((shape, work, "seconds", sum(estimate[f"{work}_seconds"].values()), seconds))
+            rows.append((shape, "fit", "disk GB", estimate["disk"]["updatable"] / 1e9, disk))
     print(f"{'shape':12}{'work':7}{'what':9}{'estimate':>10}{'measured':>10}{'miss':>8}")
-    for shape, work, what, expected, found in rows:
-        print(f"{shape:12}{work:7}{what:9}{expected:10.3f}{found:10.3f}{expected / found - 1:+8.1%}")
+    for shape, work, what, expected, measured in rows:
+        print(f"{shape:12}{work:7}{what:9}{expected:10.3f}{measured:10.3f}{expected / measured - 1:+8.1%}")
     for row in rows:
         print(json.dumps(dict(zip(("shape", "work", "what", "estimate", "measured"), row, strict=True)) | facts))
     return int(any(abs(row[3] / row[4] - 1) > TOLERANCE for row in rows if row[2] == "peak GB"))

@@ -1,11 +1,11 @@
-"""What false-alarm rate thresholds from good images alone have on unseen good images.
+"""Question: what false-alarm rate do thresholds from good images alone have on unseen good images.
 
     python benchmarks/false_alarms.py --splits 20
 
 Splits the good monocrystalline cells of ELPV at random, fits and calibrates on 300, and counts how many of the others
-are called anomalous at a false-alarm rate of 5 %; beside it the same with a threshold from the training scores of the
+are called anomalous at a false-alarm rate of 5 %; beside it, the same with a threshold from the training scores of the
 fitted images, as is often done. Exits 1 unless the rate over all splits lies within the binomial 99 % interval around
-5 % and that of training scores does not.
+5 % and the rate with training scores does not.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from alternate import split_batches
 from scipy.stats import binom
 
 import padim_jax as padim
@@ -30,7 +30,7 @@ RATE = 0.05
 
 @dataclass(frozen=True)
 class Split:
-    """Counts of one split."""
+    """The counts of images and alarms of one split."""
 
     fitted: int
     unseen: int
@@ -40,20 +40,20 @@ class Split:
 
 def measure(config: padim.PadimConfig, splits: int, fitted: int = 300, batch_size: int = 16) -> Iterator[Split]:
     """Fit, calibrate and count, split by split."""
-    found = demo_split()
-    paths = sorted([*found.fit, *found.good])
+    split = demo_split()
+    paths = sorted([*split.fit, *split.good])
     cells = np.concatenate([batch.images for batch in load_batches(paths, config, 64)])
     backbone = padim.load_backbone("efficientnet_lite0")
     for seed in range(splits):
         order = np.random.default_rng(seed).permutation(len(cells))
-        good, unseen = (_batches(cells[part], batch_size) for part in (order[:fitted], order[fitted:]))
+        good, unseen = (split_batches(cells[part], batch_size) for part in (order[:fitted], order[fitted:]))
         model = padim.calibrate(padim.fit(backbone, good, config), good, false_alarm_rate=RATE)
         scores = np.concatenate([np.asarray(padim.score(model, batch).image_score) for batch in unseen])
         training = np.concatenate([np.asarray(padim.score(model, batch).image_score) for batch in good])
-        known = model.calibration
-        assert known is not None
-        naive = calibration(training, np.asarray(known.pixels), "held-out", RATE)
-        counts = (int((scores > np.asarray(one.threshold)).sum()) for one in (known, naive))
+        left_out = model.calibration
+        assert left_out is not None
+        naive = calibration(training, np.asarray(left_out.pixels), "held-out", RATE)
+        counts = (int((scores > np.asarray(compared.threshold)).sum()) for compared in (left_out, naive))
         yield Split(fitted, len(scores), *counts)
 
 
@@ -63,32 +63,26 @@ def interval(count: int, confidence: float = 0.99) -> tuple[float, float]:
     return float(binom.ppf(tail, count, RATE) / count), float(binom.ppf(1 - tail, count, RATE) / count)
 
 
-def _batches(
-    images: UInt8[np.ndarray, "n height width 3"], size: int
-) -> list[UInt8[np.ndarray, "batch height width 3"]]:
-    return [images[start : start + size] for start in range(0, len(images), size)]
-
-
 def main() -> int:
-    """Run and report; the exit code."""
+    """Measure, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--crop-size", type=int, default=224)
-    arguments = parser.parse_args()
-    config = padim.PadimConfig(image_size=arguments.image_size, crop_size=arguments.crop_size)
+    options = parser.parse_args()
+    config = padim.PadimConfig(image_size=options.image_size, crop_size=options.crop_size)
     rows = []
-    for row in measure(config, arguments.splits):
+    for row in measure(config, options.splits):
         rows.append(row)
         print(json.dumps(asdict(row)), flush=True)
     unseen = sum(row.unseen for row in rows)
     rate = sum(row.false_alarms for row in rows) / unseen
     naive = sum(row.false_alarms_by_training_scores for row in rows) / unseen
     low, high = interval(unseen)
-    each = [interval(row.unseen)[0] <= row.false_alarms / row.unseen <= interval(row.unseen)[1] for row in rows]
+    is_within = [interval(row.unseen)[0] <= row.false_alarms / row.unseen <= interval(row.unseen)[1] for row in rows]
     print(
         f"leave-one-out {rate:.4f}, training scores {naive:.4f}; binomial 99 % interval of all {unseen} decisions "
-        f"{low:.4f} to {high:.4f}; {sum(each)} of {len(rows)} splits within their own; "
+        f"{low:.4f} to {high:.4f}; {sum(is_within)} of {len(rows)} splits within their own; "
         f"{jax.devices()[0].device_kind}, jax {jax.__version__}, Python {platform.python_version()}"
     )
     return 0 if low <= rate <= high and not low <= naive <= high else 1

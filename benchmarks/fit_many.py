@@ -1,4 +1,4 @@
-"""Question: what do many models in one run take beyond the sum of what they compute.
+"""Question: how much longer do many models in one run take than their computations alone.
 
     python benchmarks/fit_many.py
     python benchmarks/fit_many.py --models 6 --images 20 --rounds 1 --n-channels 20
@@ -6,13 +6,12 @@
 Generates folders of PNG files of 256×256, one of them with a damaged file. Times, in turns, ``fit_many`` of them all
 (read, fit, calibrate, save), in a process that has fitted one before, and what they compute: fit and calibration of
 the same images held in memory, one model after the other, by the same programs. Prints a table and one JSON line per
-row; exits 1 where another than the damaged one fails, where anything is compiled after the first model, or where the
-run takes more than 1.3 times their compute.
+row; exits 1 where any but the damaged one fails, where anything is compiled after the first model, or where the
+run takes more than 1.3 times as long as the computations.
 """
 
 import argparse
 import shutil
-import statistics
 import sys
 import tempfile
 from functools import partial
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from alternate import Row, add_options, alternate, judge, show, summary
+from alternate import Row, add_options, alternate, judge, medians, show, summary
 from PIL import Image
 
 import padim_jax as padim
@@ -34,7 +33,7 @@ SIDE = 256  # pixels
 
 
 def write_jobs(root: Path, models: int, images: int) -> list[Job]:
-    """Folders of images of as many parts, and a damaged file in the second."""
+    """Write a folder of images for each model, the second with a damaged file."""
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     jobs = []
     for model in range(models):
@@ -51,14 +50,14 @@ def write_jobs(root: Path, models: int, images: int) -> list[Job]:
 
 
 def run(backbone: padim.Backbone, jobs: list[Job], terms: Terms, out: Path, outcomes: list[Outcome]) -> None:
-    """All jobs, from nothing."""
+    """Fit all jobs into an empty folder."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     outcomes[:] = fit_many(backbone, jobs, terms, out, Journal(out))
 
 
 def compute(backbone: padim.Backbone, parts: list[list[np.ndarray]], terms: Terms) -> None:
-    """What the jobs compute."""
+    """Do the computations of the jobs."""
     for batches in parts:
         moments = padim.init(backbone, terms.config)
         for later in accumulate(backbone, moments, batches):
@@ -88,27 +87,27 @@ def main() -> int:
         root = Path(scratch)
         jobs, outcomes = write_jobs(root, options.models, options.images), list[Outcome]()
         run(backbone, jobs[:1], terms, root / "first", outcomes)
-        before = len(compiled)
+        compiled_before = len(compiled)
         run(backbone, jobs[1:], terms, root / "models", outcomes)
-        more = len(compiled) - before
-        whole = [job for job in jobs if job is not jobs[1]]
-        found = [find_images([job.good]).paths for job in whole]
-        parts = [[b.images for b in load_batches(p, terms.config, terms.batch_size)] for p in found]
+        compiled_after = len(compiled) - compiled_before
+        readable = [find_images([job.good]).paths for job in jobs if job is not jobs[1]]
+        parts = [[b.images for b in load_batches(p, terms.config, terms.batch_size)] for p in readable]
         works = {
             "run": partial(run, backbone, jobs, terms, root / "models", outcomes),
             "compute": partial(compute, backbone, parts, terms),
         }
         seconds = alternate(works, options.rounds)
         failed = {outcome.name for outcome in outcomes if outcome.status == "failed"}
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
-    facts = {"models": options.models, "images": options.images, "d": options.n_channels, "compiled_after_first": more}
+    middle = medians(seconds)
+    facts = {"models": options.models, "images": options.images, "d": options.n_channels}
+    facts["compiled_after_first"] = compiled_after
     rows: list[Row] = [{"work": name} | facts | summary(values) for name, values in seconds.items()]
     show(rows, ["work", "models", "images", "d", "ms", "q1", "q3", "timed", "compiled_after_first"], options.json)
     return judge(
         [
             (f"{LIMIT} times the compute over the run", LIMIT * middle["compute"] / middle["run"], 1.0),
             ("only the damaged one failed", float(failed == {jobs[1].name}), 1.0),
-            ("nothing compiled after the first model", float(more == 0), 1.0),
+            ("nothing compiled after the first model", float(compiled_after == 0), 1.0),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Question: how long do a fit and a score of a folder take, files and all.
+"""Question: how long do a fit and a score of a folder of files take.
 
     python benchmarks/folder.py
     python benchmarks/folder.py --count 16 --rounds 1 --sides ours
@@ -7,14 +7,13 @@ PNG files of 1024×1024 (generated parts with a camera's noise), `padim fit` and
 each as a process of its own. Beside them anomalib on ResNet18 as its documentation has it: ``Engine.fit`` with a
 ``Folder`` datamodule and ``Engine.export``, and the exported model's ``TorchInferencer`` on each file (`peers.py
 fit`, `peers.py score`). Engine fits only with images to validate on; a tenth of the files is held back from the fit
-for that. Both sides read every file once, ours twice where it calibrates too (`ours, calibrated`, which `padim fit`
-does unasked); our score writes heat maps and CSV besides. Images are resized by each side's own rules. Processes take
+for that. Both sides read every file once, ours twice where it calibrates too (`ours, calibrated`, the default of
+`padim fit`); our score writes heat maps and CSV besides. Images are resized by each side's own rules. Processes take
 turns. Prints a table and one JSON line per row; exits 1 where ours is slower than anomalib on ResNet18.
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from alternate import Row, add_options, alternate, judge, plot_bars, show, summary
+from alternate import Row, add_options, alternate, judge, medians, plot_bars, show, summary
 from peers import INSTALL, MODELS, installed
 from PIL import Image
 
@@ -53,11 +52,11 @@ def peer(*arguments: object) -> list[str]:
 
 
 def run(command: list[str], cache: Path) -> None:
-    """Run to the end, quietly, with ``cache`` as padim_jax's; show what it printed where it fails."""
+    """Run a command quietly with ``cache`` as padim_jax's cache folder; show its output where it fails."""
     environment = os.environ | {"PADIM_JAX_CACHE": str(cache)}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
+    process = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{process.stdout[-2000:]}")
 
 
 def main() -> int:
@@ -93,7 +92,7 @@ def main() -> int:
                 " ".join(key): partial(run, command, cache) for key, command in commands.items()
             }
             seconds = alternate(calls, options.rounds, warmup=1)  # fills the compilation cache, if there is one
-            middle = {name: statistics.median(values) for name, values in seconds.items()}
+            middle = medians(seconds)
             for side, model in commands:
                 timed = seconds[f"{side} {model}"]
                 row: Row = {"work": work, "side": side, "model": model, "files": options.count} | summary(timed)

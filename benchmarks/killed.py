@@ -32,20 +32,20 @@ SETTINGS = ["--n-channels", "20", "--image-size", "96", "--crop-size", "96", "--
 
 
 def start(good: Path, out: Path, count: int) -> list[subprocess.Popen[str]]:
-    """All processes of a fit."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{free.getsockname()[1]}"
+    """Start all processes of a fit."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
     command = [sys.executable, "-m", "padim_jax.cli", "fit", str(good), "--out", str(out), *SETTINGS]
-    command += ["--checkpoint-every", "8", "--coordinator", place, "--num-processes", str(count), "--process-id"]
+    command += ["--checkpoint-every", "8", "--coordinator", coordinator, "--num-processes", str(count), "--process-id"]
     return [
         subprocess.Popen([*command, str(index)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for index in range(count)
     ]
 
 
-def _done(folder: Path) -> int:
-    """Files that an unfinished fit has dealt with."""
+def _count_finished(folder: Path) -> int:
+    """Number of files that an unfinished fit has folded in or skipped."""
     return int(read_manifest(folder)["progress"]["done"]) if (folder / "model.json").exists() else 0
 
 
@@ -58,22 +58,22 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance, rng = random.Random(options.seed), np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as made:
-        good, one, out = (Path(made) / name for name in ("good", "one", "out"))
+    with tempfile.TemporaryDirectory() as scratch:
+        good, single, out = (Path(scratch) / name for name in ("good", "single", "out"))
         good.mkdir()
         for index in range(160):
             Image.fromarray(rng.integers(0, 256, (96, 96, 3), np.uint8)).save(good / f"{index:03}.png")
         test = rng.integers(0, 256, (4, 96, 96, 3), np.uint8)
-        command = [sys.executable, "-m", "padim_jax.cli", "fit", str(good), "--out", str(one), *SETTINGS]
+        command = [sys.executable, "-m", "padim_jax.cli", "fit", str(good), "--out", str(single), *SETTINGS]
         subprocess.run(command, check=True, capture_output=True)
-        wanted, images = padim.score(padim.load(one), test).anomaly_map, load_updatable(one).images
+        expected_map, images = padim.score(padim.load(single), test).anomaly_map, load_updatable(single).images
         for process in start(good, out, options.processes):  # once to compile
             process.communicate(timeout=300)
         shutil.rmtree(out)
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         for process in start(good, out, options.processes):
             process.communicate(timeout=300)
-        length = time.perf_counter() - began
+        length = time.perf_counter() - start_time
         rows: list[Row] = []
         for kill in range(options.kills):
             shutil.rmtree(out)
@@ -81,23 +81,23 @@ def main() -> int:
             processes = start(good, out, options.processes)
             time.sleep(moment)
             processes[victim].kill()
-            died = time.perf_counter()
-            said = [process.communicate(timeout=200)[1] for process in processes]
-            stopped = time.perf_counter() - died
+            killed_at = time.perf_counter()
+            outputs = [process.communicate(timeout=200)[1] for process in processes]
+            stopped = time.perf_counter() - killed_at
             codes = [process.returncode for process in processes]
             finished = (out / "model.json").exists()
-            kept = _done(out.with_name(f"{out.name}.unfinished"))
-            words = all(
+            kept_files = _count_finished(out.with_name(f"{out.name}.unfinished"))
+            all_explained = all(
                 code == 0 or "stops, because" in text or "distributed service" in text or "did not find" in text
-                for index, (code, text) in enumerate(zip(codes, said, strict=True))
+                for index, (code, text) in enumerate(zip(codes, outputs, strict=True))
                 if index != victim
             )
             for process in start(good, out, options.processes):
                 process.communicate(timeout=300)
                 if process.returncode:
                     print(f"kill {kill}: the restarted fit failed")
-            found = padim.score(padim.load(out), test).anomaly_map if (out / "model.json").exists() else np.nan
-            apart = float(np.abs(np.asarray(found) / np.asarray(wanted) - 1).max())
+            anomaly_map = padim.score(padim.load(out), test).anomaly_map if (out / "model.json").exists() else np.nan
+            difference = float(np.abs(np.asarray(anomaly_map) / np.asarray(expected_map) - 1).max())
             same = (out / "model.json").exists() and load_updatable(out).images == images
             rows.append(
                 {
@@ -106,16 +106,16 @@ def main() -> int:
                     "at_s": moment,
                     "of_s": length,
                     "stopped_after_s": stopped,
-                    "in_words": words,
+                    "in_words": all_explained,
                     "had_finished": finished,
-                    "kept_files": kept,
-                    "apart": apart,
+                    "kept_files": kept_files,
+                    "apart": difference,
                     "same_files": same,
                 }
             )
             print(rows[-1], flush=True)
-            if not words:
-                print("\n".join(text[-600:] for text in said), file=sys.stderr)
+            if not all_explained:
+                print("\n".join(text[-600:] for text in outputs), file=sys.stderr)
         show(rows, list(rows[0]), options.json)
     slowest = max(float(row["stopped_after_s"]) for row in rows)
     right = sum(bool(row["same_files"]) and float(row["apart"]) <= 1e-4 for row in rows)

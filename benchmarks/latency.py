@@ -1,4 +1,4 @@
-"""Question: how long does a score take, one image at a time and in batches, beside PaDiM by others.
+"""Question: how long does a score take, one image at a time and in batches, beside other implementations of PaDiM.
 
     python benchmarks/latency.py
     python benchmarks/latency.py --models lite0 --batches 1 --rounds 5 --sides ours torch
@@ -6,16 +6,15 @@
 ResNet18 and EfficientNet-Lite0 at d = 100, from uint8 images of 224×224 in memory to scores and maps in memory. Ours
 is ``padim_jax.score`` as a user calls it; the others are those of ``peers.py`` and ``torch_padim.py``, on as many
 threads. A side's maps are first compared with ours. Prints a table and one JSON line per row; exits 1, naming each
-bound missed, where anomalib is not beaten by the factors below or either of our PyTorch versions at all.
+bound missed, unless it beats anomalib by the factors below, and both of our PyTorch versions.
 """
 
 import argparse
-import statistics
 import sys
 from functools import partial
 
-from alternate import Row, add_options, alternate, judge, plot_bars, show, summary
-from peers import MODELS, SIDES, fitted, load, random_images
+from alternate import Row, add_options, alternate, judge, medians, plot_bars, show, summary
+from peers import MODELS, SIDES, fit_sides, load, random_images
 
 import padim_jax as padim
 
@@ -42,21 +41,21 @@ def main() -> int:
     for model in options.models:
         backbone = load(model)
         images = random_images(max(*options.batches, 4), seed=1)
-        sides, apart = fitted(options.sides, backbone, padim.PadimConfig(), [random_images(16)], images[:4])
+        sides, differences = fit_sides(options.sides, backbone, padim.PadimConfig(), [random_images(16)], images[:4])
         for batch in options.batches:
             works = {name: partial(side.score, images[:batch]) for name, side in sides.items()}
             repeats = options.repeats or (10 if batch == 1 else 3)
             seconds = alternate(works, options.rounds, repeats=repeats, settle=True)
-            middle = {name: statistics.median(values) for name, values in seconds.items()}
+            middle = medians(seconds)
             for name, values in seconds.items():
                 row: Row = {"model": model, "batch": batch, "side": name} | summary(values)
                 row["images_per_s"] = batch / middle[name]
                 ratio = middle[name] / middle["ours"] if "ours" in middle else None
-                row |= {"ours_is_faster": ratio, "apart": apart[name], "taps": sides[name].comparable.taps}
+                row |= {"ours_is_faster": ratio, "apart": differences[name], "taps": sides[name].comparable.taps}
                 rows.append(row)
-                least = BOUNDS.get((model, batch)) if name == "anomalib" else AHEAD.get(name)
-                if least is not None and ratio is not None:
-                    bounds.append((f"{model} batch {batch}: times as fast as {name}", ratio, least))
+                bound = BOUNDS.get((model, batch)) if name == "anomalib" else AHEAD.get(name)
+                if bound is not None and ratio is not None:
+                    bounds.append((f"{model} batch {batch}: times as fast as {name}", ratio, bound))
     show(rows, ["model", "batch", "side", "ms", "q1", "q3", "images_per_s", "ours_is_faster", "apart"], options.json)
     plot_bars(options.plot, rows, ("model", "batch"), y="images_per_s")
     return judge(bounds)

@@ -1,4 +1,4 @@
-"""Question: how near is the Mahalanobis distance to the speed at which memory can be read.
+"""Question: how near does the Mahalanobis distance come to the speed at which memory can be read.
 
     python benchmarks/mahalanobis.py
     python benchmarks/mahalanobis.py --dimensions 100 --positions 784 --rounds 3
@@ -13,7 +13,6 @@ bandwidth, at any dimension.
 
 import argparse
 import os
-import statistics
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from alternate import Row, add_options, alternate, judge, plot_bars, show, summary
+from alternate import Row, add_options, alternate, judge, medians, plot_bars, show, summary
 
 from padim_jax.gaussians import factors
 from padim_jax.gaussians import moments as gaussian_moments
@@ -38,7 +37,7 @@ _low_rank = jax.jit(low_rank, static_argnums=(1, 2))
 
 
 def distances(gaussian: AnyGaussian, x: Any) -> Any:
-    """By whatever form the Gaussians have."""
+    """Distances by the form that the Gaussians have."""
     return gaussian.distances(x)
 
 
@@ -98,18 +97,18 @@ def main() -> int:
         moments = make_moments(options.positions, d, options.images)
         for batch in options.batches:
             x = jax.random.normal(jax.random.key(1), (options.positions, batch, d), jnp.float32)
-            wanted = exact(moments, np.asarray(x))
+            exact_distances = exact(moments, np.asarray(x))
             shares = [0.0]
             for name in options.forms:
                 make, distance = FORMS[name]
                 form = jax.block_until_ready(make(moments))
                 size = sum(leaf.nbytes for leaf in jax.tree.leaves(form))
                 run = jax.jit(distance)
-                found = np.asarray(run(form, x))[: len(wanted)]
-                error = float(np.abs(found / wanted - 1).max())
+                measured = np.asarray(run(form, x))[: len(exact_distances)]
+                error = float(np.abs(measured / exact_distances - 1).max())
                 works = {name: partial(_wait, run, form, x)} | {reader: work for reader, (work, _) in reading.items()}
                 seconds = alternate(works, options.rounds, settle=True)
-                middle = {key: statistics.median(values) for key, values in seconds.items()}
+                middle = medians(seconds)
                 speeds = {reader: nbytes / middle[reader] for reader, (_, nbytes) in reading.items()}
                 share = size / middle[name] / max(speeds.values())
                 row: Row = {"d": d, "batch": batch, "form": name} | summary(seconds[name])

@@ -1,4 +1,4 @@
-"""Question: what does the sharded path cost where there is one device to share among.
+"""Question: what does the sharded path cost where there is only one device.
 
     python benchmarks/mesh_overhead.py
     python benchmarks/mesh_overhead.py --models r18 --rounds 9
@@ -9,12 +9,11 @@ device (`padim_jax.mesh`), the two taking turns. Prints a table and one JSON lin
 """
 
 import argparse
-import statistics
 import sys
 from typing import Any
 
 import jax
-from alternate import Row, add_options, alternate, judge, show, summary
+from alternate import Row, add_options, alternate, judge, medians, show, summary
 from peers import MODELS, load, random_images
 
 import padim_jax as padim
@@ -57,7 +56,7 @@ def main() -> int:
         }
         for work, sides in works.items():
             seconds = alternate(sides, options.rounds, repeats=2, settle=True)
-            middle = {side: statistics.median(values) for side, values in seconds.items()}
+            middle = medians(seconds)
             for side, values in seconds.items():
                 rows.append({"work": work, "model": model, "side": side} | summary(values))
                 rows[-1]["over_plain"] = middle[side] / middle["plain"]

@@ -1,4 +1,4 @@
-"""Generated parts that lie a little differently in every image: what a fixture that is not quite fixed gives.
+"""Generated parts that lie a little differently in every image, as in a fixture with some play.
 
 Not a benchmark by itself; ``lite0_plus.py`` uses it.
 """
@@ -26,8 +26,8 @@ def generate(good: int, defective: int, seed: int) -> Generated:
     """Metal plates with bores, an engraving and a cable, each displaced; the defective ones with one flaw."""
     rng = np.random.default_rng(seed)
     labels = np.arange(good + defective) >= good
-    made = [_image(rng, bool(label)) for label in labels]
-    images, masks = (np.stack(part) for part in zip(*made, strict=True))
+    pairs = [_image(rng, bool(label)) for label in labels]
+    images, masks = (np.stack(part) for part in zip(*pairs, strict=True))
     return Generated(images, masks, labels)
 
 

@@ -1,4 +1,4 @@
-"""Question: what does a backbone in bfloat16 change, in scores and in speed.
+"""Question: how does a backbone in bfloat16 change scores and speed.
 
     python benchmarks/mixed_precision.py
     python benchmarks/mixed_precision.py --images 64
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from alternate import Row, add_options, alternate, judge, plot_bars, show, summary
+from alternate import Row, add_options, alternate, judge, plot_bars, show, split_batches, summary
 from sklearn.metrics import roc_auc_score
 
 import padim_jax as padim
@@ -24,11 +24,11 @@ from padim_jax.data.elpv import demo_split
 from padim_jax.images import load_batches
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
-MOST_LOST = 0.005
+TOLERANCE = 0.005
 
 
 def read(paths: tuple[Path, ...], config: padim.PadimConfig) -> np.ndarray:
-    """All images, as a model takes them."""
+    """Read all images as a model takes them."""
     return np.concatenate([batch.images for batch in load_batches(paths, config, 16)])
 
 
@@ -41,17 +41,14 @@ def main() -> int:
     options = parser.parse_args()
     split = demo_split()
     backbone, plain = padim.load_backbone("efficientnet_lite0"), padim.PadimConfig()
-    few = slice(options.images)
-    fit, good, bad = (read(paths[few], plain) for paths in (split.fit, split.good, split.defective))
+    fit, good, bad = (read(paths[: options.images], plain) for paths in (split.fit, split.good, split.defective))
     test = np.concatenate([good, bad])
     labels = np.arange(len(test)) >= len(good)
 
-    def batches(images: np.ndarray) -> list[np.ndarray]:
-        return [images[start : start + options.batch] for start in range(0, len(images), options.batch)]
-
-    models = {name: padim.fit(backbone, batches(fit), padim.PadimConfig(precision=name)) for name in PRECISIONS}
+    fit_batches, test_batches = (split_batches(images, options.batch) for images in (fit, test))
+    models = {name: padim.fit(backbone, fit_batches, padim.PadimConfig(precision=name)) for name in PRECISIONS}
     scores = {
-        name: np.concatenate([np.asarray(padim.score(model, images).image_score) for images in batches(test)])
+        name: np.concatenate([np.asarray(padim.score(model, images).image_score) for images in test_batches])
         for name, model in models.items()
     }
     works = {
@@ -59,15 +56,15 @@ def main() -> int:
         for name, model in models.items()
     }
     seconds = alternate(works, options.rounds, repeats=3, settle=True)
-    whole, rows = scores["float32"], list[Row]()
+    reference, rows = scores["float32"], list[Row]()
     for name in PRECISIONS:
         row: Row = {"precision": name, "auroc": float(roc_auc_score(labels, scores[name]))}
-        row["score_changes"] = float(np.max(np.abs(scores[name] / whole - 1)))
+        row["score_changes"] = float(np.max(np.abs(scores[name] / reference - 1)))
         rows.append(row | summary(seconds[name]))
     show(rows, ["precision", "auroc", "score_changes", "ms", "q1", "q3"], options.json)
     plot_bars(options.plot, rows, (), "precision")
-    lost = rows[1]["auroc"] - rows[0]["auroc"]
-    return judge([("AUROC in bfloat16 less that in float32", lost, -MOST_LOST)])
+    change = rows[1]["auroc"] - rows[0]["auroc"]
+    return judge([("AUROC in bfloat16 less that in float32", change, -TOLERANCE)])
 
 
 if __name__ == "__main__":

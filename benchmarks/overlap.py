@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from alternate import medians
 from PIL import Image
 
 import padim_jax as padim
@@ -68,41 +68,40 @@ def main() -> int:
         prepare(builder)
         config = padim.PadimConfig()
         backbone = padim.load_backbone("efficientnet_lite0")
-        fitted = np.concatenate([batch.images for batch in load_examples(builder, "train", config, BATCH)])
-        model = padim.fit(backbone, [fitted], config)
-        held: list[Examples] = list(load_examples(builder, "test", config, BATCH))
+        fit_images = np.concatenate([batch.images for batch in load_examples(builder, "train", config, BATCH)])
+        model = padim.fit(backbone, [fit_images], config)
+        in_memory: list[Examples] = list(load_examples(builder, "test", config, BATCH))
 
         def decode() -> None:
             for _ in load_examples(builder, "test", config, BATCH):
                 pass
 
         def compute() -> None:
-            evaluate.score_batches([model], held, BATCH)
+            evaluate.score_batches([model], in_memory, BATCH)
 
         def both() -> None:
             evaluate.score_batches([model], load_examples(builder, "test", config, BATCH), BATCH)
 
         compute()  # compiles
         seconds: dict[str, list[float]] = {"decode": [], "compute": [], "both": []}
-        busy: dict[str, list[float]] = {name: [] for name in seconds}  # CPU seconds of all threads
+        cpu_seconds: dict[str, list[float]] = {name: [] for name in seconds}  # of all threads
         for _ in range(options.rounds):
             for name, work in (("decode", decode), ("compute", compute), ("both", both)):
                 start, cpu = time.perf_counter(), time.process_time()
                 work()
                 seconds[name].append(time.perf_counter() - start)
-                busy[name].append(time.process_time() - cpu)
+                cpu_seconds[name].append(time.process_time() - cpu)
     facts = {name: version(name) for name in ("padim-jax", "jax", "jaxlib", "pillow", "grain")} | {
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "images": IMAGES,
         "mb_per_image": round(size, 2),
     }
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+    median, cpu = medians(seconds), medians(cpu_seconds)
     for name, values in seconds.items():
         row = {"work": name, "seconds": round(median[name], 2), "all": [round(value, 2) for value in values]}
-        row["cpu_seconds"] = round(statistics.median(busy[name]), 2)
-        print(json.dumps(row | facts))
-    floor = (statistics.median(busy["decode"]) + statistics.median(busy["compute"])) / (os.cpu_count() or 1)
+        print(json.dumps(row | {"cpu_seconds": round(cpu[name], 2)} | facts))
+    floor = (cpu["decode"] + cpu["compute"]) / (os.cpu_count() or 1)
     print(f"one after the other {median['decode'] + median['compute']:.2f} s, both together {median['both']:.2f} s; ")
     print(f"with every core busy throughout it would be {floor:.2f} s")
     ratio = median["both"] / max(median["decode"], median["compute"])

@@ -4,8 +4,8 @@
     python benchmarks/peak_memory.py --backbone wide_resnet50_2 --counts 16 64 --limit-gb 12
 
 Runs ``padim fit`` and ``padim score`` as a user would, on folders of generated PNG files, each in a process of
-its own, and reads the process's peak resident memory from the kernel. Weights are random, which memory does not
-mind. Prints a table and one JSON line per row; exits 1 when the fit on the most images takes over 1.1 times
+its own, and reads the process's peak resident memory from the kernel. Weights are random, which does not change
+memory. Prints a table and one JSON line per row; exits 1 when the fit on the most images takes over 1.1 times
 the memory of the fit on the fewest, or anything takes more than ``--limit-gb``.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 TOLERANCE = 1.10
-# the process's own account: what wait4 tells of a child is no less than its parent had when it was started
+# the process measures itself: what wait4 tells of a child is no less than its parent had when it was started
 _RUN = """
 import re, sys
 from pathlib import Path
@@ -49,9 +49,9 @@ def write_images(folder: Path, count: int) -> Path:
 def peak_of(arguments: list[str]) -> tuple[float, float]:
     """Peak resident memory in GB and seconds of ``padim`` run with ``arguments`` to its end."""
     start = time.perf_counter()
-    with tempfile.NamedTemporaryFile("r") as told:
-        subprocess.run([sys.executable, "-c", _RUN, told.name, *arguments], check=True)
-        return int(told.read()) * 1024 / 1e9, time.perf_counter() - start
+    with tempfile.NamedTemporaryFile("r") as peak_file:
+        subprocess.run([sys.executable, "-c", _RUN, peak_file.name, *arguments], check=True)
+        return int(peak_file.read()) * 1024 / 1e9, time.perf_counter() - start
 
 
 def main() -> int:

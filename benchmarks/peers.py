@@ -1,6 +1,6 @@
-"""PaDiM by others and by us, one class a side, with ``fit(batches)`` and ``score(images)`` of uint8 images.
+"""PaDiM by others and by us: a class for each side, with ``fit(batches)`` and ``score(images)`` of uint8 images.
 
-The peers are installed beside padim_jax, and left out, saying so, where they are not:
+The peers are installed beside padim_jax; one that is missing is left out, with a message:
 
     pip install torch==2.13.0; pip install --no-deps torchvision==0.28.0 timm==1.0.20
     pip install --no-deps anomalib==2.7.0; pip install lightning kornia kornia_rs torchmetrics einops freia pandas
@@ -37,7 +37,7 @@ from padim_jax.gaussians.triangle import TriangularMatrix
 from padim_jax.method.embedding import draw_embedding
 from weights_conversion.names import table
 
-INSTALL = {  # what a message can hold; the docstring has it all
+INSTALL = {  # in short, for messages; the docstring has every command
     "anomalib": "pip install --no-deps anomalib==2.7.0, and the packages that benchmarks/peers.py lists",
     "anomavision": "pip install --no-deps anomavision==3.6.2, and the packages that benchmarks/peers.py lists",
     "torch": "pip install torch==2.13.0",
@@ -68,7 +68,7 @@ class Side(Protocol):
 
 
 class Unsupported(Exception):
-    """What a side can't do."""
+    """A backbone or a setting that a side does not support."""
 
 
 def installed(package: str) -> bool:
@@ -90,7 +90,7 @@ def random_images(count: int, size: int = 224, seed: int = 0) -> np.ndarray:
     return coarse[:, :size, :size] + rng.integers(-8, 9, (count, size, size, 1)).astype(np.uint8)
 
 
-def made_up(backbone: padim.Backbone, config: padim.PadimConfig) -> padim.Padim:
+def make_random_model(backbone: padim.Backbone, config: padim.PadimConfig) -> padim.Padim:
     """A model with random inverse factors, for timings of scores at dimensions that would take long to fit."""
     embedding = draw_embedding(backbone, config)
     p, d = embedding.n_positions, embedding.dimension
@@ -110,14 +110,14 @@ class Ours:
 
     def fit(self, batches: Iterable[np.ndarray]) -> None:
         """``padim_jax.fit``, until its arrays are there."""
-        self.model = None  # its room is needed
+        self.model = None  # the new model needs its memory
         self.model = jax.block_until_ready(padim.fit(self.backbone, batches, self.comparable))
 
     def score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``padim_jax.score``, and its arrays as NumPy's."""
+        """``padim_jax.score``, with its arrays in NumPy."""
         assert self.model is not None
-        found = padim.score(self.model, images)
-        return np.asarray(found.image_score), np.asarray(found.anomaly_map)
+        scores = padim.score(self.model, images)
+        return np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
 
 
 class Anomalib:
@@ -138,7 +138,7 @@ class Anomalib:
             ),
         }
         if backbone.spec.name not in names:
-            raise Unsupported(f"anomalib is not driven with {backbone.spec.name} here")
+            raise Unsupported(f"the benchmarks run no {backbone.spec.name} with anomalib")
         name, layers, taps = names[backbone.spec.name]
         self.comparable = replace(config, taps=taps, ridge=config.ridge + 1e-5)
         self.border = int(4 * config.sigma + 1)
@@ -162,8 +162,8 @@ class Anomalib:
     def score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Call the model."""
         with self.torch.inference_mode():
-            found = self.model(self.pixels(images))
-        return found.pred_score.numpy(), found.anomaly_map[:, 0].numpy()
+            output = self.model(self.pixels(images))
+        return output.pred_score.numpy(), output.anomaly_map[:, 0].numpy()
 
 
 class AnomaVision:
@@ -195,7 +195,7 @@ class AnomaVision:
         return scores.numpy(), maps.numpy()
 
 
-def _tuned(backbone: padim.Backbone, config: padim.PadimConfig) -> Side:
+def _plain(backbone: padim.Backbone, config: padim.PadimConfig) -> Side:
     return importlib.import_module("torch_padim").TorchPadim(backbone, config)
 
 
@@ -210,49 +210,49 @@ SIDES: dict[str, Callable[[padim.Backbone, padim.PadimConfig], Side]] = {
     "ours": Ours,
     "anomalib": Anomalib,
     "anomavision": AnomaVision,
-    "torch": _tuned,
+    "torch": _plain,
     "compiled": _compiled,
 }
 
 
 def build(names: Sequence[str], backbone: padim.Backbone, config: padim.PadimConfig) -> dict[str, Side]:
-    """The sides called ``names`` that can be had here; of every other one line is printed that says why not."""
-    found: dict[str, Side] = {}
+    """The sides called ``names`` that run here; for every other one, a line says why it is left out."""
+    sides: dict[str, Side] = {}
     for name in names:
         try:
-            found[name] = SIDES[name](backbone, config)
+            sides[name] = SIDES[name](backbone, config)
         except ImportError as error:
             print(f"{name} is left out: {error} ({INSTALL.get(name, '')})", flush=True)
         except Unsupported as error:
             print(f"{name} is left out: {error}", flush=True)
-    return found
+    return sides
 
 
-def fitted(
+def fit_sides(
     names: Sequence[str],
     backbone: padim.Backbone,
     config: padim.PadimConfig,
     batches: Sequence[np.ndarray],
     images: np.ndarray,
 ) -> tuple[dict[str, Side], dict[str, float]]:
-    """The sides of :func:`build`, fitted, and how far each one's maps of ``images`` are from ours.
+    """Fit the sides of :func:`build`; return them, and how far each one's maps of ``images`` are from ours.
 
     That is the largest difference over the largest value of ours, under the side's comparable settings and inside its
     border. A side further away than ``DISAGREEMENT`` computes something else, and ends the run.
     """
     sides = build(names, backbone, config)
-    apart: dict[str, float] = {}
+    differences: dict[str, float] = {}
     ours: dict[padim.PadimConfig, Ours] = {}
     for name, side in sides.items():
         side.fit(batches)
         if side.comparable not in ours:
             ours[side.comparable] = Ours(backbone, side.comparable)
             ours[side.comparable].fit(batches)
-        wanted, found = (_inner(one.score(images)[1], side.border) for one in (ours[side.comparable], side))
-        apart[name] = float(np.abs(found - wanted).max() / wanted.max())
-        if not apart[name] <= DISAGREEMENT:
-            raise SystemExit(f"{name} differs from ours by {apart[name]:.2g} of the largest distance")
-    return sides, apart
+        our_maps, maps = (_inner(scorer.score(images)[1], side.border) for scorer in (ours[side.comparable], side))
+        differences[name] = float(np.abs(maps - our_maps).max() / our_maps.max())
+        if not differences[name] <= DISAGREEMENT:
+            raise SystemExit(f"{name} differs from ours by {differences[name]:.2g} of the largest distance")
+    return sides, differences
 
 
 def give_weights(torch: Any, network: Any, backbone: padim.Backbone) -> None:
@@ -281,20 +281,20 @@ def _torch() -> tuple[Any, Any]:
     except RuntimeError:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        declared = torch.library.Library("torchvision", "DEF")
+        library = torch.library.Library("torchvision", "DEF")
         for operator in ("nms", "qnms"):
-            declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        declared.define(
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define(
             "roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, "
             "int sampling_ratio, bool aligned) -> Tensor"
         )
         torchvision: Any = importlib.import_module("torchvision")
-        torchvision._declared = declared  # the declarations live as long as their library object
+        torchvision._declared = library  # the declarations live as long as their library object
         return torch, torchvision
 
 
 def _normaliser(torch: Any, backbone: padim.Backbone) -> Callable[[np.ndarray], Any]:
-    """As a loader of theirs prepares images: float32, NCHW, contiguous, normalised."""
+    """Prepare images as the peers' loaders do: float32, NCHW, contiguous, normalised."""
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (backbone.spec.mean, backbone.spec.std))
 
     def normalise(images: np.ndarray) -> Any:
@@ -310,7 +310,7 @@ def _inner(maps: np.ndarray, border: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Without what a library prints or warns of while it loads."""
+    """Suppress what a library prints and warns about while it loads."""
     out, err = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
     with out, err, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -318,7 +318,7 @@ def _quiet() -> Any:
 
 
 def _anomalib_fit(folder: Path, model: Path, batch_size: int) -> None:
-    """Engine and Folder datamodule on good images, one in ten held back for the validation that Engine wants."""
+    """Engine and Folder datamodule on good images, one in ten held back for the validation that Engine requires."""
     _torch()
     data, engines = importlib.import_module("anomalib.data"), importlib.import_module("anomalib.engine")
     models = importlib.import_module("anomalib.models")
@@ -347,8 +347,7 @@ def _anomalib_score(model: Path, images: Path) -> None:
     (exported,) = model.rglob("*.pt")
     inferencer = deploy.TorchInferencer(exported, device="cpu")
     for path in sorted(images.iterdir()) if images.is_dir() else [images]:
-        found = inferencer.predict(str(path))
-        print(path.name, float(found.pred_score))
+        print(path.name, float(inferencer.predict(str(path)).pred_score))
 
 
 def main() -> int:
@@ -362,11 +361,11 @@ def main() -> int:
     score = commands.add_parser("score", help="TorchInferencer on one image or a folder of them")
     score.add_argument("model", type=Path)
     score.add_argument("images", type=Path)
-    given = parser.parse_args()
-    if given.command == "fit":
-        _anomalib_fit(given.folder, given.model, given.batch_size)
+    options = parser.parse_args()
+    if options.command == "fit":
+        _anomalib_fit(options.folder, options.model, options.batch_size)
     else:
-        _anomalib_score(given.model, given.images)
+        _anomalib_score(options.model, options.images)
     return 0
 
 

@@ -1,10 +1,10 @@
-"""Question: how long from the shell until one image is scored.
+"""Question: how long does it take from the shell until one image is scored.
 
     python benchmarks/startup.py
     python benchmarks/startup.py --rounds 1 --sides ours
 
 `padim score` on one PNG image of 1024×1024 with a fitted Lite0 model, as a process of its own: cold, with an empty
-cache folder (``PADIM_JAX_CACHE``), and warm, with what the run before left there. Beside it anomalib on ResNet18, the
+cache folder (``PADIM_JAX_CACHE``), and warm, with what the previous run left there. Beside it anomalib on ResNet18, the
 same way: its exported model, loaded and put to the image by its ``TorchInferencer`` (`peers.py score`). Processes
 take turns. Prints a table and one JSON line per row; exits 1 where the warm start takes more than 4 s.
 """

@@ -65,8 +65,8 @@ class ResidualBlock(nn.Module):
         strides = (1, stride, 1) if bottleneck else (stride, 1)
         convs = (Conv(parameters, f"{path}.conv{i}", step, False) for i, step in enumerate(strides, start=1))
         self.convs = nn.ModuleList(convs)
-        there = f"{path}.downsample.kernel" in parameters
-        self.downsample = Conv(parameters, f"{path}.downsample", stride, False) if there else nn.Identity()
+        has_downsample = f"{path}.downsample.kernel" in parameters
+        self.downsample = Conv(parameters, f"{path}.downsample", stride, False) if has_downsample else nn.Identity()
 
     def forward(self, x: Any) -> Any:
         """Output of the block, after its last ReLU."""
@@ -82,7 +82,7 @@ class InvertedResidual(nn.Module):
     def __init__(self, parameters: dict[str, np.ndarray], path: str, shape: MBConvShape, tf_same: bool) -> None:
         super().__init__()
         if shape.squeezed:
-            raise ValueError("squeeze-and-excitation is not written here")
+            raise ValueError("InvertedResidual: squeeze-and-excitation is not implemented here")
         names = ["expand"] * shape.has_expansion + ["depthwise"]
         strides = {"depthwise": shape.stride}
         convs = (Conv(parameters, f"{path}.{name}", strides.get(name, 1), tf_same) for name in names)
@@ -108,18 +108,18 @@ class Taps(nn.Module):
         blocks: list[tuple[str, Any]]
         if isinstance(shape, ResNetShape):
             self.stem = Conv(parameters, "conv1", 2, False)
-            made = shape.blocks()
-            blocks = [(path, ResidualBlock(parameters, path, step, shape.bottleneck)) for path, _, _, _, step in made]
-            ends = {path.split(".")[0]: path for path, *_ in made}
+            shapes = shape.blocks()
+            blocks = [(path, ResidualBlock(parameters, path, step, shape.bottleneck)) for path, _, _, _, step in shapes]
+            ends = {path.split(".")[0]: path for path, *_ in shapes}
         else:
             same = shape.tf_same_padding
             self.stem = Conv(parameters, "stem", 2, same)
-            numbered = list(enumerate(shape.blocks()))
-            blocks = [(f"block{i}", InvertedResidual(parameters, f"blocks.{i}", one, same)) for i, one in numbered]
+            shapes = enumerate(shape.blocks())
+            blocks = [(f"block{i}", InvertedResidual(parameters, f"blocks.{i}", mb, same)) for i, mb in shapes]
             ends = {path: path for path, _ in blocks}
         names = [path for path, _ in blocks]
-        self.tapped = [names.index(ends[tap]) for tap in taps]
-        self.blocks = nn.ModuleList(block for _, block in blocks[: max(self.tapped) + 1])
+        self.tap_indices = [names.index(ends[tap]) for tap in taps]
+        self.blocks = nn.ModuleList(block for _, block in blocks[: max(self.tap_indices) + 1])
 
     def forward(self, x: Any) -> list[Any]:
         """Activations (n, c, h, w) of the taps, in network order."""
@@ -128,16 +128,16 @@ class Taps(nn.Module):
             x = functional.max_pool2d(functional.relu(x, inplace=True), 3, 2, 1)
         else:
             x = functional.relu6(x, inplace=True)
-        found = []
+        activations = []
         for number, block in enumerate(self.blocks):
             x = block(x)
-            if number in self.tapped:
-                found.append(x)
-        return found
+            if number in self.tap_indices:
+                activations.append(x)
+        return activations
 
 
 class Embed(nn.Module):
-    """Uint8 images (n, H, W, 3), H and W whole cells of every tap, to embeddings, positions first (p, n, d)."""
+    """From uint8 images (n, H, W, 3), H and W whole cells of every tap, to embeddings (p, n, d), positions first."""
 
     def __init__(self, backbone: padim.Backbone, embedding: Embedding) -> None:
         super().__init__()
@@ -146,28 +146,28 @@ class Embed(nn.Module):
         mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (spec.mean, spec.std))
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
-        first, done, self.chosen, self.places = 0, 0, [], []
+        first, n_selected, self.selections, self.slices = 0, 0, [], []
         for tap in spec.select(embedding.taps):
-            chosen = [c - first for c in embedding.channels if first <= c < first + tap.channels]
-            self.chosen.append(torch.tensor(chosen, dtype=torch.int64))
-            self.places.append(slice(done, done + len(chosen)))
-            first, done = first + tap.channels, done + len(chosen)
+            selected = [c - first for c in embedding.channels if first <= c < first + tap.channels]
+            self.selections.append(torch.tensor(selected, dtype=torch.int64))
+            self.slices.append(slice(n_selected, n_selected + len(selected)))
+            first, n_selected = first + tap.channels, n_selected + len(selected)
 
     def forward(self, images: Any) -> Any:
         """Embeddings of every patch."""
         pixels = torch.addcmul(self.shift, images.permute(0, 3, 1, 2).float(), self.scale)
         activations = self.taps(pixels.contiguous(memory_format=torch.channels_last))
         (height, width), n = self.grid, len(images)
-        out = torch.empty(height, width, n, sum(map(len, self.chosen)))
-        for x, chosen, place in zip(activations, self.chosen, self.places, strict=True):
-            h, w = x.shape[2:]  # each copied to all the cells it covers, straight to where it goes
-            cells = out.view(h, height // h, w, width // w, n, -1)[..., place]
-            cells.copy_(x.permute(2, 3, 0, 1).index_select(3, chosen)[:, None, :, None])
+        out = torch.empty(height, width, n, sum(map(len, self.selections)))
+        for x, selection, channels in zip(activations, self.selections, self.slices, strict=True):
+            h, w = x.shape[2:]  # each activation is copied straight to all the cells that it covers
+            cells = out.view(h, height // h, w, width // w, n, -1)[..., channels]
+            cells.copy_(x.permute(2, 3, 0, 1).index_select(3, selection)[:, None, :, None])
         return out.flatten(0, 1)
 
 
 class Score(nn.Module):
-    """Uint8 images to the image scores and the maps, in units of distance."""
+    """From uint8 images to image scores and maps, in units of distance."""
 
     def __init__(self, embed: Any, grid: tuple[int, int], mean: Any, inverse: Any, config: padim.PadimConfig) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class TorchPadim:
         self.comparable, self.border = config, 0
         self.embedding = draw_embedding(backbone, config)
         embed = Embed(backbone, self.embedding).eval()
-        if compiled:  # once a shape; beyond this many shapes Dynamo would silently stop compiling
+        if compiled:  # once for each shape; beyond this many, Dynamo would silently stop compiling
             importlib.import_module("torch._dynamo").config.recompile_limit = 64
         self._embed = torch.compile(embed, dynamic=False, options={"freezing": True}) if compiled else embed
         self._score = None
@@ -237,7 +237,7 @@ class TorchPadim:
 
 
 def _inverse_factors(covariance: Any) -> Any:
-    """L⁻¹ of each covariance L Lᵀ, one part of the positions per thread."""
+    """L⁻¹ of each covariance L Lᵀ, with one part of the positions for each thread."""
 
     def factor(part: Any) -> Any:
         lower = torch.linalg.cholesky(part)

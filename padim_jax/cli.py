@@ -1,4 +1,4 @@
-"""The ``padim`` command; it and its commands are all that prints, and it alone exits."""
+"""The ``padim`` command; only it and its commands print, and it alone exits."""
 
 import io
 import os
@@ -14,63 +14,62 @@ from padim_jax.commands.terminal import say
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
-
-_HERE = "padim_jax.commands"
+_ROOT = "padim_jax.commands"
 COMMANDS = {
-    "fit": Entry(f"{_HERE}.making:fit_command", "padim fit GOOD_DIR --out MODEL", "learn from a folder of good images"),
+    "fit": Entry(f"{_ROOT}.making:fit_command", "padim fit GOOD_DIR --out MODEL", "learn from a folder of good images"),
     "score": Entry(
-        f"{_HERE}.judging:score_command",
+        f"{_ROOT}.judging:score_command",
         "padim score MODEL PATH... --out DIR",
         "score new images, with a heat map each",
     ),
     "fit-many": Entry(
-        f"{_HERE}.making:fit_many_command",
+        f"{_ROOT}.making:fit_many_command",
         "padim fit-many TABLE --out MODELS",
         "fit a model for every line of a table",
     ),
     "score-many": Entry(
-        f"{_HERE}.judging:score_many_command",
+        f"{_ROOT}.judging:score_many_command",
         "padim score-many MODELS TABLE --out DIR",
         "score each image by the model it belongs to",
     ),
     "calibrate": Entry(
-        f"{_HERE}.changing:calibrate_command",
+        f"{_ROOT}.changing:calibrate_command",
         "padim calibrate MODEL GOOD_DIR",
         "p-values and thresholds, from good images alone",
     ),
     "update": Entry(
-        f"{_HERE}.changing:update_command", "padim update MODEL NEW_GOOD_DIR", "learn from more good images"
+        f"{_ROOT}.changing:update_command", "padim update MODEL NEW_GOOD_DIR", "learn from more good images"
     ),
     "merge": Entry(
-        f"{_HERE}.changing:merge_command", "padim merge MODEL OTHER... --out MODEL", "join models, as if fitted as one"
+        f"{_ROOT}.changing:merge_command", "padim merge MODEL OTHER... --out MODEL", "join models, as if fitted as one"
     ),
-    "forget": Entry(f"{_HERE}.changing:forget_command", "padim forget MODEL DIR", "take images out of a model again"),
+    "forget": Entry(f"{_ROOT}.changing:forget_command", "padim forget MODEL DIR", "take images out of a model again"),
     "undo": Entry(
-        f"{_HERE}.changing:undo_command", "padim undo MODEL", "bring a model back as it was before its last change"
+        f"{_ROOT}.changing:undo_command", "padim undo MODEL", "bring a model back as it was before its last change"
     ),
     "compact": Entry(
-        f"{_HERE}.making:compact_command",
+        f"{_ROOT}.making:compact_command",
         "padim compact MODEL --out SMALL",
         "the smallest form within a stated error",
     ),
     "estimate": Entry(
-        f"{_HERE}.looking:estimate_command",
+        f"{_ROOT}.looking:estimate_command",
         "padim estimate [GOOD_DIR]",
         "memory, disk and seconds a fit and a score will take",
     ),
     "inspect": Entry(
-        f"{_HERE}.looking:inspect_command",
+        f"{_ROOT}.looking:inspect_command",
         "padim inspect FOLDER_OR_MODEL",
         "likely mistakes among good images; the facts of a model",
     ),
     "evaluate": Entry(
-        f"{_HERE}.judging:evaluate_command",
+        f"{_ROOT}.judging:evaluate_command",
         "padim evaluate FOLDER --out DIR",
-        "measure it on good and defective images, with a report",
+        "measure presets on good and defective images, with a report",
     ),
-    "report": Entry(f"{_HERE}.judging:report_command", "padim report DIR", "write the reports of an evaluation anew"),
-    "demo": Entry(f"{_HERE}.looking:demo_command", "padim demo", "fit and score real solar cells"),
-    "guide": Entry(f"{_HERE}.looking:guide_command", "padim guide [TOPIC]", "read the user's guide, without a network"),
+    "report": Entry(f"{_ROOT}.judging:report_command", "padim report DIR", "rewrite the reports of an evaluation"),
+    "demo": Entry(f"{_ROOT}.looking:demo_command", "padim demo", "fit and score real solar cells"),
+    "guide": Entry(f"{_ROOT}.looking:guide_command", "padim guide [TOPIC]", "read the user's guide, without a network"),
 }
 
 
@@ -87,12 +86,12 @@ def app() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; errors take one line, ``--debug`` adds the traceback. Gives the exit code."""
-    given = sys.argv[1:] if arguments is None else arguments
-    _say_anything()
-    fail = partial(_fail, "--debug" in given)
+    """Run the command and return its exit code; errors take one line, and ``--debug`` adds the traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    _escape_unprintable()
+    fail = partial(_fail, "--debug" in arguments)
     try:
-        app.main(args=given, prog_name="padim", standalone_mode=False)
+        app.main(args=arguments, prog_name="padim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return WRONG_USE
@@ -105,13 +104,13 @@ def main(arguments: list[str] | None = None) -> int:
         return fail("interrupted", FAILED)
     except (ValueError, OSError, ArithmeticError, ImportError, MemoryError) as error:
         return fail(str(error) or type(error).__name__, FAILED)
-    except Exception as error:  # a defect of ours must not greet a user with a traceback either
+    except Exception as error:  # a bug of padim must not greet a user with a traceback either
         return fail(f"internal error, {type(error).__name__}: {error} (--debug shows where)", FAILED)
     return DONE
 
 
-def _say_anything() -> None:
-    """Let no letter that the terminal's code page lacks, in a help text or a file name, end a command: escape it."""
+def _escape_unprintable() -> None:
+    """Escape letters that the terminal's code page lacks, so that none in a help text or a file name ends a command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -124,7 +123,7 @@ def _fail(debug: bool, message: str, code: int) -> int:
     first, *more = message.split("\n  ")  # an error that lists entries indents them
     say(f"padim: error: {first}" + (f" … and {len(more)} more lines (--debug shows them)" if more else ""))
     sys.stdout.flush()
-    if "padim_jax.mesh.processes" in sys.modules:  # there are no others to leave before
+    if "padim_jax.mesh.processes" in sys.modules:  # otherwise no other process waits for this one
         from padim_jax.mesh.processes import await_last_words
 
         if await_last_words():

@@ -15,6 +15,7 @@ Resize = Literal["stretch", "shorter-side", "pad"]
 Precision = Literal["float32", "bfloat16"]
 Form = Literal["updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-16bit"]  # of a model on disk
 ProtocolName = Literal["standard", "rotated"]
+TableFormat = Literal["markdown", "latex", "csv"]
 Size = int | tuple[int, int]
 _MAX_PIXELS = 89_478_485  # Pillow's limit: larger images are refused
 _MAX_NEIGHBOURHOOD = 255  # cells of a neighbourhood's side

@@ -41,7 +41,7 @@ def write_run(
     scores = np.round(9 + 1.6 * rng.standard_normal(len(kinds)) + strength, 4)
     left_out = 9 + 1.6 * np.random.default_rng(seed + 1000).standard_normal(fit)
     points = OperatingPoints(tuple(calibration(left_out, np.ones(BINS), "leave-one-out", rate) for rate in RATES))
-    scale = (4.0, 2 * float(points.known[0].threshold) - 4 if calibrated else float(scores.max()))
+    scale = (4.0, 2 * float(points.calibrations[0].threshold) - 4 if calibrated else float(scores.max()))
     tests, pictures = [], []
     for index, (kind, score) in enumerate(zip(kinds, scores, strict=True)):
         bad = kind != "good"

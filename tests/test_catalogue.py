@@ -48,5 +48,5 @@ def test_other_sizes_and_weights_are_not_compared_with_what_is_published(tmp_pat
     category = Category("mvtec_ad", "bottle", tmp_path, tmp_path)
     plain = Run(category, preset("r18-rd100"), 0, STANDARD)
     assert plain.as_published
-    assert not replace(plain, image_size=300).as_published
+    assert not replace(plain, settings={"image_size": 300}).as_published
     assert not replace(plain, weights="random").as_published

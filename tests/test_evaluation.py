@@ -29,6 +29,7 @@ from padim_jax.presets import preset
 from tests.datasets import write_image, write_mvtec
 
 SIZES = ("--image-size", "64", "--crop-size", "56")
+SETTINGS = {"image_size": 64, "crop_size": 56}
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -173,7 +174,7 @@ def test_seeds_and_presets(bottle: Path, tmp_path: Path, padim_command: Command)
 @pytest.mark.slow
 def test_a_sum_of_maps_is_the_sum(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     (category,) = find_categories(bottle, tmp_path / "prepared")
-    run = Run(category, preset("lite0-sum"), 0, STANDARD, 64, 56)
+    run = Run(category, preset("lite0-sum"), 0, STANDARD, SETTINGS)
     record = evaluate(run, lite0, prepared(category), tmp_path / "out", batch_size=4)
 
     # the same by hand, from the files
@@ -194,7 +195,7 @@ def test_a_sum_of_maps_is_the_sum(bottle: Path, tmp_path: Path, lite0: padim.Bac
 def test_results_do_not_depend_on_the_batch_size(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     (category,) = find_categories(bottle, tmp_path / "prepared")
     builder = prepared(category)
-    run = Run(category, preset("lite0"), 0, STANDARD, 64, 56)
+    run = Run(category, preset("lite0"), 0, STANDARD, SETTINGS)
     found = [evaluate(run, lite0, builder, tmp_path / f"out{n}", batch_size=n) for n in (2, 16)]
     scores = [[row["score"] for row in record["files"]["test"]] for record in found]
     np.testing.assert_allclose(*scores, rtol=2e-3)
@@ -204,7 +205,7 @@ def test_results_do_not_depend_on_the_batch_size(bottle: Path, tmp_path: Path, l
 def test_rotated_protocol(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     (category,) = find_categories(bottle, tmp_path / "prepared")
     builder = prepared(category)
-    runs = [Run(category, preset("lite0"), seed, Protocol("rotated", seed), 64, 56) for seed in (0, 0, 1)]
+    runs = [Run(category, preset("lite0"), seed, Protocol("rotated", seed), SETTINGS) for seed in (0, 0, 1)]
     rows = [evaluate(run, lite0, builder, tmp_path / "out")["files"]["test"] for run in runs]
     assert rows[0] == rows[1]
     assert all(abs(row["placement"]["angle"]) <= 10 and 0 <= row["placement"]["top"] <= 8 for row in rows[0])
@@ -221,7 +222,7 @@ def test_rotated_takes_five_draws(bottle: Path, tmp_path: Path, monkeypatch: pyt
         return {"metrics": {"image": {}, "pixel": None}}
 
     monkeypatch.setattr(evaluation, "finished", note)
-    monkeypatch.setattr(results, "write_results", lambda out, runs: [])
+    monkeypatch.setattr(results, "write_results", lambda *_: [])
     monkeypatch.setattr(command, "_tables", lambda lines: "")
     cli.main(["evaluate", str(bottle), "--out", str(tmp_path / "out"), "--protocol", "rotated", "--no-report", *SIZES])
     assert planned == [(seed, Protocol("rotated", seed)) for seed in range(5)]
@@ -307,7 +308,7 @@ def test_a_run_killed_while_writing_leaves_the_old_one(
     bottle: Path, tmp_path: Path, lite0: padim.Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (category,) = find_categories(bottle, tmp_path / "prepared")
-    builder, run = prepared(category), Run(category, preset("lite0"), 0, STANDARD, 64, 56)
+    builder, run = prepared(category), Run(category, preset("lite0"), 0, STANDARD, SETTINGS)
     first = evaluate(run, lite0, builder, tmp_path / "out")
 
     def killed(*_: Any) -> None:
@@ -383,7 +384,7 @@ def test_a_score_that_is_not_finite_names_the_image(
     real = evaluation.fit
     monkeypatch.setattr(evaluation, "fit", lambda *a: _broken(real(*a)))
     (category,) = find_categories(bottle, tmp_path / "prepared")
-    run = Run(category, preset("lite0"), 0, STANDARD, 64, 56)
+    run = Run(category, preset("lite0"), 0, STANDARD, SETTINGS)
     with pytest.raises(FloatingPointError, match=r"evaluate: test/broken_large/000\.png got nan"):
         evaluate(run, lite0, prepared(category), tmp_path / "out")
 

@@ -25,6 +25,7 @@ from tests.runs import write_run
 from tests.test_ownership import hold
 
 SIZES = ("--image-size", "64", "--crop-size", "56")
+SETTINGS = {"image_size": 64, "crop_size": 56}
 Command = Callable[..., tuple[int, str]]
 
 
@@ -153,7 +154,7 @@ def planned(bottle: Path, tmp_path: Path) -> tuple[Run, Any]:
     (category,) = find_categories(bottle, tmp_path / "prepared")
     builder = category.build()
     prepare(builder)
-    return Run(category, preset("lite0"), 0, STANDARD, 64, 56), builder
+    return Run(category, preset("lite0"), 0, STANDARD, SETTINGS), builder
 
 
 def test_only_our_leftovers_of_a_killed_run_are_removed(bottle: Path, tmp_path: Path, lite0: padim.Backbone) -> None:

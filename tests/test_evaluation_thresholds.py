@@ -20,6 +20,7 @@ from padim_jax.runs.score import Advance
 from tests.datasets import write_mvtec
 
 SIZES = ("--image-size", "64", "--crop-size", "56")
+SETTINGS = {"image_size": 64, "crop_size": 56}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def only_run(out: Path) -> dict[str, Any]:
 
 def planned(bottle: Path, tmp_path: Path, protocol: Protocol = STANDARD) -> tuple[Run, Any]:
     (category,) = find_categories(bottle, tmp_path / "prepared")
-    return Run(category, preset("lite0"), 0, protocol, 64, 56), prepared(category)
+    return Run(category, preset("lite0"), 0, protocol, SETTINGS), prepared(category)
 
 
 def prepared(category: Category) -> Any:

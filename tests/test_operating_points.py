@@ -29,7 +29,7 @@ def test_maps_of_members_are_summed_as_of_refits(lite0: padim.Backbone, members:
         refits = [padim.fit(lite0, [others], member) for member in MEMBERS]
         maps = [np.asarray(padim.score(refit, pixels[index : index + 1]).anomaly_map) for refit in refits]
         wanted.append(float(np.sum(maps, axis=0).max()))
-    (first, *_) = leave_out(members, [pixels]).known
+    (first, *_) = leave_out(members, [pixels]).calibrations
     for value in wanted:
         assert np.isclose(np.asarray(first.scores), value, rtol=2e-3).any()
     assert len(first.scores) == 20
@@ -38,7 +38,7 @@ def test_maps_of_members_are_summed_as_of_refits(lite0: padim.Backbone, members:
 def test_one_member_is_calibrated_as_calibrate_does(members: list[padim.Padim]) -> None:
     pixels = images(20, SMALL)
     points = leave_out(members[:1], [pixels[:8], pixels[8:16], pixels[16:]])
-    for rate, found in zip(RATES, points.known, strict=True):
+    for rate, found in zip(RATES, points.calibrations, strict=True):
         known = padim.calibrate(members[0], [pixels], false_alarm_rate=rate).calibration
         assert known is not None
         np.testing.assert_allclose(found.scores, known.scores, rtol=1e-5)
@@ -58,13 +58,14 @@ def test_batches_are_read_once_and_let_go(members: list[padim.Padim]) -> None:
             yield batch
             del batch
 
-    assert len(leave_out(members, batches()).known[0].scores) == 20  # an iterator, so a second reading would be empty
+    points = leave_out(members, batches())  # an iterator, so a second reading would be empty
+    assert len(points.calibrations[0].scores) == 20
     assert most <= 2
 
 
 def test_without_leave_one_out_there_are_words_and_no_numbers(lite0: padim.Backbone) -> None:
     points = leave_out([padim.fit(lite0, [images(2, SMALL)], SMALL)], [images(2, SMALL)])
-    assert points.known == ()
+    assert points.calibrations == ()
     assert points.impossible == "2 images are too few to leave one out; fit on 3 or more"
     assert points.colour_scale is points.measure([0, 1], [1.0, 2.0]) is None
     assert points.p_values([1.0, 2.0]) == [None, None]
@@ -94,7 +95,7 @@ def made(n: int) -> OperatingPoints:
 
 def test_what_is_counted_at_each_threshold() -> None:
     points = made(199)  # the 2nd and the 10th highest: 198 and 190
-    assert [float(one.threshold) for one in points.known] == [198, 190]
+    assert [float(one.threshold) for one in points.calibrations] == [198, 190]
     found = points.measure([1, 1, 1, 1, 0, 0], [198.5, 198, 191, 4, 195, 190])
     assert found == {
         "recall_at_1_percent": 0.25,  # what equals a threshold is not above it

@@ -33,6 +33,17 @@ def test_a_command_that_fits_has_an_option_for_every_field_with_its_help_and_def
     assert SETTINGS[name].default is not None or f"Default: {default}." in option.help
 
 
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "value_range"])  # evaluate reads 8-bit images
+def test_evaluate_has_an_option_for_every_field_that_may_be_repeated(name: str) -> None:
+    options = {str(option.name): option for option in named(COMMANDS["evaluate"].place).params}
+    fit_options = {str(option.name): option for option in named(COMMANDS["fit"].place).params}
+    option = options[name]
+    assert isinstance(option, click.Option)
+    assert (option.opts, option.multiple) == (fit_options[name].opts, True)
+    default = "those of --seeds" if name == "seed" else "the preset's"
+    assert option.help == f"{SETTINGS[name].help} Default: {default}."
+
+
 def test_an_image_too_large_to_be_meant_is_refused() -> None:
     with pytest.raises(ValueError, match="image_size=10000, wanted at most 89 megapixels"):
         padim.PadimConfig(image_size=(10000, 10000))

@@ -1,4 +1,4 @@
-"""How the commands that change models are called."""
+"""The command lines of the commands that change models."""
 
 from pathlib import Path
 

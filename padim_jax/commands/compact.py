@@ -20,25 +20,25 @@ def compact_command(model: Path, out: Path, max_error: float) -> None:
     if out.resolve() == model.resolve():
         raise click.UsageError("--out is MODEL itself, which would lose what updating needs; choose another folder")
     with locked(out, "compact"):
-        found = _compacted(load_any(model), max_error)
-        save_compacted(found, out, image_sizes=load_image_sizes(model))
-    for form, size, error in found.tried:
+        compacted = _compact_any(load_any(model), max_error)
+        save_compacted(compacted, out, image_sizes=load_image_sizes(model))
+    for form, size, error in compacted.tried:
         bound = "exact" if error == 0 else f"distances within {error:.2g}"
         say(f"{form:15} {size / 1e6:10.2f} MB  {bound}{'' if error <= max_error else ', not within --max-error'}")
     before, after = disk_bytes(model), disk_bytes(out)
     tell(
-        f"{out}: {found.form}, distances within {found.max_error:.2g}; {after / 1e6:.2f} MB on disk instead of "
+        f"{out}: {compacted.form}, distances within {compacted.max_error:.2g}; {after / 1e6:.2f} MB on disk instead of "
         f"{before / 1e6:.2f} MB ({1 - after / before:.0%} saved), backbone included"
     )
 
 
-def _compacted(stored: Updatable | Padim, max_error: float) -> Compacted:
+def _compact_any(stored: Updatable | Padim, max_error: float) -> Compacted:
     if not isinstance(stored, Updatable):
-        return compact(stored, max_error, note=_tell)
-    # equal images, however often, span no more
+        return compact(stored, max_error, note=_say_form)
+    # copies of an image do not raise the rank
     images = len(stored.images) or int(stored.moments.count)
-    return compact(stored.model(), max_error, moments=stored.moments.moments, rank=images - 1, note=_tell)
+    return compact(stored.model(), max_error, moments=stored.moments.moments, rank=images - 1, note=_say_form)
 
 
-def _tell(form: str) -> None:
+def _say_form(form: str) -> None:
     say(f"looking at {form} …")

@@ -31,15 +31,15 @@ def demo_command(out: Path, batch_size: int) -> None:
 
     check_writable(out / "model")
     claim(out, ("best-finds", "missed", "false-alarms"), "demo")
-    network, config = load_backbone("efficientnet_lite0"), preset("lite0").members[0]
-    engine = OneDevice(network)
+    backbone, config = load_backbone("efficientnet_lite0"), preset("lite0").members[0]
+    engine = OneDevice(backbone)
     with watching(f"{out} holds nothing yet") as watch:
         fold = fit_moments(engine, split.fit, config, batch_size, watch)
         model = engine.finalize(fold.state, None)
         terms = Terms(false_alarm_rate=_RATE)
-        known = calibrate_model(engine, model, split.fit, fold.images, terms, batch_size, watch)
-    model = replace(model, calibration=known)
-    save_updatable(Updatable(network, fold.state, fold.images, known), out / "model")
+        calibration = calibrate_model(engine, model, split.fit, fold.images, terms, batch_size, watch)
+    model = replace(model, calibration=calibration)
+    save_updatable(Updatable(backbone, fold.state, fold.images, calibration), out / "model")
 
     paths = [*split.good, *split.defective]
     scores: dict[Path, float] = {}
@@ -52,18 +52,18 @@ def demo_command(out: Path, batch_size: int) -> None:
                 alarms[item.path] = item.anomalous
                 spool.add(item)
         auroc = roc_auc_score([path in split.defective for path in scores], list(scores.values()))
-        falling = sorted(scores, key=lambda path: -scores[path])
-        kinds = {
-            "best-finds": [path for path in falling if path in split.defective][:6],
-            "missed": [path for path in reversed(falling) if path in split.defective][:6],
-            "false-alarms": [path for path in falling if path in split.good][:6],
+        descending = sorted(scores, key=lambda path: -scores[path])
+        pictured = {
+            "best-finds": [path for path in descending if path in split.defective][:6],
+            "missed": [path for path in reversed(descending) if path in split.defective][:6],
+            "false-alarms": [path for path in descending if path in split.good][:6],
         }
-        scale = float(known.colour_scale[0]), float(known.colour_scale[1])
+        scale = float(calibration.colour_scale[0]), float(calibration.colour_scale[1])
         for item in spool:
-            for kind, chosen in kinds.items():
-                if item.path in chosen:
-                    target = out / kind / f"{chosen.index(item.path) + 1}-{item.path.name}"
-                    write_heatmap(target, item, scale, config=config, threshold=float(known.threshold))
+            for kind, kind_paths in pictured.items():
+                if item.path in kind_paths:
+                    target = out / kind / f"{kind_paths.index(item.path) + 1}-{item.path.name}"
+                    write_heatmap(target, item, scale, config=config, threshold=float(calibration.threshold))
     counts = len(split.fit), len(split.good), len(split.defective)
     tell("fitted on {} good cells; scored {} good and {} defective ones".format(*counts))
     tell(f"image AUROC {auroc:.3f}")

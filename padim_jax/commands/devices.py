@@ -1,4 +1,4 @@
-"""From the options of devices and processes to a mesh."""
+"""The options of devices and processes, and the mesh they ask for."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from padim_jax.commands.terminal import keep_stdout, wrong_use
 
 @dataclass(frozen=True)
 class MeshOptions:
-    """What the options of devices and processes were given."""
+    """The values of the options of devices and processes."""
 
     devices: int | None = None
     coordinator: str | None = None
@@ -21,7 +21,7 @@ class MeshOptions:
     grid: int | None = None
 
     def mesh(self) -> Mesh | None:
-        """Join the other processes, if there are any; the mesh of all their devices. None: one device will do."""
+        """Join the other processes, if any, and return the mesh of all devices; None where one device will do."""
         several = self.distributed or any(
             value is not None for value in (self.coordinator, self.num_processes, self.process_id)
         )
@@ -34,13 +34,13 @@ class MeshOptions:
             if several:
                 keep_stdout()
                 connect(self.coordinator, self.num_processes, self.process_id)
-            here = jax.local_device_count()
-            if self.devices is not None and self.devices > here:
-                raise ValueError(f"--devices {self.devices}: this machine has {here} ({jax.devices()[0].platform})")
-            each = self.devices or here
-            ours: dict[int, list[Any]] = {}
+            count = jax.local_device_count()
+            if self.devices is not None and self.devices > count:
+                raise ValueError(f"--devices {self.devices}: this machine has {count} ({jax.devices()[0].platform})")
+            per_process = self.devices or count
+            by_process: dict[int, list[Any]] = {}
             for device in jax.devices():
-                ours.setdefault(device.process_index, []).append(device)
-            devices = [device for _, own in sorted(ours.items()) for device in own[:each]]
-            grid = self.grid or each
+                by_process.setdefault(device.process_index, []).append(device)
+            devices = [device for _, own in sorted(by_process.items()) for device in own[:per_process]]
+            grid = self.grid or per_process
             return device_mesh(max(1, len(devices) // grid), grid, devices)

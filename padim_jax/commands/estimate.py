@@ -16,7 +16,7 @@ from padim_jax.commands.settings import start_from_preset
 from padim_jax.commands.terminal import tell, wrong_use
 from padim_jax.config import PadimConfig
 from padim_jax.images import find_images, find_value_range, load_batches
-from padim_jax.inspection.estimate import Estimate, Files, Phase, estimate
+from padim_jax.inspection.estimate import Estimate, Files, estimate
 from padim_jax.method.embedding import draw_embedding
 
 _DEFAULT_IMAGES = 200
@@ -46,7 +46,7 @@ def estimate_command(
     if weights is None and BACKBONES[name].download is not None:
         weights = "random"
     network = load_backbone(name, weights)
-    starting = time.perf_counter() - start + _seconds_of_imports()
+    starting_seconds = time.perf_counter() - start + _seconds_of_imports()
     with wrong_use():
         embedding = draw_embedding(network, config)
     n = min(batch_size, count)
@@ -54,51 +54,49 @@ def estimate_command(
         timed = paths[: max(_TIMED, n)]
         config = replace(config, value_range=find_value_range(timed))
         start = time.perf_counter()
-        read = list(load_batches(timed, config, max(_TIMED, n), note=lambda path, text: None))
-        files = Files(max(w * h for one in read for w, h in one.sizes), (time.perf_counter() - start) / len(timed))
-        batch = np.resize(read[0].images, (n, *config.crop, 3))
+        batches = list(load_batches(timed, config, max(_TIMED, n), note=lambda path, text: None))
+        seconds_each = (time.perf_counter() - start) / len(timed)
+        files = Files(max(w * h for batch in batches for w, h in batch.sizes), seconds_each)
+        sample = np.resize(batches[0].images, (n, *config.crop, 3))
     else:
         files = Files(config.image[0] * config.image[1])
-        batch = _random_images(n, config)
-    found = estimate(network, config, count, batch, files, starting=starting)
-    if form is not None and form not in found.disk:
+        sample = _random_images(n, config)
+    estimated = estimate(network, config, count, sample, files, starting=starting_seconds)
+    if form is not None and form not in estimated.disk:
         raise click.UsageError(f"--form {form} takes n ≤ d: {count} images, d = {embedding.dimension}")
     if as_json:
-        tell(json.dumps(asdict(found)))
+        tell(json.dumps(asdict(estimated)))
     else:
-        _print(name, found, form, files)
+        _print(name, estimated, form, files)
 
 
-def _print(name: str, found: Estimate, form: str | None, files: Files) -> None:
-    p, d = found.positions, found.dimension
-    tell(f"{name}, d = {d}, {p} positions, {found.images} images")
-    tell(f"state: moments {_bytes(found.state)}, factors {_bytes(found.factors)}")
+def _print(name: str, estimated: Estimate, form: str | None, files: Files) -> None:
+    p, d = estimated.positions, estimated.dimension
+    tell(f"{name}, d = {d}, {p} positions, {estimated.images} images")
+    tell(f"state: moments {_bytes(estimated.state)}, factors {_bytes(estimated.factors)}")
     tell("size on disk:")
-    for one in found.disk if form is None else (form,):
-        tell(f"  {one:17}{_bytes(found.disk[one]):>9}")
+    for stored in estimated.disk if form is None else (form,):
+        tell(f"  {stored:17}{_bytes(estimated.disk[stored]):>9}")
     for command, phases, seconds in (
-        ("fit", found.fit, found.fit_seconds),
-        ("score", found.score, found.score_seconds),
+        ("fit", estimated.fit, estimated.fit_seconds),
+        ("score", estimated.score, estimated.score_seconds),
     ):
         host, device = (max(phases, key=lambda phase, side=side: getattr(phase, side)) for side in ("host", "device"))
         tell(f"padim {command}:")
-        if found.accelerator:
+        if estimated.accelerator:
             tell(f"  peak memory: host {_bytes(host.host)} ({host.name}), device {_bytes(device.device)} "
                        f"({device.name})")  # fmt: skip
         else:
-            tell(f"  peak memory: {_bytes(host.host)}, during {host.name} ({_phases(phases)})")
+            peaks = ", ".join(f"{phase.name} {_bytes(phase.host)}" for phase in phases)
+            tell(f"  peak memory: {_bytes(host.host)}, during {host.name} ({peaks})")
         parts = ", ".join(f"{part} {value:.1f}" for part, value in seconds.items() if value >= 0.05)
         tell(f"  seconds: {sum(seconds.values()):.0f} ({parts})")
-    share = "all" if found.measured_positions == p else f"{found.measured_positions} of {p}"
+    share = "all" if estimated.measured_positions == p else f"{estimated.measured_positions} of {p}"
     decoding = "decoding timed on files" if files.seconds is not None else "decoding not counted: no GOOD_DIR"
     tell(
         f"measured here: the process, one batch through the network, {share} positions (seconds, memory "
         f"beyond XLA's account), {decoding}; computed: everything else, by XLA's account of the compiled programs"
     )
-
-
-def _phases(phases: tuple[Phase, ...]) -> str:
-    return ", ".join(f"{phase.name} {_bytes(phase.host)}" for phase in phases)
 
 
 def _bytes(count: int) -> str:
@@ -112,7 +110,7 @@ def _seconds_of_imports() -> float:
 
 
 def _random_images(n: int, config: PadimConfig) -> np.ndarray:
-    """Smooth random images: noise alone would not compress as pictures do."""
+    """Random images in blocks of 16×16 pixels, which compress as pictures do; noise would not."""
     rng, (height, width) = np.random.default_rng(0), config.crop
     coarse = rng.integers(0, 256, (n, -(-height // 16), -(-width // 16), 3), np.uint8)
     return coarse.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]

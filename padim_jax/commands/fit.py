@@ -33,7 +33,7 @@ def fit_command(
     weights: str | None,
     skip_unreadable: bool,
     roi: Path | None,
-    wanted: bool,
+    calibrate: bool,
     held_out: tuple[Path, ...],
     false_alarm_rate: float | None,
     pixel_rate: float | None,
@@ -49,20 +49,20 @@ def fit_command(
     Checkpoint(checkpoint_folder(out), "").check()
     first = jax.process_index() == 0
     with locked(out, "fit") if first else nullcontext():
-        found = find_images([good_dir], exclude=out)
-        note_ignored(found.ignored)
-        config = with_value_range(config, found.paths)
-        region = None if roi is None else read_roi_of(roi, config, found.paths)
+        good = find_images([good_dir], exclude=out)
+        note_ignored(good.ignored)
+        config = with_value_range(config, good.paths)
+        region = None if roi is None else read_roi_of(roi, config, good.paths)
         rates = rates_of(None, false_alarm_rate, pixel_rate)
-        terms = Terms(*rates, find_images(held_out).paths if held_out else None, trusted) if wanted else None
+        terms = Terms(*rates, find_images(held_out).paths if held_out else None, trusted) if calibrate else None
         backbone = load_network(name, weights, config)
         start = time.perf_counter()
-        checkpoint = Checkpoint(checkpoint_folder(out), identity(backbone, config, found.paths), checkpoint_every)
+        checkpoint = Checkpoint(checkpoint_folder(out), identity(backbone, config, good.paths), checkpoint_every)
         check_agreement("files, settings or weights", checkpoint.identity)
-        left = "the same command goes on from there"
-        with watching(left, unreadable_option(skip_unreadable), shown=first) as watch:
+        state = "the same command goes on from there"
+        with watching(state, unreadable_option(skip_unreadable), shown=first) as watch:
             fitted = fit_files(
-                engine(backbone, mesh), found.paths, config, out, checkpoint, batch_size, watch, roi=region, terms=terms
+                engine(backbone, mesh), good.paths, config, out, checkpoint, batch_size, watch, roi=region, terms=terms
             )
         if first:
             _say_fitted(out, draw_embedding(backbone, config), config, fitted, start)
@@ -87,5 +87,5 @@ def _say_fitted(out: Path, embedding: Embedding, config: PadimConfig, fitted: Fi
 
 
 def _outside(config: PadimConfig) -> str:
-    """How more is seen, where the crop leaves something out."""
+    """How to see all of an image where the crop leaves something out."""
     return f"; what lies outside is never judged (--image-size {size_text(config.crop_size)} sees all of it)"

@@ -36,22 +36,22 @@ def fit_many_command(
 ) -> None:
     """Do what ``padim fit-many`` says it does."""
     with wrong_use():
-        every = read_jobs(table)
-        here = jax.local_devices()
-        if devices is not None and devices > len(here):
-            raise ValueError(f"--devices {devices}: this machine has {len(here)} ({here[0].platform})")
-    jobs = every[part[0] - 1 :: part[1]]
+        all_jobs = read_jobs(table)
+        available = jax.local_devices()
+        if devices is not None and devices > len(available):
+            raise ValueError(f"--devices {devices}: this machine has {len(available)} ({available[0].platform})")
+    jobs = all_jobs[part[0] - 1 :: part[1]]
     name, config = choose_settings(**settings)
     network = load_network(name, weights, config)
     rates = rates_of(None, false_alarm_rate, pixel_rate)
     terms = Terms(config, batch_size, calibrate, *rates, skip_unreadable, replace_changed, trusted)
     with locked(out, "fit-many", f"{LOCK}-{part[0]}-of-{part[1]}"):
-        _fit_all(network, every, jobs, terms, out, part, here[:devices])
+        _fit_all(network, all_jobs, jobs, terms, out, part, available[:devices])
 
 
 def _fit_all(
     network: Backbone,
-    every: Sequence[Job],
+    all_jobs: Sequence[Job],
     jobs: Sequence[Job],
     terms: Terms,
     out: Path,
@@ -69,24 +69,23 @@ def _fit_all(
             )
             for outcome in outcomes:
                 counts[outcome.status] += 1
-                kinds = ["not fitted" if outcome.status == "failed" else "note", *["note"] * len(outcome.notes)]
-                for kind, text in zip(kinds, outcome.notes, strict=False):
+                for index, text in enumerate(outcome.notes):
+                    kind = "not fitted" if outcome.status == "failed" and index == 0 else "note"
                     say(f"{kind}: {outcome.name}: {text}")
                 advance(1)
     finally:
-        _write_list(out / LIST, every, journal.last())
+        _write_list(out / LIST, all_jobs, journal.last())
     tell(f"{out / LIST}: {counts['fitted']} fitted, {counts['kept']} there already, {counts['failed']} failed")
     if counts["failed"]:
         raise click.ClickException(f"{counts['failed']} of {len(jobs)} models failed; they are named above")
 
 
-def _write_list(path: Path, jobs: Sequence[Job], last: Mapping[str, Outcome]) -> None:
-    """The table's models that were tried, in its order, whatever run they were of."""
+def _write_list(path: Path, jobs: Sequence[Job], outcomes: Mapping[str, Outcome]) -> None:
+    """List the models of ``jobs`` that any run has tried to fit, in their order."""
     fields = ("name", "status", "images", "skipped", "threshold", "false_alarm_rate", "seconds", "notes")
-    tried = [last[job.name] for job in jobs if job.name in last]
-    write_table(
-        path, ("model", *fields[1:]), [[_cell(getattr(outcome, field)) for field in fields] for outcome in tried]
-    )
+    tried = [outcomes[job.name] for job in jobs if job.name in outcomes]
+    rows = [[_cell(getattr(outcome, field)) for field in fields] for outcome in tried]
+    write_table(path, ("model", *fields[1:]), rows)
 
 
 def _cell(value: Any) -> Any:

@@ -25,17 +25,14 @@ def inspect_command(
 ) -> None:
     """Do what ``padim inspect`` says it does."""
     is_model = (path / MANIFEST).is_file()
-    for name, given, fits in (
-        ("--model", model, not is_model),
-        ("--quick", quick, not is_model),
-        ("--images", images, is_model),
-    ):
-        if given and not fits:
-            raise click.UsageError(
-                f"{name} is not for {'a model' if is_model else 'a folder of images'}, which {path} is"
-            )
+    kind, unfit_options = (
+        ("a model", {"--model": model, "--quick": quick}) if is_model else ("a folder of images", {"--images": images})
+    )
+    for name, value in unfit_options.items():
+        if value:
+            raise click.UsageError(f"{name} is not for {kind}, which {path} is")
     if model is not None and quick:
-        raise click.UsageError("--quick takes no scores, --model is for scores; give one of the two")
+        raise click.UsageError("--quick computes no scores, and --model is for scores; give one of the two")
     files = None if is_model and images is None else find_images([images or path], exclude=out)
     _check_out(out, path if is_model else None, () if files is None else files.paths)
     watch = Watch(progress_bar, remark=say)
@@ -68,9 +65,9 @@ def _load_listing(model: Path) -> Updatable:
 def _check_out(out: Path | None, model: Path | None, images: Sequence[Path]) -> None:
     if out is None:
         return
-    inside = os.path.abspath(out) + os.sep
-    if model is not None and inside.startswith(os.path.abspath(model) + os.sep):
+    prefix = os.path.abspath(out) + os.sep
+    if model is not None and prefix.startswith(os.path.abspath(model) + os.sep):
         raise click.UsageError(f"--out {out} lies in the model; choose another folder")
-    if within := [path for path in images if os.path.abspath(path).startswith(inside)]:
-        raise click.UsageError(f"--out {out} holds images to inspect ({within[0]}); choose another folder")
+    if enclosed := [path for path in images if os.path.abspath(path).startswith(prefix)]:
+        raise click.UsageError(f"--out {out} holds images to inspect ({enclosed[0]}); choose another folder")
     claim(out, _WRITTEN, "inspect")

@@ -8,7 +8,7 @@ from padim_jax.images.frames import frames_in_words
 from padim_jax.inspection.folder import PROPERTIES
 
 _SHOWN = 10  # files on a line; --json and --out have all
-_HIGHEST = 5  # scores shown, whether they stand out or not
+_HIGHEST = 5  # scores shown besides those that stand out
 
 
 def folder_lines(record: Mapping[str, Any]) -> Iterator[str]:
@@ -20,8 +20,7 @@ def folder_lines(record: Mapping[str, Any]) -> Iterator[str]:
         f"{counts['ignored']} other files ignored{ignored}"
     )
     for name in PROPERTIES:
-        shown = [f"{count} of {value}" for value, count in list(counts[name].items())[:_SHOWN]]
-        yield f"  {name + ':':16}{_some(shown, len(counts[name]))}"
+        yield f"  {name + ':':16}{_list([f'{count} of {value}' for value, count in counts[name].items()])}"
     yield from _section("unreadable", [f"{file['path']}: {file['reason']}" for file in record["unreadable"]])
     notes = [(image["path"], note) for image in record["images"] for note in image["notes"]]
     if not record["decoded"]:
@@ -41,13 +40,13 @@ def folder_lines(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _mistakes(record: Mapping[str, Any]) -> Iterator[str]:
     for group in record["duplicates"]:
-        yield f"the same file {len(group)} times: {_some(group)}"
+        yield f"the same file {len(group)} times: {_list(group)}"
     for group in record["equal_pixels"]:
-        yield f"the same pixels in {len(group)} files: {_some(group)}"
+        yield f"the same pixels in {len(group)} files: {_list(group)}"
     for odd in record["oddities"]:
         others = [f"{path} ({value})" for path, value in odd["images"].items()]
         number = f"{len(others)} of {record['counts']['images']} images"
-        yield f"{odd['what']}: {number} differ from the usual {odd['common']}: {_some(others)}"
+        yield f"{odd['what']}: {number} differ from the usual {odd['common']}: {_list(others)}"
 
 
 def _score_lines(scores: Mapping[str, Any] | None) -> Iterator[str]:
@@ -59,17 +58,17 @@ def _score_lines(scores: Mapping[str, Any] | None) -> Iterator[str]:
     if not rows:
         yield f"no leave-one-out scores ({scores['model']}): {scores['not_done']}"
     else:
-        out = [row for row in rows if row["stands_out"]]
-        fresh = sum(not row["left_out"] for row in rows)
+        n_outliers = sum(row["stands_out"] for row in rows)
+        n_unfitted = sum(not row["left_out"] for row in rows)
         yield f"scores of {len(rows)} images, each by the model of all the others ({scores['model']})" + (
-            f"; {fresh} were not fitted on" if fresh else ""
+            f"; {n_unfitted} were not fitted on" if n_unfitted else ""
         )
         yield (
-            f"{len(out)} stand out, above {scores['limit']:.4g} ({scores['rule']}; median {scores['median']:.4g}); "
+            f"{n_outliers} stand out, above {scores['limit']:.4g} ({scores['rule']}; median {scores['median']:.4g}); "
             "look at them, and at the highest of the others:"
         )
         yield f"  {'score':>8} {'p':>7} {'row':>6} {'column':>6}"
-        for row in rows[: max(len(out), 0) + _HIGHEST]:
+        for row in rows[: n_outliers + _HIGHEST]:
             yield (
                 f"  {row['score']:8.4g} {row['p_value']:7.2g} {row['row']:6} {row['column']:6}  "
                 f"{'stands out' if row['stands_out'] else '':10}  {row['path']}"
@@ -85,6 +84,6 @@ def _section(title: str, lines: Sequence[str]) -> Iterator[str]:
         yield from (f"  {line}" for line in lines)
 
 
-def _some(names: Sequence[str], count: int | None = None) -> str:
-    more = (len(names) if count is None else count) - min(len(names), _SHOWN)
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more else "")
+def _list(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

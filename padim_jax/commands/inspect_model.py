@@ -16,23 +16,23 @@ def model_lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"  embedding:    d = {record['dimension']} at {grid[0]}×{grid[1]} positions"
     yield f"  settings:     {', '.join(f'{name} = {value}' for name, value in config.items())}"
     rank = record["n"] - 1
-    low = f"; n ≤ d: covariances have rank {rank:g} before the ridge" if record["n"] <= record["dimension"] else ""
-    yield f"  fitted on:    {record['n']:.6g} images{low}"
+    low_rank = f"; n ≤ d: covariances have rank {rank:g} before the ridge" if record["n"] <= record["dimension"] else ""
+    yield f"  fitted on:    {record['n']:.6g} images{low_rank}"
     listed = record["images_listed"]
     yield "  images:       " + (
         "not listed in this form" if listed is None else f"{len(listed)} files listed by digest"
     )
-    each = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in memory.items())
-    yield f"  size:         {record['bytes_on_disk'] / 1e6:.1f} MB on disk; in memory {each} MB"
+    parts = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in memory.items())
+    yield f"  size:         {record['bytes_on_disk'] / 1e6:.1f} MB on disk; in memory {parts} MB"
     yield f"  written by:   {', '.join(f'{name} {version}' for name, version in record['versions'].items())}"
     share = record["roi_share"]
     yield "  looks at:     " + ("everything" if share is None else f"{share:.1%} of the crop (region of interest)")
     yield from _calibration_lines(record["calibration"])
     numbers = record["condition_numbers"]
-    looked = "" if numbers["positions"] == numbers["of"] else f", of {numbers['positions']} positions drawn evenly"
+    sample = "" if numbers["positions"] == numbers["of"] else f", of {numbers['positions']} positions drawn evenly"
     yield (
         f"  conditioning: condition numbers of the {numbers['of']} covariances: median {numbers['median']:.3g}, "
-        f"worst {numbers['worst']:.3g} at {_at(numbers['worst_at'])}{looked}"
+        f"worst {numbers['worst']:.3g} at {_at(numbers['worst_at'])}{sample}"
     )
     spread = record["log_determinant"]
     yield (
@@ -40,46 +40,46 @@ def model_lines(record: Mapping[str, Any]) -> Iterator[str]:
         f"{spread['most']:.4g} at {_at(spread['most_at'])}"
     )
     yield from _peak_lines(record["two_peaked"])
-    for one in record["unreadable"]:
-        yield f"not read: {one['path']}: {one['reason']}"
+    for file in record["unreadable"]:
+        yield f"not read: {file['path']}: {file['reason']}"
 
 
-def _calibration_lines(known: Mapping[str, Any] | None) -> Iterator[str]:
-    if known is None:
+def _calibration_lines(facts: Mapping[str, Any] | None) -> Iterator[str]:
+    if facts is None:
         yield "  calibration:  none: scores come without p-values and verdicts (padim calibrate)"
         return
-    (low, high), by_hand = known["interval"], known["threshold_source"] == "set"
+    (low, high), by_hand = facts["interval"], facts["threshold_source"] == "set"
     yield (
-        f"  calibration:  {known['n']} good images ({known['method']}); above {known['threshold']:.4g}"
-        f"{', set by hand,' if by_hand else ''} is anomalous, pixels above {known['pixel_threshold']:.4g} are marked"
+        f"  calibration:  {facts['n']} good images ({facts['method']}); above {facts['threshold']:.4g}"
+        f"{', set by hand,' if by_hand else ''} is anomalous, pixels above {facts['pixel_threshold']:.4g} are marked"
     )
-    asked = "" if by_hand else f"{known['false_alarm_rate']:.2%} asked for, "
+    target = "" if by_hand else f"{facts['false_alarm_rate']:.2%} asked for, "
     yield (
-        f"                false alarms {known['attained_rate']:.2%} expected, "
-        f"{asked}{low:.2%} to {high:.2%} with 95 % confidence"
+        f"                false alarms {facts['attained_rate']:.2%} expected, "
+        f"{target}{low:.2%} to {high:.2%} with 95 % confidence"
     )
-    if known["n"] < known["images_wanted"]:
+    if facts["n"] < facts["images_wanted"]:
         yield (
-            f"                warning: too few images for that rate, which takes {known['images_wanted']}; the "
+            f"                warning: too few images for that rate, which takes {facts['images_wanted']}; the "
             "threshold is their highest score"
         )
 
 
-def _peak_lines(found: Mapping[str, Any] | None) -> Iterator[str]:
-    if found is None:
-        yield "  two peaks:    not looked for; --images GOOD_DIR looks, by images"
+def _peak_lines(search: Mapping[str, Any] | None) -> Iterator[str]:
+    if search is None:
+        yield "  two peaks:    not looked for; --images GOOD_DIR looks for them"
         return
-    if "not_done" in found:
-        yield f"  two peaks:    not looked for: {found['not_done']}"
+    if "not_done" in search:
+        yield f"  two peaks:    not looked for: {search['not_done']}"
         return
-    positions, best = found["positions"], found["strongest"]
-    drawn = "" if found["images"] == found["of"] else f" of {found['of']}"
+    positions, best = search["positions"], search["strongest"]
+    sample = "" if search["images"] == search["of"] else f" of {search['of']}"
     yield (
-        f"  two peaks:    {len(positions)} positions where {found['images']}{drawn} images fall into two groups "
-        f"(which explain {found['limit']:.0%} of the variance along the leading eigenvector, or more)"
+        f"  two peaks:    {len(positions)} positions where {search['images']}{sample} images fall into two groups "
+        f"(which explain {search['limit']:.0%} of the variance along the leading eigenvector, or more)"
     )
-    for one in positions[:_SHOWN]:
-        yield f"                row {one['row']}, column {one['column']}: {one['ratio']:.1%}"
+    for position in positions[:_SHOWN]:
+        yield f"                {_at((position['row'], position['column']))}: {position['ratio']:.1%}"
     if (more := len(positions) - _SHOWN) > 0:
         yield f"                and {more} more"
     if positions:

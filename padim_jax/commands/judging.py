@@ -1,4 +1,4 @@
-"""How the commands that score images and measure models are called."""
+"""The command lines of the commands that score images and measure models."""
 
 import re
 from pathlib import Path
@@ -7,35 +7,35 @@ from typing import Any, get_args
 import click
 
 from padim_jax.commands.lazy_click import Command
-from padim_jax.commands.options import Size, batch_option, debug_option, devices_option, roi_option
+from padim_jax.commands.options import batch_option, debug_option, devices_option, grid_options, roi_option
 from padim_jax.commands.terminal import tell
-from padim_jax.config import ProtocolName
+from padim_jax.config import ProtocolName, TableFormat
 
-ROTATED_DRAWS = 5  # arXiv 2011.08785 states means over random draws
+ROTATED_DRAWS = 5  # arXiv 2011.08785 reports means over random draws
 _PIXELS = click.Choice(("crop", "original"))
 _UNITS = {"MB": 10**6, "GB": 10**9}
 
 
 class Bytes(click.ParamType):
-    """``500MB``, ``4GB``."""
+    """A number of bytes: ``500MB``, ``4GB``."""
 
     name = "SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse; anything else is wrong use."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", str(value), re.IGNORECASE)
-        if found is None:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", str(value), re.IGNORECASE)
+        if match is None:
             self.fail(f"{value!r} is no size such as 500MB or 4GB", param, ctx)
-        return int(float(found[1]) * _UNITS[found[2].upper()])
+        return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def _list_presets(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
+def _list_presets(context: click.Context, _: click.Parameter, is_set: bool) -> None:
+    if is_set:
         from padim_jax.presets import PRESETS
 
         width = max(map(len, PRESETS))
-        for found in PRESETS.values():
-            tell(f"{found.name:{width}}  {found.about}")
+        for preset in PRESETS.values():
+            tell(f"{preset.name:{width}}  {preset.about}")
         context.exit()
 
 
@@ -98,7 +98,7 @@ def score_many_command() -> None:
 
     MODELS is a folder of models, as padim fit-many writes it. TABLE is in CSV; its columns are model,path: the name of
     a model and an image, or a folder of them, relative to the table. Images may come in any order: models are loaded
-    when they are asked for, and those not used for longest make room.
+    when they are asked for, and those unused for longest make room.
 
     Writes DIR/scores.csv (model, then the columns of padim score, in the table's order) and DIR/heatmaps/MODEL/ for
     models that are calibrated. Files that can't be read and models that can't be loaded are named, on the terminal and
@@ -111,13 +111,14 @@ def score_many_command() -> None:
 @click.command(
     "evaluate",
     cls=Command,
-    example="padim evaluate bracket/ --out evaluation --preset lite0-plus",
+    example="padim evaluate bracket/ --out evaluation --preset lite0-plus\n"
+    "padim evaluate bracket/ --out grid --ridge 0.01 --ridge 0.1 --n-channels 50 --n-channels 100",
     place="padim_jax.commands.evaluate:evaluate_command",
 )
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
 @click.option(
-    "--preset", "presets", multiple=True, metavar="NAME", help="Settings; repeat for several. Default: lite0."
+    "--preset", "preset_names", multiple=True, metavar="NAME", help="Settings; repeat for several. Default: lite0."
 )
 @click.option(
     "--list-presets",
@@ -125,26 +126,32 @@ def score_many_command() -> None:
     is_eager=True,
     expose_value=False,
     callback=_list_presets,
-    help="List presets; exit.",
+    help="List the presets and exit.",
 )
 @click.option(
-    "--category", "categories", multiple=True, metavar="NAME", help="Which of FOLDER's; repeat. Default: all."
+    "--category", "category_names", multiple=True, metavar="NAME", help="Which of FOLDER's; repeat. Default: all."
 )
 @click.option(
     "--protocol",
     type=click.Choice(get_args(ProtocolName)),
     default="standard",
     show_default=True,
-    help="rotated: the paper's Rd-MVTec AD, rotations within 10° and random crops, of all images.",
+    help="rotated: all images are rotated within 10° and cropped at random, as in the paper's Rd-MVTec AD.",
 )
 @click.option(
     "--seeds",
     type=click.IntRange(1),
     help=f"Draws of channels (and rotations), from seed 0. Default: 1; rotated, {ROTATED_DRAWS}.",
 )
-@click.option("--weights", type=str, help="Weights file, or 'random', of all presets' one backbone.")
-@click.option("--image-size", type=Size(), help="Resize images to this. Default: the preset's.")
-@click.option("--crop-size", type=Size(), help="Then cut out the centre. Default: the preset's.")
+@click.option("--weights", type=str, help="Weights file, or 'random', for the one backbone of all presets.")
+@grid_options
+@click.option(
+    "--table-format",
+    "table_formats",
+    type=click.Choice(get_args(TableFormat)),
+    multiple=True,
+    help="Write the table as DIR/table.md, table.tex or table.csv too; repeat for several.",
+)
 @click.option(
     "--prepared",
     type=click.Path(path_type=Path, file_okay=False),
@@ -161,6 +168,10 @@ def evaluate_command() -> None:
     report of each run. Besides the usual metrics they say what share of the defective test images is found, and of the
     good ones flagged, at thresholds for 1 % and 5 % false alarms that come from the good training images alone. Runs
     already in DIR are kept, not repeated, so that an interrupted evaluation goes on where it was.
+
+    Settings replace those of the presets. A setting that is repeated has several values, and each of them is evaluated;
+    several such settings make a grid of all combinations. --tap alone means the same as for padim fit: repeated, it
+    names the layers of one embedding.
     """
 
 
@@ -173,4 +184,4 @@ def evaluate_command() -> None:
 @click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @debug_option
 def report_command() -> None:
-    """Write the web page of every run below RESULTS, a folder that evaluate wrote, anew."""
+    """Rewrite the web page of every run below RESULTS, a folder that evaluate wrote."""

@@ -1,4 +1,4 @@
-"""Commands of click that are imported when they are wanted: the group for one's help, a command to do its work."""
+"""Click commands that are imported late: a declaration when its help is shown, its function when it runs."""
 
 import importlib
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ import click
 from padim_jax.commands.startup import start
 
 _COLUMN = 36
-# What only some need, of any command, by the parameters' names; all else comes first in a help text.
+# Parameters that few users need, of any command; a help text shows all others first.
 HEADINGS = {
     "Expert options": (
         *("backbone", "weights", "taps", "n_channels", "ridge", "seed", "resize", "sigma", "interpolation"),
         *("neighbourhood", "covariance", "projection", "precision", "value_range"),
-        *("wanted", "calibrate", "pixel_rate", "checkpoint_every", "batch_size", "debug"),
+        *("calibrate", "pixel_rate", "checkpoint_every", "batch_size", "debug"),
         *("colour_range", "memory", "prepared", "trusted", "replace_changed"),
     ),
     "Several devices": ("devices", "part", "coordinator", "num_processes", "process_id", "distributed", "grid"),
@@ -29,8 +29,8 @@ class Entry:
 
     Attributes:
       place: where the command is declared, "module:name".
-      usage: how it is called.
-      about: what it does, in a few words.
+      usage: how the command is called.
+      about: what the command does, in a few words.
     """
 
     place: str
@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
         return list(self.entries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command; None where there is none of that name."""
+        """Import the command; None where no command has that name."""
         return None if cmd_name not in self.entries else named(self.entries[cmd_name].place)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -61,12 +61,12 @@ class LazyGroup(click.Group):
 
 
 class Command(click.Command):
-    """A command that is done elsewhere, with its options under headings and an example at the end of its help.
+    """A command whose function lies elsewhere; its help has options under headings, and an example at the end.
 
     Attributes:
-      place: the function that does it, "module:name".
-      example: how it is typed, a line or several.
-      computes: whether it needs JAX; a command that does not starts at once.
+      place: the function that does the work, "module:name".
+      example: one or several command lines.
+      computes: whether the command needs JAX; one that does not starts at once.
     """
 
     def __init__(self, *args: Any, place: str, example: str, computes: bool = True, **kwargs: Any) -> None:
@@ -76,22 +76,22 @@ class Command(click.Command):
         self.computes = computes
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Import what does the work, and do it."""
+        """Import the function that does the work, and call it."""
         if self.computes:
             start()
         return ctx.invoke(named(self.place), **ctx.params)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options that everyone needs, then the others, each under its heading."""
-        found: dict[str, list[tuple[str, str]]] = {"Options": [], **{heading: [] for heading in HEADINGS}}
+        records: dict[str, list[tuple[str, str]]] = {"Options": [], **{heading: [] for heading in HEADINGS}}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
-                found[_HEADING_OF.get(param.name or "", "Options")].append(record)
-        for heading, records in found.items():
-            if records:
+                records[_HEADING_OF.get(param.name or "", "Options")].append(record)
+        for heading, rows in records.items():
+            if rows:
                 with formatter.section(heading):
-                    formatter.write_dl(records, col_max=34)
+                    formatter.write_dl(rows, col_max=34)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example."""

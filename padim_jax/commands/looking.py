@@ -1,4 +1,4 @@
-"""How the commands that look at images and models are called."""
+"""The command lines of the commands that look at images and models."""
 
 from pathlib import Path
 from typing import get_args
@@ -24,12 +24,12 @@ from padim_jax.config import Form
 @setting_option("n_channels")
 @setting_option("image_size")
 @setting_option("crop_size")
-@click.option("--form", type=click.Choice(get_args(Form)), help="Size on disk of this form only.")
+@click.option("--form", type=click.Choice(get_args(Form)), help="Show the size on disk of this form only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 @batch_option
 @debug_option
 def estimate_command() -> None:
-    """Say what a fit and a score will take, before either is run: state, size on disk, peak memory, seconds.
+    """Estimate what a fit and a score will take, before either runs: state, size on disk, peak memory, seconds.
 
     Compiles the programs for shapes alone, and computes with a part of the grid and one batch: images of GOOD_DIR, or
     random ones.
@@ -80,7 +80,7 @@ def inspect_command() -> None:
 @batch_option
 @debug_option
 def demo_command() -> None:
-    """Fit and score real solar cells (the ELPV data set), no download beyond pip.
+    """Fit and score real solar cells (the ELPV data set), which pip has installed: nothing else is downloaded.
 
     Learns from good monocrystalline cells, scores held-out good ones against defective ones, prints the
     image AUROC, and writes heat maps of the best and worst finds.

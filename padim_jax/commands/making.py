@@ -1,4 +1,4 @@
-"""How the commands that make models are called."""
+"""The command lines of the commands that make models."""
 
 import re
 from pathlib import Path
@@ -20,16 +20,16 @@ from padim_jax.commands.options import (
 
 
 class Part(click.ParamType):
-    """``2/8``: the second of eight."""
+    """One of several parts: ``2/8`` is the second of eight."""
 
     name = "I/N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse; anything else is wrong use."""
-        found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", str(value))
-        if found is None or int(found[1]) > int(found[2]):
+        match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", str(value))
+        if match is None or int(match[1]) > int(match[2]):
             self.fail(f"{value!r} is not I/N with I from 1 to N", param, ctx)
-        return int(found[1]), int(found[2])
+        return int(match[1]), int(match[2])
 
 
 @click.command(
@@ -43,7 +43,6 @@ class Part(click.ParamType):
 @click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
 @click.option(
     "--calibrate/--no-calibrate",
-    "wanted",
     default=True,
     show_default=True,
     help="Read the images again, for p-values and thresholds.",
@@ -83,7 +82,7 @@ def fit_command() -> None:
 @rate_options
 @trust_option
 @click.option(
-    "--replace-changed", is_flag=True, help="Fit models anew that were updated, calibrated or made otherwise since."
+    "--replace-changed", is_flag=True, help="Refit models that were updated, calibrated or made otherwise since."
 )
 @click.option(
     "--devices", type=click.IntRange(1), help="Devices of this machine to share the models out. Default: all."
@@ -95,8 +94,8 @@ def fit_many_command() -> None:
     """Fit a model for every line of TABLE, all with one network and one compiled program.
 
     TABLE is in CSV; its columns are model,good: the name of a model, which becomes a folder in --out, and its folder
-    of good images, relative to the table. Two more may be there, and empty: calibration, a folder of other good images
-    to calibrate on, and roi, a mask file. All models have the same settings.
+    of good images, relative to the table. Two more columns may be there, and may be empty: calibration, a folder of
+    other good images to calibrate on, and roi, a mask file. All models have the same settings.
 
     A model that fails is named, with the reason, and the others are fitted; then the exit code is 1. The same command,
     given again, fits what failed, what is new and what has changed. Models that padim update, forget, merge or

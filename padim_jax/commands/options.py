@@ -1,4 +1,4 @@
-"""Options that several commands have. Nothing here computes, so nothing heavy is imported to show a help text."""
+"""Options that several commands share. Nothing here computes, so nothing heavy is imported to show a help text."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,12 +12,12 @@ from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE, SETTINGS, PadimConfig
 
 
 class Size(click.ParamType):
-    """``224``, or ``224x320`` for height x width."""
+    """A size in pixels: ``224``, or ``224x320`` for height x width."""
 
     name = "N|HxW"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """As it is written here; capitals would make nonsense of it."""
+        """The name as it stands; capitals would spoil it."""
         return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -43,7 +43,7 @@ roi_option = click.option(
     help="Mask file: look only where it is not 0.",
 )
 preset_option = click.option(
-    "--preset", "preset_name", metavar="NAME", help="Settings by name; options given besides win."
+    "--preset", "preset_name", metavar="NAME", help="Settings by name; other options take precedence."
 )
 backbone_option = click.option(
     "--backbone", type=click.Choice(list(BACKBONES)), help="Network. Default: the preset's, or Lite0."
@@ -51,8 +51,8 @@ backbone_option = click.option(
 
 
 _HINTS = get_type_hints(PadimConfig)
-# how an option reads a field of each type, but for choices
-_KINDS: Mapping[Any, Mapping[str, Any]] = {
+# how an option reads a field of each type other than a choice
+_KINDS: Mapping[Any, dict[str, Any]] = {
     int | None: {"type": int},
     int: {"type": int},
     float: {"type": float},
@@ -62,12 +62,19 @@ _KINDS: Mapping[Any, Mapping[str, Any]] = {
 }
 
 
-def setting_option(name: str) -> Callable[[Any], Any]:
-    """Option for a field of ``PadimConfig``, made of what stands beside it; None, or (), where it was not given."""
+def setting_option(name: str, default: str | None = None, *, multiple: bool = False) -> Callable[[Any], Any]:
+    """The option for a field of ``PadimConfig``, made from its setting; its value is None, or (), where not given.
+
+    Args:
+      name: the field.
+      default: the default in words, where it is not that of the setting.
+      multiple: whether the option may be repeated, to give several values.
+    """
     setting, hint = SETTINGS[name], _HINTS[name]
-    kind = {"type": click.Choice(get_args(hint))} if get_origin(hint) is Literal else _KINDS[hint]
+    kind: dict[str, Any] = {"type": click.Choice(get_args(hint))} if get_origin(hint) is Literal else _KINDS[hint]
     flag = name.removesuffix("s") if "multiple" in kind else name.replace("_", "-")
-    default = setting.default or getattr(PadimConfig, name)
+    default = default or setting.default or getattr(PadimConfig, name)
+    kind = kind | {"multiple": multiple or "multiple" in kind}
     return click.option(f"--{flag}", name, help=f"{setting.help} Default: {default}.", **kind)
 
 
@@ -78,6 +85,12 @@ def settings_options(command: Any) -> Any:
         help="Weights file (.pth, .safetensors), or 'random'. Default: embedded, or the publisher's file.",
     )
     return _with(command, preset_option, backbone_option, weights, *map(setting_option, SETTINGS))
+
+
+def grid_options(command: Any) -> Any:
+    """Options of settings with one or several values, but for the value range: ``evaluate`` reads 8-bit images only."""
+    defaults = {name: "the preset's" for name in SETTINGS if name != "value_range"} | {"seed": "those of --seeds"}
+    return _with(command, *(setting_option(name, default, multiple=True) for name, default in defaults.items()))
 
 
 def rate_options(command: Any) -> Any:
@@ -107,14 +120,14 @@ trust_option = click.option(
 
 def calibration_options(command: Any) -> Any:
     """Options of every command that calibrates one model."""
-    others = click.option(
+    calibration_option = click.option(
         "--calibration",
         "held_out",
         multiple=True,
         type=click.Path(exists=True, path_type=Path),
         help="Good images to calibrate on instead of those read; repeat for several folders.",
     )
-    return others(trust_option(rate_options(command)))
+    return calibration_option(trust_option(rate_options(command)))
 
 
 devices_option = click.option("--devices", type=click.IntRange(1), help="Devices of this machine to use. Default: one.")
@@ -125,13 +138,13 @@ def mesh_options(command: Any) -> Any:
     return _with(
         command,
         devices_option,
-        click.option("--coordinator", metavar="HOST:PORT", help="Of process 0, for the others to find it."),
+        click.option("--coordinator", metavar="HOST:PORT", help="Address of process 0, where the others find it."),
         click.option(
             "--num-processes", type=click.IntRange(1), help="Processes that fit together, by the same command."
         ),
-        click.option("--process-id", type=click.IntRange(0), help="Which of them this is, from 0."),
+        click.option("--process-id", type=click.IntRange(0), help="Number of this process, from 0."),
         click.option(
-            "--distributed", is_flag=True, help="Be one of the processes that SLURM, Open MPI or a pod tells of."
+            "--distributed", is_flag=True, help="Join the processes that SLURM, Open MPI or a TPU pod has started."
         ),
         click.option(
             "--grid", type=click.IntRange(1), help="Devices that share out the positions. Default: all of a process."

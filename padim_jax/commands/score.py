@@ -25,7 +25,7 @@ from padim_jax.runs.score import FittedOn
 from padim_jax.runs.unfinished import SCORES, Unfinished, check_results, identity, in_one_line, remove_leftovers
 from padim_jax.runs.watch import Interrupted, skip_unreadable
 
-_HIGHEST = 5  # scores that are told
+_HIGHEST = 5  # scores that are printed
 
 
 def score_command(
@@ -43,9 +43,9 @@ def score_command(
     """Do what ``padim score`` says it does."""
     if colour_range is not None and not -inf < colour_range[0] < colour_range[1] < inf:
         raise click.UsageError(f"--colour-range {colour_range[0]:g} {colour_range[1]:g}: LOW must be below HIGH")
-    if (model / MANIFEST).exists():  # else loading tells
+    if (model / MANIFEST).exists():  # otherwise loading raises an error
         refuse_nested(out, model)
-    folders = [name for name, asked in (("heatmaps", heatmaps), ("masks", masks), ("maps", maps)) if asked]
+    folders = [name for name, value in (("heatmaps", heatmaps), ("masks", masks), ("maps", maps)) if value]
     mesh = MeshOptions(devices).mesh()
     options = {"heatmaps": heatmaps, "colour_range": colour_range, "masks": masks, "maps": maps}
     with locked(out, "score"):
@@ -93,7 +93,7 @@ def _find_images(paths: Sequence[Path], out: Path) -> tuple[Path, ...]:
 
 @contextmanager
 def end_on_interruption() -> Iterator[None]:
-    """Say of an interrupted run where it is kept."""
+    """Say in one line how far an interrupted run came and where it is kept."""
     try:
         yield
     except Interrupted as error:
@@ -101,16 +101,16 @@ def end_on_interruption() -> Iterator[None]:
 
 
 def refuse_nested(out: Path, models: Path) -> None:
-    """Refuse results in a folder of models, and models in a folder of results, which is replaced."""
-    at, other = out.resolve(), models.resolve()
-    if at == other or other in at.parents:
+    """Refuse results in a folder of models, and models in a folder of results, whose content is replaced."""
+    results_folder, models_folder = out.resolve(), models.resolve()
+    if results_folder == models_folder or models_folder in results_folder.parents:
         raise click.UsageError(f"--out {out} lies in {models}, which results must not be mixed with; choose another")
-    if at in other.parents:
+    if results_folder in models_folder.parents:
         raise click.UsageError(f"--out {out} holds {models}; results take the place of what is there: choose another")
 
 
 def _report(out: Path, results: Results, calibration: Calibration | None) -> None:
-    """Say what came of it."""
+    """Print the results of a run."""
     rows, lost = results.rows, results.lost
     for path, reason in lost:
         say(f"not scored: {path}: {reason}")

@@ -1,4 +1,4 @@
-"""From what the user chose to settings and a network, for the commands that fit."""
+"""The settings and the network that the options of a command ask for."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,17 +13,17 @@ from padim_jax.method.embedding import draw_embedding
 from padim_jax.presets import preset
 
 
-def choose_settings(preset_name: str | None, backbone: str | None, **given: Any) -> tuple[str, PadimConfig]:
-    """Backbone and settings of what the options of settings were given, but for the weights."""
+def choose_settings(preset_name: str | None, backbone: str | None, **options: Any) -> tuple[str, PadimConfig]:
+    """Backbone and settings that the options ask for; the weights are left to :func:`load_network`."""
     with wrong_use():
         name, config = start_from_preset(preset_name, backbone)
-        config = replace(config, **{name: value for name, value in given.items() if value not in (None, ())})
+        config = replace(config, **{name: value for name, value in options.items() if value not in (None, ())})
         BACKBONES[name].select(config.taps)
     return name, config
 
 
 def load_network(name: str, weights: str | None, config: PadimConfig) -> Backbone:
-    """The network, downloaded if need be, and checked to have the channels asked for."""
+    """Load the network, downloading it if need be, and check that it has the channels asked for."""
     with progress_bar("download", unit="MB") as advance:
         network = load_backbone(name, weights, progress=megabytes(advance))
     with wrong_use():
@@ -41,7 +41,7 @@ def with_value_range(config: PadimConfig, paths: Sequence[Path]) -> PadimConfig:
         return config
     low, high = value_range
     say(
-        f"images of more than 8 bits: values {low:.12g} to {high:.12g} are what this model takes, black to white; "
+        f"images of more than 8 bits: this model takes values from {low:.12g} (black) to {high:.12g} (white); "
         "others are refused (--value-range sets the range)"
     )
     return replace(config, value_range=value_range)
@@ -49,9 +49,9 @@ def with_value_range(config: PadimConfig, paths: Sequence[Path]) -> PadimConfig:
 
 def start_from_preset(name: str | None, backbone: str | None) -> tuple[str, PadimConfig]:
     """Backbone and settings to start from."""
-    found = preset(name or "lite0")
-    if name is not None and backbone not in (None, found.backbone):
-        raise ValueError(f"--backbone {backbone} is not that of --preset {name}, {found.backbone}; give one of the two")
-    if len(found.members) != 1:
-        raise ValueError(f"--preset {name} sums the maps of {len(found.members)} models; it is there for evaluate only")
-    return backbone or found.backbone, found.members[0]
+    base = preset(name or "lite0")
+    if name is not None and backbone not in (None, base.backbone):
+        raise ValueError(f"--backbone {backbone} is not that of --preset {name}, {base.backbone}; give one of the two")
+    if len(base.members) != 1:
+        raise ValueError(f"--preset {name} sums the maps of {len(base.members)} models; only padim evaluate takes it")
+    return backbone or base.backbone, base.members[0]

@@ -1,4 +1,4 @@
-"""What every command does before its work: JAX is imported here at the earliest, not to show a help text."""
+"""What a command that computes does first; JAX is imported here, and not to show a help text."""
 
 import logging
 import os
@@ -6,12 +6,12 @@ from contextlib import suppress
 
 
 def start() -> None:
-    """Keep compiled programs, and keep the libraries' own messages off the terminal."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's and Gloo's; jaxlib reads it when it is loaded
+    """Keep compiled programs, and keep the libraries' messages off the terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # messages of XLA and Gloo; jaxlib reads this when it is loaded
     _keep_compiled()
-    with suppress(ImportError):  # it makes its logger, which must not be there before
+    with suppress(ImportError):  # it makes its logger when imported, and fails on one that is there
         import absl.logging  # noqa: F401
-    # Orbax's and TFDS's warnings; what matters comes as an error
+    # warnings of Orbax and TFDS; what matters is raised as an error
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 

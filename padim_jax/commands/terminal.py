@@ -1,4 +1,4 @@
-"""What the commands share: progress on the terminal, messages."""
+"""What the commands print: progress bars and messages."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ def size_text(size: int | tuple[int, int]) -> str:
 
 @contextmanager
 def interruption() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C (or a polite kill) only be noted, so that work under way can be kept; a second one ends it."""
-    noted = False
+    """Only note Ctrl-C or a SIGTERM, so that work under way can be kept; a second one raises KeyboardInterrupt."""
+    interrupted = False
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted
-        if noted:
+        nonlocal interrupted
+        if interrupted:
             raise KeyboardInterrupt
-        noted = True
+        interrupted = True
         say("stopping after this batch …")
 
-    here = threading.current_thread() is threading.main_thread()  # only there can signals be handled
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    # only the main thread can handle signals
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous_handlers = {number: signal.signal(number, note) for number in signals}
     try:
-        yield lambda: noted
+        yield lambda: interrupted
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 
@@ -75,7 +76,7 @@ def new_progress() -> Progress:
 
 
 def add_bar(progress: Progress, what: str, total: int | None = None, unit: str = "images") -> Advance:
-    """Add a bar in the place of those there; the function it gives moves it on."""
+    """Replace the bars by a new one; the returned function advances it."""
     for task in progress.task_ids:
         progress.remove_task(task)
     task = progress.add_task(printable(what), total=total, rate="")
@@ -92,18 +93,18 @@ def add_bar(progress: Progress, what: str, total: int | None = None, unit: str =
 
 @contextmanager
 def progress_bar(what: str, total: int | None = None, unit: str = "images", *, shown: bool = True) -> Iterator[Advance]:
-    """Show a bar, or none where another process does; the function it gives moves it on."""
+    """Show a bar, or none where another process shows it; the function it yields advances it."""
     if not shown:
         yield lambda count: None
         return
     progress = new_progress()
-    move = add_bar(progress, what, total, unit)
+    advance_bar = add_bar(progress, what, total, unit)
 
     def advance(count: int) -> None:
         progress.start()
-        move(count)
+        advance_bar(count)
 
-    if total is not None:  # what may not be needed at all shows only once it moves
+    if total is not None:  # a bar without a total may never be needed, so it shows once it advances
         progress.start()
     try:
         yield advance
@@ -113,19 +114,19 @@ def progress_bar(what: str, total: int | None = None, unit: str = "images", *, s
 
 
 def megabytes(advance: Advance) -> Callable[[str, int, int], None]:
-    """What a download reports its bytes to, so that ``advance`` counts megabytes."""
-    shown = 0
+    """A callback for a download's bytes that advances by megabytes."""
+    counted = 0
 
     def progress(_: str, received: int, __: int) -> None:
-        nonlocal shown
-        advance((received >> 20) - shown)
-        shown = received >> 20
+        nonlocal counted
+        advance((received >> 20) - counted)
+        counted = received >> 20
 
     return progress
 
 
 def note_ignored(ignored: Mapping[str, int], where: str = "") -> None:
-    """Say which files a search passed over."""
+    """Print which files a search ignored."""
     if ignored:
         from padim_jax.images.folder import describe
 
@@ -133,7 +134,7 @@ def note_ignored(ignored: Mapping[str, int], where: str = "") -> None:
 
 
 class Notes:
-    """What was decided about files, to be said together: of many equal notes the first, and how many more."""
+    """Notes about files, printed together: the first of many equal notes, and how many more there are."""
 
     _SHOWN = 5
 
@@ -143,14 +144,14 @@ class Notes:
         self._lock = threading.Lock()
 
     def __call__(self, path: Path, text: str) -> None:
-        """Take one down; threads may do so at once."""
+        """Add a note; several threads may do so at once."""
         with self._lock:
             self._counts[text] += 1
             if self._counts[text] <= self._SHOWN:
                 self._paths.setdefault(text, []).append(path)
 
     def say(self) -> None:
-        """Say them all."""
+        """Print all notes."""
         for text, paths in self._paths.items():
             for path in paths:
                 say(f"note: {path}: {text}")
@@ -164,16 +165,16 @@ def say(text: str) -> None:
 
 
 def keep_stdout() -> None:
-    """Keep standard output to what Python writes; Gloo, when processes meet, writes to its descriptor from C++."""
+    """Let only Python write to standard output; Gloo, when processes meet, writes to its descriptor from C++."""
     try:
-        ours = os.dup(sys.stdout.fileno())
-    except (OSError, ValueError):  # it is no file of the system, so that they can't write to it
+        descriptor = os.dup(sys.stdout.fileno())
+    except (OSError, ValueError):  # standard output has no descriptor, so nothing in C++ can write to it
         return
     sys.stdout.flush()
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - it is no path of ours
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    with open(os.devnull, "wb") as null:  # noqa: PTH123 - os.devnull is no path to a file
+        os.dup2(null.fileno(), sys.stdout.fileno())
     encoding, errors = sys.stdout.encoding, sys.stdout.errors
-    sys.stdout = os.fdopen(ours, "w", encoding=encoding, errors=errors, buffering=1)
+    sys.stdout = os.fdopen(descriptor, "w", encoding=encoding, errors=errors, buffering=1)
 
 
 def tell(text: str) -> None:
@@ -182,7 +183,7 @@ def tell(text: str) -> None:
 
 
 def show_page(markdown: str) -> None:
-    """Show a page of Markdown: rendered and in a pager on a terminal, as it stands elsewhere."""
+    """Show a page of Markdown: rendered and in a pager on a terminal, as plain text elsewhere."""
     if not sys.stdout.isatty():
         click.echo(markdown, nl=False)
         return
@@ -190,13 +191,10 @@ def show_page(markdown: str) -> None:
 
     page = Console(force_terminal=True, width=min(Console().width, _PAGE_WIDTH))
     with page.capture() as rendered:
-        page.print(Markdown(markdown, hyperlinks=False))  # older pagers show their escape codes
+        page.print(Markdown(markdown, hyperlinks=False))  # older pagers show the escape codes of links
     click.echo_via_pager(rendered.get())
 
 
 def printable(text: str) -> str:
-    """Text on one line: a newline in a file name must not break it, an escape code not reach the terminal.
-
-    Nor must bytes that are no text stop it.
-    """
+    """Text on one line, with everything unprintable escaped: newlines, escape codes, and bytes that are no text."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

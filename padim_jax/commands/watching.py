@@ -1,4 +1,4 @@
-"""How a command watches a run over files: a bar for each stage, notes at the end, Ctrl-C between two steps."""
+"""How a command follows a run over files: a bar for each stage, notes at the end, Ctrl-C between two steps."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from padim_jax.runs.watch import Interrupted, Watch, ignore_remark, no_progress,
 
 @contextmanager
 def follow_run(unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable) -> Iterator[Watch]:
-    """Follow a run on the terminal, with bars and remarks; Ctrl-C stops it, and notes about files are said at its end.
+    """Follow a run on the terminal, with bars and remarks; Ctrl-C stops it, and notes about files come at its end.
 
     Args:
       unreadable: as of :class:`padim_jax.runs.Watch`.
@@ -29,23 +29,23 @@ def follow_run(unreadable: Callable[[UnreadableImage], None] = stop_at_unreadabl
 
 @contextmanager
 def watching(
-    left: str,
+    state: str,
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
     *,
     shown: bool = True,
 ) -> Iterator[Watch]:
-    """Show a run on the terminal, and say in words what ends it.
+    """Follow a run on the terminal as :func:`follow_run` does, and turn what ends it into an error message.
 
     Args:
-      left: what an interruption leaves, for its message.
+      state: what an interruption leaves, for its message.
       unreadable: as of :class:`padim_jax.runs.Watch`.
-      shown: whether to show progress and say remarks; otherwise another process does.
+      shown: whether to show progress and print remarks; where false, another process does.
     """
     try:
         with follow_run(unreadable) as watch:
             yield watch if shown else replace(watch, progress=no_progress, remark=ignore_remark)
     except Interrupted as error:
-        raise click.ClickException(f"{error}; {left}") from error
+        raise click.ClickException(f"{error}; {state}") from error
     except UnreadableImage as error:
         raise click.ClickException(f"{error} (mend or remove it)") from error
     except MixedImages as error:

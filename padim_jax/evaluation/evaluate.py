@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from padim_jax.artifact import ownership
 from padim_jax.backbones import Backbone, backbone_spec
-from padim_jax.config import PadimConfig, Size
+from padim_jax.config import PadimConfig
 from padim_jax.data.catalogue import Category, Part, assign_roles
 from padim_jax.data.examples import Examples, load_examples
 from padim_jax.data.libraries import tfds
@@ -34,6 +34,7 @@ from padim_jax.evaluation.metrics import PixelScores, image_metrics
 from padim_jax.evaluation.operating_points import OperatingPoints, leave_out
 from padim_jax.evaluation.published import published
 from padim_jax.evaluation.report import FORMAT, RUN_FILE, SCHEMA
+from padim_jax.method.embedding import check_channels
 from padim_jax.method.fitting import fit
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
@@ -47,50 +48,53 @@ _VERSIONS = ("padim-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-lea
 
 @dataclass(frozen=True)
 class Run:
-    """What is to be evaluated; equal plans on equal files give equal results, to rounding.
+    """What to evaluate; equal runs on equal files give equal results, up to rounding.
 
     Attributes:
-      category: the data.
-      preset: backbone and settings.
-      seed: of the channels and, under the rotated protocol, of rotations and crops.
-      protocol: how images are placed.
-      image_size: in place of the preset's.
-      crop_size: in place of the preset's.
-      weights: in place of the backbone's own, as :func:`padim_jax.load_backbone` takes them.
+      category: the images.
+      preset: the backbone and the settings.
+      seed: the seed of the channels.
+      protocol: how images are placed, with the seed of the rotations and crops.
+      settings: values of settings by name, which replace the preset's.
+      weights: weights that replace the backbone's own, as :func:`padim_jax.load_backbone` takes them.
+
+    Raises:
+      ValueError: the settings are invalid or don't fit the backbone.
     """
 
     category: Category
     preset: Preset
     seed: int
     protocol: Protocol
-    image_size: Size | None = None
-    crop_size: Size | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        for member in self.members:  # sizes and taps are checked when the plan is made
-            backbone_spec(self.preset.backbone).select(member.taps)
+        if "taps" in self.settings and len(self.preset.members) > 1:
+            raise ValueError(f"the preset {self.preset.name} sums the maps of its own taps, and takes no others")
+        for member in self.members:  # settings are checked before any run starts
+            check_channels(backbone_spec(self.preset.backbone), member)
 
     @property
     def members(self) -> tuple[PadimConfig, ...]:
-        """Settings of each model, sizes as asked for; ShanghaiTech Campus is not cropped (section IV-B)."""
-        whole = {"image_size": 256, "crop_size": 256}
-        sizes: dict[str, Any] = whole if self.category.data == ShanghaiTechCampus.name else {}
-        if self.image_size is not None:
-            sizes["image_size"] = self.image_size
-        if self.crop_size is not None:
-            sizes["crop_size"] = self.crop_size
-        return tuple(replace(member, **sizes) for member in self.preset.with_seed(self.seed))
+        """Settings of each model; by default, ShanghaiTech Campus is not cropped (section IV-B)."""
+        uncropped = {"image_size": 256, "crop_size": 256} if self.category.data == ShanghaiTechCampus.name else {}
+        return tuple(replace(member, **{**uncropped, **self.settings}) for member in self.preset.with_seed(self.seed))
+
+    @property
+    def draws(self) -> bool:
+        """Whether a seed changes anything: some member keeps a part of its channels, or projects them at random."""
+        return replace(self.preset, members=self.members).draws
 
     @property
     def as_published(self) -> bool:
-        """Whether the preset is as it is described, so that what is published of it compares."""
-        return self.image_size is None and self.crop_size is None and self.weights is None
+        """Whether the preset is evaluated as it is described, so that its published figures stand for comparison."""
+        return self.weights is None and self.members == replace(self, settings={}).members
 
 
 @dataclass
 class Scored:
-    """Results of the test images so far: rows as ``run.json`` has them, pixels, pictures."""
+    """Results of the test images so far: rows as in ``run.json``, scores of pixels, pictures."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     medians: list[float] = field(default_factory=list)
@@ -98,8 +102,8 @@ class Scored:
     gallery: Gallery = field(default_factory=Gallery)
 
     def add(self, batch: Examples, maps: Float[np.ndarray, "n height width"]) -> None:
-        """Take a batch in."""
-        # the largest distance anywhere, as Scores.image_score has it, also of a sum of maps
+        """Add a batch and its maps."""
+        # the largest distance anywhere, as in Scores.image_score, for a sum of maps too
         for index, (name, anomaly_map) in enumerate(zip(batch.file_names, maps, strict=True)):
             value = float(anomaly_map.max())
             if not np.isfinite(value):
@@ -108,8 +112,8 @@ class Scored:
             mask = batch.masks[index]
             if has_mask:
                 self.pixels.add(anomaly_map, mask)
-            shown = mask if has_mask and label else None
-            self.gallery.add(Entry(len(self.rows), label, value, batch.images[index], anomaly_map, shown))
+            defect_mask = mask if has_mask and label else None
+            self.gallery.add(Entry(len(self.rows), label, value, batch.images[index], anomaly_map, defect_mask))
             self.medians.append(float(np.median(anomaly_map)))
             row = {"file": name, "label": int(label), "defect_type": batch.defect_types[index], "has_mask": has_mask}
             row |= {"score": value} | ({} if placement is None else {"placement": dataclasses.asdict(placement)})
@@ -125,53 +129,55 @@ def evaluate(
     batch_size: int = 16,
     progress: Callable[[str, int], Advance] = lambda stage, total: lambda count: None,
 ) -> dict[str, Any]:
-    """Fit on the good training images, find thresholds from them alone, score the test images, write the run's folder.
+    """Fit on the good training images, find thresholds from them alone, score the test images and write the folder.
 
     Args:
       run: what to evaluate.
-      backbone: the preset's.
-      builder: of ``run.category``, prepared.
-      out: folder of the evaluation.
+      backbone: the preset's backbone.
+      builder: the prepared data set of ``run.category``.
+      out: the folder of the evaluation.
       batch_size: images computed at once; changes nothing but the speed.
-      progress: told of each stage ("fit", "calibrate", "score") and its number of images; gives what is told of those
-        done.
+      progress: called at each stage ("fit", "calibrate", "score") with its number of images; what it returns is called
+        with the number of images just done.
 
     Returns:
       What ``run.json`` holds.
 
     Raises:
-      ValueError: too few images, unreadable ones, settings that don't fit the backbone.
-      FloatingPointError: a covariance that can't be factored, a score that is not finite.
-      FileExistsError: a folder in the run's place that is not ours.
+      ValueError: images are too few or unreadable, or the settings don't fit the backbone.
+      FloatingPointError: a covariance can't be factored, or a score is not finite.
+      FileExistsError: where the run's folder belongs, there is one that padim did not write.
     """
     folder = out / place(run, backbone, builder)
-    for path in (folder, *_beside(folder)):
+    for path in (folder, *_temporary_folders(folder)):
         if path.exists():
             ownership.mark(path)
     roles, start = assign_roles(builder), time.perf_counter()
-    reads = sum(member.passes for member in run.members)
-    advance = progress("fit", reads * _count(builder, roles.fit))
-    fitted: dict[str, None] = {}  # names in order, each once however often it is read
+    passes = sum(member.passes for member in run.members)
+    advance = progress("fit", passes * _count(builder, roles.fit))
+    fit_names: dict[str, None] = {}  # in order, each once however often its image is read
 
-    def good(config: PadimConfig) -> Iterator[np.ndarray]:
+    def read_good(config: PadimConfig) -> Iterator[np.ndarray]:
         part = roles.fit
         for batch in load_examples(
             builder, part.split, config, batch_size, run.protocol, part.indices, with_masks=False
         ):
             yield batch.images
-            fitted.update(dict.fromkeys(batch.file_names))
+            fit_names.update(dict.fromkeys(batch.file_names))
             advance(len(batch.images))
 
-    models = [fit(backbone, Rereadable(partial(good, member)), member) for member in run.members]
+    models = [fit(backbone, Rereadable(partial(read_good, member)), member) for member in run.members]
     fit_seconds, start = time.perf_counter() - start, time.perf_counter()
-    member = run.members[0]  # members differ in taps, not in what becomes of images
+    member = run.members[0]  # members differ in taps, not in how images are read
     advance = progress("calibrate", _count(builder, roles.fit))
-    points = leave_out(models, good(member))
+    points = leave_out(models, read_good(member))
     calibrate_seconds, start = time.perf_counter() - start, time.perf_counter()
     advance = progress("score", sum(_count(builder, part) for part in roles.test))
-    tested = (load_examples(builder, part.split, member, batch_size, run.protocol, part.indices) for part in roles.test)
-    scored = score_batches(models, chain.from_iterable(tested), batch_size, advance)
-    record = _record(run, backbone, builder, list(fitted), points, scored)
+    test_batches = (
+        load_examples(builder, part.split, member, batch_size, run.protocol, part.indices) for part in roles.test
+    )
+    scored = score_batches(models, chain.from_iterable(test_batches), batch_size, advance)
+    record = _record(run, backbone, builder, list(fit_names), points, scored)
     seconds = {"fit": fit_seconds, "calibrate": calibrate_seconds}
     record["seconds"] = seconds | {"score": time.perf_counter() - start}
     _write(folder, record, scored.gallery)
@@ -179,14 +185,14 @@ def evaluate(
 
 
 def place(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder) -> Path:
-    """Folder of a run's results, relative to that of the evaluation; a digest keeps settings and files apart."""
+    """Folder of a run's results, relative to the evaluation's; a digest keeps different settings and files apart."""
     return _place(run, backbone, builder, ("prepared", "settings", "schema"))
 
 
 def earlier(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder, out: Path) -> Path | None:
-    """Folder of this run below ``out`` as a version wrote it that did not calibrate; None where there is none.
+    """Folder below ``out`` of this run from a version that did not calibrate; None where there is none.
 
-    It is not :func:`finished`, and stays where it is: its successor has another place.
+    :func:`finished` doesn't count it, and it stays where it is: the new run has a folder of its own.
     """
     folder = out / _place(run, backbone, builder, ("prepared", "settings"))
     return folder if (folder / RUN_FILE).is_file() else None
@@ -201,14 +207,14 @@ def _place(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder, keys
 
 
 def finished(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder, out: Path) -> dict[str, Any] | None:
-    """What ``run.json`` holds, if this very run (settings, weights, files, versions) has been written below ``out``."""
+    """What ``run.json`` holds, if this very run (settings, weights, files, versions) lies below ``out``; else None."""
     try:
         record = json.loads((out / place(run, backbone, builder) / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    # through JSON and back, as the stored one went
-    wanted = json.loads(json.dumps(_identity(run, backbone, builder)))
-    return record if isinstance(record, dict) and wanted.items() <= record.items() else None
+    # through JSON and back, as the stored record went
+    identity = json.loads(json.dumps(_identity(run, backbone, builder)))
+    return record if isinstance(record, dict) and identity.items() <= record.items() else None
 
 
 def _identity(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
@@ -235,7 +241,7 @@ def _record(
     run: Run,
     backbone: Backbone,
     builder: tfds.core.DatasetBuilder,
-    fitted: list[str],
+    fit_names: list[str],
     points: OperatingPoints,
     scored: Scored,
 ) -> dict[str, Any]:
@@ -247,49 +253,49 @@ def _record(
         row["p_value"] = p_value
     names = run.preset.name, run.category.data, run.protocol.name, run.category.name
     references = published(*names) if run.as_published else {}
-    # without a single mask of a defect there is nothing to say of pixels
-    known = any(row["label"] and row["has_mask"] for row in rows)
+    # without the mask of any defect, nothing can be said of pixels
+    has_defect_masks = any(row["label"] and row["has_mask"] for row in rows)
     return _identity(run, backbone, builder) | {
         "metrics": {
             "image": dataclasses.asdict(images),
-            "pixel": dataclasses.asdict(pixels) if known else None,
+            "pixel": dataclasses.asdict(pixels) if has_defect_masks else None,
             "calibrated": calibrated,
         },
         "calibration": points.record(),
         "as_published": run.as_published,
         "published": {name: dataclasses.asdict(reference) for name, reference in references.items()},
         "colour_scale": list(points.colour_scale or (float(np.median(scored.medians)), max(scores))),
-        "files": {"fit": fitted, "test": rows},
+        "files": {"fit": fit_names, "test": rows},
     }
 
 
 def score_batches(
     models: Sequence[Padim], batches: Iterable[Examples], batch_size: int, advance: Advance = lambda count: None
 ) -> Scored:
-    """Results of examples in batches of at most ``batch_size``, by the sum of the models' maps.
+    """Score batches of at most ``batch_size`` examples by the sum of the models' maps.
 
     Raises:
-      FloatingPointError: a score that is not finite, naming the image.
+      FloatingPointError: a score is not finite; names the image.
     """
     scored = Scored()
-    under_way: deque[tuple[Examples, Array]] = deque()
+    pending: deque[tuple[Examples, Array]] = deque()
 
     def finish() -> None:
-        batch, maps = under_way.popleft()
+        batch, maps = pending.popleft()
         scored.add(batch, np.asarray(maps)[: len(batch.images)])
         advance(len(batch.images))
 
     for batch in batches:
-        under_way.append((batch, _maps(models, batch.images, batch_size)))
-        if len(under_way) > 1:  # the host's share of one batch is done while the device computes the next
+        pending.append((batch, _sum_maps(models, batch.images, batch_size)))
+        if len(pending) > 1:  # the host's share of one batch is done while the device computes the next
             finish()
-    while under_way:
+    while pending:
         finish()
     return scored
 
 
-def _maps(models: Sequence[Padim], images: np.ndarray, batch_size: int) -> Array:
-    """Sum of the models' maps; a last batch is filled up with black images, so that one program serves all."""
+def _sum_maps(models: Sequence[Padim], images: np.ndarray, batch_size: int) -> Array:
+    """Sum of the models' maps; the last batch is filled up with black images, so that one program serves all."""
     padded = fill_up(images, batch_size)
     return functools.reduce(operator.add, (score(model, padded).anomaly_map for model in models))
 
@@ -298,29 +304,29 @@ def _count(builder: tfds.core.DatasetBuilder, part: Part) -> int:
     return builder.info.splits[part.split].num_examples if part.indices is None else len(part.indices)
 
 
-def _beside(folder: Path) -> tuple[Path, Path]:
-    """Where a run is written before it takes its place, and where an earlier one goes meanwhile."""
+def _temporary_folders(folder: Path) -> tuple[Path, Path]:
+    """Where a run is written at first, and where the run that it replaces waits meanwhile."""
     return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
 
 
 def _write(folder: Path, record: dict[str, Any], gallery: Gallery) -> None:
-    """Write a run beside its place, whole, and only then put it there, in place of an earlier one of ours."""
+    """Write a whole run beside its folder, and only then rename it, in place of an earlier run that padim wrote."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = _beside(folder)
-    for leftover in (fresh, old):  # of a process that was killed
+    new, old = _temporary_folders(folder)
+    for leftover in (new, old):  # of a process that was killed
         ownership.remove(leftover)
-    ownership.mark(fresh)
-    (fresh / "pictures").mkdir(parents=True)
+    ownership.mark(new)
+    (new / "pictures").mkdir(parents=True)
     record["pictures"] = []
     for entry in gallery:
-        shown: dict[str, Any] = {"test": entry.index, "mask": None}
+        entry_record: dict[str, Any] = {"test": entry.index, "mask": None}
         for name, content in encode(entry, tuple(record["colour_scale"])).items():
             path = f"pictures/{entry.index:06}-{name}"
-            (fresh / path).write_bytes(content)
-            shown[name.split(".")[0]] = path
-        record["pictures"].append(shown)
-    write_atomically(fresh / RUN_FILE, json.dumps(record, indent=1).encode())
+            (new / path).write_bytes(content)
+            entry_record[name.split(".")[0]] = path
+        record["pictures"].append(entry_record)
+    write_atomically(new / RUN_FILE, json.dumps(record, indent=1).encode())
     if folder.exists():
         folder.rename(old)
-    fresh.rename(folder)
+    new.rename(folder)
     ownership.remove(old)

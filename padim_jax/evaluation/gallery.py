@@ -10,7 +10,7 @@ from PIL import Image
 
 from padim_jax.pictures import colours, levels, overlay
 
-LIMIT = 400  # pictures kept: with four files each some 10 MB
+LIMIT = 400  # entries kept, of four files each: some 10 MB
 LONGEST_SIDE = 256  # pixels; larger images are shrunk
 _QUALITY = 82  # of JPEG
 
@@ -28,7 +28,7 @@ class Entry:
 
 
 class Gallery:
-    """Keeps all results, or once there are too many the likely mistakes and the clearest cases of either kind.
+    """Keeps all results or, once there are too many, the likely mistakes and the clearest cases of either kind.
 
     Three in eight are the defective images of lowest score, three in eight the good ones of highest score, one in
     eight each the other extremes; what is kept does not depend on the order of adding.
@@ -40,8 +40,8 @@ class Gallery:
         self._pruned = False
 
     def add(self, entry: Entry) -> None:
-        """Take a result in."""
-        self._entries.append(_shrunk(entry))
+        """Add a result."""
+        self._entries.append(_shrink(entry))
         if len(self._entries) > self._limit * 5 // 4:
             self._prune()
 
@@ -52,15 +52,12 @@ class Gallery:
         return iter(sorted(self._entries, key=lambda entry: entry.index))
 
     def _prune(self) -> None:
-        rising = sorted(self._entries, key=lambda entry: (entry.score, entry.index))
-        defective, good = ([entry for entry in rising if entry.label == kind] for kind in (True, False))
+        ascending = sorted(self._entries, key=lambda entry: (entry.score, entry.index))
+        defective, good = ([entry for entry in ascending if entry.label == kind] for kind in (True, False))
         many, few = 3 * self._limit // 8, self._limit // 8
-        kept = {
-            entry.index: entry
-            for part in (defective[:many], good[-many:], defective[-few:], good[:few])
-            for entry in part
-        }
-        self._entries, self._pruned = list(kept.values()), True
+        parts = defective[:many], good[-many:], defective[-few:], good[:few]
+        self._entries = list({entry.index: entry for part in parts for entry in part}.values())
+        self._pruned = True
 
 
 def encode(entry: Entry, scale: tuple[float, float]) -> dict[str, bytes]:
@@ -68,20 +65,20 @@ def encode(entry: Entry, scale: tuple[float, float]) -> dict[str, bytes]:
 
     Args:
       entry: a result.
-      scale: distances shown as the coldest and the hottest colour.
+      scale: the distances that are shown in the coldest and in the hottest colour.
     """
     pictures = {
         "image.jpg": entry.image,
         "map.jpg": np.rint(colours(levels(entry.anomaly_map, scale))).astype(np.uint8),
         "overlay.jpg": overlay(entry.image, entry.anomaly_map, scale),
     }
-    found = {name: _bytes(Image.fromarray(pixels), "JPEG", quality=_QUALITY) for name, pixels in pictures.items()}
+    files = {name: _encode(Image.fromarray(pixels), "JPEG", quality=_QUALITY) for name, pixels in pictures.items()}
     if entry.mask is not None:
-        found["mask.png"] = _bytes(Image.fromarray(entry.mask), "PNG")
-    return found
+        files["mask.png"] = _encode(Image.fromarray(entry.mask), "PNG")
+    return files
 
 
-def _shrunk(entry: Entry) -> Entry:
+def _shrink(entry: Entry) -> Entry:
     height, width = entry.anomaly_map.shape
     if max(height, width) <= LONGEST_SIDE:  # copies, for a view would keep its whole batch in memory
         mask = None if entry.mask is None else entry.mask.copy()
@@ -89,17 +86,17 @@ def _shrunk(entry: Entry) -> Entry:
     factor = LONGEST_SIDE / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
 
-    def resized(pixels: np.ndarray, method: Image.Resampling) -> np.ndarray:
+    def resize(pixels: np.ndarray, method: Image.Resampling) -> np.ndarray:
         return np.asarray(Image.fromarray(pixels).resize(size, method))
 
     mask = None
     if entry.mask is not None:  # any defective pixel shows, however small the picture
-        mask = resized(entry.mask.astype(np.float32), Image.Resampling.BOX) > 0
-    image, anomaly_map = (resized(pixels, Image.Resampling.BOX) for pixels in (entry.image, entry.anomaly_map))
+        mask = resize(entry.mask.astype(np.float32), Image.Resampling.BOX) > 0
+    image, anomaly_map = (resize(pixels, Image.Resampling.BOX) for pixels in (entry.image, entry.anomaly_map))
     return replace(entry, image=image, anomaly_map=anomaly_map, mask=mask)
 
 
-def _bytes(image: Image.Image, kind: str, **options: int) -> bytes:
+def _encode(image: Image.Image, kind: str, **options: int) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()

@@ -2,7 +2,7 @@
 
 A test set of 160 maps of 1024 × 1024 pixels has 168 million scores. Only the scores of defective
 pixels move the true-positive rate, so they alone serve as thresholds; the normal ones are sorted
-in place and searched, and nothing of their length is ever held but the scores themselves.
+in place and searched, and no other array of their length is ever held.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class ImageMetrics:
       auroc: area under the ROC curve, ties counted half; None where the labels are all alike.
       average_precision: ``Σ (R_k - R_{k-1}) P_k`` over the distinct scores; None without a defective image.
       best_f1: the largest F1 of any threshold; None without a defective image. The threshold is
-        chosen on the very labels it is judged by, so this is what an oracle could reach.
+        chosen on the very labels it is judged by, so this is the best that an oracle could reach.
       best_f1_threshold: that threshold; scores at or above it are called defective.
     """
 
@@ -68,14 +68,14 @@ class PixelMetrics:
 
 
 def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
-    """Metrics of one score an image.
+    """Metrics of one score per image.
 
     Args:
       labels: (n,), true or 1 for defective.
       scores: (n,), finite, larger for more anomalous.
 
     Raises:
-      ValueError: shapes that differ or are not (n,), labels other than 0 and 1, scores that are not finite.
+      ValueError: the shapes differ or are not (n,), a label is neither 0 nor 1, or a score is not finite.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
     if labels.ndim != 1 or labels.shape != scores.shape:
@@ -90,10 +90,9 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     if not labels.any():
         return ImageMetrics(None, None, None, None)
     precision, recall, thresholds = precision_recall_curve(labels, scores)
-    both = precision + recall
-    f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(both), where=both > 0)[
-        :-1
-    ]  # the last point has no threshold
+    total = precision + recall
+    # the last point has no threshold
+    f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)[:-1]
     best = np.argmax(f1)
     return ImageMetrics(
         auroc=None if labels.all() else _rate(roc_auc_score(labels, scores)),
@@ -104,7 +103,7 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
 
 
 class PixelScores:
-    """Collects maps and masks; neither order nor batching changes any metric.
+    """Collects maps and masks; neither their order nor the batches change any metric.
 
     Args:
       limit: pixels of either kind held exactly, a normal one in 4 bytes, a defective one in 8. With
@@ -121,14 +120,14 @@ class PixelScores:
         self._n_regions = 0
 
     def add(self, anomaly_map: Float32[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"]) -> None:
-        """Take one image in; sizes may differ between images, and regions never span them.
+        """Add one image; sizes may differ between images, and no region spans two images.
 
         Args:
           anomaly_map: finite, larger for more anomalous.
           mask: true where defective.
 
         Raises:
-          ValueError: another dtype, not two axes, shapes that differ, a score that is not finite.
+          ValueError: a dtype or a shape is wrong, the shapes differ, or a score is not finite.
         """
         anomaly_map, mask = np.asarray(anomaly_map), np.asarray(mask)
         if anomaly_map.dtype != np.float32 or mask.dtype != np.bool_:
@@ -156,17 +155,17 @@ class PixelScores:
             self._defective.cut()
 
     def metrics(self, fpr_limit: float = 0.3) -> PixelMetrics:
-        """Metrics of the pixels so far; more may be added after.
+        """Metrics of the pixels so far; more may be added afterwards.
 
         With R regions, a threshold t has ``PRO(t) = 1/R Σ 1/area`` over defective pixels of score ≥ t,
         and ``FPR(t)``, the share of normal pixels of score ≥ t. The curve joins the points of all
         distinct thresholds by straight lines and is interpolated at the limit.
 
         Args:
-          fpr_limit: false-positive rate that PRO is integrated up to, in (0, 1].
+          fpr_limit: the false-positive rate up to which PRO is integrated, in (0, 1].
 
         Raises:
-          ValueError: a limit outside (0, 1].
+          ValueError: the limit is outside (0, 1].
         """
         if not 0 < fpr_limit <= 1:
             raise ValueError(f"PixelScores.metrics: fpr_limit must be in (0, 1], not {fpr_limit}")
@@ -176,44 +175,44 @@ class PixelScores:
 
         pixels, counts = (array[::-1] for array in self._defective.ascending())
         scores, areas = np.real(pixels), np.imag(pixels)
-        last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # of each distinct score
-        thresholds = scores[last]
-        # at or above each threshold, from the highest down; `above` leaves out the normal pixels tied with it
-        true = np.cumsum(counts)[last]
-        overlap = np.cumsum(counts / areas.astype(np.float64))[last]
+        ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # index of the last of each distinct score
+        thresholds = scores[ends]
+        # counts at or above each threshold, from the highest down; `above` leaves out the normal pixels tied with it
+        true = np.cumsum(counts)[ends]
+        overlap = np.cumsum(counts / areas.astype(np.float64))[ends]
         false, above = (n - rank for rank in self._normal.ranks(thresholds))
 
-        added = np.diff(true, prepend=0) / d
+        recall_steps = np.diff(true, prepend=0) / d
         return PixelMetrics(
-            auroc=_rate(np.sum(added * (1 - (false + above) / (2 * n)))),
-            average_precision=_rate(np.sum(added * true / (true + false))),
+            auroc=_rate(np.sum(recall_steps * (1 - (false + above) / (2 * n)))),
+            average_precision=_rate(np.sum(recall_steps * true / (true + false))),
             pro=_rate(_area(above / n, false / n, overlap / overlap[-1], fpr_limit)),
             n_regions=self._n_regions,
             n_normal_pixels=n,
             n_defective_pixels=d,
             exact=exact,
-            auroc_error=0.0 if exact else _rate(np.sum(added * (false - above) / (2 * n))),
+            auroc_error=0.0 if exact else _rate(np.sum(recall_steps * (false - above) / (2 * n))),
         )
 
 
 class _Multiset:
-    """Scores in one growing array; once cut, distinct values in ascending order and how often each came."""
+    """Scores in one growing array; once cut, the distinct values in ascending order with their counts."""
 
     def __init__(self, dtype: type[np.float32] | type[np.complex64]) -> None:
         self.total = 0
-        self._values = np.empty(0, dtype)  # with room to spare, while exact
+        self._values = np.empty(0, dtype)  # longer than total while exact, so that it grows rarely
         self._counts = np.empty(0, np.int64)  # unused while exact
-        self._waiting: list[np.ndarray] = []  # cut, not folded yet
-        self._n_waiting = 0
+        self._pending: list[np.ndarray] = []  # to be cut and folded in
+        self._n_pending = 0
         self.exact = True
 
     def add(self, values: Shaped[np.ndarray, " n"]) -> None:
-        """Take ``values`` in, and over: they may be overwritten."""
+        """Add ``values`` and take them over: they may be overwritten."""
         before, self.total = self.total, self.total + len(values)
-        if not self.exact:  # each fold goes over all that is known, so few and large ones
-            self._waiting.append(values)
-            self._n_waiting += len(values)
-            if self._n_waiting >= _BLOCK:
+        if not self.exact:  # each fold goes over all values so far, so folds are few and large
+            self._pending.append(values)
+            self._n_pending += len(values)
+            if self._n_pending >= _BLOCK:
                 self._flush()
             return
         if self.total > len(self._values):
@@ -222,16 +221,16 @@ class _Multiset:
         self._values[before : self.total] = values
 
     def cut(self) -> None:
-        """Cut the scores to 16 mantissa bits, for good: from here on, new ones are cut too."""
+        """Cut the scores to 16 mantissa bits, for good: from here on, new scores are cut too."""
         if not self.exact:
             return
-        whole = self._values[: self.total]
-        self._values, self.exact = np.empty(0, whole.dtype), False
+        scores = self._values[: self.total]
+        self._values, self.exact = np.empty(0, scores.dtype), False
         for start in range(0, self.total, _BLOCK):
-            self._fold(whole[start : start + _BLOCK])
+            self._fold(scores[start : start + _BLOCK])
 
     def ascending(self) -> tuple[Shaped[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
-        """Values in ascending order, and how often each came; an exact set repeats values instead."""
+        """Values in ascending order with their counts; an exact set repeats values instead."""
         if not self.exact:
             self._flush()
             return self._values, self._counts
@@ -240,7 +239,7 @@ class _Multiset:
         return values, np.broadcast_to(np.int64(1), self.total)
 
     def ranks(self, thresholds: Shaped[np.ndarray, " t"]) -> tuple[Int64[np.ndarray, " t"], Int64[np.ndarray, " t"]]:
-        """How many values lie below each threshold, and how many at most at it."""
+        """How many values lie below each threshold, and how many at or below it."""
         values, counts = self.ascending()
         below, up_to = values.searchsorted(thresholds, "left"), values.searchsorted(thresholds, "right")
         if self.exact:
@@ -249,19 +248,19 @@ class _Multiset:
         return cumulative[below], cumulative[up_to]
 
     def _flush(self) -> None:
-        if self._waiting:
-            self._fold(np.concatenate(self._waiting))
-            self._waiting, self._n_waiting = [], 0
+        if self._pending:
+            self._fold(np.concatenate(self._pending))
+            self._pending, self._n_pending = [], 0
 
     def _fold(self, values: Shaped[np.ndarray, " n"]) -> None:
         bits = np.real(values).view(np.uint32)
         bits &= _CUT
         values, counts = np.unique(values, return_counts=True)
-        known = len(self._values)
-        self._values, where = np.unique(np.concatenate([self._values, values]), return_inverse=True)
+        n_before = len(self._values)
+        self._values, positions = np.unique(np.concatenate([self._values, values]), return_inverse=True)
         merged = np.zeros(len(self._values), np.int64)
-        merged[where[:known]] += self._counts
-        merged[where[known:]] += counts
+        merged[positions[:n_before]] += self._counts
+        merged[positions[n_before:]] += counts
         self._counts = merged
 
 
@@ -279,5 +278,5 @@ def _area(above: np.ndarray, false: np.ndarray, overlap: np.ndarray, limit: floa
 
 
 def _rate(value: float) -> float:
-    """``value`` as a plain number, freed of rounding that led outside [0, 1]."""
+    """``value`` as a plain number, clipped to [0, 1], which rounding may have left."""
     return min(max(float(value), 0.0), 1.0)

@@ -2,8 +2,8 @@
 
 A threshold chosen on the labels of the test images flatters; in production there are no such labels. Here each good
 training image is scored by the model of all the others (:mod:`padim_jax.gaussians.leave_one_out`), and the thresholds
-follow from these scores as :mod:`padim_jax.method.calibration` says: what is counted at them is what a user gets who
-has good images only.
+follow from these scores as :mod:`padim_jax.method.calibration` says: so the figures are those
+that a user with good images only gets.
 """
 
 import functools
@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from padim_jax.method.calibration import Calibration, Histogram, calibration, p_values
+from padim_jax.method.calibration import Calibration, Histogram, p_values
+from padim_jax.method.calibration import calibration as calibrate_scores
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import NoLeaveOneOut, leave_one_out_scores
 
@@ -31,110 +32,110 @@ class OperatingPoints:
     """Thresholds for each of ``RATES``.
 
     Attributes:
-      known: a calibration for each; empty where there can be none.
-      impossible: why there can be none, in words; None where there are.
+      calibrations: one for each rate; empty where there can be none.
+      impossible: why there can be none, in words; None where there are some.
     """
 
-    known: tuple[Calibration, ...]
+    calibrations: tuple[Calibration, ...]
     impossible: str | None = None
 
     @property
     def colour_scale(self) -> tuple[float, float] | None:
-        """Distances at the ends of the heat maps' colours, the first threshold in the middle; None without any."""
-        if not self.known:
+        """Distances at the ends of the heat maps' colours, with the first threshold in the middle; None without any."""
+        if not self.calibrations:
             return None
-        low, high = np.asarray(self.known[0].colour_scale).tolist()
+        low, high = np.asarray(self.calibrations[0].colour_scale).tolist()
         return low, high
 
     def p_values(self, scores: Sequence[float]) -> list[float | None]:
-        """Of each score, ``(1 + #{i: s_i ≥ s}) / (n + 1)`` among the left-out ones; None without any."""
-        if not self.known:
+        """For each score s, ``(1 + #{i: s_i ≥ s}) / (n + 1)`` over the n left-out scores s_i; None without any."""
+        if not self.calibrations:
             return [None] * len(scores)
-        return [float(p) for p in p_values(self.known[0], np.asarray(scores, np.float32))]
+        return [float(p) for p in p_values(self.calibrations[0], np.asarray(scores, np.float32))]
 
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says of the thresholds, under "calibration"."""
         return {
             "method": "leave-one-out",
-            "images": len(self.known[0].scores) if self.known else 0,
+            "images": len(self.calibrations[0].scores) if self.calibrations else 0,
             "impossible": self.impossible,
             "thresholds": [
                 {
-                    "false_alarm_rate": one.false_alarm_rate,
-                    "threshold": float(one.threshold),
-                    "expected_false_alarms": one.attained_rate,
-                    "interval": list(one.interval()),
-                    "images_wanted": one.images_wanted,
+                    "false_alarm_rate": calibration.false_alarm_rate,
+                    "threshold": float(calibration.threshold),
+                    "expected_false_alarms": calibration.attained_rate,
+                    "interval": list(calibration.interval()),
+                    "images_wanted": calibration.images_wanted,
                 }
-                for one in self.known
+                for calibration in self.calibrations
             ],
         }
 
     def measure(self, labels: Sequence[int], scores: Sequence[float]) -> dict[str, float | None] | None:
-        """Shares of the test images above each threshold; None without any, and where there are no such images.
+        """Shares of the test images above each threshold; None without any, and a share of no images is None.
 
-        ``recall_at_1_percent`` is of the defective ones, ``false_alarms_at_1_percent`` of the good ones, and so on.
+        ``recall_at_1_percent`` is that of the defective images, ``false_alarms_at_1_percent`` of the good ones.
         """
-        found: dict[str, float | None] = {}
-        for one in self.known:
-            above = np.asarray(scores) > float(one.threshold)
+        shares: dict[str, float | None] = {}
+        for calibration in self.calibrations:
+            above = np.asarray(scores) > float(calibration.threshold)
             for name, label in (("recall", 1), ("false_alarms", 0)):
-                chosen = above[np.asarray(labels) == label]
-                found[at_rate(name, one.false_alarm_rate)] = float(chosen.mean()) if len(chosen) else None
-        return found or None
+                flagged = above[np.asarray(labels) == label]
+                rate = calibration.false_alarm_rate
+                shares[at_rate(name, rate)] = float(flagged.mean()) if len(flagged) else None
+        return shares or None
 
 
 def at_rate(name: str, rate: float) -> str:
-    """Name of a number at a false-alarm rate: ``recall_at_1_percent``."""
+    """Name of a metric at a false-alarm rate: ``recall_at_1_percent``."""
     return f"{name}_at_{100 * rate:g}_percent"
 
 
 def leave_out(
     models: Sequence[Padim], batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]]
 ) -> OperatingPoints:
-    """Thresholds for summed maps of ``models``, each of the good images left out of all of them in turn.
+    """Thresholds for the summed maps of ``models``, with each good image left out of all models in turn.
 
-    Principal components, where a model has them, stay those of all images.
+    Principal components, where a model has them, remain those of all images.
 
     Args:
-      models: fitted on the same images.
-      batches: these images, in any order, no batch empty; read once, and memory stays flat.
+      models: models fitted on the same images.
+      batches: these images in any order, with no empty batch; they are read once, and memory stays flat.
     """
     histogram, scores = Histogram(), list[float]()
-    slots = [deque[UInt8[Array | np.ndarray, "n height width 3"]]() for _ in models]  # of one batch each, in step
-    left_out = [leave_one_out_scores(model, _taken(slot)) for model, slot in zip(models, slots, strict=True)]
+    slots = [deque[UInt8[Array | np.ndarray, "n height width 3"]]() for _ in models]  # of one batch at most
+    left_out = [leave_one_out_scores(model, _drain(slot)) for model, slot in zip(models, slots, strict=True)]
     for batch in batches:
         for slot in slots:
             slot.append(batch)
         try:
-            found = [np.asarray(next(scored).anomaly_map) for scored in left_out]
+            maps_by_model = [np.asarray(next(scored).anomaly_map) for scored in left_out]
         except NoLeaveOneOut as error:
             return OperatingPoints((), str(error).removeprefix("leave_one_out_scores: "))
-        maps = functools.reduce(operator.add, found)
+        maps = functools.reduce(operator.add, maps_by_model)
         scores.extend(maps.max(axis=(1, 2)).tolist())
         histogram.add(maps)
     values = np.asarray(scores, np.float32)
-    return OperatingPoints(
-        tuple(calibration(values, histogram.counts, "leave-one-out", rate) for rate in RATES),
-    )
+    return OperatingPoints(tuple(calibrate_scores(values, histogram.counts, "leave-one-out", rate) for rate in RATES))
 
 
-def _taken(slot: deque[T]) -> Iterator[T]:
+def _drain(slot: deque[T]) -> Iterator[T]:
     while True:
         yield slot.popleft()
 
 
-def remarks(found: Mapping[str, Any] | None) -> list[str]:
-    """What has to be known of a run's "calibration", in words; nothing where all is as one would expect."""
-    if found is None:
+def remarks(calibration: Mapping[str, Any] | None) -> list[str]:
+    """What a reader has to know of a run's "calibration", in words; empty where there is nothing unusual."""
+    if calibration is None:
         return [EARLIER]
-    if found["impossible"] is not None:
-        return [f"no thresholds from good images: {found['impossible']}"]
-    scarce = [one for one in found["thresholds"] if found["images"] < one["images_wanted"]]
-    if not scarce:
+    if calibration["impossible"] is not None:
+        return [f"no thresholds from good images: {calibration['impossible']}"]
+    images = calibration["images"]
+    short = [entry for entry in calibration["thresholds"] if images < entry["images_wanted"]]
+    if not short:
         return []
-    rates = " and ".join(f"{one['false_alarm_rate']:.0%} (which takes {one['images_wanted']})" for one in scarce)
+    rates = " and ".join(f"{entry['false_alarm_rate']:.0%} (which takes {entry['images_wanted']})" for entry in short)
     return [
-        f"{found['images']} good images are too few for a false-alarm rate of {rates}: the threshold is their highest "
-        f"leave-one-out score, where {scarce[0]['expected_false_alarms']:.1%} are to be expected"
+        f"{images} good images are too few for a false-alarm rate of {rates}: the threshold is their highest "
+        f"leave-one-out score, where {short[0]['expected_false_alarms']:.1%} are to be expected"
     ]

@@ -16,7 +16,7 @@ class Published:
 
 
 def published(name: str, data: str, protocol: str, category: str) -> dict[str, Published]:
-    """What has been published for a preset on a category, by metric (``pixel_auroc``, …); empty where nothing is."""
+    """What has been published for a preset on a category, by metric (``pixel_auroc``, …); empty where nothing has."""
     key = {"preset": name, "data": data, "protocol": protocol}
     return {
         row["metric"]: Published(row["values"][category], row["source"])

@@ -20,16 +20,16 @@ from padim_jax.pictures import colours
 from weights_conversion.atomic import write_atomically
 
 FORMAT, SCHEMA = "padim_jax run", 2  # of run.json
-_READ = (1, 2)  # schemas that can be shown; the first has no thresholds from good images
+_SCHEMAS = (1, 2)  # those that can be shown; the first has no thresholds from good images
 RUN_FILE = "run.json"
-_LIMIT = 14_000_000  # bytes of the page; mail and chat often stop at 15 MB or above
-_POINTS = 400  # of a curve: on a plot 400 pixels wide more can't be seen
+_LIMIT = 14_000_000  # bytes of the page; mail and chat often refuse files of 15 MB or more
+_POINTS = 400  # of a curve: a plot 400 pixels wide can't show more
 _VIEWS = ("image", "overlay", "map", "mask")
 _IMAGE_METRICS = ("auroc", "average_precision", "best_f1", "best_f1_threshold")
 _PIXEL_METRICS = ("auroc", "average_precision", "pro")
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-_HEAD = 12  # bytes that tell the kind of a picture
-_TITLE, _BEGINNING = b"<title>PaDiM report</title>", 4096  # what tells a page of ours, and in how many bytes
+_HEAD = 12  # bytes that show a picture's format
+_TITLE, _BEGINNING = b"<title>PaDiM report</title>", 4096  # what marks a page of padim, and in how many bytes
 _ADVICE = "score the run again"
 
 
@@ -49,13 +49,13 @@ def write_report(run: Path, target: Path) -> None:
     ranking inwards. The page says how many were left out.
 
     Args:
-      run: folder with ``run.json`` and the pictures it names; its strings are shown as text, whatever they hold.
-      target: the HTML file.
+      run: the folder with ``run.json`` and the pictures it names; its strings are shown as text, whatever they hold.
+      target: the HTML file to write.
 
     Raises:
       FileNotFoundError: ``run.json`` or a picture it names is missing.
-      FileExistsError: ``target`` is there already and no page of ours.
-      ValueError: ``run.json`` is damaged or of another kind, or names what is no picture inside ``run``.
+      FileExistsError: ``target`` exists and is not a page that padim wrote.
+      ValueError: ``run.json`` is damaged or of another format, or names something that is no picture inside ``run``.
     """
     record = _read(run)
     if target.exists() and not _is_page(target):
@@ -66,17 +66,18 @@ def write_report(run: Path, target: Path) -> None:
     page["ramp"] = ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb in np.rint(colours(np.linspace(0, 1, 9))).astype(int)]
     template = importlib.resources.files("padim_jax.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split("@DATA@")
-    room = _LIMIT - len(template.encode()) - len(_embed(page))
-    kept = _choose(record, {index: sum(p.size for p in views.values()) for index, views in pictures.items()}, room)
-    page["left_out"] = len(pictures) - len(kept)
+    free_bytes = _LIMIT - len(template.encode()) - len(_embed(page))
+    sizes = {index: sum(picture.size for picture in views.values()) for index, views in pictures.items()}
+    inlined = _choose(record, sizes, free_bytes)
+    page["left_out"] = len(pictures) - len(inlined)
     page["pictures"] = {
-        str(index): {view: _data_uri(picture) for view, picture in pictures[index].items()} for index in sorted(kept)
+        str(index): {view: _data_uri(picture) for view, picture in pictures[index].items()} for index in sorted(inlined)
     }
     write_atomically(target, f"{head}{_embed(page)}{tail}".encode())
 
 
 def _is_page(path: Path) -> bool:
-    """Whether a file is a page that some version of this module wrote."""
+    """Whether some version of this module wrote a file."""
     with path.open("rb") as stream:
         return _TITLE in stream.read(_BEGINNING)
 
@@ -93,26 +94,26 @@ def _read(run: Path) -> dict[str, Any]:
     kind = record.get("format") if isinstance(record, dict) else None
     if kind != FORMAT:
         raise ValueError(f"write_report: {path} has format {kind!r}, wanted {FORMAT!r}; name the folder of a run")
-    if record.get("schema") not in _READ:
+    if record.get("schema") not in _SCHEMAS:
         raise ValueError(
             f"write_report: {path} has schema {record.get('schema')!r}, this version reads 1 to {SCHEMA}; "
             f"{_ADVICE}, or update padim-jax"
         )
     try:
-        return _checked(record)
-    except _Unfit as error:
+        return _check_record(record)
+    except _BadValue as error:
         raise ValueError(f"write_report: {path}: {error}; {_ADVICE}") from error
 
 
-class _Unfit(ValueError):
-    """A value of run.json is not what the schema says."""
+class _BadValue(ValueError):
+    """A value of run.json that the schema does not allow."""
 
     def __init__(self, where: str, wanted: str, value: object) -> None:
-        came = repr(value)
-        super().__init__(f"{where} is {came if len(came) <= 80 else f'{came[:80]}…'}, wanted {wanted}")
+        text = repr(value)
+        super().__init__(f"{where} is {text if len(text) <= 80 else f'{text[:80]}…'}, wanted {wanted}")
 
 
-def _checked(record: dict[str, Any]) -> dict[str, Any]:
+def _check_record(record: dict[str, Any]) -> dict[str, Any]:
     page = {key: _text(record.get(key), key) for key in ("preset", "category", "data")}
     page |= {key: record.get(key) for key in ("seed", "protocol", "settings", "versions", "seconds")}
     metrics = _mapping(record.get("metrics"), "metrics")
@@ -121,64 +122,65 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
         "pixel": None if metrics.get("pixel") is None else _numbers(metrics["pixel"], "metrics.pixel", _PIXEL_METRICS),
     }
     if metrics.get("calibrated") is not None:
-        found = _mapping(metrics["calibrated"], "metrics.calibrated")
-        page["metrics"]["calibrated"] = _numbers(found, "metrics.calibrated", tuple(found))
+        shares = _mapping(metrics["calibrated"], "metrics.calibrated")
+        page["metrics"]["calibrated"] = _numbers(shares, "metrics.calibrated", tuple(shares))
     page["calibration"] = _calibration(record.get("calibration"))
     page["published"] = {}
     for name, reference in _mapping(record.get("published"), "published").items():
         where = f"published.{name}"
-        found = _mapping(reference, where)
+        figure = _mapping(reference, where)
         page["published"][name] = {
-            "value": _number(found.get("value"), f"{where}.value"),
-            "source": _text(found.get("source"), f"{where}.source"),
+            "value": _number(figure.get("value"), f"{where}.value"),
+            "source": _text(figure.get("source"), f"{where}.source"),
         }
     try:
         json.dumps(page, allow_nan=False)
     except ValueError as error:
-        raise _Unfit("a value of settings, versions, seconds or metrics", "finite numbers", str(error)) from error
+        raise _BadValue("a value of settings, versions, seconds or metrics", "finite numbers", str(error)) from error
 
     scale = record.get("colour_scale")
     if not isinstance(scale, list) or len(scale) != 2:
-        raise _Unfit("colour_scale", "the distances [low, high]", scale)
+        raise _BadValue("colour_scale", "the distances [low, high]", scale)
     page["colour_scale"] = [_number(value, f"colour_scale[{i}]") for i, value in enumerate(scale)]
 
     files = _mapping(record.get("files"), "files")
-    fitted = [_text(name, f"files.fit[{i}]") for i, name in enumerate(_list(files.get("fit"), "files.fit"))]
-    tested = [_test(item, f"files.test[{i}]") for i, item in enumerate(_list(files.get("test"), "files.test"))]
-    if not tested:
-        raise _Unfit("files.test", "at least one scored image", tested)
-    page["files"] = {"fit": fitted, "test": tested}
+    fit_names = [_text(name, f"files.fit[{i}]") for i, name in enumerate(_list(files.get("fit"), "files.fit"))]
+    tests = [_test(item, f"files.test[{i}]") for i, item in enumerate(_list(files.get("test"), "files.test"))]
+    if not tests:
+        raise _BadValue("files.test", "at least one scored image", tests)
+    page["files"] = {"fit": fit_names, "test": tests}
     page["pictures"] = _list(record.get("pictures"), "pictures")
     return page
 
 
 def _calibration(value: object) -> dict[str, Any]:
-    """Thresholds from good images, the strictest first, with remarks in words."""
+    """Thresholds from good images, the strictest first, with remarks."""
     if value is None:
         return {"images": None, "thresholds": [], "remarks": remarks(None)}
-    found = _mapping(value, "calibration")
-    impossible = found.get("impossible")
-    known: dict[str, Any] = {
-        "images": int(_number(found.get("images"), "calibration.images")),
+    stored = _mapping(value, "calibration")
+    impossible = stored.get("impossible")
+    calibration: dict[str, Any] = {
+        "images": int(_number(stored.get("images"), "calibration.images")),
         "impossible": None if impossible is None else _text(impossible, "calibration.impossible"),
         "thresholds": [],
     }
-    for i, item in enumerate(_list(found.get("thresholds"), "calibration.thresholds")):
+    for i, item in enumerate(_list(stored.get("thresholds"), "calibration.thresholds")):
         where = f"calibration.thresholds[{i}]"
         entry = _mapping(item, where)
         keys = ("false_alarm_rate", "threshold", "expected_false_alarms", "images_wanted")
-        one = {key: _number(entry.get(key), f"{where}.{key}") for key in keys}
-        one["images_wanted"] = int(one["images_wanted"])
-        one["flagged_from"] = math.nextafter(one["threshold"], math.inf)  # the page flags what reaches a threshold
-        known["thresholds"].append(one)
-    return known | {"remarks": remarks(known)}
+        threshold = {key: _number(entry.get(key), f"{where}.{key}") for key in keys}
+        threshold["images_wanted"] = int(threshold["images_wanted"])
+        # the page flags scores that reach a threshold
+        threshold["flagged_from"] = math.nextafter(threshold["threshold"], math.inf)
+        calibration["thresholds"].append(threshold)
+    return calibration | {"remarks": remarks(calibration)}
 
 
 def _test(item: object, where: str) -> dict[str, Any]:
     entry = _mapping(item, where)
     label = entry.get("label")
     if isinstance(label, bool) or label not in (0, 1):
-        raise _Unfit(f"{where}.label", "0 (good) or 1 (defective)", label)
+        raise _BadValue(f"{where}.label", "0 (good) or 1 (defective)", label)
     return {
         "file": _text(entry.get("file"), f"{where}.file"),
         "label": label,
@@ -190,19 +192,19 @@ def _test(item: object, where: str) -> dict[str, Any]:
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise _Unfit(where, "a text", value)
+        raise _BadValue(where, "a text", value)
     return value
 
 
 def _list(value: object, where: str) -> list[Any]:
     if not isinstance(value, list):
-        raise _Unfit(where, "a list", value)
+        raise _BadValue(where, "a list", value)
     return value
 
 
 def _mapping(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _Unfit(where, "an object", value)
+        raise _BadValue(where, "an object", value)
     return value
 
 
@@ -218,42 +220,42 @@ def _numbers(value: object, where: str, keys: tuple[str, ...]) -> dict[str, Any]
 def _number(value: object, where: str) -> float:
     largest = sys.float_info.max  # a comparison, as isfinite() fails on integers too long for a float
     if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
-        raise _Unfit(where, "a finite number", value)
+        raise _BadValue(where, "a finite number", value)
     return float(value)
 
 
 def _find_pictures(run: Path, entries: list[Any], n_tests: int) -> dict[int, dict[str, _Picture]]:
-    """Checked pictures by view, by index of the test image."""
-    found: dict[int, dict[str, _Picture]] = {}
+    """Checked pictures by the test image's index, then by view."""
+    pictures: dict[int, dict[str, _Picture]] = {}
     try:
         for i, item in enumerate(entries):
             entry = _mapping(item, f"pictures[{i}]")
             index = entry.get("test")
-            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n_tests or index in found:
-                raise _Unfit(f"pictures[{i}].test", f"another index from 0 to {n_tests - 1}", index)
-            found[index] = {
+            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n_tests or index in pictures:
+                raise _BadValue(f"pictures[{i}].test", f"another index from 0 to {n_tests - 1}", index)
+            pictures[index] = {
                 view: _picture(run, entry.get(view), f"pictures[{i}].{view}")
                 for view in _VIEWS
                 if view != "mask" or entry.get(view) is not None
             }
-    except _Unfit as error:
+    except _BadValue as error:
         raise ValueError(f"write_report: {run / 'run.json'}: {error}; {_ADVICE}") from error
-    return found
+    return pictures
 
 
 def _picture(run: Path, value: object, where: str) -> _Picture:
     name = _text(value, where)
-    pure = PureWindowsPath(name)  # its rules are the wider ones: "\" parts names too, "C:" is a root
+    pure = PureWindowsPath(name)  # its rules cover POSIX's too: "\" separates names, "C:" is a root
     path = run / name
     try:
         inside = bool(name) and not pure.anchor and ".." not in pure.parts
         inside = inside and path.resolve().is_relative_to(run.resolve())
-        there = inside and path.is_file()
+        exists = inside and path.is_file()
     except (OSError, ValueError, RuntimeError):  # a name too long, with a null byte, or a loop of links
-        inside, there = True, False
+        inside, exists = True, False
     if not inside:
-        raise _Unfit(where, "a path inside the run's folder", name)
-    if not there:
+        raise _BadValue(where, "a path inside the run's folder", name)
+    if not exists:
         raise FileNotFoundError(f"write_report: {run / 'run.json'}: {where} names {name!r}, not there; {_ADVICE}")
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
@@ -261,7 +263,7 @@ def _picture(run: Path, value: object, where: str) -> _Picture:
     if head[:4] == b"RIFF" and head[8:] == b"WEBP":
         mime = "image/webp"
     if mime is None:
-        raise _Unfit(where, "a PNG, JPEG or WebP picture", name)
+        raise _BadValue(where, "a PNG, JPEG or WebP picture", name)
     return _Picture(path, mime, len(f'"{where}":"data:{mime};base64,",') + 4 * math.ceil(path.stat().st_size / 3))
 
 
@@ -269,15 +271,15 @@ def _data_uri(picture: _Picture) -> str:
     return f"data:{picture.mime};base64,{base64.b64encode(picture.path.read_bytes()).decode('ascii')}"
 
 
-def _choose(record: dict[str, Any], sizes: dict[int, int], room: int) -> list[int]:
-    """Test images whose pictures fit into ``room`` bytes, the most telling ones first.
+def _choose(record: dict[str, Any], sizes: dict[int, int], free_bytes: int) -> list[int]:
+    """Test images whose pictures fit into ``free_bytes``, the most telling ones first.
 
-    Mistakes at the threshold that the page starts at come first, the grossest ahead; then the highest and the lowest
+    Mistakes at the page's first threshold come first, beginning with the grossest; then the highest and the lowest
     scores, and inwards from there: a correctly judged image in the middle of the ranking tells least.
     """
-    calibrated = record["calibration"]["thresholds"]
+    thresholds = record["calibration"]["thresholds"]
     oracle = record["metrics"]["image"].get("best_f1_threshold")
-    tests, threshold = record["files"]["test"], calibrated[0]["flagged_from"] if calibrated else oracle
+    tests, threshold = record["files"]["test"], thresholds[0]["flagged_from"] if thresholds else oracle
     rank = {index: place for place, index in enumerate(sorted(sizes, key=lambda i: (tests[i]["score"], i)))}
 
     def dullness(index: int) -> tuple[bool, float, int]:
@@ -286,16 +288,16 @@ def _choose(record: dict[str, Any], sizes: dict[int, int], room: int) -> list[in
             return False, -abs(score - threshold), index
         return True, -abs(rank[index] - (len(rank) - 1) / 2), index
 
-    kept = []
+    chosen = []
     for index in sorted(sizes, key=dullness):
-        if sizes[index] <= room:
-            kept.append(index)
-            room -= sizes[index]
-    return kept
+        if sizes[index] <= free_bytes:
+            chosen.append(index)
+            free_bytes -= sizes[index]
+    return chosen
 
 
 def _measure(tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Curves over all test images, and what each defect type makes against the good ones; None where undefined."""
+    """Curves over all test images, and each defect type's separation from the good images; None where undefined."""
     with extra("evaluate"):
         from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve  # slow to import
 
@@ -304,25 +306,25 @@ def _measure(tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     types = np.array([test["defect_type"] for test in tests], object)
     roc = precision_recall = None
     if 0 < labels.sum() < len(labels):
-        alarms, found, _ = roc_curve(labels, scores)
-        roc = _thin(np.stack([alarms, found], axis=1)).round(5).tolist()
+        false_rates, true_rates, _ = roc_curve(labels, scores)
+        roc = _thin(np.stack([false_rates, true_rates], axis=1)).round(5).tolist()
         precision, recall, _ = precision_recall_curve(labels, scores)
-        # average precision is the area below steps, not below slanted lines
+        # average precision is the area under steps, not under slanted lines
         corners = np.stack([np.repeat(recall, 2)[1:], np.repeat(precision, 2)[:-1]], axis=1)
         precision_recall = _thin(corners).round(5).tolist()
 
     good = scores[labels == 0]
     by_type = []
     for name in sorted(set(types[labels == 1])):
-        bad = scores[(labels == 1) & (types == name)]
-        both = np.concatenate([good, bad])
-        auroc = float(roc_auc_score(np.arange(len(both)) >= len(good), both)) if len(good) else None
-        by_type.append({"type": name, "images": len(bad), "auroc": auroc, "median": float(np.median(bad))})
+        defective = scores[(labels == 1) & (types == name)]
+        is_defective = np.arange(len(good) + len(defective)) >= len(good)
+        auroc = float(roc_auc_score(is_defective, np.concatenate([good, defective]))) if len(good) else None
+        by_type.append({"type": name, "images": len(defective), "auroc": auroc, "median": float(np.median(defective))})
     return {"curves": {"roc": roc, "precision_recall": precision_recall}, "types": by_type}
 
 
 def _thin(points: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "kept 2"]:
-    """Polyline of at most 400 of its points: ends first, then ever the one farthest from the line so far."""
+    """The polyline through at most 400 of its points: the ends, then always the point farthest from the line so far."""
     heap: list[tuple[float, int, int, int]] = []
 
     def split(start: int, end: int) -> None:
@@ -330,22 +332,22 @@ def _thin(points: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "kept 2"]:
             return
         chord, offsets = points[end] - points[start], points[start + 1 : end] - points[start]
         along = np.clip(offsets @ chord / max(chord @ chord, np.finfo(float).tiny), 0, 1)
-        away = np.linalg.norm(offsets - along[:, None] * chord, axis=1)
-        farthest = int(away.argmax())
-        if away[farthest] > 1e-9:
-            heapq.heappush(heap, (-away[farthest], start, start + 1 + farthest, end))
+        distances = np.linalg.norm(offsets - along[:, None] * chord, axis=1)
+        farthest = int(distances.argmax())
+        if distances[farthest] > 1e-9:
+            heapq.heappush(heap, (-distances[farthest], start, start + 1 + farthest, end))
 
-    kept = [0, len(points) - 1]
-    split(*kept)
-    while heap and len(kept) < _POINTS:
+    indices = [0, len(points) - 1]
+    split(*indices)
+    while heap and len(indices) < _POINTS:
         _, start, middle, end = heapq.heappop(heap)
-        kept.append(middle)
+        indices.append(middle)
         split(start, middle)
         split(middle, end)
-    return points[sorted(kept)]
+    return points[sorted(indices)]
 
 
 def _embed(value: object) -> str:
-    """JSON in ASCII that can't end the script element around it, nor open a comment or an entity."""
+    """JSON in ASCII that can neither end the script element around it nor open a comment or an entity."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

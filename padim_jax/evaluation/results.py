@@ -1,9 +1,9 @@
-"""Tables of what has been evaluated: means over seeds and categories, ``results.json`` and ``results.csv``."""
+"""Tables of evaluated runs: means over seeds and categories, ``results.json`` and ``results.csv``."""
 
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from padim_jax.evaluation.published import Published, published
 from padim_jax.runs.tables import write_table
 from weights_conversion.atomic import write_atomically
 
-METRICS: Mapping[str, tuple[str, str]] = {  # where each stands in run.json
+METRICS: Mapping[str, tuple[str, str]] = {  # the keys of each in run.json
     "image_auroc": ("image", "auroc"),
     "image_ap": ("image", "average_precision"),
     "image_f1_oracle": ("image", "best_f1"),
@@ -33,7 +33,7 @@ OBJECTS = (
     *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
     *("pill", "screw", "toothbrush", "transistor", "zipper"),
 )
-MEANS = {"textures": TEXTURES, "objects": OBJECTS}  # "mean" is of all categories there are
+MEANS = {"textures": TEXTURES, "objects": OBJECTS}  # "mean" is over all categories
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,13 @@ class Summary:
     Attributes:
       data: name of the data set's builder.
       protocol: "standard" or "rotated".
-      preset: its name.
-      category: one, or "textures", "objects", "mean": of categories, each weighing the same.
-      seeds: runs behind each value.
-      mean: of each metric over seeds, where all runs define it; None else.
-      spread: standard deviation over seeds (divisor n - 1); None with one seed.
-      published: by metric, what others found.
+      preset: the preset's name.
+      category: the category's name; "textures", "objects" and "mean" weigh several categories alike.
+      seeds: the seeds of the runs behind each value.
+      mean: the mean of each metric over seeds; None unless all runs define it.
+      spread: the standard deviation over seeds (divisor n - 1); None with one seed.
+      published: the published figures, by metric.
+      settings: the values of the settings that vary among the runs, by name.
     """
 
     data: str
@@ -59,49 +60,51 @@ class Summary:
     mean: dict[str, float | None]
     spread: dict[str, float | None]
     published: dict[str, Published]
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
-def claim(out: Path) -> None:
-    """Make sure that what :func:`write_results` writes to ``out`` replaces nobody's files; mark a new folder as ours.
+def claim(out: Path, tables: Iterable[str] = ()) -> None:
+    """Make sure that results and ``tables`` replace only padim's files in ``out``; mark a new folder as padim's.
 
-    Folders of versions that left no mark are known by their ``results.json``.
+    Folders of versions that left no mark are recognised by their ``results.json``.
 
     Raises:
-      NotOurs: it holds files of these names that padim did not write.
+      NotOurs: the folder holds files of these names that padim did not write.
     """
-    ownership.claim(out, _FILES, "evaluate", earlier=lambda path: _is_results(out / _FILES[0]))
+    ownership.claim(out, (*_FILES, *tables), "evaluate", earlier=lambda path: _is_results(out / _FILES[0]))
 
 
 def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:
-    """The metrics of a run by their names in tables; None where undefined, or where an earlier version had none."""
-    found = run["metrics"]
-    return {name: (found.get(level) or {}).get(key) for name, (level, key) in METRICS.items()}
+    """The metrics of a run by their names in tables; None where undefined, or where an earlier version lacked them."""
+    metrics = run["metrics"]
+    return {name: (metrics.get(level) or {}).get(key) for name, (level, key) in METRICS.items()}
 
 
-def summarise(runs: Iterable[Mapping[str, Any]]) -> list[Summary]:
-    """A line for every preset on every category, and after several categories their means.
+def summarise(runs: Iterable[Mapping[str, Any]], varying: Sequence[str] = ()) -> list[Summary]:
+    """A line for every preset and settings on every category, and after several categories the lines of their means.
 
-    The runs are those of one plan: alike but for data, protocol, preset, category and seed. A group's mean is there
-    when all its categories are; a seed counts only if every category has it.
+    The runs are those of one evaluation: alike but for data, protocol, preset, category, seed and the settings named in
+    ``varying``. A group has a mean when all its categories are there; a seed counts only if every category has it.
     """
-    groups: dict[tuple[str, str, str], dict[str, dict[int, Mapping[str, Any]]]] = {}
+    groups: dict[tuple[str, ...], dict[str, dict[int, Mapping[str, Any]]]] = {}
     for run in runs:
-        key = run["data"], run["protocol"]["name"], run["preset"]
+        settings = [setting_text(value) for value in _settings(run, varying).values()]
+        key = run["data"], run["protocol"]["name"], run["preset"], *settings
         groups.setdefault(key, {}).setdefault(run["category"], {})[run["seed"]] = run
     lines = []
     for categories in groups.values():
-        lines += [_line(name, [seeds]) for name, seeds in categories.items()]
-        apart = [name for name in categories if name != "all"]  # which holds the others
-        if len(apart) > 1:
-            groups_of_paper = [(name, group) for name, group in MEANS.items() if set(group) <= set(apart)]
-            for name, group in [*groups_of_paper, ("mean", apart)]:
-                lines.append(_line(name, [categories[part] for part in group]))
+        lines += [_line(name, [seeds], varying) for name, seeds in categories.items()]
+        single = [name for name in categories if name != "all"]  # "all" holds the others' images
+        if len(single) > 1:
+            groups_of_paper = [(name, group) for name, group in MEANS.items() if set(group) <= set(single)]
+            for name, group in [*groups_of_paper, ("mean", single)]:
+                lines.append(_line(name, [categories[part] for part in group], varying))
     return lines
 
 
-def write_results(out: Path, runs: Sequence[Mapping[str, Any]]) -> list[Summary]:
-    """Write ``results.json``, ``results.csv`` and ``files.csv`` of ``runs`` to ``out``; gives the table's lines."""
-    lines = summarise(runs)
+def write_results(out: Path, runs: Sequence[Mapping[str, Any]], varying: Sequence[str] = ()) -> list[Summary]:
+    """Write ``results.json``, ``results.csv`` and ``files.csv`` of ``runs`` to ``out``; returns the table's lines."""
+    lines = summarise(runs, varying)
     content = {
         "format": _FORMAT,
         "schema": 1,
@@ -124,7 +127,12 @@ def _is_results(path: Path) -> bool:
     return isinstance(content, dict) and content.get("format") == _FORMAT
 
 
-def _line(category: str, parts: Sequence[Mapping[int, Mapping[str, Any]]]) -> Summary:
+def _settings(run: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Settings of a run that all its members share."""
+    return {name: run["settings"]["members"][0][name] for name in names}
+
+
+def _line(category: str, parts: Sequence[Mapping[int, Mapping[str, Any]]], varying: Sequence[str]) -> Summary:
     """A line of one category's runs by seed, or of the mean of several."""
     seeds = tuple(sorted(set.intersection(*(set(part) for part in parts))))
     mean: dict[str, float | None] = {}
@@ -136,12 +144,13 @@ def _line(category: str, parts: Sequence[Mapping[int, Mapping[str, Any]]]) -> Su
         spread[name] = statistics.stdev(defined) if len(values) > 1 and len(defined) == len(values) else None
     runs = [run for part in parts for run in part.values()]
     data, protocol, preset = runs[0]["data"], runs[0]["protocol"]["name"], runs[0]["preset"]
-    # a published mean is of all categories
+    # a published mean is over all categories
     comparable = category != "mean" or {run["category"] for run in runs} == {*TEXTURES, *OBJECTS}
     references = {}
     if comparable and all(run["as_published"] for run in runs):
         references = published(preset, data, protocol, category)
-    return Summary(data, protocol, preset, category, seeds, mean, spread, references)
+    settings = _settings(runs[0], varying)
+    return Summary(data, protocol, preset, category, seeds, mean, spread, references, settings)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -150,7 +159,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """For each run what it is, its metrics, settings and versions."""
+    """A row for each run: its names, metrics, settings and versions."""
     for run in runs:
         row = _names(run) | {f"protocol.{key}": value for key, value in run["protocol"].items()}
         row |= metrics_of(run) | _threshold_cells(run.get("calibration"))
@@ -161,34 +170,34 @@ def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         row |= {"backbone": settings["backbone"], "weights_digest": settings["weights_digest"]}
         members = settings["members"]
         for key in members[0]:  # members of one preset differ in their taps
-            values = [_plain(member[key]) for member in members]
+            values = [setting_text(member[key]) for member in members]
             row[f"config.{key}"] = values[0] if len(set(values)) == 1 else " | ".join(values)
         yield row | {f"version.{key}": value for key, value in run["versions"].items()}
 
 
-def _threshold_cells(found: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The thresholds from good training images, what is to be expected at them, and what has to be known of them."""
-    known = {one["false_alarm_rate"]: one for one in (found or {}).get("thresholds", ())}
-    cells = {"calibration_images": found["images"] if found else None}
+def _threshold_cells(calibration: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The thresholds from good training images, the false alarms to expect at them, and remarks."""
+    thresholds = {entry["false_alarm_rate"]: entry for entry in (calibration or {}).get("thresholds", ())}
+    cells = {"calibration_images": calibration["images"] if calibration else None}
     for rate in RATES:
         for name in ("threshold", "expected_false_alarms"):
-            cells[at_rate(name, rate)] = known.get(rate, {}).get(name)
-    return cells | {"calibration_note": "; ".join(remarks(found))}
+            cells[at_rate(name, rate)] = thresholds.get(rate, {}).get(name)
+    return cells | {"calibration_note": "; ".join(remarks(calibration))}
 
 
 def _file_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """For each run every image it used, and as what."""
+    """A row for each image of each run, with its role."""
     for run in runs:
         names = _names(run) | {"protocol": run["protocol"]["name"]}
         for name in run["files"]["fit"]:
             yield names | {"role": "fit", "file": name, "label": 0}
-        for tested in run["files"]["test"]:
-            placement = tested.get("placement", {})
-            yield names | {"role": "test"} | {k: v for k, v in tested.items() if k != "placement"} | placement
+        for row in run["files"]["test"]:
+            placement = row.get("placement", {})
+            yield names | {"role": "test"} | {key: row[key] for key in row if key != "placement"} | placement
 
 
-def _plain(value: Any) -> str:
-    """A setting as a cell: texts as they are, nothing for None, else JSON."""
+def setting_text(value: Any) -> str:
+    """A setting as a cell: a text as it is, an empty cell for None, JSON otherwise."""
     return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 

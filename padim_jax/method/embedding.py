@@ -58,14 +58,10 @@ def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
     Raises:
       ValueError: unknown tap, or ``n_channels`` above the channels there are.
     """
+    check_channels(backbone.spec, config)
     taps = backbone.spec.select(config.taps)
     total = sum(tap.channels for tap in taps)
     dimension = _n_channels(backbone.spec, total, config)
-    if dimension > total:
-        raise ValueError(
-            f"n_channels={dimension} is more than the {total} channels of {backbone.spec.name} "
-            f"{', '.join(f'{tap.name} ({tap.channels})' for tap in taps)}; lower it"
-        )
     channels = np.arange(total)
     if config.projection == "random-channels":
         with jax.ensure_compile_time_eval():  # the draw is static, under jit too
@@ -80,6 +76,18 @@ def draw_embedding(backbone: Backbone, config: PadimConfig) -> Embedding:
         projected=None if config.projection == "random-channels" else dimension,
         precision=config.precision,
     )
+
+
+def check_channels(spec: BackboneSpec, config: PadimConfig) -> None:
+    """Raise ``ValueError`` where ``config`` names an unknown tap, or asks for more channels than its taps have."""
+    taps = spec.select(config.taps)
+    total = sum(tap.channels for tap in taps)
+    n_channels = _n_channels(spec, total, config)
+    if n_channels > total:
+        raise ValueError(
+            f"n_channels={n_channels} is more than the {total} channels of {spec.name} "
+            f"{', '.join(f'{tap.name} ({tap.channels})' for tap in taps)}; lower it"
+        )
 
 
 def check_embedding(embedding: Embedding, config: PadimConfig) -> None:
