@@ -38,7 +38,7 @@ class Grid:
 def expand_grid(options: Mapping[str, tuple[Any, ...]]) -> Grid:
     """The grid of the values that the options of settings were given; equal values count once."""
     values = {
-        name: list(dict.fromkeys([given] if name == "taps" else map(SETTINGS[name].stored, given)))
+        name: list(dict.fromkeys([given] if name == "taps" else map(SETTINGS[name].normalise, given)))
         for name, given in options.items()
         if given
     }
