@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 Interpolation = Literal["bilinear", "bicubic"]
-Covariance = Literal["ridge", "ledoit-wolf"]
+Covariance = Literal["ridge", "ledoit-wolf", "pooled"]
 Projection = Literal["random-channels", "semi-orthogonal", "principal-components"]
 Resize = Literal["stretch", "shorter-side", "pad"]
 Precision = Literal["float32", "bfloat16"]
@@ -17,8 +17,11 @@ Form = Literal["updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-
 ProtocolName = Literal["standard", "rotated"]
 TableFormat = Literal["markdown", "latex", "csv"]
 Size = int | tuple[int, int]
+Regulariser = float | Literal["auto"]  # "auto" is chosen from the images of the fit
 _MAX_PIXELS = 89_478_485  # Pillow's limit: larger images are refused
 _MAX_NEIGHBOURHOOD = 255  # cells of a neighbourhood's side
+RIDGE = 0.01  # PaDiM section III-B
+RIDGE = 0.01  # PaDiM section III-B
 
 FALSE_ALARM_RATE = 0.01
 PIXEL_RATE = 0.001
@@ -111,7 +114,8 @@ class PadimConfig:
 
     Attributes:
       n_channels: dimension d of the embedding; None takes the backbone's default.
-      ridge: ε of Σ = S + ε I, in squared units of the embedding (section III-B; 0.01 there).
+      ridge: ε of Σ = S + ε I, in squared units of the embedding (section III-B; 0.01 there); "auto" has the fit choose
+        it from its images (:mod:`padim_jax.method.regularisation`).
       seed: seed of the random channel selection (section III-C).
       image_size: images are resized to this (height, width), or to a square of this side, in
         pixels. A square is stored as its side.
@@ -123,7 +127,11 @@ class PadimConfig:
         averaged before anything else: ``f̄(i, j) = mean of f(i + a, j + b), |a|, |b| ≤ (k - 1) / 2``, over the
         cells that exist (as in PatchCore, arXiv 2106.08265, section 3.1). 1 leaves them as they are.
       covariance: "ridge", ``Σ = S + ε I``; or "ledoit-wolf", ``Σ = (1 - ρ) S + ρ (tr S / d) I + ε I`` with ρ
-        estimated at each position (see :mod:`padim_jax.gaussians.shrinkage`).
+        estimated at each position (see :mod:`padim_jax.gaussians.shrinkage`); or "pooled",
+        ``Σ = (C + ν T) / (n - 1 + ν) + ε I`` with C = (n - 1) S and T the mean of S over all positions (see
+        :mod:`padim_jax.gaussians.pooling`).
+      prior_images: ν of the "pooled" covariance, 0 or more: how many images the pooled covariance counts as; "auto"
+        has the fit choose it.
       projection: how the taps' C channels become d: "random-channels" keeps d of them (section III-C);
         "semi-orthogonal", x ↦ Wᵀx with W (C, d) uniform among those with ``WᵀW = I`` (arXiv 2105.14737);
         "principal-components", W the leading eigenvectors of the covariance over all patches (the paper's
@@ -153,11 +161,11 @@ class PadimConfig:
         "Dimension d of the embedding.",
         "the backbone's",
     )
-    ridge: float = _setting(
-        0.01,
-        lambda v: _is_number(v) and v > 0,
-        "a positive number: without it the covariance of n ≤ d images has no inverse",
-        "ε added to the covariance's diagonal.",
+    ridge: Regulariser = _setting(
+        RIDGE,
+        lambda v: v == "auto" or (_is_number(v) and v > 0),
+        "a positive number (without it the covariance of n ≤ d images has no inverse) or 'auto'",
+        "ε added to the covariance's diagonal; auto chooses it from the images.",
         normalise=_to_float,
     )
     seed: int = _setting(
@@ -194,7 +202,16 @@ class PadimConfig:
         "Average activations over k x k cells; k is odd.",
     )
     covariance: Covariance = _choice(
-        "ridge", Covariance, "The sample covariance + ε I, or that covariance shrunk at each position too."
+        "ridge",
+        Covariance,
+        "The sample covariance + ε I; or shrunk at each position too; or pooled with those of all positions.",
+    )
+    prior_images: Regulariser = _setting(
+        "auto",
+        lambda v: v == "auto" or (_is_number(v) and v >= 0),
+        "a number of images, 0 or more, or 'auto'",
+        "How many images the pooled covariance counts as; auto chooses it from the images.",
+        normalise=_to_float,
     )
     projection: Projection = _choice(
         "random-channels",
@@ -231,6 +248,13 @@ class PadimConfig:
             raise ValueError(
                 f"PadimConfig: image_size={self.image_size}, wanted at most {_MAX_PIXELS / 1e6:.0f} megapixels"
             )
+        if self.ridge == "auto" and self.covariance == "ledoit-wolf":
+            raise ValueError("PadimConfig: ridge='auto' does not go with covariance='ledoit-wolf'; give a number")
+        if self.prior_images != "auto" and self.covariance != "pooled":
+            raise ValueError(
+                f"PadimConfig: prior_images={self.prior_images!r} does not go with covariance={self.covariance!r}; it "
+                "is for 'pooled'"
+            )
         if self.sigma > max(self.crop):
             raise ValueError(
                 f"PadimConfig: sigma={self.sigma!r}, wanted a number of pixels from 0 to the crop's {max(self.crop)}"
@@ -253,8 +277,30 @@ class PadimConfig:
 
     @property
     def computed(self) -> "PadimConfig":
-        """The settings that matter once files are read: models that differ only in the others share a program."""
-        return self if self.value_range is None else dataclasses.replace(self, value_range=None)
+        """The settings that programs are made for: models that differ only in the others share them.
+
+        The value range matters only where files are read; ridge and prior images are given to programs as numbers.
+        """
+        return dataclasses.replace(self, value_range=None, ridge=RIDGE, prior_images="auto")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the ridge, or the number of prior images, is to be chosen from the images of the fit."""
+        return "auto" in (self.ridge, self.prior_images if self.covariance == "pooled" else None)
+
+    def regularisation(self, call: str) -> tuple[float, float]:
+        """The numbers ε and ν of the covariance; ν is 0 where it is not pooled.
+
+        Raises:
+          ValueError: naming ``call``, where they are yet to be chosen.
+        """
+        prior_images = self.prior_images if self.covariance == "pooled" else 0.0
+        if self.ridge == "auto" or prior_images == "auto":
+            raise ValueError(
+                f"{call}: ridge={self.ridge!r} and prior_images={prior_images!r} are yet to be chosen; give numbers, "
+                "or call padim_jax.regularise on the moments first, as fit does"
+            )
+        return self.ridge, prior_images
 
     @property
     def passes(self) -> int:

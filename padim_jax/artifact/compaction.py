@@ -72,7 +72,8 @@ def compact(
     exact = model if isinstance(model.gaussian, WhitenedGaussian) else with_solver(model, "inverse-factor")
     assert isinstance(exact.gaussian, WhitenedGaussian)
     p, d = exact.gaussian.mean.shape
-    ranked = moments is not None and rank is not None and 1 <= rank < d
+    full_rank = model.config.covariance == "pooled"  # as the covariance of all positions is
+    ranked = moments is not None and rank is not None and 1 <= rank < d and not full_rank
     names: list[DeployedForm] = ["triangle", "triangle-16bit", *(("low-rank", "low-rank-16bit") if ranked else ())]
     tried: list[tuple[DeployedForm, int, float]] = []
     low: LowRankGaussian | None = None
@@ -86,7 +87,11 @@ def compact(
         else:
             assert moments is not None
             assert rank is not None
-            low = run_exclusively(_low_rank, moments, rank, model.config.ridge) if low is None else low
+            low = (
+                run_exclusively(_low_rank, moments, rank, model.config.regularisation("compact")[0])
+                if low is None
+                else low
+            )
             quantised, gaussian = _round_basis(low, form == "low-rank-16bit")
         error = _largest_error(exact.gaussian, gaussian)
         tried.append((form, size, error))

@@ -31,6 +31,23 @@ class Size(click.ParamType):
         return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
+class NumberOrAuto(click.ParamType):
+    """A number, or ``auto``."""
+
+    name = "NUMBER|auto"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """As it is written here."""
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse; anything else is wrong use."""
+        try:
+            return value if value == "auto" else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor auto", param, ctx)
+
+
 RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
@@ -56,6 +73,7 @@ _KINDS: Mapping[Any, dict[str, Any]] = {
     int | None: {"type": int},
     int: {"type": int},
     float: {"type": float},
+    config.Regulariser: {"type": NumberOrAuto()},
     config.Size: {"type": Size()},
     tuple[str, ...] | None: {"multiple": True},
     tuple[float, float] | None: {"type": float, "nargs": 2, "metavar": "LOW HIGH"},

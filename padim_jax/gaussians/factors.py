@@ -18,8 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from padim_jax.gaussians import cholesky, shrinkage
 from padim_jax.gaussians.chunks import largest_divisor, map_chunks, map_in_cache, map_in_place
-from padim_jax.gaussians.leave_one_out import leave_one_out
+from padim_jax.gaussians.leave_one_out import Scalar, leave_one_out
 from padim_jax.gaussians.moments import Moments, shrinkage_strength
+from padim_jax.gaussians.pooling import Prior
 from padim_jax.gaussians.triangle import SymmetricMatrix, TriangularMatrix
 
 Solver = Literal["inverse-factor", "triangular-solve"]
@@ -84,10 +85,15 @@ class Gaussian(WholeFactors):
         return map_chunks(solve, self.factor, x - self.mean[:, None])
 
     def left_out_distances(
-        self, x: Float[Array, "p n d"], count: Float[Array, ""], weights: Float[Array, " n"], ridge: float
+        self,
+        x: Float[Array, "p n d"],
+        count: Float[Array, ""],
+        weights: Float[Array, " n"],
+        ridge: Scalar,
+        prior_images: Scalar = 0,
     ) -> Float[Array, "p n"]:
         """Distances of images from the Gaussian of all the others; :func:`leave_one_out` has formula and arguments."""
-        return self.with_solver("inverse-factor").left_out_distances(x, count, weights, ridge)
+        return self.with_solver("inverse-factor").left_out_distances(x, count, weights, ridge, prior_images)
 
     def is_finite(self) -> Bool[Array, " p"]:
         """Per position, whether mean and factor hold finite numbers only."""
@@ -154,10 +160,15 @@ class WhitenedGaussian(WholeFactors):
         return map_in_cache(norms, chunk, x, self.mean, self.whitening)
 
     def left_out_distances(
-        self, x: Float[Array, "p n d"], count: Float[Array, ""], weights: Float[Array, " n"], ridge: float
+        self,
+        x: Float[Array, "p n d"],
+        count: Float[Array, ""],
+        weights: Float[Array, " n"],
+        ridge: Scalar,
+        prior_images: Scalar = 0,
     ) -> Float[Array, "p n"]:
         """Distances of images from the Gaussian of all the others; :func:`leave_one_out` has formula and arguments."""
-        return leave_one_out(self.mean, self.whitening, x, count, weights, ridge, self.strength)
+        return leave_one_out(self.mean, self.whitening, x, count, weights, ridge, self.strength, prior_images)
 
     def is_finite(self) -> Bool[Array, " p"]:
         """Per position, whether mean and whitening hold finite numbers only."""
@@ -187,30 +198,32 @@ class WhitenedGaussian(WholeFactors):
         return self.with_solver("triangular-solve").leading_directions()
 
 
-def finalize(moments: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
+def finalize(
+    moments: Moments, ridge: Scalar, solver: Solver, prior: Prior | None = None
+) -> Gaussian | WhitenedGaussian:
     """Factor ``Σ = S + ridge · I``, ``S = C / (n - 1)`` (PaDiM equation 1) at every position.
 
     Where the higher moments were kept, ``(1 - ρ) S + ρ (tr S / d) I`` takes the place of S, with ρ by
-    :func:`padim_jax.gaussians.shrinkage.coefficient`; the ridge stays, for positions that never change.
-    Non-finite factors mean failure (fewer than two images, a scatter that is not positive semidefinite);
-    inside ``jit`` that can't be raised, so callers on the host check.
+    :func:`padim_jax.gaussians.shrinkage.coefficient`; with a prior, ``(C + ν T) / (n - 1 + ν)`` does. The ridge stays,
+    for positions that never change. Non-finite factors mean failure (fewer than two images, a scatter that is not
+    positive semidefinite); inside ``jit`` that can't be raised, so callers on the host check.
     """
     if solver == "inverse-factor":
-        return finalize_whitened(moments, ridge)
+        return finalize_whitened(moments, ridge, prior)
 
     def factorise(*operands: Any) -> Array:
-        return cholesky.factor(_covariance(moments.count, ridge, *operands))
+        return cholesky.factor(_covariance(moments.count, ridge, prior, *operands))
 
     strength = shrinkage_strength(moments)
     strengths = () if strength is None else (strength,)
     return Gaussian(moments.mean, map_chunks(factorise, moments.scatter, *strengths), strength)
 
 
-def finalize_whitened(moments: Moments, ridge: float) -> WhitenedGaussian:
+def finalize_whitened(moments: Moments, ridge: Scalar, prior: Prior | None = None) -> WhitenedGaussian:
     """:func:`finalize` for "inverse-factor"; where the scatter is donated, the whitening takes its room."""
 
     def whiten(*operands: Any) -> SymmetricMatrix:  # symmetric by name only: a loop keeps the type that it writes over
-        whitening = cholesky.inverse_factor(_covariance(moments.count, ridge, *operands)).mT
+        whitening = cholesky.inverse_factor(_covariance(moments.count, ridge, prior, *operands)).mT
         return SymmetricMatrix(TriangularMatrix.from_square(whitening).panels)
 
     strength = shrinkage_strength(moments)
@@ -220,9 +233,13 @@ def finalize_whitened(moments: Moments, ridge: float) -> WhitenedGaussian:
 
 
 def _covariance(
-    count: Float[Array, ""], ridge: float, scatter: SymmetricMatrix, *strength: Array
+    count: Float[Array, ""], ridge: Scalar, prior: Prior | None, scatter: SymmetricMatrix, *strength: Array
 ) -> Float[Array, "p d d"]:
-    covariance = scatter.square() / jnp.where(count > 1, count - 1, jnp.nan)
+    divisor = jnp.where(count > 1, count - 1, jnp.nan)
+    if prior is None:
+        covariance = scatter.square() / divisor
+    else:
+        covariance = (scatter.square() + prior.images * prior.covariance) / (divisor + prior.images)
     if strength:
         covariance = shrinkage.shrink(covariance, strength[0])
     return covariance + ridge * jnp.eye(scatter.side, dtype=covariance.dtype)[None]

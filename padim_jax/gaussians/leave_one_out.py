@@ -1,7 +1,7 @@
 """Leave-one-out Mahalanobis distances in closed form: no refit, no memory beyond the fitted factors.
 
-Of a fitted N(μ, Σ), ``Σ = (1 - ρ) S + ρ (tr S / d) I + ε I`` with S = C / (n - 1) (ρ = 0 where it is not shrunk),
-image x = μ + δ is taken out again. The scatter becomes ``C' = C - b δ δᵀ``, the divisor and the trace lose the
+Of a fitted N(μ, Σ), ``Σ = (1 - ρ) S + ρ (tr S / d) I + ε I`` with S = C / (n - 1) (ρ = 0 where it is not shrunk), or
+``Σ = (C + ν T) / (n - 1 + ν) + ε I`` where it is pooled, image x = μ + δ is taken out again. The scatter becomes ``C' = C - b δ δᵀ``, the divisor and the trace lose the
 image's share, so that ``Σ' = κ (Σ - τ I) - c δ δᵀ`` with numbers κ, τ and c, the smallest eigenvalue of Σ above τ; then
 Sherman and Morrison's formula gives the distance from ``q = δᵀ (κ (Σ - τ I))⁻¹ δ``.
 """
@@ -15,6 +15,8 @@ from jaxtyping import Array, Float
 from padim_jax.gaussians.chunks import map_chunks
 from padim_jax.gaussians.triangle import TriangularMatrix
 
+Scalar = float | Float[Array, ""]
+
 _MAX_STEPS = 100
 _TOLERANCE = 1e-5  # the largest share of a sum that its last step may have added
 
@@ -25,20 +27,21 @@ def leave_one_out(
     x: Float[Array, "p n d"],
     count: Float[Array, ""],
     weights: Float[Array, " n"],
-    ridge: float,
+    ridge: Scalar,
     strength: Float[Array, " p"] | None = None,
+    prior_images: Scalar = 0,
 ) -> Float[Array, "p n"]:
     """Mahalanobis distances, not squared, of images from the Gaussian of all the others.
 
-    With w the image's weight (1), n all images' and ``b = w n / (n - w)``:
+    With w the image's weight (1), n all images', ``b = w n / (n - w)`` and ``m = n - 1 + ν`` the divisor of Σ:
 
-    * ``κ = (n - 1) / (n - w - 1)``, ``τ = ε (1 - 1/κ) + ρ b ‖δ‖² / (d (n - 1))``, ``c = (1 - ρ) b / (n - w - 1)``;
+    * ``κ = m / (m - w)``, ``τ = ε (1 - 1/κ) + ρ b ‖δ‖² / (d m)``, ``c = (1 - ρ) b / (m - w)``;
     * ``q = δᵀ (κ (Σ - τ I))⁻¹ δ``, a few steps from ``δᵀ Σ⁻¹ δ``, because τ falls like 1/n;
     * ``D² = (n / (n - w))² q / (1 - c q)``.
 
-    The coefficient ρ is held fixed; everything else is as a refit without the image would have it. Valid for n ≤ d
-    too, where float32 rounding of Σ leaves a relative error of about ``2⁻²⁴ D²``. Not finite where the formula has no
-    meaning: n - w ≤ 1, or an image that was not among those fitted on.
+    The coefficient ρ, and the covariance T that counts as ν images, are held fixed; everything else is as a refit
+    without the image would have it. Valid for n ≤ d too, where float32 rounding of Σ leaves a relative error of about
+    ``2⁻²⁴ D²``. Not finite where the formula has no meaning: n - w ≤ 1, or an image that was not among those fitted on.
 
     Args:
       mean: μ of all images.
@@ -48,24 +51,36 @@ def leave_one_out(
       weights: with which they were fitted; an image that was fitted twice is left out twice by weight 2.
       ridge: ε.
       strength: ρ; None where Σ is not shrunk.
+      prior_images: ν of ``Σ = (C + ν T) / (n - 1 + ν) + ε I``; 0 where nothing is pooled.
     """
     # chunk by chunk: XLA packs the transposed factors of a whole batched product once more on CPU
     strength = jnp.zeros(len(x), x.dtype) if strength is None else strength
-    chunk_distances = functools.partial(_chunk_distances, count=count, weights=weights, ridge=ridge)
+    chunk_distances = functools.partial(
+        _chunk_distances, count=count, weights=weights, ridge=ridge, prior_images=prior_images
+    )
     return map_chunks(chunk_distances, whitening, mean, strength, x)
 
 
 def _chunk_distances(
-    whitening: TriangularMatrix, mean: Array, strength: Array, x: Array, *, count: Array, weights: Array, ridge: float
+    whitening: TriangularMatrix,
+    mean: Array,
+    strength: Array,
+    x: Array,
+    *,
+    count: Array,
+    weights: Array,
+    ridge: Scalar,
+    prior_images: Scalar,
 ) -> Array:
     d, strength = x.shape[-1], strength[:, None]
     delta = x - mean[:, None]
     weight = weights.astype(x.dtype)[None]
-    divisor = count - weight - 1
+    divisor = count - 1 + prior_images
+    divisor_left = divisor - weight
     b = weight * count / (count - weight)
-    kappa = (count - 1) / divisor
-    tau = ridge * (weight / (count - 1)) + strength * b * jnp.sum(delta**2, axis=-1) / (d * (count - 1))
-    c = (1 - strength) * b / divisor
+    kappa = divisor / divisor_left
+    tau = ridge * (weight / divisor) + strength * b * jnp.sum(delta**2, axis=-1) / (d * divisor)
+    c = (1 - strength) * b / divisor_left
 
     # q = zᵀ (I - τ WᵀW)⁻¹ z / κ by conjugate gradients (Hestenes & Stiefel 1952), each image for itself, all at once
     z = whitening.rows_times(delta)
@@ -93,4 +108,4 @@ def _chunk_distances(
     q = jnp.where(gain <= _TOLERANCE * q, q, jnp.nan) / kappa
     denominator = 1 - c * q
     squared = (count / (count - weight)) ** 2 * q / jnp.where(denominator > 0, denominator, jnp.nan)
-    return jnp.sqrt(jnp.where(divisor > 0, squared, jnp.nan))
+    return jnp.sqrt(jnp.where(count - weight > 1, squared, jnp.nan))

@@ -62,9 +62,7 @@ class LowRankGaussian:
         limit = BASES_BYTES // max(1, self.basis[0].size * self.basis.dtype.itemsize)
         return map_in_cache(distances, largest_divisor(len(x), limit), x, self)
 
-    def left_out_distances(
-        self, x: Float[Array, "p n d"], count: Float[Array, ""], weights: Float[Array, " n"], ridge: float
-    ) -> NoReturn:
+    def left_out_distances(self, *operands: object) -> NoReturn:
         """Raise ``ValueError``: the directions that are not stored can't be put back."""
         raise ValueError(f"left_out_distances: {self.no_leave_one_out}")
 

@@ -54,7 +54,7 @@ class Panels:
     def __len__(self) -> int:
         return len(self.panels[0])
 
-    def __getitem__(self: Matrix, positions: slice | Int[np.ndarray, " k"]) -> Matrix:
+    def __getitem__(self: Matrix, positions: slice | Int[Array | np.ndarray, " k"]) -> Matrix:
         return type(self)(tuple(panel[positions] for panel in self.panels))
 
     def diagonal(self) -> Float[Array, "p d"]:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,9 +26,10 @@ from padim_jax.artifact.layouts import form_bytes, tree_bytes
 from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.stored import StoredArrays
 from padim_jax.backbones import Backbone, backbone_parameters
-from padim_jax.config import Form, PadimConfig
+from padim_jax.config import RIDGE, Form, PadimConfig
 from padim_jax.gaussians import factors, packing
 from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.pooling import Prior
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.inspection.cost import Cost, compiled, measured, resident
 from padim_jax.method import fitting, programs
@@ -298,10 +300,13 @@ def _compiled(
     rest = replace(state.moments, scatter=SymmetricMatrix(()))
     scatter = state.moments.scatter
     solver = fitting.DEFAULT_SOLVER
-    fitted = jax.eval_shape(lambda s, r: programs.factor(s, r, state.config.ridge, solver), scatter, rest)
-    factor = compiled(programs.factor, scatter, rest, state.config.ridge, solver)
+    number, d = jax.ShapeDtypeStruct((), jnp.float32), state.embedding.dimension
+    pooled = state.config.covariance == "pooled"
+    prior = Prior(jax.ShapeDtypeStruct((d, d), jnp.float32), number) if pooled else None  # pyright: ignore[reportArgumentType]
+    fitted = jax.eval_shape(partial(programs.factor, solver=solver), scatter, rest, number, prior=prior)
+    factor = compiled(programs.factor, scatter, rest, number, solver, prior)
     model = Padim(backbone, fitted, state.count, state.config, state.embedding, projection=state.projection)
-    left_out = compiled(programs.leave_one_out, model, images, weights)
+    left_out = compiled(programs.leave_one_out, model, images, weights, number, number)
     score = compiled(programs.score, model, images)
     score = replace(score, code=max(score.code, update.code))
     return {"update": update, "factor": factor, "leave_one_out": left_out, "score": score}, model
@@ -320,9 +325,9 @@ def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cos
     moments, fold = measured(jax.jit(gaussian_moments.update), moments, x, weights)
     moments = gaussian_moments.update(moments, x[:, ::-1] * 0.5, weights)  # no two batches are alike
     found["update"] = fold
-    finalize = jax.jit(lambda moments: factors.finalize(moments, config.ridge, "inverse-factor"))
+    finalize = jax.jit(lambda moments: factors.finalize(moments, RIDGE, "inverse-factor"))
     fitted, found["factor"] = measured(finalize, moments)
-    left_out = jax.jit(lambda fitted, *of: fitted.left_out_distances(*of, ridge=config.ridge))
+    left_out = jax.jit(lambda fitted, *of: fitted.left_out_distances(*of, ridge=RIDGE))
     _, found["leave_one_out"] = measured(left_out, fitted, x, moments.count, weights)
     distances, found["score"] = measured(jax.jit(lambda fitted, x: fitted.distances(x)), fitted, x)
     for name in ("update", "factor", "leave_one_out", "score"):

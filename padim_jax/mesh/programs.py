@@ -23,7 +23,9 @@ from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.gaussians import factors
 from padim_jax.gaussians import moments as gaussian_moments
+from padim_jax.gaussians.leave_one_out import Scalar
 from padim_jax.gaussians.moments import Moments
+from padim_jax.gaussians.pooling import Prior
 from padim_jax.mesh.shardings import (
     GRID,
     IMAGES,
@@ -166,7 +168,8 @@ def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel
     """
     check_backbone("finalize", backbone, moments.embedding)
     fitting.check_count(moments)
-    fitted = _finalize(moments.moments, moments.config.ridge, mesh)
+    ridge, _ = moments.config.regularisation("finalize")
+    fitted = _finalize(moments.moments, ridge, fitting.pooled_prior("finalize", moments), mesh)
     model = Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
     finite = jax.jit(lambda gaussian: gaussian.is_finite(), out_shardings=NamedSharding(mesh, SAME))(fitted)
     return MeshModel(fitting.check_factors(model, finite), mesh)
@@ -221,7 +224,7 @@ def score_left_out(model: MeshModel, images: Array, weights: Array) -> tuple[Sco
 
     Positions that a grid was filled up with are among them, as 0, behind the others of their device.
     """
-    return _leave_out(model, images, weights)
+    return _leave_out(model, images, weights, model.model.config.regularisation("leave_one_out_scores"))
 
 
 @jax.jit
@@ -237,19 +240,23 @@ def _score(model: MeshModel, images: Array) -> Scores:
 
 
 @jax.jit
-def _leave_out(model: MeshModel, images: Array, weights: Array) -> tuple[Scores, Array]:
+def _leave_out(
+    model: MeshModel, images: Array, weights: Array, regularisation: tuple[Scalar, Scalar]
+) -> tuple[Scores, Array]:
     mesh, whole = model.mesh, model.model
 
-    def local(fitted: Any, rest: Padim, images: Array, weights: Array) -> tuple[Scores, Array]:
+    def local(
+        fitted: Any, rest: Padim, images: Array, weights: Array, regularisation: tuple[Array, Array]
+    ) -> tuple[Scores, Array]:
         x = _exchanged(mesh, rest.backbone, whole.embedding, images, rest.projection)
         of_row = lax.all_gather(weights, "grid", tiled=True)
-        distances = fitted.left_out_distances(x, rest.count, of_row, whole.config.ridge)
+        distances = fitted.left_out_distances(x, rest.count, of_row, *regularisation)
         some = programs.some_embeddings(x, whole.embedding.n_positions)
         return _judged(mesh, rest, distances), lax.all_to_all(some, "grid", split_axis=1, concat_axis=0, tiled=True)
 
     specs = (IMAGES, PartitionSpec(None, ("data", "grid")))
-    run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES, IMAGES), out_specs=specs, check_vma=False)
-    return run(whole.gaussian, _rest(whole), images, weights)
+    run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES, IMAGES, SAME), out_specs=specs, check_vma=False)
+    return run(whole.gaussian, _rest(whole), images, weights, jax.tree.map(jnp.asarray, regularisation))
 
 
 def _rest(model: Padim) -> Padim:
@@ -335,12 +342,14 @@ def _split(moments: Moments, mesh: Mesh) -> Moments:
     return jax.shard_map(local, mesh=mesh, in_specs=(_OF_ALL,), out_specs=_OF_ROWS, check_vma=False)(moments)
 
 
-@functools.partial(jax.jit, static_argnames=("ridge", "mesh"))
-def _finalize(moments: Moments, ridge: float, mesh: Mesh) -> factors.WhitenedGaussian:
-    def local(own: Moments) -> Any:
-        return factors.finalize(own, ridge, "inverse-factor")
+@functools.partial(jax.jit, static_argnames="mesh")
+def _finalize(moments: Moments, ridge: Scalar, prior: Prior | None, mesh: Mesh) -> factors.WhitenedGaussian:
+    def local(own: Moments, ridge: Array, prior: Prior | None) -> Any:
+        return factors.finalize(own, ridge, "inverse-factor", prior)
 
-    fitted = jax.shard_map(local, mesh=mesh, in_specs=(_OF_ALL,), out_specs=SPREAD, check_vma=False)(moments)
+    specs = (_OF_ALL, SAME, SAME)
+    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=SPREAD, check_vma=False)
+    fitted = run(moments, jnp.asarray(ridge), prior)
     return lax.with_sharding_constraint(fitted, NamedSharding(mesh, GRID))
 
 

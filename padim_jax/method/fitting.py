@@ -12,12 +12,14 @@ from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig, differences
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.factors import Solver
+from padim_jax.gaussians.pooling import Prior
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method import programs
 from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, pad_batches
 from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.projection import principal_components, semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
+from padim_jax.method.regularisation import ImageSample, regularise
 
 # where none is named: on CPU at d = 100, one image takes 5 ms by the product with the inverse factor and 100 ms by
 # triangular solves
@@ -153,7 +155,8 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     before, later = (np.asarray(programs.diagonal(state.moments.scatter)) for state in (moments, after))
     if not (later >= -1e-5 * before.max(axis=-1, keepdims=True)).all():
         raise ValueError("forget: the moments hold less variance than the images to forget; those were never folded in")
-    error = programs.rounding_left(moments.moments, after.moments, moments.config.ridge).max()
+    ridge, _ = moments.config.regularisation("forget")
+    error = programs.rounding_left(moments.moments, after.moments, ridge, pooled_prior("forget", after)).max()
     if not error <= _LARGEST_ERROR:  # NaN where the covariance is no longer definite
         raise FloatingPointError(
             f"forget: {n_left:g} of {float(moments.count):g} images would be left, and what rounding leaves of the "
@@ -167,6 +170,8 @@ def finalize(
 ) -> Padim:
     """Turn moments into a model: ``Σ = C / (n - 1) + ε I`` and its Cholesky factor at every position.
 
+    ``config.covariance`` says what else Σ may be.
+
     Works for n ≤ d too, where ε alone makes Σ definite (PaDiM section III-B).
 
     Args:
@@ -177,7 +182,7 @@ def finalize(
       donate: use the moments up, which saves the room of a second state; it does nothing for "triangular-solve".
 
     Raises:
-      ValueError: fewer than two images, or another backbone.
+      ValueError: fewer than two images, another backbone, or a ridge that is yet to be chosen.
       FloatingPointError: naming positions whose covariance could not be factored. (Neither can be
         raised inside ``jit``, where such models hold non-finite numbers: finalize outside, or check.)
 
@@ -191,7 +196,8 @@ def finalize(
     # only panels fit into the scatter's room, and only the scatter is given away
     factor = programs.factor_donating if donate and solver == "inverse-factor" else programs.factor
     others = replace(moments.moments, scatter=SymmetricMatrix(()))
-    fitted = factor(moments.moments.scatter, others, moments.config.ridge, solver)
+    ridge, _ = moments.config.regularisation("finalize")
+    fitted = factor(moments.moments.scatter, others, ridge, solver, pooled_prior("finalize", moments))
     return check_factors(
         Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
     )
@@ -229,9 +235,11 @@ def fit(
         projection = principal_components(
             backbone, draw_embedding(backbone, config), pad_batches("fit", batches, config)
         )
-    moments = init(backbone, config, projection=projection)
-    for updated in accumulate(backbone, moments, batches):
+    moments, sample = init(backbone, config, projection=projection), ImageSample()
+    for updated in accumulate(backbone, moments, sample.watch(batches) if config.chooses else batches):
         moments = updated
+    if config.chooses:
+        moments = regularise(backbone, moments, sample.batches())
     return finalize(backbone, moments, solver=solver, donate=True)
 
 
@@ -292,6 +300,18 @@ def _check_alike(call: str, a: PadimMoments, b: PadimMoments) -> None:
         gap = float(np.abs(np.asarray(a.projection) - np.asarray(b.projection)).max())
         if not gap < PROJECTION_TOLERANCE:
             raise ValueError(f"{call}: the projections differ by up to {gap:.2g}; begin both fits with the same one")
+
+
+def pooled_prior(call: str, moments: PadimMoments) -> Prior | None:
+    """The covariance pooled over all positions, as many images as it counts as; None where it is not pooled.
+
+    Raises:
+      ValueError: naming ``call``, where that number is yet to be chosen.
+    """
+    if moments.config.covariance != "pooled":
+        return None
+    _, prior_images = moments.config.regularisation(call)
+    return programs.pool(moments.moments, moments.embedding.n_positions, prior_images)
 
 
 def half_life_array(call: str, images: float | None) -> Array | None:

@@ -14,13 +14,15 @@ from jaxtyping import Array, Bool, Float
 from padim_jax.backbones import Backbone
 from padim_jax.gaussians import factors, moments
 from padim_jax.gaussians.factors import Gaussian, Solver, WhitenedGaussian
+from padim_jax.gaussians.leave_one_out import Scalar
 from padim_jax.gaussians.low_rank import AnyGaussian
 from padim_jax.gaussians.moments import Moments
+from padim_jax.gaussians.pooling import Prior, pooled_covariance
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method import calibration
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import Calibration
-from padim_jax.method.embedding import embed
+from padim_jax.method.embedding import Embedding, embed
 from padim_jax.method.records import Padim, PadimMoments, Scores
 
 _SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # enough to see how parts lie
@@ -40,12 +42,20 @@ update = jax.jit(_update)
 update_donating = jax.jit(_update, donate_argnames="state")
 
 
-def _factor(scatter: SymmetricMatrix, others: Moments, ridge: float, solver: Solver) -> Gaussian | WhitenedGaussian:
-    return factors.finalize(replace(others, scatter=scatter), ridge, solver)
+@functools.partial(jax.jit, static_argnames="n_positions")
+def pool(state: Moments, n_positions: int, prior_images: Scalar) -> Prior:
+    """The pooled covariance; a program of its own, because a scatter that is read could not be written over."""
+    return Prior(pooled_covariance(state, n_positions), jnp.asarray(prior_images, jnp.float32))
 
 
-factor = jax.jit(_factor, static_argnames=("ridge", "solver"))
-factor_donating = jax.jit(_factor, static_argnames=("ridge", "solver"), donate_argnames="scatter")
+def _factor(
+    scatter: SymmetricMatrix, others: Moments, ridge: Scalar, solver: Solver, prior: Prior | None
+) -> Gaussian | WhitenedGaussian:
+    return factors.finalize(replace(others, scatter=scatter), ridge, solver, prior)
+
+
+factor = jax.jit(_factor, static_argnames="solver")
+factor_donating = jax.jit(_factor, static_argnames="solver", donate_argnames="scatter")
 
 
 @jax.jit
@@ -60,10 +70,24 @@ def forget(state: PadimMoments, gone: PadimMoments) -> PadimMoments:
     return replace(state, moments=moments.forget(state.moments, gone.moments))
 
 
-@functools.partial(jax.jit, static_argnames="ridge")
-def rounding_left(before: Moments, after: Moments, ridge: float) -> Float[Array, " p"]:
+@jax.jit
+def rounding_left(before: Moments, after: Moments, ridge: Scalar, prior: Prior | None) -> Float[Array, " p"]:
     """Relative error that forgetting may have left in distances, per position."""
-    return moments.rounding_left(before, after, factors.finalize_whitened(after, ridge).whitening)
+    return moments.rounding_left(before, after, factors.finalize_whitened(after, ridge, prior).whitening)
+
+
+@functools.partial(jax.jit, static_argnames="embedding")
+def embed_at(
+    backbone: Backbone, embedding: Embedding, images: Array, projection: Array | None, positions: Array
+) -> Float[Array, "q n d"]:
+    """Embeddings of images at some positions."""
+    return embed(backbone, embedding, images, projection)[positions]
+
+
+@functools.partial(jax.jit, static_argnames="n_positions")
+def statistics_at(state: Moments, positions: Array, n_positions: int) -> tuple[Array, Array, Array]:
+    """Means and scatters at some positions, and the covariance pooled over all."""
+    return state.mean[positions], state.scatter[positions].square(), pooled_covariance(state, n_positions)
 
 
 @jax.jit
@@ -97,10 +121,12 @@ def score(model: Padim, images: Array) -> Scores:
 
 
 @jax.jit
-def leave_one_out(model: Padim, images: Array, weights: Array) -> tuple[Scores, Array, Array]:
+def leave_one_out(
+    model: Padim, images: Array, weights: Array, ridge: Scalar, prior_images: Scalar
+) -> tuple[Scores, Array, Array]:
     """Scores by the models of all others, Σ w (x - μ), which is 0 over all images fitted on, and some embeddings."""
     x = embed(model.backbone, model.embedding, images, model.projection)
-    distances = model.gaussian.left_out_distances(x, model.count, weights, model.config.ridge)
+    distances = model.gaussian.left_out_distances(x, model.count, weights, ridge, prior_images)
     shift = jnp.einsum("pnd,n->pd", x - model.gaussian.mean[:, None], weights, precision="highest")
     return maps_of(model, distances), shift, some_embeddings(x, len(x))
 

@@ -253,7 +253,9 @@ def score_left_out(
       Scores, not finite where an image can't be left out; Σ w (x - μ), which is 0 over all images fitted on; and
       embeddings at some positions and of some channels.
     """
-    return programs.leave_one_out(_strip_settings(model), jnp.asarray(images), jnp.asarray(weights, jnp.float32))
+    regularisation = model.config.regularisation("leave_one_out_scores")
+    weights = jnp.asarray(weights, jnp.float32)
+    return programs.leave_one_out(_strip_settings(model), jnp.asarray(images), weights, *regularisation)
 
 
 def scores_from_distances(model: Padim, distances: Float[Array, "p n"]) -> Scores:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from padim_jax.config import RIDGE
 from padim_jax.images.folder import digest_file
 from padim_jax.mesh.processes import gather
 from padim_jax.method.alignment import remarks
@@ -149,7 +150,7 @@ def calibrate_files(
             f"calibrated on {copies.different} different ones"
         )
     if images is not None and model.roi is None:
-        for text in gathering.alignment(model.config.ridge):
+        for text in gathering.alignment(RIDGE):
             watch.remark(f"note: {text}")
     method: Method = "held-out" if images is None else "leave-one-out"
     return calibration(gathering.scores(), gathering.pixels(), method, *rates)

@@ -1,0 +1,199 @@
+"""The numbers that keep covariances of few images sound, chosen from the good images: the ridge ε and the prior's ν.
+
+They are those under which good images are most likely, each by the Gaussian of all the others
+(:mod:`padim_jax.gaussians.likelihood`), on average over a sample of positions and images. A ridge that is too small
+makes a good image that is a little unlike the others impossible, and one that is too large blurs what images share.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from padim_jax.backbones import Backbone
+from padim_jax.gaussians.likelihood import left_out_log_likelihoods
+from padim_jax.method import programs
+from padim_jax.method.checks import check_backbone, pad_batches
+from padim_jax.method.records import PadimMoments
+
+Batch = UInt8[Array | np.ndarray, "n height width 3"]
+
+SAMPLE_IMAGES = 128
+FEWEST_IMAGES = 3  # of which one can be left out
+_FALLBACK_PRIOR_IMAGES = 30.0  # where nothing can be chosen: the middle of the values tried
+_FALLBACK_RIDGE = 0.03  # of the mean variance, likewise
+_RELATIVE_RIDGES = tuple(10.0**exponent for exponent in np.arange(-3, 0.5, 0.5))  # of the mean variance
+_PRIOR_IMAGES = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+_POSITIONS = 64
+_OPERATIONS = 2e9  # about as many as the eigendecompositions may take
+_STILL = 1e-6  # of the mean variance: positions of less never change, and any ridge suits them
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """The numbers that were chosen for a fit.
+
+    Attributes:
+      ridge: ε.
+      prior_images: ν; 0 where the covariance is not pooled.
+      log_likelihood: mean log-likelihood of an image at a position, left out; None where there were too few images.
+      images: how many images it was chosen on.
+    """
+
+    ridge: float
+    prior_images: float
+    log_likelihood: float | None
+    images: int
+
+    def describe(self) -> str:
+        """A sentence for the user."""
+        prior = f", and the covariance of all positions counts as {self.prior_images:g} images" * (
+            self.prior_images > 0
+        )
+        if self.log_likelihood is None:
+            return f"{self.images} images are too few to choose a ridge by; it is {self.ridge:g}{prior}"
+        return (
+            f"ridge {self.ridge:g}{prior}: chosen by the likelihood of {self.images} good images, each left out of "
+            "the fit in turn"
+        )
+
+
+class ImageSample:
+    """Images evenly spread over all that pass by, whatever their batches: up to twice :data:`SAMPLE_IMAGES` of them."""
+
+    def __init__(self) -> None:
+        self._images: list[np.ndarray] = []
+        self._interval, self._count = 1, 0
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches, of whose images some are kept."""
+        for batch in batches:
+            yield batch
+            for image in batch:
+                self._add(image)
+
+    def batches(self, size: int = 16) -> Iterator[UInt8[np.ndarray, "n height width 3"]]:
+        """The images kept, in order."""
+        return (np.stack(self._images[start : start + size]) for start in range(0, len(self._images), size))
+
+    def _add(self, image: Array | np.ndarray) -> None:
+        if self._count % self._interval == 0:
+            self._images.append(np.array(image))
+            if len(self._images) == 2 * SAMPLE_IMAGES:
+                self._images, self._interval = self._images[::2], 2 * self._interval
+        self._count += 1
+
+
+def regularise(
+    backbone: Backbone,
+    moments: PadimMoments,
+    batches: Iterable[Batch],
+    weights: Iterable[float] | None = None,
+) -> PadimMoments:
+    """Choose the numbers of ``moments.config`` that are "auto"; moments whose settings are numbers stay as they are.
+
+    Args:
+      backbone: the one given to :func:`padim_jax.init`.
+      moments: of all good images.
+      batches: those images, or some of them: about a hundred, evenly spread, are enough.
+      weights: of the images in order, where they were not folded in with weight 1.
+
+    Raises:
+      TypeError, ValueError: images or backbone as :func:`padim_jax.update`.
+
+    >>> settings = padim.PadimConfig(**{**vars(config), "covariance": "pooled", "ridge": "auto"})
+    >>> moments = padim.update(backbone, padim.init(backbone, settings), good_images)
+    >>> moments = padim.regularise(backbone, moments, [good_images])
+    >>> type(moments.config.ridge).__name__, type(moments.config.prior_images).__name__
+    ('float', 'float')
+    """
+    return with_regularisation(moments, choose_regularisation(backbone, moments, batches, weights))
+
+
+def with_regularisation(moments: PadimMoments, chosen: Regularisation) -> PadimMoments:
+    """The same moments with settings whose numbers are those that were chosen."""
+    config = replace(moments.config, ridge=chosen.ridge)
+    if config.covariance == "pooled":
+        config = replace(config, prior_images=chosen.prior_images)
+    return replace(moments, config=config)
+
+
+def choose_regularisation(
+    backbone: Backbone,
+    moments: PadimMoments,
+    batches: Iterable[Batch],
+    weights: Iterable[float] | None = None,
+) -> Regularisation:
+    """What :func:`regularise` chooses, in a record."""
+    check_backbone("regularise", backbone, moments.embedding)
+    positions = sample_positions(moments.embedding.n_positions, moments.embedding.dimension)
+    parts = []
+    for images, valid in pad_batches("regularise", batches, moments.config):
+        x = programs.embed_at(backbone, moments.embedding, images, moments.projection, positions)
+        parts.append(np.asarray(x)[:, : int(valid.sum())])
+    x = np.concatenate(parts, axis=1) if parts else np.zeros((len(positions), 0, moments.embedding.dimension))
+    own = np.ones(x.shape[1]) if weights is None else np.fromiter(weights, np.float64)
+    statistics = programs.statistics_at(moments.moments, positions, moments.embedding.n_positions)
+    return choose(moments, Statistics(*(np.asarray(value, np.float64) for value in statistics)), x, own)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments at a sample of positions, on the host.
+
+    Attributes:
+      mean: (q, d).
+      scatter: (q, d, d).
+      pooled: (d, d), the mean covariance of all positions.
+    """
+
+    mean: Float[np.ndarray, "q d"]
+    scatter: Float[np.ndarray, "q d d"]
+    pooled: Float[np.ndarray, "d d"]
+
+
+def sample_positions(n_positions: int, dimension: int) -> np.ndarray:
+    """Positions, evenly spread, at which the numbers are chosen; fewer in many dimensions."""
+    most = int(_OPERATIONS / (len(_PRIOR_IMAGES) * dimension**3))
+    count = min(n_positions, _POSITIONS, max(8, most))
+    return ((np.arange(count) + 0.5) * n_positions / count).astype(int)
+
+
+def choose(
+    moments: PadimMoments, statistics: Statistics, x: Float[np.ndarray, "q k d"], weights: Float[np.ndarray, " k"]
+) -> Regularisation:
+    """The numbers under which embeddings of some images, at :func:`sample_positions`, are most likely.
+
+    Of numbers that are as good, the larger ridge and the fewer prior images. Numbers that are set stay.
+    """
+    config, count = moments.config, float(moments.count)
+    variance = float(np.trace(statistics.pooled)) / len(statistics.pooled)
+    pooled = config.covariance == "pooled"
+    changing = np.trace(statistics.scatter, axis1=1, axis2=2) > _STILL * variance * count * len(statistics.pooled)
+    usable = (count - weights >= FEWEST_IMAGES - 1) & (weights > 0)
+    if count < FEWEST_IMAGES or usable.sum() < FEWEST_IMAGES or not changing.any():
+        variance = variance if np.isfinite(variance) and variance > 0 else 1.0
+        ridge = _rounded(_FALLBACK_RIDGE * variance) if config.ridge == "auto" else config.ridge
+        prior = _FALLBACK_PRIOR_IMAGES if config.prior_images == "auto" else config.prior_images
+        return Regularisation(ridge, prior if pooled else 0.0, None, int(usable.sum()))
+    ridges = [_rounded(share * variance) for share in _RELATIVE_RIDGES] if config.ridge == "auto" else [config.ridge]
+    priors: Sequence[float] = _PRIOR_IMAGES if config.prior_images == "auto" else [config.prior_images]
+    likelihoods = left_out_log_likelihoods(
+        x[changing][:, usable],
+        statistics.mean[changing],
+        statistics.scatter[changing],
+        count,
+        weights[usable],
+        statistics.pooled,
+        ridges,
+        priors if pooled else [0.0],
+    ).mean(axis=2)
+    v, e = np.unravel_index(int(likelihoods.argmax()), likelihoods.shape)
+    prior = float(priors[v]) if pooled else 0.0
+    return Regularisation(float(ridges[e]), prior, float(likelihoods[v, e]), int(usable.sum()))
+
+
+def _rounded(value: float) -> float:
+    """To two significant digits, so that it can be read and typed."""
+    return float(f"{value:.2g}")
