@@ -13,7 +13,7 @@ from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.terminal import note_ignored, progress_bar, say, tell
 from padim_jax.commands.watching import unreadable_option, watching
 from padim_jax.images import find_images
-from padim_jax.runs.engines import engine
+from padim_jax.runs.engines import Engine, engine
 from padim_jax.runs.forget import forget_files
 from padim_jax.runs.merge import merge_models
 from padim_jax.runs.recalibration import rates_of, recalibrate
@@ -85,7 +85,7 @@ def merge_command(
         with progress_bar("merge", 1 + len(others), "models") as advance:
             parts = _loaded((model, *others), advance)
             whole = merge_models(parts, false_alarm_rate=false_alarm_rate, pixel_rate=pixel_rate, remark=say)
-        _finish(whole, out, held_out, rates, batch_size, trusted, keep_previous=False)
+        _finish(whole, out, engine(whole.backbone), held_out, rates, batch_size, trusted, keep_previous=False)
 
 
 def _loaded(models: tuple[Path, ...], advance: Callable[[int], None]) -> Iterator[Updatable]:
@@ -102,10 +102,11 @@ def forget_command(
     false_alarm_rate: float | None,
     pixel_rate: float | None,
     trusted: bool,
+    devices: int | None,
     batch_size: int,
 ) -> None:
     """Do what ``padim forget`` says it does."""
-    target = out or model
+    target, mesh = out or model, MeshOptions(devices).mesh()
     check_writable(target)
     with locked(target, "forget"):
         stored = load_updatable(model)
@@ -113,9 +114,10 @@ def forget_command(
         note_ignored(images.ignored)
         rates = rates_of(stored.calibration, false_alarm_rate, pixel_rate)
         with watching(_as_it_is(model)) as watch:
-            changed = forget_files(stored, images.paths, batch_size=batch_size, watch=watch)
+            where = engine(stored.backbone, mesh)
+            changed = forget_files(stored, images.paths, batch_size=batch_size, watch=watch, engine=where)
         del stored
-        _finish(changed, target, held_out, rates, batch_size, trusted, keep_previous=True)
+        _finish(changed, target, where, held_out, rates, batch_size, trusted, keep_previous=True)
 
 
 def undo_command(model: Path) -> None:
@@ -130,6 +132,7 @@ def undo_command(model: Path) -> None:
 def _finish(
     changed: Updatable,
     path: Path,
+    where: Engine,
     held_out: tuple[Path, ...],
     rates: tuple[float | None, float | None],
     batch_size: int,
@@ -139,7 +142,7 @@ def _finish(
     """Calibrate on ``held_out`` if given, save and say."""
     good = _paths(held_out)
     if good is None:
-        changed.model()  # what can't be factored is not saved
+        where.finalize(changed.moments, changed.roi)  # what can't be factored is not saved
     else:
         with watching(_as_it_is(path)) as watch:
             changed = recalibrate(
@@ -150,6 +153,7 @@ def _finish(
                 trusted=trusted,
                 batch_size=batch_size,
                 watch=watch,
+                engine=where,
             )
     save_updatable(changed, path, keep_previous=keep_previous)
     tell(f"{path}: fitted on {_count(changed)}")

@@ -128,7 +128,7 @@ def calibrate_files(
       ProcessFailed: another process stopped.
     """
     if images is not None:
-        held = engine.for_leave_one_out(held)
+        held = engine.for_leave_one_out("calibrate", held)
     copies, model = Copies(images), engine.model(held)
     try:
         with watch.progress("calibrate", len(paths)) as advance:

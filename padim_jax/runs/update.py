@@ -17,7 +17,7 @@ from padim_jax.runs.left_out import held_out_scores
 from padim_jax.runs.plausible import LEAST_P, compare
 from padim_jax.runs.recalibration import rates_of, recalibrate
 from padim_jax.runs.records import Fold
-from padim_jax.runs.watch import Watch
+from padim_jax.runs.watch import Watch, ignore_note
 
 
 class NothingNew(ValueError):
@@ -90,13 +90,14 @@ def update_files(
             watch.unreadable(error)
         skipped[str(error.path)] = error.reason
 
+    engine = engine or OneDevice(model.backbone)
     first_scores = None  # of the new images, by the model that does not know them yet
     if before is not None and held_out is None:
+        quiet = replace(watch, note=ignore_note, unreadable=unreadable)
         with watch.progress("compare", len(new)) as advance:
-            first_scores = held_out_scores(
-                model.model(), new, batch_size=batch_size, advance=advance, unreadable=unreadable
-            )
-    engine = engine or OneDevice(model.backbone)
+            held = engine.finalize(model.moments, model.roi)
+            first_scores = held_out_scores(engine, held, new, batch_size, quiet, advance)
+            del held  # the factors, as large as the moments
     fold = Fold(engine.place(model.moments), dict(model.images), sizes=dict.fromkeys(model.image_sizes))
     with watch.progress("update", len(new)) as advance:
         told_once = replace(watch, unreadable=unreadable)
