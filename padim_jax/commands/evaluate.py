@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from jax.sharding import Mesh
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
 from padim_jax.artifact import ownership
-from padim_jax.backbones import Backbone, load_backbone
+from padim_jax.backbones import load_backbone
+from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.judging import ROTATED_DRAWS
 from padim_jax.commands.terminal import (
     add_bar,
@@ -34,6 +36,7 @@ from padim_jax.config import ProtocolName
 from padim_jax.data.protocol import Protocol
 from padim_jax.images import UnreadableImage
 from padim_jax.presets import Preset, preset
+from padim_jax.runs.engines import Engine, engine
 from padim_jax.runs.watch import Advance
 
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
@@ -68,6 +71,7 @@ def evaluate_command(
     weights: str | None,
     prepared: Path | None,
     report: bool,
+    devices: int | None,
     batch_size: int,
     **sizes: Any,
 ) -> None:
@@ -76,7 +80,7 @@ def evaluate_command(
     from padim_jax.evaluation.evaluate import Run
     from padim_jax.evaluation.results import claim
 
-    prepared = prepared or out / "prepared"
+    prepared, mesh = prepared or out / "prepared", MeshOptions(devices).mesh()
     with wrong_use():
         chosen = [preset(name) for name in dict.fromkeys(presets or ("lite0",))]
         found = find_categories(folder, prepared, categories)
@@ -93,7 +97,7 @@ def evaluate_command(
     with ownership.locked(out, "evaluate"):
         claim(out)
         _check_room(out)
-        _carry_out(plan, out, weights, batch_size, report)
+        _carry_out(plan, out, weights, mesh, batch_size, report)
 
 
 def report_command(results: Path) -> None:
@@ -109,7 +113,9 @@ def report_command(results: Path) -> None:
         tell(str(run / REPORT))
 
 
-def _carry_out(plan: Sequence[Run], out: Path, weights: str | None, batch_size: int, report: bool) -> None:
+def _carry_out(
+    plan: Sequence[Run], out: Path, weights: str | None, mesh: Mesh | None, batch_size: int, report: bool
+) -> None:
     """Do what is planned and not done yet, one run after the other; tables are as of the last."""
     from padim_jax.data.catalogue import assign_roles, ignored_files, prepare
     from padim_jax.evaluation.evaluate import earlier, evaluate, finished, place
@@ -123,7 +129,7 @@ def _carry_out(plan: Sequence[Run], out: Path, weights: str | None, batch_size: 
     for name, builder in builders.items():
         note_ignored(ignored_files(builder), name)
     board = _Board()
-    networks: dict[str, Backbone] = {}
+    engines: dict[str, Engine] = {}  # by the network they hold
     records: list[dict[str, Any]] = []
     pages: list[Path] = []
     with board.shown(), _going_on(out, records, len(plan)):
@@ -134,21 +140,22 @@ def _carry_out(plan: Sequence[Run], out: Path, weights: str | None, batch_size: 
         for run in plan:
             builder, name = builders[run.category.name], run.preset.backbone
             label = f"{len(records) + 1}/{len(plan)} {run.category.name} {run.preset.name} seed {run.seed}"
-            if name not in networks:
+            if name not in engines:
                 moved = megabytes(board.bar(f"{label}: loading {name}", unit="MB"))
-                networks[name] = load_backbone(name, weights, progress=moved)
-            record, how = finished(run, networks[name], builder, out), "there already"
+                engines[name] = engine(load_backbone(name, weights, progress=moved), mesh)
+            network = engines[name].backbone
+            record, how = finished(run, network, builder, out), "there already"
             if record is None:
-                if before := earlier(run, networks[name], builder, out):
+                if before := earlier(run, network, builder, out):
                     say(f"{label}: run again; {before} is of an earlier version, which did not calibrate, and stays")
-                bar = partial(board.stage, label)
+                options = {"batch_size": batch_size, "progress": partial(board.stage, label), "engine": engines[name]}
                 try:
-                    record = evaluate(run, networks[name], builder, out, batch_size=batch_size, progress=bar)
+                    record = evaluate(run, network, builder, out, **options)
                 except UnreadableImage as error:
                     raise click.ClickException(f"{run.category.folder}: {error} (mend or remove it)") from error
                 how = f"in {sum(record['seconds'].values()):.1f} s"
             records.append(record)
-            pages.append(out / place(run, networks[name], builder) / REPORT)
+            pages.append(out / place(run, network, builder) / REPORT)
             if report and not pages[-1].exists():
                 write_report(pages[-1].parent, pages[-1])
             board.lines = write_results(out, records)

@@ -34,11 +34,10 @@ from padim_jax.evaluation.metrics import PixelScores, image_metrics
 from padim_jax.evaluation.operating_points import OperatingPoints, leave_out
 from padim_jax.evaluation.published import published
 from padim_jax.evaluation.report import FORMAT, RUN_FILE, SCHEMA
-from padim_jax.method.fitting import fit
-from padim_jax.method.records import Padim
-from padim_jax.method.scoring import score
 from padim_jax.presets import Preset
-from padim_jax.runs.score import Rereadable, fill_up
+from padim_jax.runs.engines import Engine, OneDevice
+from padim_jax.runs.fold import fit_batches
+from padim_jax.runs.score import fill_up
 from padim_jax.runs.watch import Advance
 from weights_conversion.atomic import write_atomically
 
@@ -124,6 +123,7 @@ def evaluate(
     *,
     batch_size: int = 16,
     progress: Callable[[str, int], Advance] = lambda stage, total: lambda count: None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Fit on the good training images, find thresholds from them alone, score the test images, write the run's folder.
 
@@ -135,6 +135,7 @@ def evaluate(
       batch_size: images computed at once; changes nothing but the speed.
       progress: told of each stage ("fit", "calibrate", "score") and its number of images; gives what is told of those
         done.
+      engine: where to compute. Default: the default device.
 
     Returns:
       What ``run.json`` holds.
@@ -162,15 +163,17 @@ def evaluate(
             fitted.update(dict.fromkeys(batch.file_names))
             advance(len(batch.images))
 
-    models = [fit(backbone, Rereadable(partial(good, member)), member) for member in run.members]
+    engine = engine or OneDevice(backbone)
+    size = engine.step_size(batch_size, _count(builder, roles.fit))
+    models = [fit_batches(engine, partial(good, member), member, size) for member in run.members]
     fit_seconds, start = time.perf_counter() - start, time.perf_counter()
     member = run.members[0]  # members differ in taps, not in what becomes of images
     advance = progress("calibrate", _count(builder, roles.fit))
-    points = leave_out(models, good(member))
+    points = leave_out(engine, models, good(member), size)
     calibrate_seconds, start = time.perf_counter() - start, time.perf_counter()
     advance = progress("score", sum(_count(builder, part) for part in roles.test))
     tested = (load_examples(builder, part.split, member, batch_size, run.protocol, part.indices) for part in roles.test)
-    scored = score_batches(models, chain.from_iterable(tested), batch_size, advance)
+    scored = score_batches(engine, models, chain.from_iterable(tested), batch_size, advance)
     record = _record(run, backbone, builder, list(fitted), points, scored)
     seconds = {"fit": fit_seconds, "calibrate": calibrate_seconds}
     record["seconds"] = seconds | {"score": time.perf_counter() - start}
@@ -264,15 +267,20 @@ def _record(
 
 
 def score_batches(
-    models: Sequence[Padim], batches: Iterable[Examples], batch_size: int, advance: Advance = lambda count: None
+    engine: Engine,
+    models: Sequence[Any],
+    batches: Iterable[Examples],
+    batch_size: int,
+    advance: Advance = lambda count: None,
 ) -> Scored:
-    """Results of examples in batches of at most ``batch_size``, by the sum of the models' maps.
+    """Results of examples in batches of at most ``batch_size``, by the sum of the maps of models that ``engine`` holds.
 
     Raises:
       FloatingPointError: a score that is not finite, naming the image.
     """
     scored = Scored()
     under_way: deque[tuple[Examples, Array]] = deque()
+    size = engine.step_size(batch_size, batch_size)
 
     def finish() -> None:
         batch, maps = under_way.popleft()
@@ -280,18 +288,14 @@ def score_batches(
         advance(len(batch.images))
 
     for batch in batches:
-        under_way.append((batch, _maps(models, batch.images, batch_size)))
+        padded = fill_up(batch.images, size)  # so that one program serves all
+        maps = functools.reduce(operator.add, (engine.scores(model, padded).anomaly_map for model in models))
+        under_way.append((batch, maps))
         if len(under_way) > 1:  # the host's share of one batch is done while the device computes the next
             finish()
     while under_way:
         finish()
     return scored
-
-
-def _maps(models: Sequence[Padim], images: np.ndarray, batch_size: int) -> Array:
-    """Sum of the models' maps; a last batch is filled up with black images, so that one program serves all."""
-    padded = fill_up(images, batch_size)
-    return functools.reduce(operator.add, (score(model, padded).anomaly_map for model in models))
 
 
 def _count(builder: tfds.core.DatasetBuilder, part: Part) -> int:

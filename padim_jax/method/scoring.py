@@ -218,9 +218,7 @@ def _each_batch(
             found, shift = _run(model, images), None
         else:
             found, shift, _ = score_left_out(fitted, images, share)
-        values = np.asarray(found.image_score)[:n]
-        if not np.isfinite(values).all():
-            _refuse(call, fitted is None, done, model)
+        check_scores(call, np.asarray(found.image_score)[:n], model, done, held_out=fitted is None)
         done += n
         yield found, n, float(share.sum(dtype=np.float64)), shift
 
@@ -281,7 +279,15 @@ def for_leave_one_out(call: str, model: Padim) -> Padim:
     return replace(fitted, calibration=None)
 
 
-def _refuse(call: str, held_out: bool, before: int, model: Padim) -> None:
+def check_scores(call: str, scores: Float[np.ndarray, " n"], model: Padim, before: int, *, held_out: bool) -> None:
+    """Raise where a score is not finite of images that come after ``before`` others.
+
+    Raises:
+      FloatingPointError: scores of ``held_out`` images.
+      NoLeaveOneOut: scores of images that were left out of ``model`` in turn.
+    """
+    if np.isfinite(scores).all():
+        return
     if held_out:
         raise FloatingPointError(f"{call}: a score after image {before} is not finite; the model is broken")
     raise NoLeaveOneOut(

@@ -59,6 +59,20 @@ class Step:
     own: list[File]
     stop: bool
 
+    @classmethod
+    def of(
+        cls,
+        images: UInt8[np.ndarray, "n height width 3"],
+        size: int,
+        files: Sequence[File] = (),
+        own: Sequence[File] = (),
+        stop: bool = False,
+    ) -> "Step":
+        """The step of these images, filled up to ``size`` with black; they need not be of files."""
+        filled = np.zeros((size, *images.shape[1:]), np.uint8)
+        filled[: len(images)] = images
+        return cls(filled, np.arange(size) < len(images), list(files), list(own), stop)
+
 
 def share(paths: Sequence[Path], batch_size: int, count: int, own: int) -> list[Sequence[Path]]:
     """Of each step, the files that process ``own`` of ``count`` reads: all processes' together are all files, once."""
@@ -110,15 +124,8 @@ def read_steps(
         reports = np.ascontiguousarray(heard[:, 2:]).view(_REPORT).reshape(-1)
         files = [_file(path, report) for path, report in zip(here, reports, strict=False)]
         own = files[process * batch_size : process * batch_size + len(run)]
-        images = np.zeros((size, *config.crop, 3), np.uint8)
-        images[: len(batch.images)] = batch.images
-        yield Step(
-            images,
-            np.arange(size) < len(batch.images),
-            files,
-            [file for file in own if file.digest is not None],
-            bool(heard[:, 0].any()),
-        )
+        readable = [file for file in own if file.digest is not None]
+        yield Step.of(batch.images, size, files, readable, bool(heard[:, 0].any()))
 
 
 def _report(run: Sequence[Path], batch: Batch, batch_size: int, pixels: bool) -> UInt8[np.ndarray, " bytes"]:

@@ -1,5 +1,6 @@
 """Commands on several devices, against the same commands on one."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from padim_jax.artifact import load_updatable
 from padim_jax.cli import main
 from padim_jax.runs.engines import OneDevice
 from tests.conftest import SMALL, images, write_images
+from tests.datasets import write_mvtec
 
 SIZES = (
     "--tap block2 --tap block4 --n-channels 12 --image-size 40x56 --crop-size 32x48 --sigma 1.5 --batch-size 8".split()
@@ -168,3 +170,26 @@ def test_scores_are_those_of_one_device(folder: Path, base: Path) -> None:
     for one, many in zip(*(table[1:] for table in tables), strict=True):
         assert one.split(",")[0] == many.split(",")[0]
         assert float(one.split(",")[1]) == pytest.approx(float(many.split(",")[1]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["lite0", *(pytest.param(f"lite0-{x}", marks=pytest.mark.slow) for x in ("pca100", "sum"))]
+)
+def test_an_evaluation_is_that_of_one_device(tmp_path: Path, name: str) -> None:
+    category = write_mvtec(tmp_path, "bottle", (8, 2, 3), size=64)
+    records = []
+    for place, more in (("one", ()), ("many", MANY)):
+        words = ("--preset", name, "--image-size", 64, "--crop-size", 56)
+        with pytest.MonkeyPatch.context() as patch:
+            for method in ("init", "finalize") if more else ():
+                patch.delattr(OneDevice, method)
+            run("evaluate", category, "--out", tmp_path / place, *words, "--no-report", "--batch-size", 3, *more)
+        records.append(json.loads((tmp_path / place / "results.json").read_text())["runs"])
+    for one, many in zip(*records, strict=True):
+        assert len(one["calibration"]["thresholds"]) == 2
+        for rate in range(2):
+            thresholds = [run["calibration"]["thresholds"][rate]["threshold"] for run in (one, many)]
+            assert thresholds[0] == pytest.approx(thresholds[1], rel=1e-3)
+        scores = [[row["score"] for row in run["files"]["test"]] for run in (one, many)]
+        np.testing.assert_allclose(scores[0], scores[1], rtol=1e-3)
+        assert many["metrics"]["pixel"]["auroc"] == pytest.approx(one["metrics"]["pixel"]["auroc"], abs=1e-3)
