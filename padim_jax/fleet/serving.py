@@ -22,12 +22,12 @@ from padim_jax.method.calibration import is_anomalous, p_values
 from padim_jax.method.checks import check_images
 from padim_jax.method.records import Padim, Scores
 from padim_jax.method.scoring import score
+from padim_jax.runs.result_folder import Failed
 from padim_jax.runs.score import ScoredImage, fill_up, filled_size, score_files
 from padim_jax.runs.watch import Advance
 
 T = TypeVar("T")
 Item = TypeVar("Item")
-Failed = Callable[[str, Path, Exception], None]  # told of a model's name, a file that has no score, and why
 
 WINDOW = 256  # images of a stream that are looked at together, so that those of one model are scored in batches
 _FORESEEN = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)  # of one model: RuntimeError is XLA's

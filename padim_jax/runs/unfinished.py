@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from padim_jax.artifact.ownership import LOCK, check_claim, mark, remove
-from padim_jax.runs.rows import COLUMNS
+from padim_jax.runs.rows import COLUMNS, Row
 from padim_jax.runs.tables import original_text, read_lines, table_line, write_table
 from padim_jax.runs.watch import Interrupted
 from weights_conversion.atomic import write_atomically
+
+Lost = tuple[str, Path, str]  # name of the model, image, and why it has no score
 
 UNFINISHED, SCORES, UNREADABLE = "unfinished", "scores.csv", "unreadable.csv"
 _RUN = "run.json"
@@ -127,21 +129,25 @@ def find_position(
 
 
 class Unfinished:
-    """The results of a run under way, of which :attr:`rows` and :attr:`lost` are there already.
+    """The results of a run under way, those of an earlier one that was stopped among them.
 
     Args:
       out: folder of the results; marked as ours if there is nothing in it.
       run: what tells this run from others, see :func:`identity`.
       folders: names of those that hold a file for each result.
-      named: whether tables begin with a column ``model``.
+      named: whether tables begin with a column ``model``; otherwise the names of models are empty.
+
+    Attributes:
+      rows: results, each with the name of its model.
+      lost: files without a score.
     """
 
     def __init__(self, out: Path, run: Mapping[str, str], folders: Sequence[str], *, named: bool = False) -> None:
-        self.out, self.folder, self._folders = out, out / UNFINISHED, folders
+        self.out, self.folder, self._folders, self._named = out, out / UNFINISHED, folders, named
         self._run = {**run, "folders": ",".join(folders)}
-        found = self._found()
-        self.other = sorted(key for key in run if found is not None and found.get(key) != run[key])
-        if found != self._run:
+        earlier = self._read_run()
+        self.other = sorted(key for key in run if earlier is not None and earlier.get(key) != run[key])
+        if earlier != self._run:
             remove(self.folder)
             out.mkdir(parents=True, exist_ok=True)
             if all(path.name == LOCK for path in out.iterdir()):
@@ -150,40 +156,50 @@ class Unfinished:
                 mark(folder)
             write_atomically(self.folder / _RUN, json.dumps(self._run).encode())
         first = ("model",) if named else ()
-        self._scores = _Journal(self.folder / SCORES, (*first, *COLUMNS))
-        self._unreadable = _Journal(self.folder / UNREADABLE, (*first, *_REASONS))
-        self.rows, self.lost = self._scores.rows, self._unreadable.rows
+        self._scores = _Table(self.folder / SCORES, (*first, *COLUMNS))
+        self._unreadable = _Table(self.folder / UNREADABLE, (*first, *_REASONS))
+        unnamed = () if named else ("",)
+        scored, lost = ([[*unnamed, *cells] for cells in table.rows] for table in (self._scores, self._unreadable))
+        self.rows = [(name, Row.read(cells)) for name, *cells in scored]
+        self.lost: list[Lost] = [(name, Path(path), reason) for name, path, reason in lost]
 
-    def add(self, cells: Sequence[object]) -> None:
+    @property
+    def done(self) -> int:
+        """How many files have a result, or are known to have none."""
+        return len(self.rows) + len(self.lost)
+
+    def add(self, name: str, row: Row) -> None:
         """Take down a result, once all else of it is written."""
-        self._scores.add(cells)
+        self._scores.add(self._cells(name, *row.cells))
+        self.rows.append((name, row))
 
-    def lose(self, cells: Sequence[object]) -> None:
+    def lose(self, name: str, path: Path, reason: str) -> None:
         """Take down a file that has no score."""
-        self._unreadable.add(cells)
+        self._unreadable.add(self._cells(name, path, reason))
+        self.lost.append((name, path, reason))
 
-    def describe_start(self, done: int, total: int) -> str:
+    def describe_start(self, total: int) -> str:
         """Where the run goes on, or why it does not; nothing of a new one."""
         if self.other:
             return f"{self.folder} has results of {' and '.join(_OTHER[key] for key in self.other)}; starting anew"
-        return f"going on: {done} of {total} images are done already, in {self.folder}" if done else ""
+        return f"going on: {self.done} of {total} images are done already, in {self.folder}" if self.done else ""
 
-    def interrupted(self, done: int, total: int) -> Interrupted:
+    def interrupted(self, total: int) -> Interrupted:
         """The error that ends a run which was asked to stop."""
-        return Interrupted(
-            f"interrupted; {done} of {total} images are done, in {self.folder}; the same command goes on from there"
-        )
+        where = f"in {self.folder}; the same command goes on from there"
+        return Interrupted(f"interrupted; {self.done} of {total} images are done, {where}")
 
-    def finish(self, lost: Sequence[Sequence[object]]) -> None:
-        """Put all in place of an earlier run's results; ``lost`` are the rows of files without a score."""
+    def finish(self) -> None:
+        """Put all in place of an earlier run's results."""
         self._scores.sync()
         self.close()
         for name in self._folders:
             if (self.folder / name).exists():  # else a run that was killed in the midst of this has moved it
                 remove(self.out / name)
                 (self.folder / name).rename(self.out / name)
-        if lost:
-            write_table(self.out / UNREADABLE, self._unreadable.columns, lost)
+        if self.lost:
+            rows = [self._cells(*entry) for entry in self.lost]
+            write_table(self.out / UNREADABLE, self._unreadable.columns, rows)
         else:
             (self.out / UNREADABLE).unlink(missing_ok=True)  # an earlier run's
         (self.folder / SCORES).replace(self.out / SCORES)
@@ -194,10 +210,13 @@ class Unfinished:
         self._scores.close()
         self._unreadable.close()
 
-    def _found(self) -> dict[str, Any] | None:
+    def _cells(self, name: str, *cells: object) -> tuple[object, ...]:
+        return (name, *cells) if self._named else cells
+
+    def _read_run(self) -> dict[str, Any] | None:
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else None
+            run = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
+            return run if isinstance(run, dict) else None
         return None
 
 
@@ -213,7 +232,7 @@ def in_one_line(call: str, out: Path) -> Iterator[None]:
         ) from error
 
 
-class _Journal:
+class _Table:
     """A table that rows are added to; a last row that was cut short is dropped."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
