@@ -359,7 +359,7 @@ def test_unfinished_results_of_another_run_are_not_gone_on_from(
     else:
         os.utime(tmp_path / "new" / "000.png", (1, 1))
     code, _, err = run(capsys, *command)
-    assert (code, f"other {what}; starting anew" in err or f"another {what}; starting anew" in err) == (0, True)
+    assert (code, f"other {what}; starting over" in err or f"another {what}; starting over" in err) == (0, True)
     assert run(capsys, *command[:4], tmp_path / "whole", *command[5:])[0] == 0
     assert content(tmp_path / "r") == content(tmp_path / "whole")
 

@@ -96,5 +96,5 @@ def test_a_model_that_changed_starts_anew(factory: Path, capsys: Capture, monkey
         assert score(capsys, factory, "r")[0] == 1
     assert run(capsys, "calibrate", factory / "models" / "b", factory / "good")[0] == 0
     code, _, err = score(capsys, factory, "r")
-    assert (code, "another model; starting anew" in err) == (1, True)
+    assert (code, "another model; starting over" in err) == (1, True)
     assert {bool(row["threshold"]) for row in rows(factory / "r" / "scores.csv")} == {True}

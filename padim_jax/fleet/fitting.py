@@ -86,11 +86,11 @@ def fit_many(
       jobs: what to fit; names must differ.
       terms: what they have in common.
       out: folder of the models.
-      journal: of that folder; told of every outcome but of models kept that it knows as they are.
+      journal: of that folder; is told of every outcome, except of models that are kept and that it already lists.
       devices: to share the models out over; None for the default one.
       note: as of :func:`padim_jax.images.load_batches`; called by several threads.
-      stopped: asked after every batch, by several threads; once true, models under way are kept unfinished and no
-        other is begun.
+      stopped: is asked after every batch, by several threads; once it is true, models under way are kept unfinished
+        and no other is begun.
 
     Yields:
       Outcomes as they come.
@@ -133,13 +133,13 @@ def fit_many(
 
 
 def _in_turn(
-    pool: ThreadPoolExecutor, run: Callable[[Job], Outcome], jobs: Sequence[Job], most: int
+    pool: ThreadPoolExecutor, run: Callable[[Job], Outcome], jobs: Sequence[Job], limit: int
 ) -> Iterator[Future[Outcome]]:
-    """Outcomes of all jobs as they come; no more than ``most`` are under way."""
+    """Outcomes of all jobs as they come; no more than ``limit`` are under way."""
     running: set[Future[Outcome]] = set()
     for job in jobs:
         running.add(pool.submit(run, job))
-        if len(running) == most:
+        if len(running) == limit:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             yield from done
     yield from as_completed(running)
@@ -179,6 +179,7 @@ def _fit(job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note, stop
             return kept
         check_writable(target)
         roi = None if job.roi is None else read_roi_of(job.roi, config, images.paths)
+        calibrating = Calibrating(terms.false_alarm_rate, terms.pixel_rate, others, terms.trusted)
         target.parent.mkdir(parents=True, exist_ok=True)
         fitted = fit_files(
             OneDevice(backbone, full=True),
@@ -194,9 +195,7 @@ def _fit(job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note, stop
                 stopped=stopped,
             ),
             roi=roi,
-            terms=Calibrating(terms.false_alarm_rate, terms.pixel_rate, others, terms.trusted)
-            if terms.calibrate
-            else None,
+            terms=calibrating if terms.calibrate else None,
             progress={"identity": digest},
         )
     return _describe(job.name, fitted, notes)

@@ -24,21 +24,9 @@ def score_fleet_into(
     batch_size: int,
     watch: Watch,
 ) -> None:
-    """Score files, each by the model of its name: :func:`padim_jax.runs.result_folder.score_into` for many models.
+    """Score files, each by the model of its name, as :func:`padim_jax.runs.result_folder.score_into` does with one.
 
-    Args:
-      unfinished: the folder, with what is in it already.
-      fleet: the models.
-      files: image files with the names of their models.
-      missing: what was asked for and is not there, to be listed with what can't be scored.
-      heatmaps: whether pictures are written, of models that are calibrated.
-      batch_size: images computed at once.
-      watch: follows the work, in one stage, "score". Where ``watch.unreadable`` returns, the file gets no score.
-
-    Raises:
-      Interrupted: ``watch`` has stopped it; what is done stays in the folder.
-      UnreadableImage: from ``watch.unreadable``.
-      OSError: something can't be written.
+    What is ``missing`` is listed first among the files without a score. Heat maps are of models that are calibrated.
     """
 
     def score(files: Named, failed: Failed, advance: Advance) -> Iterator[tuple[str, ScoredImage]]:

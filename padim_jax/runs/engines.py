@@ -35,7 +35,7 @@ class LeftOut:
     Attributes:
       image_score: (n,), not finite where an image can't be left out.
       anomaly_map: (n, height, width).
-      embeddings: (q, n, k) at some positions and of some channels, to see how the parts lie.
+      embeddings: (q, n, k) at some positions and of some channels, to see whether the parts are aligned.
     """
 
     image_score: Float[np.ndarray, " n"]
@@ -49,7 +49,7 @@ class OneDevice:
 
     Attributes:
       backbone: the frozen network.
-      full: every step is filled up to the batch size, so that runs over few files take the same programs as others.
+      full: every step is filled up to the batch size, so that runs over few files use the same programs as others.
     """
 
     backbone: Backbone
@@ -64,7 +64,7 @@ class OneDevice:
         return fitting.init(self.backbone, config, projection=directions)
 
     def place(self, moments: PadimMoments) -> PadimMoments:
-        """Moments to go on from, as :meth:`fold` takes them."""
+        """Moments to continue from, in the form that :meth:`fold` takes."""
         return moments
 
     def fold(self, moments: PadimMoments, step: Step, half_life: float | None) -> PadimMoments:
@@ -100,7 +100,7 @@ class OneDevice:
         return model
 
     def model(self, held: Padim) -> Padim:
-        """The facts of a model that is held; its arrays may lie anywhere."""
+        """The model that is held, for its settings; its arrays may lie on any device."""
         return held
 
     def scores(self, held: Padim, images: np.ndarray) -> Scores:
@@ -139,12 +139,12 @@ class ManyDevices:
 
     def __init__(self, backbone: Backbone, mesh: Mesh) -> None:
         self.backbone, self.mesh = backbone, mesh
-        self._everywhere = meshes.replicated(mesh, backbone)
+        self._network = meshes.replicated(mesh, backbone)
 
     def step_size(self, batch_size: int, count: int) -> int:
         """Images that each process fills a step of ``count`` files up to: a multiple of its devices."""
-        here = len(self.mesh.local_devices)
-        return -(-min(batch_size, max(1, count)) // here) * here
+        n_local = len(self.mesh.local_devices)
+        return -(-min(batch_size, max(1, count)) // n_local) * n_local
 
     def init(self, config: PadimConfig, directions: Float[Array | np.ndarray, "c d"] | None = None) -> MeshMoments:
         """As :meth:`OneDevice.init`."""
@@ -159,7 +159,7 @@ class ManyDevices:
         with explain_failures():
             images, valid = self._shared(step.images), self._shared(step.valid)
             return jax.block_until_ready(
-                meshes.update(self._everywhere, moments, images, valid, half_life=half_life)
+                meshes.update(self._network, moments, images, valid, half_life=half_life)
             )  # one step in flight: a fast reader must not queue up images
 
     def whole(self, moments: MeshMoments) -> PadimMoments:
@@ -172,7 +172,7 @@ class ManyDevices:
         with explain_failures():
             images, valid = self._shared(step.images), self._shared(step.valid)
             return jax.block_until_ready(
-                meshes.channel_moments(self.mesh, self._everywhere, embedding, moments, images, valid)
+                meshes.channel_moments(self.mesh, self._network, embedding, moments, images, valid)
             )
 
     def directions(self, embedding: Embedding, moments: Moments | None) -> Float[np.ndarray, "c d"]:
@@ -193,7 +193,7 @@ class ManyDevices:
         if not self._are_spread(moments):
             moments = self.whole(self.place(moments))
         with explain_failures():
-            held = meshes.finalize(self._everywhere, moments, self.mesh)
+            held = meshes.finalize(self._network, moments, self.mesh)
             if roi is None:
                 return held
             return replace(held, model=replace(held.model, roi=meshes.replicated(self.mesh, jnp.asarray(roi))))
@@ -247,8 +247,8 @@ class ManyDevices:
 
     def _own(self, step: Step, values: Array, maps: Array, embeddings: Array | None = None) -> LeftOut:
         n = int(step.valid.sum())
-        some = np.zeros((0, n, 0)) if embeddings is None else meshes.columns_here(embeddings)[:, :n]
-        return LeftOut(meshes.rows_here(values)[:n], meshes.rows_here(maps)[:n], some)
+        sample = np.zeros((0, n, 0)) if embeddings is None else meshes.columns_here(embeddings)[:, :n]
+        return LeftOut(meshes.rows_here(values)[:n], meshes.rows_here(maps)[:n], sample)
 
 
 Engine = OneDevice | ManyDevices

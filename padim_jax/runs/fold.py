@@ -28,7 +28,7 @@ def fit_moments(
     watch: Watch,
     checkpoint: Checkpoint | None = None,
 ) -> Fold:
-    """Moments of image files, from where an earlier fit was interrupted if there is a checkpoint of it.
+    """Moments of image files, continued from an earlier fit's checkpoint if there is one.
 
     Args:
       engine: where to compute.
@@ -72,7 +72,7 @@ def fold_files(
 
     Args:
       engine: where to compute.
-      fold: what to go on from.
+      fold: what to continue from.
       paths: files to add, the same in every process.
       batch_size: images that each process computes at once.
       watch: told of notes and unreadable files, asked whether to stop.
@@ -85,7 +85,7 @@ def fold_files(
       Interrupted: one of the processes was asked to stop; the checkpoint, if any, holds what was done.
       ProcessFailed: another process stopped.
     """
-    config, since, reasons = fold.config, 0, dict[str, str]()
+    config, n_unsaved, reasons = fold.config, 0, dict[str, str]()
 
     def unreadable(error: UnreadableImage) -> None:
         watch.unreadable(error)
@@ -96,16 +96,16 @@ def fold_files(
         if any(file.digest is not None for file in step.files):
             fold.state = engine.fold(fold.state, step, half_life)
         fold.remember(step.files, reasons, half_life)
-        since += len(step.files)
+        n_unsaved += len(step.files)
         advance(len(step.files))
         stop = step.stop or (jax.process_count() == 1 and watch.stopped())
-        if checkpoint is not None and (stop or (checkpoint.every and since >= checkpoint.every)):
-            whole = engine.whole(fold.state)
-            checkpoint.write(engine, fold, whole)
-            fold.state, since = engine.place(whole), 0
+        if checkpoint is not None and (stop or (checkpoint.every and n_unsaved >= checkpoint.every)):
+            moments = engine.whole(fold.state)
+            checkpoint.write(engine, fold, moments)
+            fold.state, n_unsaved = engine.place(moments), 0
         if stop:
-            kept = f"; {fold.done} files are kept in {checkpoint.folder}" if checkpoint is not None else ""
-            raise Interrupted(f"interrupted{kept}")
+            where = f"; {fold.done} files are kept in {checkpoint.folder}" if checkpoint is not None else ""
+            raise Interrupted(f"interrupted{where}")
 
 
 def fit_batches(

@@ -111,18 +111,8 @@ def score_each(
 ) -> None:
     """Score files, each by the model of its name, into a folder of results, which is not finished yet.
 
-    Args:
-      unfinished: as of :func:`score_into`.
-      files: what is to be scored.
-      score: gives the results of the files it is given, in order, and tells of each that has none.
-      describe: gives what a model's results are written with, once one of them is there.
-      watch: as of :func:`score_into`.
-      lost: what is known from the start to have no score; it is listed first.
-      batch: as of :func:`padim_jax.runs.unfinished.find_position`.
-      window: likewise.
-
-    Raises:
-      Interrupted, UnreadableImage, OSError: as :func:`score_into`.
+    ``score`` gives the results of files in order and tells of each file that has none. ``describe`` says what the
+    results of a model are written with, once there is one. What is ``lost`` from the start is listed first.
     """
     done, lost_before = [(name, row.path) for name, row in unfinished.rows], [entry[:2] for entry in unfinished.lost]
     position = find_position(files, done, lost_before, batch=batch, window=window)

@@ -1,4 +1,4 @@
-"""Results as they come: kept beside those of an earlier run, so that a run that was stopped goes on where it was.
+"""Results as they come, kept beside those of an earlier run, so that a run that was stopped continues where it was.
 
 While a run is under way its tables and folders lie in ``DIR/unfinished``. A row is added to a table once everything
 else of its image is written, so the tables say what is done, whenever the process dies. At the end each takes the place
@@ -65,7 +65,7 @@ def remove_leftovers(out: Path) -> None:
 
 
 def identity(model: Sequence[Path], files: Sequence[tuple[str, Path]], options: Mapping[str, Any]) -> dict[str, str]:
-    """What tells a run from others: digests of its models' manifests, of its options, and of its files.
+    """What identifies a run: digests of its models' manifests, of its options, and of its files.
 
     Args:
       model: manifests of the models.
@@ -82,7 +82,7 @@ def identity(model: Sequence[Path], files: Sequence[tuple[str, Path]], options: 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run goes on.
+    """Where a run continues.
 
     Attributes:
       start: how many of its files are passed over.
@@ -98,7 +98,7 @@ class Position:
 def find_position(
     files: Sequence[Hashable], rows: Sequence[Hashable], lost: Sequence[Hashable], *, batch: int = 1, window: int = 1
 ) -> Position:
-    """Where to go on, so that the files after it are computed together as they would have been.
+    """Where to continue, so that the files after it are computed together as they would have been.
 
     Args:
       files: of the run, in order.
@@ -133,7 +133,7 @@ class Unfinished:
 
     Args:
       out: folder of the results; marked as ours if there is nothing in it.
-      run: what tells this run from others, see :func:`identity`.
+      run: what identifies this run, see :func:`identity`.
       folders: names of those that hold a file for each result.
       named: whether tables begin with a column ``model``; otherwise the names of models are empty.
 
@@ -169,19 +169,19 @@ class Unfinished:
         return len(self.rows) + len(self.lost)
 
     def add(self, name: str, row: Row) -> None:
-        """Take down a result, once all else of it is written."""
+        """Record a result, once all else of it is written."""
         self._scores.add(self._cells(name, *row.cells))
         self.rows.append((name, row))
 
     def lose(self, name: str, path: Path, reason: str) -> None:
-        """Take down a file that has no score."""
+        """Record a file that has no score."""
         self._unreadable.add(self._cells(name, path, reason))
         self.lost.append((name, path, reason))
 
     def describe_start(self, total: int) -> str:
-        """Where the run goes on, or why it does not; nothing of a new one."""
+        """Where the run continues, or why it does not; empty for a new one."""
         if self.other:
-            return f"{self.folder} has results of {' and '.join(_OTHER[key] for key in self.other)}; starting anew"
+            return f"{self.folder} has results of {' and '.join(_OTHER[key] for key in self.other)}; starting over"
         return f"going on: {self.done} of {total} images are done already, in {self.folder}" if self.done else ""
 
     def interrupted(self, total: int) -> Interrupted:
@@ -222,7 +222,7 @@ class Unfinished:
 
 @contextmanager
 def in_one_line(call: str, out: Path) -> Iterator[None]:
-    """Turn errors of the system while results are written, a full disk, into one that says where and what to do."""
+    """Turn a system error while results are written, such as a full disk, into one that says where and what to do."""
     try:
         yield
     except OSError as error:
@@ -249,9 +249,9 @@ class _Table:
             self.add(columns)
 
     def add(self, cells: Sequence[object]) -> None:
-        rest = memoryview(table_line(cells))
-        while rest:  # a disk that is almost full takes a part
-            rest = rest[self._file.write(rest) :]
+        buffer = memoryview(table_line(cells))
+        while buffer:  # a disk that is almost full takes a part
+            buffer = buffer[self._file.write(buffer) :]
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -261,26 +261,22 @@ class _Table:
 
 
 def _first_line(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.readline(1000)
-    except OSError:
-        return b""
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        return stream.readline(1000)
+    return b""
 
 
 def _content(path: Path) -> bytes:
-    try:
+    with contextlib.suppress(OSError):
         return path.read_bytes()
-    except OSError:
-        return b""
+    return b""
 
 
 def _facts(path: Path) -> tuple[int, int]:
-    try:
+    with contextlib.suppress(OSError):
         facts = path.stat()
-    except OSError:
-        return 0, 0
-    return facts.st_size, facts.st_mtime_ns
+        return facts.st_size, facts.st_mtime_ns
+    return 0, 0
 
 
 def _digest(value: Any) -> str:
