@@ -140,7 +140,7 @@ class Anomalib:
         if backbone.spec.name not in names:
             raise Unsupported(f"the benchmarks run no {backbone.spec.name} with anomalib")
         name, layers, taps = names[backbone.spec.name]
-        self.comparable = replace(config, taps=taps, ridge=config.ridge + 1e-5)
+        self.comparable = replace(config, taps=taps, ridge=config.regularisation("peers")[0] + 1e-5)
         self.border = int(4 * config.sigma + 1)
         self.pixels = _normaliser(self.torch, backbone)
         embedding = draw_embedding(backbone, self.comparable)

@@ -77,6 +77,16 @@ def calibration_of(model: Path) -> padim.Calibration:
     return known
 
 
+def test_too_few_images_to_leave_one_out_leave_the_model_as_it_was(folders: Path, capsys: Capture) -> None:
+    write_images(folders / "two", images(2, BIG))
+    fit(capsys, folders / "two", folders / "m", "--no-calibrate")
+    code, _, err = run(capsys, "calibrate", folders / "m", folders / "two")
+    assert code == 1
+    assert "not calibrated: leaving one image out takes 3 or more different ones, and there are 2" in err
+    assert f"{folders / 'm'} is as it was" in err
+    assert padim.load_updatable(folders / "m").calibration is None
+
+
 def test_update_merge_and_forget_are_fits_from_scratch(folders: Path, capsys: Capture) -> None:
     fit(capsys, folders / "first", folders / "a")
     fit(capsys, folders / "second", folders / "b")

@@ -16,6 +16,7 @@ import padim_jax as padim
 from padim_jax.artifact.ownership import MARKER, mark
 from padim_jax.commands import score as commands_score
 from padim_jax.runs import score as runs_score
+from padim_jax.runs.rows import Row
 from padim_jax.runs.tables import original_text
 from tests.conftest import images, write_images
 from tests.test_cli import rows, run
@@ -259,11 +260,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int, how: Callable[[], No
     """Stop a run when it takes down the result after so many."""
     plain, seen = commands_score.Unfinished.add, [0]
 
-    def add(self: commands_score.Unfinished, cells: tuple[object, ...]) -> None:
+    def add(self: commands_score.Unfinished, name: str, row: Row) -> None:
         if seen[0] == count:
             how()
         seen[0] += 1
-        plain(self, cells)
+        plain(self, name, row)
 
     monkeypatch.setattr(commands_score.Unfinished, "add", add)
 
@@ -327,8 +328,8 @@ def test_a_killed_process_loses_nothing(models: Path, tmp_path: Path, capsys: Ca
     deadly = (
         "import os, signal, sys\nfrom padim_jax import cli\nfrom padim_jax.runs.unfinished import Unfinished\n"
         "plain, seen = Unfinished.add, []\n"
-        "def add(self, cells):\n"
-        "    plain(self, cells); seen.append(cells)\n"
+        "def add(self, *result):\n"
+        "    plain(self, *result); seen.append(result)\n"
         "    if len(seen) == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
         "Unfinished.add = add\ncli.main(sys.argv[1:])"
     )
@@ -358,7 +359,7 @@ def test_unfinished_results_of_another_run_are_not_gone_on_from(
     else:
         os.utime(tmp_path / "new" / "000.png", (1, 1))
     code, _, err = run(capsys, *command)
-    assert (code, f"other {what}; starting anew" in err or f"another {what}; starting anew" in err) == (0, True)
+    assert (code, f"other {what}; starting over" in err or f"another {what}; starting over" in err) == (0, True)
     assert run(capsys, *command[:4], tmp_path / "whole", *command[5:])[0] == 0
     assert content(tmp_path / "r") == content(tmp_path / "whole")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import padim_jax as padim
-from padim_jax.commands import score_many
+from padim_jax.fleet import results
+from padim_jax.runs.rows import Row
 from padim_jax.runs.tables import write_table
 from padim_jax.runs.unfinished import Unfinished
 from tests.conftest import images, write_images
@@ -28,7 +29,7 @@ def factory(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) ->
     bad.write_text("no image")
     lines = [("a", path) for path in new] + [("b", new[0]), ("c", new[0]), ("a", bad), ("b", new[1]), ("a", new[0])]
     write_table(tmp_path / "t.csv", ("model", "path"), [*lines, ("a", tmp_path / "good" / "003.png"), ("c", new[1])])
-    monkeypatch.setattr(score_many, "WINDOW", 5)
+    monkeypatch.setattr(results, "WINDOW", 5)
     return tmp_path
 
 
@@ -69,11 +70,11 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert score(capsys, factory, "whole")[0] == 1
     plain, seen = Unfinished.add, [0]
 
-    def add(self: Unfinished, cells: tuple[object, ...]) -> None:
+    def add(self: Unfinished, name: str, row: Row) -> None:
         if seen[0] == count:
             how()
         seen[0] += 1
-        plain(self, cells)
+        plain(self, name, row)
 
     with monkeypatch.context() as patch:
         patch.setattr(Unfinished, "add", add)
@@ -91,9 +92,9 @@ def test_a_stopped_run_goes_on_where_it_was(
 
 def test_a_model_that_changed_starts_anew(factory: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Unfinished, "finish", lambda self, lost: killed())
+        patch.setattr(Unfinished, "finish", lambda self: killed())
         assert score(capsys, factory, "r")[0] == 1
     assert run(capsys, "calibrate", factory / "models" / "b", factory / "good")[0] == 0
     code, _, err = score(capsys, factory, "r")
-    assert (code, "another model; starting anew" in err) == (1, True)
+    assert (code, "another model; starting over" in err) == (1, True)
     assert {bool(row["threshold"]) for row in rows(factory / "r" / "scores.csv")} == {True}

@@ -81,11 +81,11 @@ def test_state_is_that_of_init(lite0: padim.Backbone, small: padim.PadimConfig, 
 def test_nothing_large_is_allocated(lite0: padim.Backbone) -> None:
     """A state of 2.7 GB is estimated from a piece of it."""
     config = padim.PadimConfig(n_channels=256, crop_size=528, image_size=528)
-    with cost.Sampled() as sampled:
-        before = sampled.peak
+    with cost.PeakMemory() as memory:
+        before = memory.peak
         found = estimate(lite0, config, 300, images(2, config), Files(528 * 528))
     assert found.state > 2.6e9
-    assert sampled.peak - before < 1.6e9
+    assert memory.peak - before < 1.6e9
     assert found.measured_positions < found.positions == 17_424
     assert max(phase.host for phase in found.fit) > 2 * found.state  # moments and factors
 

@@ -381,8 +381,8 @@ def test_reports_are_written_anew(bottle: Path, tmp_path: Path, padim_command: C
 def test_a_score_that_is_not_finite_names_the_image(
     bottle: Path, tmp_path: Path, lite0: padim.Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = evaluation.fit
-    monkeypatch.setattr(evaluation, "fit", lambda *a: _broken(real(*a)))
+    real = evaluation.fit_batches
+    monkeypatch.setattr(evaluation, "fit_batches", lambda *a: _broken(real(*a)))
     (category,) = find_categories(bottle, tmp_path / "prepared")
     run = Run(category, preset("lite0"), 0, STANDARD, SETTINGS)
     with pytest.raises(FloatingPointError, match=r"evaluate: test/broken_large/000\.png got nan"):

@@ -40,7 +40,7 @@ def test_jobs_and_routes(tmp_path: Path) -> None:
         ("model,good\nmodels.csv,b\n", "would lie where the list of models does"),
         ("model,good\n.a,b\n", "begin with no dot"),
         ("model,good\na\\b,b\n", "wanted a name"),
-        ('model,good\n"a,b\n', "no table in CSV"),
+        ('model,good\n"a,b\n', "not a CSV table"),
     ],
 )
 def test_wrong_tables_are_named(tmp_path: Path, text: str, said: str) -> None:
@@ -54,5 +54,5 @@ def test_wrong_tables_are_named(tmp_path: Path, text: str, said: str) -> None:
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_bytes(b"model,good\n\xff\xfe,b\n")
-    with pytest.raises(ValueError, match="no table in CSV"):
+    with pytest.raises(ValueError, match="not a CSV table"):
         read_jobs(table)

@@ -115,7 +115,7 @@ def test_whole_scores_equal_those_of_refitted_models(lite0: padim.Backbone, n: i
     x = oracle.embeddings(lite0, model.embedding, pixels)
     wanted = []
     for k in range(n):
-        grid = oracle.distance_grid(np.delete(x, k, axis=0), x[k : k + 1], SMALL.ridge)
+        grid = oracle.distance_grid(np.delete(x, k, axis=0), x[k : k + 1], SMALL.regularisation("test")[0])
         wanted.append(oracle.anomaly_maps(grid, SMALL.crop, SMALL.sigma).max())
     found, wanted = np.asarray(model.calibration.scores), np.sort(wanted)
     # float32's rounding of the covariance, where the images span little of the space

@@ -12,6 +12,7 @@ import padim_jax as padim
 from padim_jax.evaluation.operating_points import RATES, OperatingPoints, at_rate, leave_out, remarks
 from padim_jax.images import UnreadableImage
 from padim_jax.method.calibration import BINS, calibration
+from padim_jax.runs.engines import OneDevice
 from tests.conftest import SMALL, images
 
 MEMBERS = tuple(replace(SMALL, taps=(tap,)) for tap in ("block2", "block4"))
@@ -22,22 +23,29 @@ def members(lite0: padim.Backbone) -> list[padim.Padim]:
     return [padim.fit(lite0, [images(20, SMALL)], member) for member in MEMBERS]
 
 
-def test_maps_of_members_are_summed_as_of_refits(lite0: padim.Backbone, members: list[padim.Padim]) -> None:
+@pytest.fixture(scope="module")
+def engine(lite0: padim.Backbone) -> OneDevice:
+    return OneDevice(lite0)
+
+
+def test_maps_of_members_are_summed_as_of_refits(
+    engine: OneDevice, lite0: padim.Backbone, members: list[padim.Padim]
+) -> None:
     pixels, wanted = images(20, SMALL), []
     for index in range(3):
         others = np.delete(pixels, index, axis=0)
         refits = [padim.fit(lite0, [others], member) for member in MEMBERS]
         maps = [np.asarray(padim.score(refit, pixels[index : index + 1]).anomaly_map) for refit in refits]
         wanted.append(float(np.sum(maps, axis=0).max()))
-    (first, *_) = leave_out(members, [pixels]).calibrations
+    (first, *_) = leave_out(engine, members, [pixels], 20).calibrations
     for value in wanted:
         assert np.isclose(np.asarray(first.scores), value, rtol=2e-3).any()
     assert len(first.scores) == 20
 
 
-def test_one_member_is_calibrated_as_calibrate_does(members: list[padim.Padim]) -> None:
+def test_one_member_is_calibrated_as_calibrate_does(engine: OneDevice, members: list[padim.Padim]) -> None:
     pixels = images(20, SMALL)
-    points = leave_out(members[:1], [pixels[:8], pixels[8:16], pixels[16:]])
+    points = leave_out(engine, members[:1], [pixels[:8], pixels[8:16], pixels[16:]], 8)
     for rate, found in zip(RATES, points.calibrations, strict=True):
         known = padim.calibrate(members[0], [pixels], false_alarm_rate=rate).calibration
         assert known is not None
@@ -46,7 +54,7 @@ def test_one_member_is_calibrated_as_calibrate_does(members: list[padim.Padim]) 
         np.testing.assert_allclose(found.colour_scale, known.colour_scale, rtol=2**-8)
 
 
-def test_batches_are_read_once_and_let_go(members: list[padim.Padim]) -> None:
+def test_batches_are_read_once_and_let_go(engine: OneDevice, members: list[padim.Padim]) -> None:
     pixels, alive, most = images(20, SMALL), list[weakref.ref[np.ndarray]](), 0
 
     def batches() -> Iterator[np.ndarray]:
@@ -58,13 +66,13 @@ def test_batches_are_read_once_and_let_go(members: list[padim.Padim]) -> None:
             yield batch
             del batch
 
-    points = leave_out(members, batches())  # an iterator, so a second reading would be empty
+    points = leave_out(engine, members, batches(), 4)  # an iterator, so a second reading would be empty
     assert len(points.calibrations[0].scores) == 20
     assert most <= 2
 
 
 def test_without_leave_one_out_there_are_words_and_no_numbers(lite0: padim.Backbone) -> None:
-    points = leave_out([padim.fit(lite0, [images(2, SMALL)], SMALL)], [images(2, SMALL)])
+    points = leave_out(OneDevice(lite0), [padim.fit(lite0, [images(2, SMALL)], SMALL)], [images(2, SMALL)], 2)
     assert points.calibrations == ()
     assert points.impossible == "2 images are too few to leave one out; fit on 3 or more"
     assert points.colour_scale is points.measure([0, 1], [1.0, 2.0]) is None
@@ -74,18 +82,18 @@ def test_without_leave_one_out_there_are_words_and_no_numbers(lite0: padim.Backb
     assert remarks(record) == [f"no thresholds from good images: {points.impossible}"]
 
 
-def test_an_error_of_another_kind_is_none_of_these_words(members: list[padim.Padim]) -> None:
+def test_an_error_of_another_kind_is_none_of_these_words(engine: OneDevice, members: list[padim.Padim]) -> None:
     with pytest.raises(ValueError, match="images are smaller than the crop"):
-        leave_out(members, [np.zeros((1, 5, 5, 3), np.uint8)])
+        leave_out(engine, members, [np.zeros((1, 5, 5, 3), np.uint8)], 1)
 
 
-def test_an_unreadable_image_is_no_reason_to_go_on_without(members: list[padim.Padim]) -> None:
+def test_an_unreadable_image_is_no_reason_to_go_on_without(engine: OneDevice, members: list[padim.Padim]) -> None:
     def broken() -> Iterator[np.ndarray]:
         raise UnreadableImage(Path("a.png"), "damaged")
         yield
 
     with pytest.raises(UnreadableImage):
-        leave_out(members, broken())
+        leave_out(engine, members, broken(), 4)
 
 
 def made(n: int) -> OperatingPoints:

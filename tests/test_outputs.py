@@ -78,11 +78,10 @@ def test_outputs_of_a_model_without_a_calibration_wait_for_their_colours_and_hav
     with pytest.raises(ValueError, match="masks take a calibrated model"):
         choose_outputs(small_model, masks="crop")
     paths = write_images(tmp_path / "new", images(3, SMALL, seed=5))
-    done = score_into(
-        Unfinished(tmp_path / "r", {}, ["heatmaps", "maps"]), small_model, paths, outputs, fitted_on=NOTHING_KNOWN
-    )
-    assert [row.path for row in done.rows] == paths
-    for row in done.rows:
+    results = Unfinished(tmp_path / "r", {}, ["heatmaps", "maps"])
+    score_into(results, small_model, paths, outputs, fitted_on=NOTHING_KNOWN)
+    assert [row.path for _, row in results.rows] == paths
+    for _, row in results.rows:
         assert (tmp_path / "r" / row.heatmap).is_file()
         assert np.asarray(Image.open(tmp_path / "r" / "maps" / f"{row.path.name}.tif")).max() == pytest.approx(
             row.score
@@ -107,6 +106,6 @@ def test_a_watch_stops_a_run_which_goes_on_from_there(small_model: padim.Padim, 
                 score_into(*arguments, fitted_on=NOTHING_KNOWN, batch_size=2, watch=watch)
             unfinished.close()
         else:
-            done = score_into(*arguments, fitted_on=NOTHING_KNOWN, batch_size=2, watch=watch)
-            assert len(done.rows) == len(list((tmp_path / "r" / "masks").glob("*.png"))) == 5
+            score_into(*arguments, fitted_on=NOTHING_KNOWN, batch_size=2, watch=watch)
+            assert len(unfinished.rows) == len(list((tmp_path / "r" / "masks").glob("*.png"))) == 5
     assert remarks == [f"going on: 2 of 5 images are done already, in {tmp_path / 'r' / 'unfinished'}"]

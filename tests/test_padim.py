@@ -19,7 +19,7 @@ from tests.conftest import SMALL, images
 
 def oracle_maps(backbone: padim.Backbone, model: padim.Padim, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     train, test = (oracle.embeddings(backbone, model.embedding, x) for x in (train, test))
-    grids = oracle.distance_grid(train, test, model.config.ridge)
+    grids = oracle.distance_grid(train, test, model.config.regularisation("test")[0])
     return oracle.anomaly_maps(grids, model.config.crop, model.config.sigma)
 
 

@@ -23,12 +23,15 @@ def test_mean_covariance_and_factor_are_numpys(lite0: padim.Backbone, form: str)
     if form == "inverse-factor":
         model = padim.with_solver(model, "inverse-factor")
     elif form == "low-rank":
-        model = replace(model, gaussian=jax.jit(low_rank, static_argnums=(1, 2))(moments.moments, n - 1, SMALL.ridge))
+        model = replace(
+            model,
+            gaussian=jax.jit(low_rank, static_argnums=(1, 2))(moments.moments, n - 1, SMALL.regularisation("test")[0]),
+        )
     at = padim.parameters_at(model, ROW, COLUMN)
     x = np.asarray(jax.jit(embed, static_argnums=1)(lite0, model.embedding, good), np.float64)[
         ROW * model.embedding.grid[1] + COLUMN
     ]
-    covariance = np.cov(x, rowvar=False, ddof=1) + SMALL.ridge * np.eye(x.shape[1])
+    covariance = np.cov(x, rowvar=False, ddof=1) + SMALL.regularisation("test")[0] * np.eye(x.shape[1])
     scale = np.abs(covariance).max()
     np.testing.assert_allclose(at.mean, x.mean(axis=0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(at.covariance, covariance, rtol=1e-3, atol=1e-4 * scale)

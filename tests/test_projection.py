@@ -46,7 +46,9 @@ def test_maps_match_the_oracle(lite0: padim.Backbone, config: padim.PadimConfig)
     model = padim.fit(lite0, [train[:9], train[9:]], config)
     w = np.asarray(model.projection)
     x, y = (oracle.embeddings(lite0, model.embedding, z, w) for z in (train, test))
-    wanted = oracle.anomaly_maps(oracle.distance_grid(x, y, config.ridge), config.crop, config.sigma)
+    wanted = oracle.anomaly_maps(
+        oracle.distance_grid(x, y, config.regularisation("test")[0]), config.crop, config.sigma
+    )
     np.testing.assert_allclose(padim.score(model, test).anomaly_map, wanted, rtol=1e-3)
 
 

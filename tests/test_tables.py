@@ -62,5 +62,5 @@ def test_a_row_that_was_cut_short_is_not_read() -> None:
         rows, size = read_lines(whole[:cut])
         assert (rows, size) == (([["path", "score"]], 11) if cut >= 11 else ([], 0))
     assert read_lines(whole + b'"x')[1] == len(whole)
-    with pytest.raises(ValueError, match="no table in CSV"):
+    with pytest.raises(ValueError, match="not a CSV table"):
         read_lines(b'"a"b\n"c"\n')

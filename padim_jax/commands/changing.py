@@ -24,13 +24,14 @@ _out = click.option("--out", type=click.Path(path_type=Path), help="Model folder
     example="padim calibrate bracket.padim good_parts/ --false-alarm-rate 0.01",
     place="padim_jax.commands.calibrate:calibrate_command",
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@_model
 @click.argument("good", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: MODEL itself.")
+@_out
 @click.option("--false-alarm-rate", type=RATE, help="Share of good images that may be called anomalous.")
 @click.option("--pixel-rate", type=RATE, help="Share of good images' pixels that masks may mark.")
 @trust_option
 @click.option("--threshold", type=float, help="Image score above which an image is anomalous, set by hand.")
+@devices_option
 @batch_option
 @debug_option
 def calibrate_command() -> None:
@@ -105,6 +106,7 @@ def merge_command() -> None:
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, path_type=Path))
 @_out
 @calibration_options
+@devices_option
 @batch_option
 @debug_option
 def forget_command() -> None:

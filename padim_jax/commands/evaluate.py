@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from jax.sharding import Mesh
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table as RichTable
 
 from padim_jax.artifact import ownership
-from padim_jax.backbones import Backbone, load_backbone
+from padim_jax.backbones import load_backbone
+from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.grid import Grid, expand_grid, plan_runs
 from padim_jax.commands.terminal import (
     add_bar,
@@ -33,6 +35,7 @@ from padim_jax.commands.terminal import (
 from padim_jax.config import ProtocolName, TableFormat
 from padim_jax.images import UnreadableImage
 from padim_jax.presets import preset as find_preset
+from padim_jax.runs.engines import Engine, engine
 from padim_jax.runs.watch import Advance
 
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
@@ -55,6 +58,7 @@ def evaluate_command(
     prepared: Path | None,
     report: bool,
     table_formats: tuple[TableFormat, ...],
+    devices: int | None,
     batch_size: int,
     **settings: tuple[Any, ...],
 ) -> None:
@@ -66,7 +70,7 @@ def evaluate_command(
     seed_values = tuple(dict.fromkeys(settings.pop("seed")))
     if seed_values and seeds is not None:
         raise click.UsageError("--seeds counts seeds from 0 and --seed names them; give one of the two")
-    prepared = prepared or out / "prepared"
+    prepared, mesh = prepared or out / "prepared", MeshOptions(devices).mesh()
     with wrong_use():
         presets = [find_preset(name) for name in dict.fromkeys(preset_names or ("lite0",))]
         categories = find_categories(folder, prepared, category_names)
@@ -78,7 +82,7 @@ def evaluate_command(
     with ownership.locked(out, "evaluate"):
         claim(out, [FILES[name] for name in table_formats])
         _check_room(out)
-        _evaluate_all(runs, grid, out, weights, batch_size, report, table_formats)
+        _evaluate_all(runs, grid, out, weights, mesh, batch_size, report, table_formats)
 
 
 def report_command(results: Path) -> None:
@@ -99,6 +103,7 @@ def _evaluate_all(
     grid: Grid,
     out: Path,
     weights: str | None,
+    mesh: Mesh | None,
     batch_size: int,
     report: bool,
     table_formats: Sequence[TableFormat],
@@ -117,7 +122,7 @@ def _evaluate_all(
     for name, builder in builders.items():
         note_ignored(ignored_files(builder), name)
     board = _Board()
-    networks: dict[str, Backbone] = {}
+    engines: dict[str, Engine] = {}  # by the network they hold
     records: list[dict[str, Any]] = []
     pages: list[Path] = []
     tables: list[Path] = []
@@ -129,21 +134,22 @@ def _evaluate_all(
         for run in runs:
             builder, name = builders[run.category.name], run.preset.backbone
             label = f"{len(records) + 1}/{len(runs)} {run.category.name} {grid.label(run)} seed {run.seed}"
-            if name not in networks:
+            if name not in engines:
                 progress = megabytes(board.bar(f"{label}: loading {name}", unit="MB"))
-                networks[name] = load_backbone(name, weights, progress=progress)
-            record, remark = finished(run, networks[name], builder, out), "there already"
+                engines[name] = engine(load_backbone(name, weights, progress=progress), mesh)
+            backbone = engines[name].backbone
+            record, remark = finished(run, backbone, builder, out), "there already"
             if record is None:
-                if outdated := earlier(run, networks[name], builder, out):
+                if outdated := earlier(run, backbone, builder, out):
                     say(f"{label}: run again; {outdated} is of an earlier version, which did not calibrate, and stays")
-                progress = partial(board.stage, label)
+                options = {"batch_size": batch_size, "progress": partial(board.stage, label), "engine": engines[name]}
                 try:
-                    record = evaluate(run, networks[name], builder, out, batch_size=batch_size, progress=progress)
+                    record = evaluate(run, backbone, builder, out, **options)
                 except UnreadableImage as error:
                     raise click.ClickException(f"{run.category.folder}: {error} (mend or remove it)") from error
                 remark = f"in {sum(record['seconds'].values()):.1f} s"
             records.append(record)
-            pages.append(out / place(run, networks[name], builder) / REPORT)
+            pages.append(out / place(run, backbone, builder) / REPORT)
             if report and not pages[-1].exists():
                 write_report(pages[-1].parent, pages[-1])
             board.lines = write_results(out, records, grid.varying)

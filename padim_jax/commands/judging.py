@@ -158,6 +158,7 @@ def score_many_command() -> None:
     help="Folder for TFDS's copies of the images. Default: prepared in --out.",
 )
 @click.option("--report/--no-report", default=True, show_default=True, help="Write a web page for each run.")
+@devices_option
 @batch_option
 @debug_option
 def evaluate_command() -> None:

@@ -19,7 +19,7 @@ from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.scoring import with_smaller_roi
 from padim_jax.runs.outputs import Pixels, choose_outputs
-from padim_jax.runs.result_folder import Results, score_into
+from padim_jax.runs.result_folder import score_into
 from padim_jax.runs.rows import remarks
 from padim_jax.runs.score import FittedOn
 from padim_jax.runs.unfinished import SCORES, Unfinished, check_results, identity, in_one_line, remove_leftovers
@@ -67,7 +67,7 @@ def score_command(
             end_on_interruption(),
             follow_run(skip_unreadable) as watch,
         ):
-            done = score_into(
+            score_into(
                 unfinished,
                 fitted,
                 images,
@@ -77,9 +77,9 @@ def score_command(
                 watch=watch,
                 mesh=mesh,
             )
-    _report(out, done, fitted.calibration)
-    if done.lost:
-        raise click.ClickException(f"{len(done.lost)} of {len(images)} files could not be read and have no score")
+    _report(unfinished, fitted.calibration)
+    if unfinished.lost:
+        raise click.ClickException(f"{len(unfinished.lost)} of {len(images)} files could not be read and have no score")
 
 
 def _find_images(paths: Sequence[Path], out: Path) -> tuple[Path, ...]:
@@ -109,17 +109,17 @@ def refuse_nested(out: Path, models: Path) -> None:
         raise click.UsageError(f"--out {out} holds {models}; results take the place of what is there: choose another")
 
 
-def _report(out: Path, results: Results, calibration: Calibration | None) -> None:
+def _report(results: Unfinished, calibration: Calibration | None) -> None:
     """Print the results of a run."""
-    rows, lost = results.rows, results.lost
-    for path, reason in lost:
+    rows, lost = [row for _, row in results.rows], results.lost
+    for _, path, reason in lost:
         say(f"not scored: {path}: {reason}")
     for text in remarks(rows):
         say(f"warning: {text}")
     for row in sorted(rows, key=lambda row: -row.score)[:_HIGHEST]:
         tell(f"{row.score:10.3f}  {f'{row.verdict:9}  ' if row.verdict else ''}{row.path}")
     anomalous = f", {sum(bool(row.anomalous) for row in rows)} anomalous" if calibration is not None else ""
-    tell(f"{out / SCORES}: {len(rows)} scored, {len(lost)} unreadable{anomalous}; highest scores above")
+    tell(f"{results.out / SCORES}: {len(rows)} scored, {len(lost)} unreadable{anomalous}; highest scores above")
     if calibration is not None and calibration.threshold_source == "set":
         say(f"the threshold, {float(calibration.threshold):.4g}, was set by hand (padim calibrate --threshold)")
     if calibration is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,7 +14,7 @@ from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.terminal import note_ignored, progress_bar, say, tell
 from padim_jax.commands.watching import unreadable_option, watching
 from padim_jax.images import find_images
-from padim_jax.runs.engines import engine
+from padim_jax.runs.engines import Engine, engine
 from padim_jax.runs.forget import forget_files
 from padim_jax.runs.merge import merge_models
 from padim_jax.runs.recalibration import rates_of, recalibrate
@@ -27,11 +28,9 @@ def update_command(
     half_life: float | None,
     skip_unreadable: bool,
     held_out: tuple[Path, ...],
-    false_alarm_rate: float | None,
-    pixel_rate: float | None,
-    trusted: bool,
     devices: int | None,
     batch_size: int,
+    **calibrating: Any,
 ) -> None:
     """Do what ``padim update`` says it does."""
     target, mesh = out or model, MeshOptions(devices).mesh()
@@ -48,12 +47,10 @@ def update_command(
                     images.paths,
                     held_out=_paths(held_out),
                     half_life=half_life,
-                    false_alarm_rate=false_alarm_rate,
-                    pixel_rate=pixel_rate,
-                    trusted=trusted,
                     batch_size=batch_size,
                     watch=watch,
                     engine=where,
+                    **calibrating,
                 )
             except NothingNew as error:
                 raise click.ClickException(
@@ -73,22 +70,20 @@ def merge_command(
     others: tuple[Path, ...],
     out: Path,
     held_out: tuple[Path, ...],
-    false_alarm_rate: float | None,
-    pixel_rate: float | None,
     trusted: bool,
     batch_size: int,
+    **rates: float | None,
 ) -> None:
     """Do what ``padim merge`` says it does."""
     check_writable(out)
     with locked(out, "merge"):
-        rates = false_alarm_rate, pixel_rate
         with progress_bar("merge", 1 + len(others), "models") as advance:
-            parts = _loaded((model, *others), advance)
-            whole = merge_models(parts, false_alarm_rate=false_alarm_rate, pixel_rate=pixel_rate, remark=say)
-        _finish(whole, out, held_out, rates, batch_size, trusted, keep_previous=False)
+            merged = merge_models(_load_each((model, *others), advance), remark=say, **rates)
+        where, calibrating = engine(merged.backbone), {**rates, "trusted": trusted}
+        _finish(merged, out, where, held_out, batch_size, keep_previous=False, **calibrating)
 
 
-def _loaded(models: tuple[Path, ...], advance: Callable[[int], None]) -> Iterator[Updatable]:
+def _load_each(models: tuple[Path, ...], advance: Callable[[int], None]) -> Iterator[Updatable]:
     for model in models:
         yield load_updatable(model)
         advance(1)
@@ -102,20 +97,23 @@ def forget_command(
     false_alarm_rate: float | None,
     pixel_rate: float | None,
     trusted: bool,
+    devices: int | None,
     batch_size: int,
 ) -> None:
     """Do what ``padim forget`` says it does."""
-    target = out or model
+    target, mesh = out or model, MeshOptions(devices).mesh()
     check_writable(target)
     with locked(target, "forget"):
         stored = load_updatable(model)
         images = find_images([directory])
         note_ignored(images.ignored)
         rates = rates_of(stored.calibration, false_alarm_rate, pixel_rate)
+        calibrating = {"false_alarm_rate": rates[0], "pixel_rate": rates[1], "trusted": trusted}
         with watching(_as_it_is(model)) as watch:
-            changed = forget_files(stored, images.paths, batch_size=batch_size, watch=watch)
+            where = engine(stored.backbone, mesh)
+            changed = forget_files(stored, images.paths, batch_size=batch_size, watch=watch, engine=where)
         del stored
-        _finish(changed, target, held_out, rates, batch_size, trusted, keep_previous=True)
+        _finish(changed, target, where, held_out, batch_size, keep_previous=True, **calibrating)
 
 
 def undo_command(model: Path) -> None:
@@ -130,27 +128,21 @@ def undo_command(model: Path) -> None:
 def _finish(
     changed: Updatable,
     path: Path,
+    where: Engine,
     held_out: tuple[Path, ...],
-    rates: tuple[float | None, float | None],
     batch_size: int,
-    trusted: bool,
+    *,
     keep_previous: bool,
+    **calibrating: Any,
 ) -> None:
     """Calibrate on ``held_out`` if given, save and say."""
     good = _paths(held_out)
     if good is None:
-        changed.model()  # what can't be factored is not saved
+        where.finalize(changed.moments, changed.roi)  # what can't be factored is not saved
     else:
         with watching(_as_it_is(path)) as watch:
-            changed = recalibrate(
-                changed,
-                good,
-                false_alarm_rate=rates[0],
-                pixel_rate=rates[1],
-                trusted=trusted,
-                batch_size=batch_size,
-                watch=watch,
-            )
+            options = {"batch_size": batch_size, "watch": watch, "engine": where}
+            changed = recalibrate(changed, good, **options, **calibrating)
     save_updatable(changed, path, keep_previous=keep_previous)
     tell(f"{path}: fitted on {_count(changed)}")
     describe_calibration(changed.calibration)

@@ -35,11 +35,10 @@ from padim_jax.evaluation.operating_points import OperatingPoints, leave_out
 from padim_jax.evaluation.published import published
 from padim_jax.evaluation.report import FORMAT, RUN_FILE, SCHEMA
 from padim_jax.method.embedding import check_channels
-from padim_jax.method.fitting import fit
-from padim_jax.method.records import Padim
-from padim_jax.method.scoring import score
 from padim_jax.presets import Preset
-from padim_jax.runs.score import Rereadable, fill_up
+from padim_jax.runs.engines import Engine, OneDevice
+from padim_jax.runs.fold import fit_batches
+from padim_jax.runs.score import fill_up
 from padim_jax.runs.watch import Advance
 from weights_conversion.atomic import write_atomically
 
@@ -128,6 +127,7 @@ def evaluate(
     *,
     batch_size: int = 16,
     progress: Callable[[str, int], Advance] = lambda stage, total: lambda count: None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Fit on the good training images, find thresholds from them alone, score the test images and write the folder.
 
@@ -139,6 +139,7 @@ def evaluate(
       batch_size: images computed at once; changes nothing but the speed.
       progress: called at each stage ("fit", "calibrate", "score") with its number of images; what it returns is called
         with the number of images just done.
+      engine: where to compute. Default: the default device.
 
     Returns:
       What ``run.json`` holds.
@@ -166,17 +167,19 @@ def evaluate(
             fit_names.update(dict.fromkeys(batch.file_names))
             advance(len(batch.images))
 
-    models = [fit(backbone, Rereadable(partial(read_good, member)), member) for member in run.members]
+    engine = engine or OneDevice(backbone)
+    size = engine.step_size(batch_size, _count(builder, roles.fit))
+    models = [fit_batches(engine, partial(read_good, member), member, size) for member in run.members]
     fit_seconds, start = time.perf_counter() - start, time.perf_counter()
     member = run.members[0]  # members differ in taps, not in how images are read
     advance = progress("calibrate", _count(builder, roles.fit))
-    points = leave_out(models, read_good(member))
+    points = leave_out(engine, models, read_good(member), size)
     calibrate_seconds, start = time.perf_counter() - start, time.perf_counter()
     advance = progress("score", sum(_count(builder, part) for part in roles.test))
     test_batches = (
         load_examples(builder, part.split, member, batch_size, run.protocol, part.indices) for part in roles.test
     )
-    scored = score_batches(models, chain.from_iterable(test_batches), batch_size, advance)
+    scored = score_batches(engine, models, chain.from_iterable(test_batches), batch_size, advance)
     record = _record(run, backbone, builder, list(fit_names), points, scored)
     seconds = {"fit": fit_seconds, "calibrate": calibrate_seconds}
     record["seconds"] = seconds | {"score": time.perf_counter() - start}
@@ -270,15 +273,20 @@ def _record(
 
 
 def score_batches(
-    models: Sequence[Padim], batches: Iterable[Examples], batch_size: int, advance: Advance = lambda count: None
+    engine: Engine,
+    models: Sequence[Any],
+    batches: Iterable[Examples],
+    batch_size: int,
+    advance: Advance = lambda count: None,
 ) -> Scored:
-    """Score batches of at most ``batch_size`` examples by the sum of the models' maps.
+    """Score batches of at most ``batch_size`` examples by the sum of the maps of models that ``engine`` holds.
 
     Raises:
       FloatingPointError: a score is not finite; names the image.
     """
     scored = Scored()
     pending: deque[tuple[Examples, Array]] = deque()
+    size = engine.step_size(batch_size, batch_size)
 
     def finish() -> None:
         batch, maps = pending.popleft()
@@ -286,18 +294,14 @@ def score_batches(
         advance(len(batch.images))
 
     for batch in batches:
-        pending.append((batch, _sum_maps(models, batch.images, batch_size)))
+        padded = fill_up(batch.images, size)  # so that one program serves all
+        maps = functools.reduce(operator.add, (engine.scores(model, padded).anomaly_map for model in models))
+        pending.append((batch, maps))
         if len(pending) > 1:  # the host's share of one batch is done while the device computes the next
             finish()
     while pending:
         finish()
     return scored
-
-
-def _sum_maps(models: Sequence[Padim], images: np.ndarray, batch_size: int) -> Array:
-    """Sum of the models' maps; the last batch is filled up with black images, so that one program serves all."""
-    padded = fill_up(images, batch_size)
-    return functools.reduce(operator.add, (score(model, padded).anomaly_map for model in models))
 
 
 def _count(builder: tfds.core.DatasetBuilder, part: Part) -> int:

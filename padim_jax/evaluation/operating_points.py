@@ -8,20 +8,19 @@ that a user with good images only gets.
 
 import functools
 import operator
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import UInt8
 
 from padim_jax.method.calibration import Calibration, Histogram, p_values
 from padim_jax.method.calibration import calibration as calibrate_scores
-from padim_jax.method.records import Padim
-from padim_jax.method.scoring import NoLeaveOneOut, leave_one_out_scores
-
-T = TypeVar("T")
+from padim_jax.method.checks import check_images
+from padim_jax.method.scoring import NoLeaveOneOut, check_scores
+from padim_jax.runs.engines import Engine
+from padim_jax.runs.steps import Step
 
 RATES = (0.01, 0.05)  # of false alarms; a report starts at the first
 EARLIER = "written by an earlier version, which did not calibrate; evaluate again for thresholds from good images"
@@ -92,36 +91,34 @@ def at_rate(name: str, rate: float) -> str:
 
 
 def leave_out(
-    models: Sequence[Padim], batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]]
+    engine: Engine, models: Sequence[Any], batches: Iterable[UInt8[np.ndarray, "n height width 3"]], size: int
 ) -> OperatingPoints:
     """Thresholds for the summed maps of ``models``, with each good image left out of all models in turn.
 
     Principal components, where a model has them, remain those of all images.
 
     Args:
-      models: models fitted on the same images.
+      engine: where to compute.
+      models: models fitted on the same images, as the engine holds them.
       batches: these images in any order, with no empty batch; they are read once, and memory stays flat.
+      size: what batches are filled up to, as :meth:`padim_jax.runs.engines.OneDevice.step_size` says.
     """
     histogram, scores = Histogram(), list[float]()
-    slots = [deque[UInt8[Array | np.ndarray, "n height width 3"]]() for _ in models]  # of one batch at most
-    left_out = [leave_one_out_scores(model, _drain(slot)) for model, slot in zip(models, slots, strict=True)]
-    for batch in batches:
-        for slot in slots:
-            slot.append(batch)
-        try:
-            maps_by_model = [np.asarray(next(scored).anomaly_map) for scored in left_out]
-        except NoLeaveOneOut as error:
-            return OperatingPoints((), str(error).removeprefix("leave_one_out_scores: "))
-        maps = functools.reduce(operator.add, maps_by_model)
-        scores.extend(maps.max(axis=(1, 2)).tolist())
-        histogram.add(maps)
+    try:
+        models = [engine.for_leave_one_out("leave_out", model) for model in models]
+        for batch in batches:
+            check_images("leave_out", batch, engine.model(models[0]).config)
+            step = Step.of(batch, size)
+            parts = [engine.leave_out(model, step, step.valid.astype(np.float32)) for model in models]
+            for model, part in zip(models, parts, strict=True):
+                check_scores("leave_out", part.image_score, engine.model(model), len(scores), held_out=False)
+            maps = functools.reduce(operator.add, (part.anomaly_map for part in parts))
+            scores.extend(maps.max(axis=(1, 2)).tolist())
+            histogram.add(maps)
+    except NoLeaveOneOut as error:
+        return OperatingPoints((), str(error).removeprefix("leave_out: "))
     values = np.asarray(scores, np.float32)
     return OperatingPoints(tuple(calibrate_scores(values, histogram.counts, "leave-one-out", rate) for rate in RATES))
-
-
-def _drain(slot: deque[T]) -> Iterator[T]:
-    while True:
-        yield slot.popleft()
 
 
 def remarks(calibration: Mapping[str, Any] | None) -> list[str]:

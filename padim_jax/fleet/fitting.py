@@ -34,7 +34,7 @@ from padim_jax.method.embedding import draw_embedding
 from padim_jax.runs.calibrate import Terms as Calibrating
 from padim_jax.runs.checkpoint import Checkpoint, identity
 from padim_jax.runs.engines import OneDevice
-from padim_jax.runs.fit import fit_files
+from padim_jax.runs.fit import Fitted, fit_files
 from padim_jax.runs.watch import Interrupted, Watch, skip_unreadable, warn_of_file
 
 AT_ONCE_BYTES = 2**30  # of moments and factors: up to here a device fits two models at a time
@@ -88,11 +88,11 @@ def fit_many(
       jobs: what to fit; names must differ.
       terms: what they have in common.
       out: folder of the models.
-      journal: of that folder; told of every outcome but of models kept that it knows as they are.
+      journal: of that folder; is told of every outcome, except of models that are kept and that it already lists.
       devices: to share the models out over; None for the default one.
       note: as of :func:`padim_jax.images.load_batches`; called by several threads.
-      stopped: asked after every batch, by several threads; once true, models under way are kept unfinished and no
-        other is begun.
+      stopped: is asked after every batch, by several threads; once it is true, models under way are kept unfinished
+        and no other is begun.
 
     Yields:
       Outcomes as they come.
@@ -102,9 +102,9 @@ def fit_many(
       OSError: the journal can't be written.
       Interrupted: ``stopped`` has become true before all was done.
     """
-    each = 2 if 2 * _state_bytes(backbone, terms.config) <= AT_ONCE_BYTES else 1
-    places = Places(backbone, devices or jax.devices()[:1], each)
-    abandoned, before = threading.Event(), journal.last()
+    at_once = 2 if 2 * _state_bytes(backbone, terms.config) <= AT_ONCE_BYTES else 1
+    places = Places(backbone, devices or jax.devices()[:1], at_once)
+    abandoned, last = threading.Event(), journal.last()
 
     def ended() -> bool:
         return abandoned.is_set() or stopped()
@@ -115,7 +115,7 @@ def fit_many(
                 raise Interrupted("interrupted before it was begun")
             outcome = _attempt(job, place.backbone, terms, out, note, ended)
             place.warm = place.warm or outcome.status == "fitted"
-        earlier = before.get(job.name)
+        earlier = last.get(job.name)
         if outcome.status != "kept" or earlier is None or earlier.status == "failed":
             journal.add(outcome)
         return outcome
@@ -135,13 +135,13 @@ def fit_many(
 
 
 def _in_turn(
-    pool: ThreadPoolExecutor, run: Callable[[Job], Outcome], jobs: Sequence[Job], most: int
+    pool: ThreadPoolExecutor, run: Callable[[Job], Outcome], jobs: Sequence[Job], limit: int
 ) -> Iterator[Future[Outcome]]:
-    """Outcomes of all jobs as they come; no more than ``most`` are under way."""
+    """Outcomes of all jobs as they come; no more than ``limit`` are under way."""
     running: set[Future[Outcome]] = set()
     for job in jobs:
         running.add(pool.submit(run, job))
-        if len(running) == most:
+        if len(running) == limit:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             yield from done
     yield from as_completed(running)
@@ -157,82 +157,94 @@ def _attempt(job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note, 
     except Exception as error:  # whatever ails one model must not end the others
         foreseen = isinstance(error, ValueError | OSError | ArithmeticError)
         reason = (str(error) if foreseen else f"{type(error).__name__}: {error}").replace("\n", " ")
-        stays = () if not _is_there(out / job.name) else ("the model of an earlier fit is still there",)
+        stays = () if _read_origin(out / job.name) is None else ("the model of an earlier fit is still there",)
         outcome = Outcome(job.name, "failed", notes=(reason, *stays))
     return replace(outcome, seconds=time.perf_counter() - start)
 
 
 def _fit(job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note, stopped: Callable[[], bool]) -> Outcome:
-    with locked(out / job.name, "fit-many"):
-        return _fit_locked(job, backbone, terms, out, note, stopped)
+    """The outcome of a job: a fit, unless there is a model that stays."""
+    target, config, notes = out / job.name, terms.config, list[str]()
+    with locked(target, "fit-many"):
+        images = find_images([job.good], exclude=out)
+        if images.ignored:
+            notes.append(f"ignored files that are not images: {describe(images.ignored)}")
+        if config.value_range is None and (value_range := find_value_range(images.paths)) is not None:
+            config = replace(config, value_range=value_range)
+            notes.append("values {:.12g} to {:.12g} are black to white".format(*value_range))
+        others = None if job.calibration is None else find_images([job.calibration], exclude=out).paths
+        digest = _identity(job, backbone, replace(terms, config=config), images.paths, others)
+        # names with a dot are none of a table's
+        checkpoint = Checkpoint(target.with_name(f".{target.name}.unfinished"), digest)
+        checkpoint.check()
+        if (kept := _keep(job.name, target, terms, checkpoint)) is not None:
+            return kept
+        check_writable(target)
+        roi = None if job.roi is None else read_roi_of(job.roi, config, images.paths)
+        calibrating = Calibrating(terms.false_alarm_rate, terms.pixel_rate, others, terms.trusted)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fitted = fit_files(
+            OneDevice(backbone, full=True),
+            images.paths,
+            config,
+            target,
+            checkpoint,
+            terms.batch_size,
+            Watch(
+                note=note,
+                remark=lambda text: notes.append(text.removeprefix("note: ")),
+                unreadable=skip_unreadable if terms.skip_unreadable else stop_at_unreadable,
+                stopped=stopped,
+            ),
+            roi=roi,
+            terms=calibrating if terms.calibrate else None,
+            progress={"identity": digest},
+        )
+    return _describe(job.name, fitted, notes)
 
 
-def _fit_locked(
-    job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note, stopped: Callable[[], bool]
-) -> Outcome:
-    target, config = out / job.name, terms.config
-    found = find_images([job.good], exclude=out)
-    paths, notes = found.paths, [f"ignored files that are not images: {describe(found.ignored)}"] * bool(found.ignored)
-    others = None if job.calibration is None else find_images([job.calibration], exclude=out).paths
-    if config.value_range is None:
-        config = replace(config, value_range=find_value_range(paths))
-        if config.value_range is not None:
-            notes.append("values {:.12g} to {:.12g} are black to white".format(*config.value_range))
-    known = _identity(job, backbone, replace(terms, config=config), paths, others)
-    # names with a dot are none of a table's
-    checkpoint = Checkpoint(target.with_name(f".{target.name}.unfinished"), known)
-    checkpoint.check()
-    before = _made_from(target)
-    if before is not None and not terms.replace_changed and (how := _lived_on(before)):
-        text = f"it was {how} since it was fitted, and is kept as it is; --replace-changed fits it anew"
-        return Outcome(job.name, "kept", int(before.get("images", 0)), int(before.get("skipped", 0)), notes=(text,))
-    as_it_was = before is not None and "since" not in before and before.get("identity") == known
-    if before is not None and as_it_was and (terms.skip_unreadable or not before.get("skipped")):
-        checkpoint.remove()
-        return Outcome(job.name, "kept", int(before["images"]), int(before["skipped"]))
-    check_writable(target)
-    region = None if job.roi is None else read_roi_of(job.roi, config, paths)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    remarks: list[str] = []
-    watch = Watch(
-        note=note,
-        remark=lambda text: remarks.append(text.removeprefix("note: ")),
-        unreadable=skip_unreadable if terms.skip_unreadable else stop_at_unreadable,
-        stopped=stopped,
-    )
-    calibration = Calibrating(terms.false_alarm_rate, terms.pixel_rate, others, terms.trusted)
-    fitted = fit_files(
-        OneDevice(backbone, full=True),
-        paths,
-        config,
-        target,
-        checkpoint,
-        terms.batch_size,
-        watch,
-        roi=region,
-        terms=calibration if terms.calibrate else None,
-        progress={"identity": known},
-    )
-    if fitted.uncalibrated:
-        remarks.append(f"not calibrated: {fitted.uncalibrated}")
+def _keep(name: str, target: Path, terms: Terms, checkpoint: Checkpoint) -> Outcome | None:
+    """The outcome of a job whose model is there and stays; None where it has to be fitted."""
+    origin = _read_origin(target)
+    if origin is None:
+        return None
+    counts = int(origin.get("images", 0)), int(origin.get("skipped", 0))
+    if not terms.replace_changed and (changes := _describe_changes(origin)):
+        text = f"it was {changes} since it was fitted, and is kept as it is; --replace-changed fits it anew"
+        return Outcome(name, "kept", *counts, notes=(text,))
+    unchanged = "since" not in origin and origin.get("identity") == checkpoint.identity
+    if not unchanged or (counts[1] and not terms.skip_unreadable):
+        return None
+    checkpoint.remove()
+    return Outcome(name, "kept", *counts)
+
+
+def _describe(name: str, fitted: Fitted, notes: Sequence[str]) -> Outcome:
+    """The outcome of a fit, with ``notes`` and with those on what it left out."""
     skipped = [f"skipped {path}: {reason}" for path, reason in fitted.skipped.items()]
-    notes += skipped[:_FEW] + [f"skipped {len(skipped) - _FEW} more"] * (len(skipped) > _FEW) + remarks
-    outcome = Outcome(job.name, "fitted", fitted.count, len(skipped), notes=tuple(notes))
-    if fitted.calibration is None:
-        return outcome
-    threshold, rate = float(fitted.calibration.threshold), fitted.calibration.attained_rate
-    return replace(outcome, threshold=threshold, false_alarm_rate=rate)
+    more = [f"skipped {len(skipped) - _FEW} more"] * (len(skipped) > _FEW)
+    uncalibrated = [f"not calibrated: {fitted.uncalibrated}"] * bool(fitted.uncalibrated)
+    calibration = fitted.calibration
+    return Outcome(
+        name,
+        "fitted",
+        fitted.count,
+        len(skipped),
+        None if calibration is None else float(calibration.threshold),
+        None if calibration is None else calibration.attained_rate,
+        notes=(*notes, *skipped[:_FEW], *more, *uncalibrated),
+    )
 
 
 def _identity(job: Job, backbone: Backbone, terms: Terms, paths: Sequence[Path], others: Sequence[Path] | None) -> str:
     """Digest of all that a job's model follows from; ``terms`` with the settings it is fitted with."""
     groups = [paths, others, None if job.roi is None else [job.roi]]
     of_files = [None if group is None else identity(backbone, terms.config, group) for group in groups]
-    rest = (terms.calibrate, terms.false_alarm_rate, terms.pixel_rate)
-    return hashlib.sha256(json.dumps([of_files, rest]).encode()).hexdigest()
+    calibrating = (terms.calibrate, terms.false_alarm_rate, terms.pixel_rate)
+    return hashlib.sha256(json.dumps([of_files, calibrating]).encode()).hexdigest()
 
 
-def _made_from(folder: Path) -> dict[str, Any] | None:
+def _read_origin(folder: Path) -> dict[str, Any] | None:
     """What a model remembers of what it was made from, nothing where it was made otherwise; None: no whole model."""
     try:
         manifest = read_manifest(folder)
@@ -241,15 +253,11 @@ def _made_from(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _lived_on(before: dict[str, Any]) -> str:
+def _describe_changes(origin: dict[str, Any]) -> str:
     """What was done to a model since this command made it, in words; nothing where it is as it was."""
-    if "identity" not in before and "since" not in before:
+    if "identity" not in origin and "since" not in origin:
         return "made by another command"
-    return ", ".join(dict.fromkeys(map(str, before.get("since", ()))))
-
-
-def _is_there(folder: Path) -> bool:
-    return _made_from(folder) is not None
+    return ", ".join(dict.fromkeys(map(str, origin.get("since", ()))))
 
 
 def _state_bytes(backbone: Backbone, config: PadimConfig) -> int:

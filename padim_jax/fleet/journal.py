@@ -23,7 +23,7 @@ class Outcome:
       threshold: of its calibration, in units of distance; None without.
       false_alarm_rate: that the threshold attains; None without.
       seconds: it took.
-      notes: what is to be known of it, each in one line: why it failed, what was left out or decided.
+      notes: what a reader should know, each in one line: why it failed, what was left out or decided.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Journal:
             self._path.write_bytes(self._path.read_bytes() + b"\n")
 
     def add(self, outcome: Outcome) -> None:
-        """Write one down, so that it outlasts a power cut; threads may do so at once."""
+        """Record an outcome so that it outlasts a power cut; threads may do so at the same time."""
         line = json.dumps(asdict(outcome) | {"at": time.time()})
         with self._lock, self._path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")

@@ -35,15 +35,15 @@ class Places:
     Args:
       backbone: of all models.
       devices: of JAX.
-      each: how many models a device fits at a time.
+      per_device: how many models a device fits at a time.
 
     Attributes:
       total: how many models can be fitted at a time.
     """
 
-    def __init__(self, backbone: Backbone, devices: Sequence[Any], each: int) -> None:
+    def __init__(self, backbone: Backbone, devices: Sequence[Any], per_device: int) -> None:
         places = [Place(device, _put(device, backbone)) for device in devices]
-        self._free = deque(places * each)
+        self._free = deque(places * per_device)
         self.total = len(self._free)
 
     @contextmanager

@@ -22,12 +22,12 @@ from padim_jax.method.calibration import is_anomalous, p_values
 from padim_jax.method.checks import check_images
 from padim_jax.method.records import Padim, Scores
 from padim_jax.method.scoring import score
+from padim_jax.runs.result_folder import Failed
 from padim_jax.runs.score import ScoredImage, fill_up, filled_size, score_files
 from padim_jax.runs.watch import Advance
 
 T = TypeVar("T")
 Item = TypeVar("Item")
-Failed = Callable[[str, Path, Exception], None]  # told of a model's name, a file that has no score, and why
 
 WINDOW = 256  # images of a stream that are looked at together, so that those of one model are scored in batches
 _FORESEEN = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)  # of one model: RuntimeError is XLA's
@@ -78,10 +78,12 @@ class Fleet:
             while self._loaded and self.held + size > self.budget:
                 self._loaded.popitem(last=False)
             model = load(self.folder / name)
-            known = model.calibration
-            scale = None if known is None else (float(known.colour_scale[0]), float(known.colour_scale[1]))
-            self._loaded[name], self._configs[name], self._scales[name] = (model, size), model.config, scale
-            self._thresholds[name] = None if known is None else float(known.threshold)
+            calibration = model.calibration
+            self._loaded[name], self._configs[name] = (model, size), model.config
+            self._scales[name], self._thresholds[name] = None, None
+            if calibration is not None:
+                low, high = calibration.colour_scale
+                self._scales[name], self._thresholds[name] = (float(low), float(high)), float(calibration.threshold)
             self.loads += 1
         self._loaded.move_to_end(name)
         return self._loaded[name][0]
@@ -125,19 +127,20 @@ class Fleet:
         """
         _check_sizes("Fleet.score", batch_size, window)
 
-        def of_model(name: str, images: Sequence[Array | np.ndarray | str | os.PathLike[str]]) -> list[Scores]:
+        def score_images(name: str, images: Sequence[Array | np.ndarray | str | os.PathLike[str]]) -> list[Scores]:
             model = self.model(name)
-            known, bare, found = model.calibration, replace(model, calibration=None), list[Scores]()
+            calibration, uncalibrated, results = model.calibration, replace(model, calibration=None), list[Scores]()
             for first in range(0, len(images), batch_size):
-                batch = np.stack([_seen(model, image, note) for image in images[first : first + batch_size]])
-                scores = jax.device_get(score(bare, fill_up(batch, filled_size(len(batch), batch_size))))
-                if known is not None:
+                batch = np.stack([_read_pixels(model, image, note) for image in images[first : first + batch_size]])
+                scores = jax.device_get(score(uncalibrated, fill_up(batch, filled_size(len(batch), batch_size))))
+                if calibration is not None:
                     values = scores.image_score
-                    scores = replace(scores, p_value=p_values(known, values), anomalous=is_anomalous(known, values))
-                found += [jax.tree.map(lambda a, i=i: a[i : i + 1], scores) for i in range(len(batch))]
-            return found
+                    verdicts = is_anomalous(calibration, values)
+                    scores = replace(scores, p_value=p_values(calibration, values), anomalous=verdicts)
+                results += [jax.tree.map(lambda a, i=i: a[i : i + 1], scores) for i in range(len(batch))]
+            return results
 
-        yield from self._routed(stream, window, of_model)
+        yield from self._route(stream, window, score_images)
 
     def score_files(
         self,
@@ -171,9 +174,9 @@ class Fleet:
         """
         _check_sizes("Fleet.score_files", batch_size, window)
 
-        def of_model(name: str, paths: Sequence[Path]) -> list[ScoredImage | None]:
-            once = dict.fromkeys(paths)
-            found: dict[Path, ScoredImage] = {}
+        def score_paths(name: str, paths: Sequence[Path]) -> list[ScoredImage | None]:
+            images = list(dict.fromkeys(paths))
+            results: dict[Path, ScoredImage] = {}
             reasons: dict[Path, Exception] = {}
 
             def unreadable(error: UnreadableImage) -> None:
@@ -181,24 +184,24 @@ class Fleet:
 
             try:
                 model = self.model(name)
-                for item in score_files(model, list(once), batch_size=batch_size, unreadable=unreadable, note=note):
-                    found[item.path] = item
+                for item in score_files(model, images, batch_size=batch_size, unreadable=unreadable, note=note):
+                    results[item.path] = item
             except _FORESEEN as error:
-                reasons |= {path: error for path in once if path not in found and path not in reasons}
+                reasons |= {path: error for path in images if path not in results and path not in reasons}
             advance(len(paths))
             for path in paths:
                 if path in reasons and failed is None:
                     raise reasons[path]
                 if path in reasons and failed is not None:
                     failed(name, path, reasons[path])
-            return [found.get(path) for path in paths]
+            return [results.get(path) for path in paths]
 
-        for name, item in self._routed(routes, window, of_model):
+        for name, item in self._route(routes, window, score_paths):
             if item is not None:
                 yield name, item
 
-    def _routed(
-        self, stream: Iterable[tuple[str, Item]], window: int, of_model: Callable[[str, Sequence[Item]], Sequence[T]]
+    def _route(
+        self, stream: Iterable[tuple[str, Item]], window: int, score_items: Callable[[str, Sequence[Item]], Sequence[T]]
     ) -> Iterator[tuple[str, T]]:
         """Results in order, a window at a time: of loaded models first, so that none of them is loaded twice for it."""
         waiting = iter(stream)
@@ -208,21 +211,21 @@ class Fleet:
                 places.setdefault(name, []).append(index)
             results: dict[int, T] = {}
             for name in sorted(places, key=lambda name: name not in self._loaded):
-                found = of_model(name, [items[index][1] for index in places[name]])
-                results |= dict(zip(places[name], found, strict=True))
+                values = score_items(name, [items[index][1] for index in places[name]])
+                results |= dict(zip(places[name], values, strict=True))
             for index, (name, _) in enumerate(items):
                 yield name, results.pop(index)
 
 
-def _seen(
+def _read_pixels(
     model: Padim, image: Array | np.ndarray | str | os.PathLike[str], note: Note | None
 ) -> UInt8[np.ndarray, "height width 3"]:
     """An image as the model's network sees it."""
     if isinstance(image, str | os.PathLike):
         return read_image(Path(image), model.config, note=note)
     pixels = np.asarray(image)
-    enough = any if model.config.resize == "pad" else all
-    fits = enough(given >= wanted for given, wanted in zip(pixels.shape[:2], model.config.crop, strict=False))
+    quantifier = any if model.config.resize == "pad" else all
+    fits = quantifier(size >= crop for size, crop in zip(pixels.shape[:2], model.config.crop, strict=False))
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not fits:
         check_images("Fleet.score", pixels[None], model.config)
     if pixels.shape[:2] == model.config.crop:

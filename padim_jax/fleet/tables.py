@@ -50,18 +50,18 @@ def read_jobs(path: Path) -> list[Job]:
         inside another; says where.
       OSError: it can't be read.
     """
-    found: dict[str, Job] = {}
+    jobs: dict[str, Job] = {}
     for line, row in _rows(path, ("model", "good"), ("calibration", "roi")):
         name = _name(path, line, row["model"])
-        if name in found:
+        if name in jobs:
             raise ValueError(f"{path}, line {line}: model {name!r} is there twice; names must differ")
-        here = {key: path.parent / value for key, value in row.items() if key != "model" and value}
-        found[name] = Job(name, **here)
-    for name in found:
-        around = next((str(outer) for outer in PurePosixPath(name).parents if str(outer) in found), None)
-        if around is not None:
-            raise ValueError(f"{path}: model {name!r} would lie inside the folder of model {around!r}; rename one")
-    return list(found.values())
+        paths = {key: path.parent / value for key, value in row.items() if key != "model" and value}
+        jobs[name] = Job(name, **paths)
+    for name in jobs:
+        outer_name = next((str(outer) for outer in PurePosixPath(name).parents if str(outer) in jobs), None)
+        if outer_name is not None:
+            raise ValueError(f"{path}: model {name!r} would lie inside the folder of model {outer_name!r}; rename one")
+    return list(jobs.values())
 
 
 def read_routes(path: Path) -> list[Route]:
@@ -76,7 +76,7 @@ def read_routes(path: Path) -> list[Route]:
 
 def _rows(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows by column with their lines; none of ``needed`` is empty."""
-    wanted = f"{','.join(needed)}" + (f" and, if you like, {','.join(optional)}" if optional else "")
+    columns_text = f"{','.join(needed)}" + (f" and, if you like, {','.join(optional)}" if optional else "")
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True, skipinitialspace=True)
@@ -84,7 +84,7 @@ def _rows(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterato
             unknown = [column for column in columns if column not in (*needed, *optional)]
             missing = [column for column in needed if column not in columns]
             if unknown or missing or len(set(columns)) != len(columns):
-                raise ValueError(f"{path}: its first line is {','.join(columns)!r}, wanted the columns {wanted}")
+                raise ValueError(f"{path}: its first line is {','.join(columns)!r}, wanted the columns {columns_text}")
             count = 0
             for cells in reader:
                 if not cells:
@@ -98,23 +98,23 @@ def _rows(path: Path, needed: Sequence[str], optional: Sequence[str]) -> Iterato
                 count += 1
                 yield reader.line_num, row
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no table in CSV (UTF-8): {error}") from error
+        raise ValueError(f"{path} is not a CSV table in UTF-8: {error}") from error
     if count == 0:
         raise ValueError(f"{path} has no lines after the first, {','.join(columns)!r}")
 
 
-def _name(path: Path, line: int, given: str) -> str:
-    parts = given.split("/")
+def _name(path: Path, line: int, name: str) -> str:
+    parts = name.split("/")
     if parts[0] == LIST:
-        raise ValueError(f"{path}, line {line}: model {given!r} would lie where the list of models does; rename it")
+        raise ValueError(f"{path}, line {line}: model {name!r} would lie where the list of models does; rename it")
     if not all(part and part[0] != "." and part.isprintable() and "\\" not in part for part in parts):
         raise ValueError(
-            f"{path}, line {line}: model {given!r}, wanted a name, or names joined by /, that begin with no dot: each "
+            f"{path}, line {line}: model {name!r}, wanted a name, or names joined by /, that begin with no dot: each "
             "is a folder"
         )
     if long := [part for part in parts if len(os.fsencode(part)) > _LONGEST]:
         raise ValueError(
-            f"{path}, line {line}: model {given[:40]!r}… has a name of {len(os.fsencode(long[0]))} bytes, wanted "
+            f"{path}, line {line}: model {name[:40]!r}… has a name of {len(os.fsencode(long[0]))} bytes, wanted "
             f"at most {_LONGEST}: each is a folder"
         )
-    return given
+    return name

@@ -1,9 +1,10 @@
 """Leave-one-out Mahalanobis distances in closed form: no refit, no memory beyond the fitted factors.
 
 Of a fitted N(μ, Σ), ``Σ = (1 - ρ) S + ρ (tr S / d) I + ε I`` with S = C / (n - 1) (ρ = 0 where it is not shrunk), or
-``Σ = (C + ν T) / (n - 1 + ν) + ε I`` where it is pooled, image x = μ + δ is taken out again. The scatter becomes ``C' = C - b δ δᵀ``, the divisor and the trace lose the
-image's share, so that ``Σ' = κ (Σ - τ I) - c δ δᵀ`` with numbers κ, τ and c, the smallest eigenvalue of Σ above τ; then
-Sherman and Morrison's formula gives the distance from ``q = δᵀ (κ (Σ - τ I))⁻¹ δ``.
+``Σ = (C + ν T) / (n - 1 + ν) + ε I`` where it is pooled, image x = μ + δ is taken out again. The scatter becomes
+``C' = C - b δ δᵀ``, the divisor and the trace lose the image's share, so that ``Σ' = κ (Σ - τ I) - c δ δᵀ`` with
+numbers κ, τ and c, the smallest eigenvalue of Σ above τ; then Sherman and Morrison's formula gives the distance from
+``q = δᵀ (κ (Σ - τ I))⁻¹ δ``.
 """
 
 import functools

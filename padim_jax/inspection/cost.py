@@ -14,7 +14,7 @@ _PROCESS = psutil.Process()  # made once: it is asked every 2 ms
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one program.
+    """What one program takes.
 
     Attributes:
       temporary: bytes of XLA's own account.
@@ -33,7 +33,7 @@ class Cost:
     seconds: float = 0.0
 
 
-def compiled(function: Any, *arguments: Any) -> Cost:
+def measure_compiling(function: Any, *arguments: Any) -> Cost:
     """Cost of compiling a jitted function for ``arguments``, which may be shapes alone; nothing is run."""
     before, start = resident(), time.perf_counter()
     program = function.lower(*arguments).compile()
@@ -44,30 +44,26 @@ def compiled(function: Any, *arguments: Any) -> Cost:
     )
 
 
-def measured(function: Any, *arguments: Any) -> tuple[Any, Cost]:
+def measure_run(function: Any, *arguments: Any) -> tuple[Any, Cost]:
     """Result of the compiled function, and what a run takes: memory at the first, seconds at the second."""
-    before = _settled()
+    before = _wait_for_memory()
     program = function.lower(*arguments).compile()
     analysis = program.memory_analysis()
-    with Sampled() as sampled:
-        out = run_exclusively(program, *arguments)
+    with PeakMemory() as memory:
+        result = run_exclusively(program, *arguments)
     temporary, output = analysis.temp_size_in_bytes, analysis.output_size_in_bytes
     start = time.perf_counter()
-    again = run_exclusively(program, *arguments)
+    second_result = run_exclusively(program, *arguments)
     seconds = time.perf_counter() - start
-    del again
-    return out, Cost(
-        temporary,
-        output,
-        hidden=max(0, sampled.peak - before - output - temporary),
-        seconds=seconds,
-    )
+    del second_result
+    hidden = max(0, memory.peak - before - output - temporary)
+    return result, Cost(temporary, output, hidden=hidden, seconds=seconds)
 
 
-class Sampled:
+class PeakMemory:
     """The process's largest resident memory while inside, looked at every 2 ms."""
 
-    def __enter__(self) -> "Sampled":
+    def __enter__(self) -> "PeakMemory":
         self.peak, self._done = resident(), threading.Event()
         self._thread = threading.Thread(target=self._look)
         self._thread.start()
@@ -83,13 +79,13 @@ class Sampled:
             self.peak = max(self.peak, resident())
 
 
-def _settled() -> int:
+def _wait_for_memory() -> int:
     """Resident memory once the runtime has given temporaries back, which it does a little after a result is ready."""
-    least = resident()
+    lowest = resident()
     for _ in range(10):
         time.sleep(0.02)
-        least = min(least, resident())
-    return least
+        lowest = min(lowest, resident())
+    return lowest
 
 
 def resident() -> int:

@@ -31,7 +31,7 @@ from padim_jax.gaussians import factors, packing
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.pooling import Prior
 from padim_jax.gaussians.triangle import SymmetricMatrix
-from padim_jax.inspection.cost import Cost, compiled, measured, resident
+from padim_jax.inspection.cost import Cost, measure_compiling, measure_run, resident
 from padim_jax.method import fitting, programs
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import BINS
@@ -111,13 +111,13 @@ def sizes_on_disk(positions: int, dimension: int, images: int, parameters: int) 
     """
     common = 4 * (parameters + images + BINS) + _SMALL
     low = images <= dimension
-    found = {
+    sizes = {
         form: common + form_bytes(form, positions, dimension, max(1, images - 1))
         for form in FORMS
         if low or not form.startswith("low-rank")
     }
-    found["updatable"] += 50 * images  # a digest and a weight each
-    return found
+    sizes["updatable"] += 50 * images  # a digest and a weight each
+    return sizes
 
 
 def estimate(
@@ -150,11 +150,11 @@ def estimate(
     loaded = resident()
     state = _abstract_state(backbone, config)
     # in the order of a fit: memory that compiling gave back is there for what runs next
-    update = _compiled_update(backbone, state, batch)
-    embedded, embedding = _embedded(backbone, state, batch)
-    costs, model = _compiled(backbone, state, batch, update)
+    update = _compile_update(backbone, state, batch)
+    embedded, embedding = _embed_batch(backbone, state, batch)
+    costs, model = _compile_programs(backbone, state, batch, update)
     side = min(LONGEST_SIDE, math.isqrt(files.pixels))  # of a photo in a heat map
-    pieces = _measured(state, batch, embedded, embedding, side)
+    pieces = _run_piece(state, batch, embedded, embedding, side)
     accelerator = jax.default_backend() != "cpu"
     p, d = state.embedding.n_positions, state.embedding.dimension
     parameters = sum(array.size for array in backbone_parameters(backbone).values())
@@ -173,13 +173,12 @@ def estimate(
     )
     batches, reading = -(-images // len(batch)), images * (files.seconds or 0.0)
     seconds = {name: cost.seconds for name, cost in pieces.costs.items()}
-    of_model = {"factor": seconds["factor"]}
     fit_seconds = {
         "start": starting,
         "compile": sum(costs[name].compiling for name in ("update", "factor", "leave_one_out")),
         "read": (1 + config.passes) * reading,
         "update": config.passes * batches * (seconds["embed"] + seconds["update"]),
-        **of_model,
+        "factor": seconds["factor"],
         "calibrate": batches * (seconds["embed"] + seconds["leave_one_out"] + seconds["map"]),
         "save": pieces.saving,
     }
@@ -187,7 +186,7 @@ def estimate(
         "start": starting,
         "compile": sum(costs[name].compiling for name in ("factor", "score")),
         "load": pieces.loading,
-        **of_model,
+        "factor": seconds["factor"],
         "read": reading,
         "score": batches * (seconds["embed"] + seconds["score"] + seconds["map"]),
         "heat maps": images * pieces.drawing + reading,  # for the photo is read again
@@ -249,8 +248,8 @@ class _Memory:
 
     def _phase(self, name: str, programs: Sequence[str], device: int, host: int = 0, running: bool = True) -> Phase:
         # what the network's libraries have taken they keep
-        kept = self.pieces["embed"].hidden if {"update", "score"} & set(programs) else 0
-        process = self.loaded + sum(self.costs[one].code for one in programs) + kept + host
+        libraries = self.pieces["embed"].hidden if {"update", "score"} & set(programs) else 0
+        process = self.loaded + sum(self.costs[program].code for program in programs) + libraries + host
         if running:
             last = self.costs[programs[-1]]
             device += last.temporary + self.pieces[programs[-1]].hidden
@@ -276,20 +275,20 @@ def _abstract_state(backbone: Backbone, config: PadimConfig) -> PadimMoments:
     return jax.eval_shape(lambda w: fitting.init(backbone, config, projection=w), shape)
 
 
-def _compiled_update(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> Cost:
+def _compile_update(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> Cost:
     images, valid = jax.ShapeDtypeStruct(batch.shape, jnp.uint8), jax.ShapeDtypeStruct((len(batch),), bool)
-    return compiled(programs.update_donating, backbone, state, images, valid, None)
+    return measure_compiling(programs.update_donating, backbone, state, images, valid, None)
 
 
-def _embedded(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> tuple[Array, Cost]:
+def _embed_batch(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> tuple[Array, Cost]:
     projection = None
     if state.projection is not None:
         projection = jnp.asarray(semi_orthogonal(state.config.seed, *state.projection.shape))
     function = jax.jit(lambda network, images: embed(network, state.embedding, images, projection))
-    return measured(function, backbone, jnp.asarray(batch))
+    return measure_run(function, backbone, jnp.asarray(batch))
 
 
-def _compiled(
+def _compile_programs(
     backbone: Backbone, state: PadimMoments, batch: np.ndarray, update: Cost
 ) -> tuple[dict[str, Cost], Padim]:
     """The programs of fit and score, compiled for shapes alone, and the abstract model."""
@@ -297,61 +296,61 @@ def _compiled(
     # to compile it in a process of its own, is held to take what update took
     images = jax.ShapeDtypeStruct(batch.shape, jnp.uint8)
     weights = jax.ShapeDtypeStruct((len(batch),), jnp.float32)
-    rest = replace(state.moments, scatter=SymmetricMatrix(()))
+    without_scatter = replace(state.moments, scatter=SymmetricMatrix(()))
     scatter = state.moments.scatter
     solver = fitting.DEFAULT_SOLVER
     number, d = jax.ShapeDtypeStruct((), jnp.float32), state.embedding.dimension
     pooled = state.config.covariance == "pooled"
     prior = Prior(jax.ShapeDtypeStruct((d, d), jnp.float32), number) if pooled else None  # pyright: ignore[reportArgumentType]
-    fitted = jax.eval_shape(partial(programs.factor, solver=solver), scatter, rest, number, prior=prior)
-    factor = compiled(programs.factor, scatter, rest, number, solver, prior)
+    fitted = jax.eval_shape(partial(programs.factor, solver=solver), scatter, without_scatter, number, prior=prior)
+    factor = measure_compiling(programs.factor, scatter, without_scatter, number, solver, prior)
     model = Padim(backbone, fitted, state.count, state.config, state.embedding, projection=state.projection)
-    left_out = compiled(programs.leave_one_out, model, images, weights, number, number)
-    score = compiled(programs.score, model, images)
+    left_out = measure_compiling(programs.leave_one_out, model, images, weights, number, number)
+    score = measure_compiling(programs.score, model, images)
     score = replace(score, code=max(score.code, update.code))
     return {"update": update, "factor": factor, "leave_one_out": left_out, "score": score}, model
 
 
-def _measured(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cost, side: int) -> _Pieces:
+def _run_piece(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Cost, side: int) -> _Pieces:
     """Run what follows the embedding on a piece of the grid, from its middle."""
     config, embedding = state.config, state.embedding
     p, d = embedding.n_positions, embedding.dimension
     piece = min(p, max(16, PIECE_BYTES // (4 * d * d) // 16 * 16))  # a number with divisors, as chunks need them
     first, share = (p - piece) // 2, p / piece
-    found = {"embed": cost}
+    costs = {"embed": cost}
     x = embedded[first : first + piece]
     weights = jnp.ones(len(batch), jnp.float32)
     moments = gaussian_moments.init(piece, d, higher=state.moments.higher is not None)
-    moments, fold = measured(jax.jit(gaussian_moments.update), moments, x, weights)
+    moments, fold = measure_run(jax.jit(gaussian_moments.update), moments, x, weights)
     moments = gaussian_moments.update(moments, x[:, ::-1] * 0.5, weights)  # no two batches are alike
-    found["update"] = fold
+    costs["update"] = fold
     finalize = jax.jit(lambda moments: factors.finalize(moments, RIDGE, "inverse-factor"))
-    fitted, found["factor"] = measured(finalize, moments)
+    fitted, costs["factor"] = measure_run(finalize, moments)
     left_out = jax.jit(lambda fitted, *of: fitted.left_out_distances(*of, ridge=RIDGE))
-    _, found["leave_one_out"] = measured(left_out, fitted, x, moments.count, weights)
-    distances, found["score"] = measured(jax.jit(lambda fitted, x: fitted.distances(x)), fitted, x)
+    _, costs["leave_one_out"] = measure_run(left_out, fitted, x, moments.count, weights)
+    distances, costs["score"] = measure_run(jax.jit(lambda fitted, x: fitted.distances(x)), fitted, x)
     for name in ("update", "factor", "leave_one_out", "score"):
-        part = found[name]
-        found[name] = replace(part, hidden=int(part.hidden * share), seconds=part.seconds * share)
+        part = costs[name]
+        costs[name] = replace(part, hidden=int(part.hidden * share), seconds=part.seconds * share)
     grid = jnp.resize(distances.T, (len(batch), *embedding.grid))
 
     def draw(grid: Any) -> Any:
         maps = anomaly_map(grid, config.crop, config.sigma, config.interpolation)
         return maps, image_score(maps)
 
-    (maps, values), found["map"] = measured(jax.jit(draw), grid)
+    (maps, values), costs["map"] = measure_run(jax.jit(draw), grid)
     packed = packing.pack_triangle(moments.scatter, lower=True)
     with tempfile.TemporaryDirectory() as folder:
-        saving, loading = _stored(Path(folder) / "model", packed)
+        saving, loading = _time_storage(Path(folder) / "model", packed)
         photo = np.resize(batch[0], (side, side, 3))
         item = ScoredImage(Path("image"), float(values[0]), None, None, photo, np.asarray(maps[0]), config.crop)
         start = time.perf_counter()
         write_heatmap(Path(folder) / "map.png", item, (0.0, max(1e-6, float(values[0]))))
         drawing = time.perf_counter() - start
-    return _Pieces(found, piece, saving * share, loading * share, drawing)
+    return _Pieces(costs, piece, saving * share, loading * share, drawing)
 
 
-def _stored(folder: Path, packed: np.ndarray) -> tuple[float, float]:
+def _time_storage(folder: Path, packed: np.ndarray) -> tuple[float, float]:
     """Seconds to write and to read."""
     start = time.perf_counter()
     write(folder, {}, {"triangle": packed})

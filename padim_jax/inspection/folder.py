@@ -24,7 +24,7 @@ PROPERTIES: Mapping[str, Callable[[ImageFacts], str]] = {
 
 @dataclass(frozen=True)
 class FolderInspection:
-    """What there is to say of a folder of images.
+    """What there is to say about a folder of images.
 
     Attributes:
       decoded: whether pixels were looked at, and not the files' headers alone.

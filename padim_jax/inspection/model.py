@@ -71,7 +71,7 @@ class PeakSearch:
 
 @dataclass(frozen=True)
 class ModelInspection:
-    """What there is to say of a stored model.
+    """What there is to say about a stored model.
 
     Attributes:
       path: of its folder.
@@ -168,11 +168,12 @@ def inspect_model(
     manifest = read_manifest(path)
     if manifest.get("form") == "updatable":
         stored = load_updatable(path)
-        listed, memory = dict(stored.images), {"backbone": _nbytes(stored.backbone), "moments": _nbytes(stored.moments)}
+        weights = dict(stored.images)
+        memory = {"backbone": _nbytes(stored.backbone), "moments": _nbytes(stored.moments)}
         model = stored.model(solver="triangular-solve", donate=True)
     else:
         model = load(path)
-        listed, memory = None, {"backbone": _nbytes(model.backbone)}
+        weights, memory = None, {"backbone": _nbytes(model.backbone)}
         if model.gaussian.solver == "inverse-factor":
             model = with_solver(model, "triangular-solve")
     memory["gaussian"] = _nbytes(model.gaussian)
@@ -180,7 +181,7 @@ def inspect_model(
         path=path,
         manifest=manifest,
         model=model,
-        images=listed,
+        images=weights,
         bytes_on_disk=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         bytes_in_memory=memory,
         conditions=find_conditions(model),
@@ -191,8 +192,8 @@ def inspect_model(
 
 
 def _search_peaks(model: Padim, paths: Sequence[Path], batch_size: int, watch: Watch) -> PeakSearch:
-    even = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), MOST_FOR_PEAKS)).round().astype(int))
-    chosen = [paths[index] for index in even]
+    indices = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), MOST_FOR_PEAKS)).round().astype(int))
+    chosen = [paths[index] for index in indices]
     if len(chosen) < FEWEST:
         return PeakSearch(len(paths), (), None, f"{len(chosen)} images, wanted {FEWEST} or more")
     read: list[Path] = []

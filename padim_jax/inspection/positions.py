@@ -116,20 +116,20 @@ def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n heig
       ValueError: fewer images, or more.
     """
     directions = model.gaussian.leading_directions()
-    kept, count = [], 0
+    projections, count = [], 0
     for images, valid in pad_batches("find_peaks", batches, model.config):
         t = np.asarray(_project(model, directions, images))[:, : int(valid.sum())]
-        kept.append(t)
+        projections.append(t)
         count += t.shape[1]
         if count > MOST_FOR_PEAKS:
             raise ValueError(f"find_peaks: more than {MOST_FOR_PEAKS} images; give an even choice of them")
     if count < FEWEST:
         raise ValueError(f"find_peaks: {count} images, wanted {FEWEST} or more: fewer look two-peaked by chance")
-    t = np.concatenate(kept, axis=1).astype(np.float64)
+    t = np.concatenate(projections, axis=1).astype(np.float64)
     ratio, at = split_in_two(t)
-    best = int(ratio.argmax())
-    order = np.argsort(t[best], kind="stable")
-    lower, upper = order[: at[best]], order[at[best] :]
+    strongest = int(ratio.argmax())
+    order = np.argsort(t[strongest], kind="stable")
+    lower, upper = order[: at[strongest]], order[at[strongest] :]
     smaller = lower if len(lower) <= len(upper) else upper
     limit = two_peaked_limit(count)
     return Peaks(ratio.reshape(model.embedding.grid), limit, tuple(sorted(smaller.tolist())), count)

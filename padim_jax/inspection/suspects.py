@@ -126,9 +126,9 @@ def leave_one_out(
         for image in images:
             by_depth.setdefault(image.depth, []).append(image.path)
         paths = max(by_depth.values(), key=len, default=[])
-        of_most = set(paths)
-        odd = [str(image.path) for image in images if image.path not in of_most]
-        not_scored = dict.fromkeys(odd, "another depth than most images")
+        majority = set(paths)
+        other_depths = [str(image.path) for image in images if image.path not in majority]
+        not_scored = dict.fromkeys(other_depths, "another depth than most images")
         fitted, weights = _fit_preset(paths, batch_size, watch)
         name = f"{_PRESET}, fitted here"
     if fitted is None or fitted.count < 3:
@@ -146,7 +146,7 @@ def leave_one_out(
     def refuse(error: UnreadableImage) -> None:
         not_scored[str(error.path)] = error.reason
 
-    def scored() -> Iterator[tuple[ScoredImage, bool]]:
+    def score_all() -> Iterator[tuple[ScoredImage, bool]]:
         options: dict[str, Any] = {"batch_size": batch_size, "unreadable": refuse, "advance": advance}
         for item in left_out_files(fitted, own, weights, **options) if own else ():
             yield item, True
@@ -156,7 +156,7 @@ def leave_one_out(
             yield item, False
 
     with watch.progress("score", len(paths)) as advance:
-        rows, highest = _keep_highest(scored(), fitted)
+        rows, highest = _keep_highest(score_all(), fitted)
     if not rows:
         return LeaveOneOut(name, not_scored, "the model takes none of the images")
     values = [row.score for row in rows]
@@ -192,4 +192,4 @@ def _keep_highest(scored: Iterable[tuple[ScoredImage, bool]], fitted: Padim) -> 
         highest.append(replace(item, image=item.image.copy(), anomaly_map=item.anomaly_map.copy()))
         if len(highest) > _PICTURED:
             del highest[min(range(len(highest)), key=lambda index: highest[index].score)]
-    return rows, sorted(highest, key=lambda kept: -kept.score)
+    return rows, sorted(highest, key=lambda item: -item.score)

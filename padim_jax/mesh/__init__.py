@@ -1,12 +1,7 @@
 """One fit, one score on many devices and processes."""
 
-from padim_jax.mesh.channels import (
-    channel_moments,
-    merged_channels,
-)
-from padim_jax.mesh.gathering import (
-    handed_over,
-)
+from padim_jax.mesh.channels import channel_moments, merged_channels
+from padim_jax.mesh.gathering import handed_over
 from padim_jax.mesh.programs import (
     MeshModel,
     MeshMoments,
@@ -20,14 +15,7 @@ from padim_jax.mesh.programs import (
     split,
     update,
 )
-from padim_jax.mesh.shardings import (
-    bytes_per_image,
-    columns_here,
-    device_mesh,
-    replicated,
-    rows_here,
-    shared_out,
-)
+from padim_jax.mesh.shardings import bytes_per_image, columns_here, device_mesh, replicated, rows_here, shared_out
 
 __all__ = [
     "MeshModel",

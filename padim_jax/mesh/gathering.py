@@ -20,23 +20,23 @@ def handed_over(moments: PadimMoments) -> PadimMoments:
     The scatter is fetched in the parts that it is asked for; all processes must ask for the same.
     """
     p = moments.embedding.n_positions
-    scatter: Any = _Gathered(moments.moments.scatter, p)
-    rest = jax.tree.map(
+    scatter: Any = _GatheredScatter(moments.moments.scatter, p)
+    without_scatter = jax.tree.map(
         lambda a: _positions(a, 0, p) if a.ndim else np.asarray(a), replace(moments.moments, scatter=None)
     )
     projection: Any = None if moments.projection is None else np.asarray(moments.projection)
-    return replace(moments, moments=replace(rest, scatter=scatter), projection=projection)
+    return replace(moments, moments=replace(without_scatter, scatter=scatter), projection=projection)
 
 
-class _Gathered:
+class _GatheredScatter:
     """The first p triangles, fetched from where they lie."""
 
-    def __init__(self, whole: SymmetricMatrix, p: int) -> None:
-        self._whole, self._p = whole, p
+    def __init__(self, scatter: SymmetricMatrix, p: int) -> None:
+        self._scatter, self._p = scatter, p
 
     def __getitem__(self, positions: slice) -> SymmetricMatrix:
         start, stop, _ = positions.indices(self._p)
-        return SymmetricMatrix(tuple(_positions(panel, start, stop) for panel in self._whole.panels))
+        return SymmetricMatrix(tuple(_positions(panel, start, stop) for panel in self._scatter.panels))
 
 
 def _positions(array: Array, start: int, stop: int) -> np.ndarray:

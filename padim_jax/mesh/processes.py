@@ -1,4 +1,4 @@
-"""Processes that run one fit together: they connect, agree, exchange arrays, and fail together, in words.
+"""Processes that run one fit together: they connect, agree, exchange arrays, and fail together with a message.
 
 All transport is JAX's own.
 """
@@ -23,16 +23,16 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
     """Join the other processes through ``jax.distributed``; before anything is computed.
 
     Args:
-      coordinator: HOST:PORT of process 0; None, as the other two, where SLURM, Open MPI or a TPU pod tells.
+      coordinator: HOST:PORT of process 0; None, as the other two, where SLURM, Open MPI or a TPU pod provides them.
       num_processes: of the whole job.
       process_id: of this one, from 0.
 
     Raises:
-      ValueError: an incomplete or impossible combination, or nothing that tells.
+      ValueError: an incomplete or impossible combination, or no environment that provides them.
       OSError: the others were not there in time.
     """
-    given = [coordinator, num_processes, process_id]
-    if any(value is None for value in given) and any(value is not None for value in given):
+    options = [coordinator, num_processes, process_id]
+    if any(value is None for value in options) and any(value is not None for value in options):
         raise ValueError("--coordinator, --num-processes and --process-id belong together; give all three, or none")
     if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
         raise ValueError(f"--process-id {process_id} is not among {num_processes} processes, 0 to {num_processes - 1}")
@@ -42,7 +42,7 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
         )
     except ValueError as error:
         raise ValueError(
-            f"nothing here tells the processes of each other ({error}); give --coordinator, --num-processes and "
+            f"the environment does not connect the processes ({error}); give --coordinator, --num-processes and "
             "--process-id"
         ) from error
     except RuntimeError as error:
@@ -51,7 +51,7 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
 
 @contextmanager
 def explain_failures() -> Iterator[None]:
-    """Turn the failure of a collective, where another process has gone, into words."""
+    """Turn the failure of a collective, after another process has gone, into a message."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:  # jaxlib gives some failures of Gloo as the latter
@@ -60,7 +60,7 @@ def explain_failures() -> Iterator[None]:
             raise
         raise ProcessFailed(
             f"process {jax.process_index()} of {jax.process_count()} stops, because another one has gone ({reason}); "
-            "start all again by the same command, and they go on from the last checkpoint"
+            "start all of them again with the same command, and they go on from the last checkpoint"
         ) from error
 
 

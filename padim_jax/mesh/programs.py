@@ -32,10 +32,10 @@ from padim_jax.mesh.shardings import (
     ROWS,
     SAME,
     SPREAD,
-    filled,
-    filled_up,
+    pad_rows,
+    padded_length,
     replicated,
-    resized,
+    resize_positions,
     shared_out,
 )
 from padim_jax.method import fitting, programs, scoring
@@ -94,15 +94,15 @@ def init(
       ValueError: as :func:`padim_jax.init`.
     """
     state = jax.eval_shape(lambda: fitting.init(backbone, config, projection=projection))
-    p = filled(mesh, state.embedding.n_positions)
+    p = padded_length(mesh, state.embedding.n_positions)
 
-    def zeros(one: Any) -> Array:
-        shape, spec = ((p, *one.shape[1:]), ROWS) if one.shape else ((), PartitionSpec("data"))
-        return jnp.zeros((mesh.shape["data"], *shape), one.dtype, device=NamedSharding(mesh, spec))
+    def zeros(leaf: Any) -> Array:
+        shape, spec = ((p, *leaf.shape[1:]), ROWS) if leaf.shape else ((), PartitionSpec("data"))
+        return jnp.zeros((mesh.shape["data"], *shape), leaf.dtype, device=NamedSharding(mesh, spec))
 
-    given = fitting.projection_of(state.config, state.embedding, projection)
-    placed = None if given is None else replicated(mesh, given)
-    return MeshMoments(jax.tree.map(zeros, state.moments), state.config, state.embedding, mesh, placed)
+    matrix = fitting.projection_of(state.config, state.embedding, projection)
+    replicated_matrix = None if matrix is None else replicated(mesh, matrix)
+    return MeshMoments(jax.tree.map(zeros, state.moments), state.config, state.embedding, mesh, replicated_matrix)
 
 
 def update(
@@ -131,7 +131,7 @@ def update(
     n = len(images)
     valid = np.ones(n, bool) if valid is None else valid
     if not isinstance(images, jax.Array) or len(images.sharding.device_set) != moments.mesh.size:
-        images, valid = (shared_out(moments.mesh, filled_up(moments.mesh, np.asarray(a))) for a in (images, valid))
+        images, valid = (shared_out(moments.mesh, pad_rows(moments.mesh, np.asarray(a))) for a in (images, valid))
     elif isinstance(valid, np.ndarray):
         valid = jax.device_put(valid, NamedSharding(moments.mesh, IMAGES))
     if n == 0:
@@ -144,15 +144,15 @@ def update(
 
 def joined(moments: MeshMoments) -> PadimMoments:
     """Moments of all rows' images, positions (filled up) shared out over all devices; the rows' are used up."""
-    whole = _joined(moments.rows, mesh=moments.mesh)
-    return PadimMoments(whole, moments.config, moments.embedding, moments.projection)
+    merged = _join(moments.rows, mesh=moments.mesh)
+    return PadimMoments(merged, moments.config, moments.embedding, moments.projection)
 
 
 def split(mesh: Mesh, moments: PadimMoments) -> MeshMoments:
     """Moments on a mesh, to go on from: of one device, or as :func:`joined` gives them on any mesh."""
-    p = filled(mesh, moments.embedding.n_positions)
+    p = padded_length(mesh, moments.embedding.n_positions)
     placed = jax.jit(
-        lambda one: jax.tree.map(lambda a: resized(a, p), one),
+        lambda tree: jax.tree.map(lambda a: resize_positions(a, p), tree),
         out_shardings=jax.tree.map(lambda a: NamedSharding(mesh, SPREAD if a.ndim else SAME), moments.moments),
     )(moments.moments)
     rows = _split(placed, mesh)
@@ -179,13 +179,13 @@ def place(mesh: Mesh, model: Padim) -> MeshModel:
     """A model of one device on a mesh; it scores by inverse factors, or in its low rank."""
     if model.gaussian.solver == "triangular-solve":
         model = scoring.with_solver(model, "inverse-factor")
-    p = filled(mesh, model.embedding.n_positions)
+    p = padded_length(mesh, model.embedding.n_positions)
 
     def put(array: Any) -> Array:
-        return jax.device_put(resized(array, p), NamedSharding(mesh, GRID))
+        return jax.device_put(resize_positions(array, p), NamedSharding(mesh, GRID))
 
-    rest = replicated(mesh, replace(model, gaussian=None))  # pyright: ignore[reportArgumentType]
-    return MeshModel(replace(rest, gaussian=jax.tree.map(put, model.gaussian)), mesh)
+    common = replicated(mesh, replace(model, gaussian=None))  # pyright: ignore[reportArgumentType]
+    return MeshModel(replace(common, gaussian=jax.tree.map(put, model.gaussian)), mesh)
 
 
 def score(model: MeshModel, images: UInt8[Array | np.ndarray, "n height width 3"]) -> Scores:
@@ -202,8 +202,8 @@ def score(model: MeshModel, images: UInt8[Array | np.ndarray, "n height width 3"
     n = len(images)
     if isinstance(images, jax.Array) and len(images.sharding.device_set) == model.mesh.size:
         return _score(model, images)
-    placed = shared_out(model.mesh, filled_up(model.mesh, np.asarray(images)))
-    return jax.tree.map(lambda found: found[:n], _score(model, placed))
+    placed = shared_out(model.mesh, pad_rows(model.mesh, np.asarray(images)))
+    return jax.tree.map(lambda leaf: leaf[:n], _score(model, placed))
 
 
 def leave_one_out_scores(model: MeshModel, images: Array, weights: Array) -> Scores:
@@ -229,45 +229,46 @@ def score_left_out(model: MeshModel, images: Array, weights: Array) -> tuple[Sco
 
 @jax.jit
 def _score(model: MeshModel, images: Array) -> Scores:
-    mesh, whole = model.mesh, model.model
+    mesh, padim = model.mesh, model.model
 
-    def local(fitted: Any, rest: Padim, images: Array) -> Scores:
-        x = _exchanged(mesh, rest.backbone, whole.embedding, images, rest.projection)
-        return _judged(mesh, rest, fitted.distances(x))
+    def local(fitted: Any, common: Padim, images: Array) -> Scores:
+        x = _exchange_embeddings(mesh, common.backbone, padim.embedding, images, common.projection)
+        return _make_scores(mesh, common, fitted.distances(x))
 
     run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES), out_specs=IMAGES, check_vma=False)
-    return run(whole.gaussian, _rest(whole), images)
+    return run(padim.gaussian, _common_part(padim), images)
 
 
 @jax.jit
 def _leave_out(
     model: MeshModel, images: Array, weights: Array, regularisation: tuple[Scalar, Scalar]
 ) -> tuple[Scores, Array]:
-    mesh, whole = model.mesh, model.model
+    mesh, padim = model.mesh, model.model
 
     def local(
-        fitted: Any, rest: Padim, images: Array, weights: Array, regularisation: tuple[Array, Array]
+        fitted: Any, common: Padim, images: Array, weights: Array, regularisation: tuple[Array, Array]
     ) -> tuple[Scores, Array]:
-        x = _exchanged(mesh, rest.backbone, whole.embedding, images, rest.projection)
+        x = _exchange_embeddings(mesh, common.backbone, padim.embedding, images, common.projection)
         of_row = lax.all_gather(weights, "grid", tiled=True)
-        distances = fitted.left_out_distances(x, rest.count, of_row, *regularisation)
-        some = programs.some_embeddings(x, whole.embedding.n_positions)
-        return _judged(mesh, rest, distances), lax.all_to_all(some, "grid", split_axis=1, concat_axis=0, tiled=True)
+        distances = fitted.left_out_distances(x, common.count, of_row, *regularisation)
+        sample = programs.some_embeddings(x, padim.embedding.n_positions)
+        sample = lax.all_to_all(sample, "grid", split_axis=1, concat_axis=0, tiled=True)
+        return _make_scores(mesh, common, distances), sample
 
     specs = (IMAGES, PartitionSpec(None, ("data", "grid")))
     run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES, IMAGES, SAME), out_specs=specs, check_vma=False)
-    return run(whole.gaussian, _rest(whole), images, weights, jax.tree.map(jnp.asarray, regularisation))
+    return run(padim.gaussian, _common_part(padim), images, weights, jax.tree.map(jnp.asarray, regularisation))
 
 
-def _rest(model: Padim) -> Padim:
+def _common_part(model: Padim) -> Padim:
     """What lies the same on every device."""
     return replace(model, gaussian=None)  # pyright: ignore[reportArgumentType]
 
 
-def _judged(mesh: Mesh, rest: Padim, distances: Float[Array, "p n"]) -> Scores:
+def _make_scores(mesh: Mesh, common: Padim, distances: Float[Array, "p n"]) -> Scores:
     """Maps and scores of the images that lie here, of the distances at the positions that do."""
-    back = lax.all_to_all(distances, "grid", split_axis=1, concat_axis=0, tiled=True)
-    return scoring.scores_from_distances(rest, back[: rest.embedding.n_positions])
+    local_distances = lax.all_to_all(distances, "grid", split_axis=1, concat_axis=0, tiled=True)
+    return scoring.scores_from_distances(common, local_distances[: common.embedding.n_positions])
 
 
 @functools.partial(jax.jit, static_argnames=("embedding", "mesh"), donate_argnames="rows")
@@ -281,15 +282,9 @@ def _update(
     embedding: Embedding,
     mesh: Mesh,
 ) -> Moments:
-    def local(
-        backbone: Backbone,
-        rows: Moments,
-        projection: Array | None,
-        images: Array,
-        valid: Array,
-        half_life: Array | None,
-    ) -> Moments:
-        x = _exchanged(mesh, backbone, embedding, images, projection)
+    def local(*arguments: Any) -> Moments:
+        backbone, rows, projection, images, valid, half_life = arguments
+        x = _exchange_embeddings(mesh, backbone, embedding, images, projection)
         own = _without_row(rows)
         if half_life is None:
             return _with_row(gaussian_moments.update(own, x, lax.all_gather(valid, "grid", tiled=True)))
@@ -302,30 +297,30 @@ def _update(
     return run(backbone, rows, projection, images, valid, half_life)
 
 
-def _exchanged(
+def _exchange_embeddings(
     mesh: Mesh, backbone: Backbone, embedding: Embedding, images: Array, projection: Array | None
 ) -> Float[Array, "p n d"]:
     """Of the row's images, embeddings at this device's positions."""
     x = embed(backbone, embedding, images, projection)
-    x = resized(x, filled(mesh, embedding.n_positions))
+    x = resize_positions(x, padded_length(mesh, embedding.n_positions))
     return lax.all_to_all(x, "grid", split_axis=0, concat_axis=1, tiled=True)
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnames="rows")
-def _joined(rows: Moments, mesh: Mesh) -> Moments:
+def _join(rows: Moments, mesh: Mesh) -> Moments:
     count = mesh.shape["data"]
 
     def local(own: Moments) -> Moments:
-        def exchanged(array: Array) -> Array:
+        def exchange(array: Array) -> Array:
             if array.ndim == 1:
                 return lax.all_gather(array, "data", tiled=True)
             return lax.all_to_all(array, "data", split_axis=1, concat_axis=0, tiled=True)
 
-        apart = jax.tree.map(exchanged, own)  # every row's, at fewer positions
-        found = jax.tree.map(lambda array: array[0], apart)
+        per_row = jax.tree.map(exchange, own)  # every row's, at fewer positions
+        merged = jax.tree.map(lambda array: array[0], per_row)
         for row in range(1, count):
-            found = gaussian_moments.merge(found, jax.tree.map(lambda array, row=row: array[row], apart))
-        return found
+            merged = gaussian_moments.merge(merged, jax.tree.map(lambda array, row=row: array[row], per_row))
+        return merged
 
     return jax.shard_map(local, mesh=mesh, in_specs=(_OF_ROWS,), out_specs=_OF_ALL, check_vma=False)(rows)
 
@@ -336,8 +331,8 @@ def _split(moments: Moments, mesh: Mesh) -> Moments:
 
     def local(own: Moments) -> Moments:
         first = lax.axis_index("data") == 0
-        whole = jax.tree.map(lambda a: lax.all_gather(a, "data", tiled=True) if a.ndim else a, own)
-        return _with_row(jax.tree.map(lambda a: jnp.where(first, a, 0), whole))
+        row = jax.tree.map(lambda a: lax.all_gather(a, "data", tiled=True) if a.ndim else a, own)
+        return _with_row(jax.tree.map(lambda a: jnp.where(first, a, 0), row))
 
     return jax.shard_map(local, mesh=mesh, in_specs=(_OF_ALL,), out_specs=_OF_ROWS, check_vma=False)(moments)
 

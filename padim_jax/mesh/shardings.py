@@ -72,22 +72,22 @@ def bytes_per_image(mesh: Mesh, embedding: Embedding) -> float:
     A score sends ``4 p (g - 1) / g`` more, the distances on their way back.
     """
     g = mesh.shape["grid"]
-    return 4 * filled(mesh, embedding.n_positions) * embedding.dimension * (g - 1) / g
+    return 4 * padded_length(mesh, embedding.n_positions) * embedding.dimension * (g - 1) / g
 
 
-def filled(mesh: Mesh, n: int) -> int:
+def padded_length(mesh: Mesh, n: int) -> int:
     """n, or as many more as devices share out evenly."""
     return -(-n // mesh.size) * mesh.size
 
 
-def filled_up(mesh: Mesh, array: np.ndarray) -> np.ndarray:
+def pad_rows(mesh: Mesh, array: np.ndarray) -> np.ndarray:
     """Rows of 0 behind the others, so that this process's devices share them out evenly."""
-    here = len(mesh.local_devices)
-    short = -len(array) % here
-    return np.pad(array, [(0, short), *[(0, 0)] * (array.ndim - 1)]) if short else array
+    n_local = len(mesh.local_devices)
+    n_missing = -len(array) % n_local
+    return np.pad(array, [(0, n_missing), *[(0, 0)] * (array.ndim - 1)]) if n_missing else array
 
 
-def resized(array: Any, p: int) -> Any:
+def resize_positions(array: Any, p: int) -> Any:
     """Positions filled up with 0 to p, or those beyond p, which were filled up, left out."""
     if not array.ndim or len(array) == p:
         return array

@@ -7,17 +7,23 @@ makes a good image that is a little unlike the others impossible, and one that i
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
+import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jax.sharding import Sharding
+from jaxtyping import Array, Float, Int, UInt8
 
 from padim_jax.backbones import Backbone
+from padim_jax.config import PadimConfig
 from padim_jax.gaussians.likelihood import left_out_log_likelihoods
 from padim_jax.method import programs
 from padim_jax.method.checks import check_backbone, pad_batches
+from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import PadimMoments
 
 Batch = UInt8[Array | np.ndarray, "n height width 3"]
+AnyBatch = TypeVar("AnyBatch", bound=Array | np.ndarray)
 
 SAMPLE_IMAGES = 128
 FEWEST_IMAGES = 3  # of which one can be left out
@@ -25,7 +31,7 @@ _FALLBACK_PRIOR_IMAGES = 30.0  # where nothing can be chosen: the middle of the 
 _FALLBACK_RIDGE = 0.03  # of the mean variance, likewise
 _RELATIVE_RIDGES = tuple(10.0**exponent for exponent in np.arange(-3, 0.5, 0.5))  # of the mean variance
 _PRIOR_IMAGES = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-_POSITIONS = 64
+_POSITIONS, _FEWEST_POSITIONS = 64, 8
 _OPERATIONS = 2e9  # about as many as the eigendecompositions may take
 _STILL = 1e-6  # of the mean variance: positions of less never change, and any ridge suits them
 
@@ -66,7 +72,7 @@ class ImageSample:
         self._images: list[np.ndarray] = []
         self._interval, self._count = 1, 0
 
-    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def watch(self, batches: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
         """The same batches, of whose images some are kept."""
         for batch in batches:
             yield batch
@@ -108,34 +114,22 @@ def regularise(
     >>> type(moments.config.ridge).__name__, type(moments.config.prior_images).__name__
     ('float', 'float')
     """
-    return with_regularisation(moments, choose_regularisation(backbone, moments, batches, weights))
+    check_backbone("regularise", backbone, moments.embedding)
+    positions = sample_positions(moments.embedding)
+    statistics = statistics_at(moments, positions)
+    x = embed_sample(
+        backbone, moments.embedding, moments.projection, pad_batches("regularise", batches, moments.config)
+    )
+    weights = np.ones(x.shape[1]) if weights is None else np.fromiter(weights, np.float64)
+    return with_regularisation(moments, choose(moments.config, statistics, x, weights))
 
 
 def with_regularisation(moments: PadimMoments, chosen: Regularisation) -> PadimMoments:
-    """The same moments with settings whose numbers are those that were chosen."""
+    """The same moments with the numbers that were chosen in their settings."""
     config = replace(moments.config, ridge=chosen.ridge)
     if config.covariance == "pooled":
         config = replace(config, prior_images=chosen.prior_images)
     return replace(moments, config=config)
-
-
-def choose_regularisation(
-    backbone: Backbone,
-    moments: PadimMoments,
-    batches: Iterable[Batch],
-    weights: Iterable[float] | None = None,
-) -> Regularisation:
-    """What :func:`regularise` chooses, in a record."""
-    check_backbone("regularise", backbone, moments.embedding)
-    positions = sample_positions(moments.embedding.n_positions, moments.embedding.dimension)
-    parts = []
-    for images, valid in pad_batches("regularise", batches, moments.config):
-        x = programs.embed_at(backbone, moments.embedding, images, moments.projection, positions)
-        parts.append(np.asarray(x)[:, : int(valid.sum())])
-    x = np.concatenate(parts, axis=1) if parts else np.zeros((len(positions), 0, moments.embedding.dimension))
-    own = np.ones(x.shape[1]) if weights is None else np.fromiter(weights, np.float64)
-    statistics = programs.statistics_at(moments.moments, positions, moments.embedding.n_positions)
-    return choose(moments, Statistics(*(np.asarray(value, np.float64) for value in statistics)), x, own)
 
 
 @dataclass(frozen=True)
@@ -143,31 +137,62 @@ class Statistics:
     """Moments at a sample of positions, on the host.
 
     Attributes:
+      count: n.
       mean: (q, d).
       scatter: (q, d, d).
       pooled: (d, d), the mean covariance of all positions.
     """
 
+    count: float
     mean: Float[np.ndarray, "q d"]
     scatter: Float[np.ndarray, "q d d"]
     pooled: Float[np.ndarray, "d d"]
 
 
-def sample_positions(n_positions: int, dimension: int) -> np.ndarray:
+def statistics_at(
+    moments: PadimMoments, positions: Int[np.ndarray, " q"], out_shardings: Sharding | None = None
+) -> Statistics:
+    """Moments at some positions; those of many devices are sent to each by ``out_shardings``."""
+    program = programs.statistics_at
+    if out_shardings is not None:
+        program = jax.jit(program, static_argnames="n_positions", out_shardings=out_shardings)
+    arrays = program(moments.moments, positions, moments.embedding.n_positions)
+    return Statistics(float(moments.count), *(np.asarray(array, np.float64) for array in arrays))
+
+
+def embed_sample(
+    backbone: Backbone,
+    embedding: Embedding,
+    projection: Float[Array | np.ndarray, "c d"] | None,
+    batches: Iterable[tuple[Array, Array]],
+) -> Float[np.ndarray, "q k d"]:
+    """Embeddings of images at :func:`sample_positions`; the batches say which of their images count."""
+    positions = sample_positions(embedding)
+    parts = [np.zeros((len(positions), 0, embedding.dimension), np.float32)]
+    for images, valid in batches:
+        x = programs.embed_at(backbone, embedding, images, projection, positions)
+        parts.append(np.asarray(x)[:, : int(valid.sum())])
+    return np.concatenate(parts, axis=1)
+
+
+def sample_positions(embedding: Embedding) -> Int[np.ndarray, " q"]:
     """Positions, evenly spread, at which the numbers are chosen; fewer in many dimensions."""
-    most = int(_OPERATIONS / (len(_PRIOR_IMAGES) * dimension**3))
-    count = min(n_positions, _POSITIONS, max(8, most))
-    return ((np.arange(count) + 0.5) * n_positions / count).astype(int)
+    affordable = int(_OPERATIONS / (len(_PRIOR_IMAGES) * embedding.dimension**3))
+    count = min(embedding.n_positions, _POSITIONS, max(_FEWEST_POSITIONS, affordable))
+    return ((np.arange(count) + 0.5) * embedding.n_positions / count).astype(np.int32)
 
 
 def choose(
-    moments: PadimMoments, statistics: Statistics, x: Float[np.ndarray, "q k d"], weights: Float[np.ndarray, " k"]
+    config: PadimConfig,
+    statistics: Statistics,
+    x: Float[np.ndarray, "q k d"],
+    weights: Float[np.ndarray, " k"],
 ) -> Regularisation:
-    """The numbers under which embeddings of some images, at :func:`sample_positions`, are most likely.
+    """The numbers under which embeddings of k images, at :func:`sample_positions`, are most likely.
 
     Of numbers that are as good, the larger ridge and the fewer prior images. Numbers that are set stay.
     """
-    config, count = moments.config, float(moments.count)
+    count = statistics.count
     variance = float(np.trace(statistics.pooled)) / len(statistics.pooled)
     pooled = config.covariance == "pooled"
     changing = np.trace(statistics.scatter, axis1=1, axis2=2) > _STILL * variance * count * len(statistics.pooled)

@@ -218,7 +218,8 @@ def _score_batches(
             batch_scores, shift = _run(model, images), None
         else:
             batch_scores, shift, _ = score_left_out(left_out_model, images, batch_weights)
-        check_scores(call, np.asarray(batch_scores.image_score)[:n], left_out_model is None, count, model)
+        image_scores = np.asarray(batch_scores.image_score)[:n]
+        check_scores(call, image_scores, model, count, held_out=left_out_model is None)
         count += n
         yield batch_scores, n, float(batch_weights.sum(dtype=np.float64)), shift
 
@@ -282,8 +283,13 @@ def for_leave_one_out(call: str, model: Padim) -> Padim:
     return replace(fitted, calibration=None)
 
 
-def check_scores(call: str, scores: Float[np.ndarray, " n"], held_out: bool, before: int, model: Padim) -> None:
-    """Raise where a score is not finite, saying why; ``before`` images came before these."""
+def check_scores(call: str, scores: Float[np.ndarray, " n"], model: Padim, before: int, *, held_out: bool) -> None:
+    """Raise where a score is not finite, saying why; ``before`` images came before these.
+
+    Raises:
+      FloatingPointError: for ``held_out`` images.
+      NoLeaveOneOut: for images that were left out of ``model`` in turn.
+    """
     if np.isfinite(scores).all():
         return
     if held_out:

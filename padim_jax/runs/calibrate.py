@@ -18,7 +18,7 @@ from padim_jax.method.records import Padim
 from padim_jax.method.scoring import NoLeaveOneOut, check_scores
 from padim_jax.runs.copies import Copies
 from padim_jax.runs.engines import Engine, LeftOut
-from padim_jax.runs.plausible import COMPARED, check_plausible, few_of
+from padim_jax.runs.plausible import COMPARED, check_plausible, choose_evenly
 from padim_jax.runs.steps import File, Step, read_steps
 from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note, ignore_remark, no_progress
 
@@ -67,12 +67,12 @@ def calibrate_model(
     Args:
       engine: where to compute.
       held: the model, as the engine holds it.
-      fitted: files it was fitted on; none where they are not at hand.
+      fitted: files it was fitted on; empty where they are not available.
       images: digests of these with their weights; None where they are not known.
       terms: rates and other images.
       batch_size: images that each process computes at once.
-      watch: told of every file, of copies, and of parts that don't lie alike.
-      own: scores of the model's own images, to compare others with; None finds them, where that can be done.
+      watch: is told of every file, of copies, and of parts that don't lie alike.
+      own: scores of the model's own images, to compare others with; None computes them where that is possible.
 
     Raises:
       TooFewImages: images would be left out of a model of too few different ones.
@@ -86,16 +86,16 @@ def calibrate_model(
     model = engine.model(held)
     paths, weights = _choose(model, fitted, images, terms.others)
     rates = (terms.false_alarm_rate, terms.pixel_rate)
-    known = calibrate_files(engine, held, paths, weights, batch_size, watch, rates=rates)
+    result = calibrate_files(engine, held, paths, weights, batch_size, watch, rates=rates)
     if weights is not None or terms.trusted:
-        return known
+        return result
     if own is None and fitted and images is not None and min(float(model.count), len(images)) >= _FEWEST:
         quiet = Watch(watch.progress, remark=ignore_remark, stopped=watch.stopped)
         with suppress(TooFewImages):  # where most of them are copies
-            own = np.asarray(calibrate_files(engine, held, few_of(fitted), images, batch_size, quiet).scores)
+            own = np.asarray(calibrate_files(engine, held, choose_evenly(fitted), images, batch_size, quiet).scores)
     if own is not None:
-        check_plausible("calibrate", np.asarray(known.scores), own)
-    return known
+        check_plausible("calibrate", np.asarray(result.scores), own)
+    return result
 
 
 def calibrate_files(
@@ -118,7 +118,7 @@ def calibrate_files(
       paths: files to calibrate on.
       images: digests of the files it was fitted on with their weights, or None.
       batch_size: images that each process computes at once.
-      watch: told of every file, of copies, and of parts that don't lie alike (:mod:`padim_jax.method.alignment`).
+      watch: is told of every file, of copies, and of parts that don't lie alike (:mod:`padim_jax.method.alignment`).
       rates: of false alarms among images and among pixels, as of :func:`padim_jax.calibrate`.
 
     Raises:
@@ -129,11 +129,11 @@ def calibrate_files(
       ProcessFailed: another process stopped.
     """
     if images is not None:
-        held = engine.for_leave_one_out(held)
+        held = engine.for_leave_one_out("calibrate", held)
     copies, model = Copies(images), engine.model(held)
     try:
         with watch.progress("calibrate", len(paths)) as advance:
-            gathering = _score_all(engine, held, paths, copies, images, batch_size, watch, advance)
+            sample = _score_all(engine, held, paths, copies, images, batch_size, watch, advance)
     except NoLeaveOneOut as error:  # nothing is left where all images are copies of one
         if copies.grew and copies.different < _FEWEST:
             raise _too_few(copies.different) from error
@@ -143,17 +143,17 @@ def calibrate_files(
             raise _too_few(copies.different)
         copies.start_again()
         with no_progress("calibrate", len(paths)) as advance:
-            gathering = _score_all(engine, held, paths, copies, images, batch_size, watch, advance)
+            sample = _score_all(engine, held, paths, copies, images, batch_size, watch, advance)
     if copies.different < len(paths):
         watch.remark(
             f"note: {len(paths) - copies.different} of {len(paths)} images are copies of others (the same pixels); "
             f"calibrated on {copies.different} different ones"
         )
     if images is not None and model.roi is None:
-        for text in gathering.alignment(RIDGE):
+        for text in sample.alignment(RIDGE):
             watch.remark(f"note: {text}")
     method: Method = "held-out" if images is None else "leave-one-out"
-    return calibration(gathering.scores(), gathering.pixels(), method, *rates)
+    return calibration(sample.scores(), sample.pixels(), method, *rates)
 
 
 def _choose(
@@ -186,13 +186,13 @@ def _score_all(
     batch_size: int,
     watch: Watch,
     advance: Advance,
-) -> "_Gathering":
-    gathering = _Gathering(engine.model(held), len(paths))
+) -> "_Sample":
+    sample = _Sample(engine.model(held), len(paths))
     size = engine.step_size(batch_size, len(paths))
     quiet = Watch(note=ignore_note, stopped=watch.stopped)
     for step in read_steps(paths, engine.model(held).config, batch_size, quiet, size=size, pixels=True):
         firsts = dict(zip([file.path for file in step.files], copies.first_ones(step.files), strict=True))
-        counted = np.array([firsts[file.path] for file in step.own], bool)
+        is_first = np.array([firsts[file.path] for file in step.own], bool)
         if images is None:
             left_out = engine.score(held, step)
         else:
@@ -200,37 +200,37 @@ def _score_all(
             weights = np.zeros(len(step.images), np.float32)
             weights[: len(step.own)] = [copies.weight(file) for file in step.own]
             left_out = engine.leave_out(held, step, weights)
-        scores = left_out.image_score[counted]
-        check_scores("calibrate", scores, images is None, gathering.met, engine.model(held))
-        gathering.add(step, left_out, counted, size)
+        scores = left_out.image_score[is_first]
+        check_scores("calibrate", scores, engine.model(held), sample.size, held_out=images is None)
+        sample.add(step, left_out, is_first, size)
         advance(len(step.files))
         if step.stop:
             raise Interrupted("interrupted while calibrating")
-    return gathering
+    return sample
 
 
-class _Gathering:
-    """What is gathered from the steps of a calibration: scores in order, a histogram of pixels, a few embeddings."""
+class _Sample:
+    """What the steps of a calibration give: scores in order, a histogram of pixels, a few embeddings."""
 
     def __init__(self, model: Padim, total: int) -> None:
         self._roi = None if model.roi is None else np.asarray(model.roi)
         self._histogram, self._scores = Histogram(), list[np.ndarray]()
         self._embeddings, self._interval = list[np.ndarray](), max(1, -(-total // COMPARED))
-        self.met = 0
+        self.size = 0
 
-    def add(self, step: Step, left_out: LeftOut, counted: np.ndarray, size: int) -> None:
-        """Take in what the own images of a step gave, those that are ``counted``."""
+    def add(self, step: Step, left_out: LeftOut, is_first: np.ndarray, size: int) -> None:
+        """Take in what the own images of a step gave, those that ``is_first`` marks."""
         values = np.full(size, np.nan, np.float32)
-        values[: len(counted)] = np.where(counted, left_out.image_score, np.nan)
+        values[: len(is_first)] = np.where(is_first, left_out.image_score, np.nan)
         self._scores.append(values)
-        maps = left_out.anomaly_map[counted]
+        maps = left_out.anomaly_map[is_first]
         self._histogram.add(maps if self._roi is None else maps[:, self._roi])
-        places = {file.path: self.met + index for index, file in enumerate(step.files)}
+        places = {file.path: self.size + index for index, file in enumerate(step.files)}
         chosen = [
-            index for index, file in enumerate(step.own) if counted[index] and places[file.path] % self._interval == 0
+            index for index, file in enumerate(step.own) if is_first[index] and places[file.path] % self._interval == 0
         ]
         self._embeddings.append(left_out.embeddings[:, chosen])
-        self.met += len(step.files)
+        self.size += len(step.files)
 
     def scores(self) -> Float[np.ndarray, " n"]:
         """Of all processes, in the order of the files."""
@@ -244,14 +244,14 @@ class _Gathering:
 
     def alignment(self, ridge: float) -> list[str]:
         """As of :func:`padim_jax.method.alignment.remarks`, from a few images of all processes."""
-        own = np.concatenate(self._embeddings, axis=1) if self._embeddings else np.zeros((0, 0, 0), np.float32)
-        counts = gather(np.array([own.shape[1]]))[:, 0]
-        filled = np.zeros((own.shape[0], int(counts.max()), own.shape[2]), np.float32)
-        filled[:, : own.shape[1]] = own
-        parts = [part[:, :n] for part, n in zip(gather(filled), counts, strict=True)]
+        local = np.concatenate(self._embeddings, axis=1) if self._embeddings else np.zeros((0, 0, 0), np.float32)
+        counts = gather(np.array([local.shape[1]]))[:, 0]
+        padded = np.zeros((local.shape[0], int(counts.max()), local.shape[2]), np.float32)
+        padded[:, : local.shape[1]] = local
+        parts = [part[:, :n] for part, n in zip(gather(padded), counts, strict=True)]
         embeddings = np.concatenate(parts, axis=1)
-        there = embeddings.any(axis=(1, 2))  # a mesh fills positions up with zeros
-        return remarks(embeddings[there], ridge) if embeddings.size else []
+        is_position = embeddings.any(axis=(1, 2))  # a mesh fills positions up with zeros
+        return remarks(embeddings[is_position], ridge) if embeddings.size else []
 
 
 def check_fitted(call: str, files: Sequence[File], images: Mapping[str, float]) -> None:

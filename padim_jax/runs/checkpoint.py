@@ -45,20 +45,19 @@ class Checkpoint:
                 "move it away, or choose another name for the model"
             )
 
-    def write(self, engine: Engine, fold: Fold, whole: PadimMoments) -> None:
+    def write(self, engine: Engine, fold: Fold, moments: PadimMoments) -> None:
         """Replace what is kept, in one step; all processes call it at the same step.
 
         Args:
           engine: where the fit runs.
           fold: how far it has come; its state is not looked at.
-          whole: its moments, as the engine gives them.
+          moments: its moments, as the engine gives them.
         """
         if jax.process_index() == 0:
             self.check()
         progress = {"identity": self.identity, "done": fold.done, "skipped": fold.skipped}
-        engine.save(
-            Updatable(engine.backbone, whole, fold.images, progress=progress, image_sizes=fold.image_sizes), self.folder
-        )
+        sizes = fold.image_sizes
+        engine.save(Updatable(engine.backbone, moments, fold.images, progress=progress, image_sizes=sizes), self.folder)
 
     def read(self, engine: Engine) -> Fold | None:
         """What an earlier, unfinished fit of the same files and settings has kept; None where there is none."""
@@ -104,8 +103,8 @@ def checkpoint_folder(out: Path) -> Path:
 def identity(backbone: Backbone, config: PadimConfig, paths: Sequence[Path]) -> str:
     """Digest of everything a fit's moments depend on: weights, settings, the files' names, sizes and times."""
     files = [(os.path.abspath(path), status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]]
-    described = json.dumps([backbone.weights_digest, asdict(config), files])
-    return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()
+    content = json.dumps([backbone.weights_digest, asdict(config), files])
+    return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _is_empty(folder: Path) -> bool:

@@ -6,7 +6,7 @@ from padim_jax.runs.steps import File
 
 
 class Copies:
-    """Files grouped by their pixels, as far as they have been met.
+    """Files grouped by their pixels, of those met so far.
 
     Args:
       images: digests of the files a model was fitted on, with their weights; None for other files.
@@ -16,7 +16,7 @@ class Copies:
         self._images = images
         self._groups: dict[bytes, dict[str, None]] = {}  # digests of files, by that of their pixels
         self._met: set[bytes] = set()
-        self.grew = False  # a group, after one of it was left out with less than the weight of all
+        self.grew = False  # whether a group did after one of it was left out, with less than its weight
 
     @property
     def different(self) -> int:
@@ -24,7 +24,7 @@ class Copies:
         return len(self._groups)
 
     def first_ones(self, files: Sequence[File]) -> list[bool]:
-        """For each file, whether its pixels were not met before; of files that can't be read, no."""
+        """For each file, whether its pixels are new; False for files that can't be read."""
         firsts = []
         for file in files:
             if file.digest is None:
@@ -44,6 +44,6 @@ class Copies:
         return sum(self._images[digest] for digest in self._groups[file.pixels])
 
     def start_again(self) -> None:
-        """Meet the images anew, with what is known of copies."""
+        """Begin a second pass over the images, with what the first one learnt about copies."""
         self._met.clear()
         self.grew = False

@@ -101,7 +101,7 @@ class PadimDetector(OutlierMixin, BaseEstimator):
     def partial_fit(self, X: Any, y: object = None) -> "PadimDetector":
         """Fold more good images in: the model is the same as if ``fit`` had been given all of them, to rounding.
 
-        Earlier images are not at hand any more, so the threshold comes from the images of this call alone, each left
+        Earlier images are no longer available, so the threshold comes from the images of this call alone, each left
         out of the model of all images so far. A call with n images resolves no false-alarm rate below 1 / (n + 1). An
         image that is given twice counts twice. Where anything is raised, the detector stays as it was.
 
@@ -170,7 +170,7 @@ class PadimDetector(OutlierMixin, BaseEstimator):
         return -float(calibration.threshold)
 
     def __sklearn_tags__(self) -> Any:
-        """X is no table of numbers."""
+        """X is not a table of numbers."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         return tags

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from padim_jax import mesh as meshes
@@ -22,7 +22,8 @@ from padim_jax.mesh import MeshModel, MeshMoments
 from padim_jax.mesh.processes import explain_failures, gather
 from padim_jax.method import fitting, projection, scoring
 from padim_jax.method.embedding import Embedding
-from padim_jax.method.records import Padim, PadimMoments
+from padim_jax.method.records import Padim, PadimMoments, Scores
+from padim_jax.method.regularisation import Statistics, statistics_at
 from padim_jax.runs.steps import Step
 
 Roi = Bool[np.ndarray, "height width"] | None
@@ -35,7 +36,7 @@ class LeftOut:
     Attributes:
       image_score: (n,), not finite where an image can't be left out.
       anomaly_map: (n, height, width).
-      embeddings: (q, n, k) at some positions and of some channels, to see how the parts lie.
+      embeddings: (q, n, k) at some positions and of some channels, to see whether the parts are aligned.
     """
 
     image_score: Float[np.ndarray, " n"]
@@ -49,7 +50,7 @@ class OneDevice:
 
     Attributes:
       backbone: the frozen network.
-      full: every step is filled up to the batch size, so that runs over few files take the same programs as others.
+      full: every step is filled up to the batch size, so that runs over few files use the same programs as others.
     """
 
     backbone: Backbone
@@ -64,7 +65,7 @@ class OneDevice:
         return fitting.init(self.backbone, config, projection=directions)
 
     def place(self, moments: PadimMoments) -> PadimMoments:
-        """Moments to go on from, as :meth:`fold` takes them."""
+        """Moments to continue from, in the form that :meth:`fold` takes."""
         return moments
 
     def fold(self, moments: PadimMoments, step: Step, half_life: float | None) -> PadimMoments:
@@ -87,27 +88,38 @@ class OneDevice:
         """The principal components of what :meth:`channel_moments` has folded."""
         return projection.leading_components(moments, embedding.dimension)
 
-    def finalize(self, moments: PadimMoments, roi: Roi) -> Padim:
-        """The model of :meth:`whole` moments."""
-        return scoring.with_roi(fitting.finalize(self.backbone, moments), roi)
+    def local(self, moments: PadimMoments) -> PadimMoments:
+        """The :meth:`whole` moments on the default device."""
+        return moments
+
+    def statistics(self, moments: PadimMoments, positions: np.ndarray) -> Statistics:
+        """Of :meth:`whole` moments at some positions, on the host."""
+        return statistics_at(moments, positions)
+
+    def finalize(self, moments: PadimMoments, roi: Roi, *, donate: bool = False) -> Padim:
+        """The model of :meth:`whole` or :meth:`local` moments; ``donate`` uses them up where that saves room."""
+        return scoring.with_roi(fitting.finalize(self.backbone, moments, donate=donate), roi)
 
     def hold(self, model: Padim) -> Padim:
         """A model that was made elsewhere, as :meth:`score` and :meth:`leave_out` take it."""
         return model
 
     def model(self, held: Padim) -> Padim:
-        """The facts of a model that is held; its arrays may lie anywhere."""
+        """The model that is held, for its settings; its arrays may lie on any device."""
         return held
+
+    def scores(self, held: Padim, images: np.ndarray) -> Scores:
+        """Scores of as many images as :meth:`step_size` says, not waited for, without p-values and verdicts."""
+        return scoring.score(replace(held, calibration=None), images)
 
     def score(self, held: Padim, step: Step) -> LeftOut:
         """Score a step's own images by a model that was not fitted on them; there are no embeddings."""
-        n = int(step.valid.sum())
-        scores = scoring.score(replace(held, calibration=None), step.images)
+        n, scores = int(step.valid.sum()), self.scores(held, step.images)
         return LeftOut(np.asarray(scores.image_score)[:n], np.asarray(scores.anomaly_map)[:n], np.zeros((0, n, 0)))
 
-    def for_leave_one_out(self, held: Padim) -> Padim:
+    def for_leave_one_out(self, call: str, held: Padim) -> Padim:
         """A model that is held, as :meth:`leave_out` takes it; ``NoLeaveOneOut`` where it has no such scores."""
-        return scoring.for_leave_one_out("calibrate", held)
+        return scoring.for_leave_one_out(call, held)
 
     def leave_out(self, held: Padim, step: Step, weights: Float[np.ndarray, " n"]) -> LeftOut:
         """Score a step's own images, fitted with ``weights`` (0 of those that don't count), each left out in turn."""
@@ -132,12 +144,12 @@ class ManyDevices:
 
     def __init__(self, backbone: Backbone, mesh: Mesh) -> None:
         self.backbone, self.mesh = backbone, mesh
-        self._everywhere = meshes.replicated(mesh, backbone)
+        self._network = meshes.replicated(mesh, backbone)
 
     def step_size(self, batch_size: int, count: int) -> int:
         """Images that each process fills a step of ``count`` files up to: a multiple of its devices."""
-        here = len(self.mesh.local_devices)
-        return -(-min(batch_size, max(1, count)) // here) * here
+        n_local = len(self.mesh.local_devices)
+        return -(-min(batch_size, max(1, count)) // n_local) * n_local
 
     def init(self, config: PadimConfig, directions: Float[Array | np.ndarray, "c d"] | None = None) -> MeshMoments:
         """As :meth:`OneDevice.init`."""
@@ -145,15 +157,14 @@ class ManyDevices:
 
     def place(self, moments: PadimMoments) -> MeshMoments:
         """As :meth:`OneDevice.place`; from one device, or as :meth:`whole` gives them."""
-        lies_here = jax.tree.leaves(moments)[0].sharding.device_set != set(self.mesh.devices.flat)
-        return meshes.split(self.mesh, jax.device_get(moments) if lies_here else moments)
+        return meshes.split(self.mesh, moments if self._are_spread(moments) else jax.device_get(moments))
 
     def fold(self, moments: MeshMoments, step: Step, half_life: float | None) -> MeshMoments:
         """As :meth:`OneDevice.fold`."""
         with explain_failures():
             images, valid = self._shared(step.images), self._shared(step.valid)
             return jax.block_until_ready(
-                meshes.update(self._everywhere, moments, images, valid, half_life=half_life)
+                meshes.update(self._network, moments, images, valid, half_life=half_life)
             )  # one step in flight: a fast reader must not queue up images
 
     def whole(self, moments: MeshMoments) -> PadimMoments:
@@ -166,7 +177,7 @@ class ManyDevices:
         with explain_failures():
             images, valid = self._shared(step.images), self._shared(step.valid)
             return jax.block_until_ready(
-                meshes.channel_moments(self.mesh, self._everywhere, embedding, moments, images, valid)
+                meshes.channel_moments(self.mesh, self._network, embedding, moments, images, valid)
             )
 
     def directions(self, embedding: Embedding, moments: Moments | None) -> Float[np.ndarray, "c d"]:
@@ -175,10 +186,25 @@ class ManyDevices:
             merged = None if moments is None else meshes.merged_channels(self.mesh, moments)
         return projection.leading_components(merged, embedding.dimension)
 
-    def finalize(self, moments: PadimMoments, roi: Roi) -> MeshModel:
-        """As :meth:`OneDevice.finalize`."""
+    def local(self, moments: PadimMoments) -> PadimMoments:
+        """As :meth:`OneDevice.local`."""
         with explain_failures():
-            held = meshes.finalize(self._everywhere, moments, self.mesh)
+            handed = meshes.handed_over(moments)
+            scatter = handed.moments.scatter[:]  # pyright: ignore[reportIndexIssue]  # stands in for the matrix
+        return jax.device_put(replace(handed, moments=replace(handed.moments, scatter=scatter)))
+
+    def statistics(self, moments: PadimMoments, positions: np.ndarray) -> Statistics:
+        """As :meth:`OneDevice.statistics`."""
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        with explain_failures():
+            return statistics_at(moments, positions, out_shardings=everywhere)
+
+    def finalize(self, moments: PadimMoments, roi: Roi, *, donate: bool = False) -> MeshModel:
+        """As :meth:`OneDevice.finalize`."""
+        if not self._are_spread(moments):
+            moments = self.whole(self.place(moments))
+        with explain_failures():
+            held = meshes.finalize(self._network, moments, self.mesh)
             if roi is None:
                 return held
             return replace(held, model=replace(held.model, roi=meshes.replicated(self.mesh, jnp.asarray(roi))))
@@ -191,15 +217,20 @@ class ManyDevices:
         """As :meth:`OneDevice.model`."""
         return held.model
 
+    def scores(self, held: MeshModel, images: np.ndarray) -> Scores:
+        """As :meth:`OneDevice.scores`."""
+        with explain_failures():
+            return meshes.score(held, self._shared(images))
+
     def score(self, held: MeshModel, step: Step) -> LeftOut:
         """As :meth:`OneDevice.score`."""
         with explain_failures():
-            scores = meshes.score(held, self._shared(step.images))
+            scores = self.scores(held, step.images)
             return self._own(step, scores.image_score, scores.anomaly_map)
 
-    def for_leave_one_out(self, held: MeshModel) -> MeshModel:
+    def for_leave_one_out(self, call: str, held: MeshModel) -> MeshModel:
         """As :meth:`OneDevice.for_leave_one_out`."""
-        return replace(held, model=scoring.for_leave_one_out("calibrate", held.model))
+        return replace(held, model=scoring.for_leave_one_out(call, held.model))
 
     def leave_out(self, held: MeshModel, step: Step, weights: Float[np.ndarray, " n"]) -> LeftOut:
         """As :meth:`OneDevice.leave_out`."""
@@ -219,13 +250,16 @@ class ManyDevices:
             save_updatable(handed, folder, attending=jax.process_index() > 0, keep_previous=keep_previous)
         gather(np.zeros(1))  # until it is there
 
+    def _are_spread(self, moments: PadimMoments) -> bool:
+        return jax.tree.leaves(moments)[0].sharding.device_set == set(self.mesh.devices.flat)
+
     def _shared(self, local: np.ndarray) -> Array:
         return meshes.shared_out(self.mesh, local)
 
     def _own(self, step: Step, values: Array, maps: Array, embeddings: Array | None = None) -> LeftOut:
         n = int(step.valid.sum())
-        some = np.zeros((0, n, 0)) if embeddings is None else meshes.columns_here(embeddings)[:, :n]
-        return LeftOut(meshes.rows_here(values)[:n], meshes.rows_here(maps)[:n], some)
+        sample = np.zeros((0, n, 0)) if embeddings is None else meshes.columns_here(embeddings)[:, :n]
+        return LeftOut(meshes.rows_here(values)[:n], meshes.rows_here(maps)[:n], sample)
 
 
 Engine = OneDevice | ManyDevices

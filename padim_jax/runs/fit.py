@@ -1,6 +1,7 @@
 """Fit a model on image files, calibrate and save it: the whole way, on one device or on many."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from padim_jax.runs.checkpoint import Checkpoint
 from padim_jax.runs.engines import Engine, Roi
 from padim_jax.runs.fold import fit_moments
 from padim_jax.runs.records import Fold
+from padim_jax.runs.regularise import regularise_files
 from padim_jax.runs.watch import Interrupted, Watch
 
 
@@ -55,19 +57,19 @@ def fit_files(
 ) -> Fitted:
     """Fit on image files, calibrate and save, and forget the checkpoint.
 
-    Whatever fails once it is factored, the fit is kept in the checkpoint. All processes call it alike.
+    If anything fails after the moments were factored, the checkpoint keeps the fit. All processes call this alike.
 
     Args:
       engine: where to compute.
       paths: all files, the same in every process.
       config: the settings.
       out: folder to write.
-      checkpoint: where an unfinished fit is kept, and may be gone on from.
+      checkpoint: where an unfinished fit is kept, and from which it may continue.
       batch_size: images that each process computes at once.
       watch: told of every file, asked whether to stop.
       roi: the region of interest, as of :func:`padim_jax.with_roi`.
-      terms: how to calibrate; None for not.
-      progress: what the model is to remember of what it was made from, beside what this fit adds.
+      terms: how to calibrate; None to leave the model uncalibrated.
+      progress: what the model is to remember of its origin, besides what this fit adds.
 
     Raises:
       UnreadableImage: from ``watch.unreadable``; the first file to calibrate on that can't be read.
@@ -79,38 +81,35 @@ def fit_files(
     """
     fold = fit_moments(engine, paths, config, batch_size, watch, checkpoint)
     fitted = [path for path in paths if str(path) not in fold.skipped]
-    whole = engine.whole(fold.state)
-    known, reason = _calibrate(engine, whole, roi, fitted, fold, terms, checkpoint, batch_size, watch)
-    remembered = None if progress is None else {**progress, "images": len(fitted), "skipped": len(fold.skipped)}
-    engine.save(Updatable(engine.backbone, whole, fold.images, known, roi, remembered, fold.image_sizes), out)
+    moments = engine.whole(fold.state)
+    with _keep_fit(engine, fold, moments, checkpoint):
+        chosen = regularise_files(engine, moments, fitted, fold.images, batch_size, watch)
+    held, calibration, reason = engine.finalize(chosen, roi), None, ""
+    if terms is not None:
+        if jax.process_count() > 1:  # whatever happens to one of them, the others can't keep it then
+            checkpoint.write(engine, fold, moments)
+        try:
+            with _keep_fit(engine, fold, moments, checkpoint):
+                calibration = calibrate_model(engine, held, fitted, fold.images, terms, batch_size, watch)
+        except TooFewImages as error:
+            reason = str(error)
+    del held  # as large as the moments
+    origin = None if progress is None else {**progress, "images": len(fitted), "skipped": len(fold.skipped)}
+    engine.save(Updatable(engine.backbone, chosen, fold.images, calibration, roi, origin, fold.image_sizes), out)
     checkpoint.remove()
-    return Fitted(fitted, len(fold.images), int(whole.count), fold.skipped, known, reason)
+    return Fitted(fitted, len(fold.images), int(moments.count), fold.skipped, calibration, reason)
 
 
-def _calibrate(
-    engine: Engine,
-    whole: PadimMoments,
-    roi: Roi,
-    fitted: Sequence[Path],
-    fold: Fold,
-    terms: Terms | None,
-    checkpoint: Checkpoint,
-    batch_size: int,
-    watch: Watch,
-) -> tuple[Calibration | None, str]:
-    """The calibration, or why there is none. The factors, as large as the moments, are gone when it returns."""
-    held = engine.finalize(whole, roi)
-    if terms is None:
-        return None, ""
-    if jax.process_count() > 1:  # whatever happens to one of them, the others can't keep it then
-        checkpoint.write(engine, fold, whole)
+@contextmanager
+def _keep_fit(engine: Engine, fold: Fold, moments: PadimMoments, checkpoint: Checkpoint) -> Iterator[None]:
+    """Write the checkpoint where what follows a fold fails; an interruption says so."""
     try:
-        return calibrate_model(engine, held, fitted, fold.images, terms, batch_size, watch), ""
-    except TooFewImages as error:
-        return None, str(error)
+        yield
+    except TooFewImages:
+        raise
     except Exception as error:
         if jax.process_count() == 1:
-            checkpoint.write(engine, fold, whole)
+            checkpoint.write(engine, fold, moments)
         if not isinstance(error, Interrupted):
             raise
         raise Interrupted(f"{error}; the fit is kept in {checkpoint.folder}") from error

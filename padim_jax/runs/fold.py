@@ -1,21 +1,24 @@
 """Fold image files into moments: one loop, on one device or on many, which an interruption does not undo."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from padim_jax.config import PadimConfig
 from padim_jax.gaussians.moments import Moments
 from padim_jax.images import UnreadableImage
 from padim_jax.method.embedding import draw_embedding
+from padim_jax.method.regularisation import ImageSample
 from padim_jax.runs.checkpoint import Checkpoint
 from padim_jax.runs.engines import Engine
 from padim_jax.runs.records import Fold
-from padim_jax.runs.steps import read_steps
+from padim_jax.runs.regularise import regularise_images
+from padim_jax.runs.steps import Step, read_steps
 from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note, skip_unreadable
 
 
@@ -27,7 +30,7 @@ def fit_moments(
     watch: Watch,
     checkpoint: Checkpoint | None = None,
 ) -> Fold:
-    """Moments of image files, from where an earlier fit was interrupted if there is a checkpoint of it.
+    """Moments of image files, continued from an earlier fit's checkpoint if there is one.
 
     Args:
       engine: where to compute.
@@ -50,10 +53,8 @@ def fit_moments(
         if fold is not None:
             advance(len(paths) * (config.passes - 1) + fold.done)
         else:
-            directions = None
-            if config.projection == "principal-components":
-                directions = _find_directions(engine, paths, config, batch_size, watch, advance)
-            fold = Fold(engine.init(config, directions))
+            steps = _read_for_directions(engine, paths, config, batch_size, watch, advance)
+            fold = Fold(engine.init(config, _find_directions(engine, steps, config)))
         fold_files(engine, fold, paths[fold.done :], batch_size, watch, advance, checkpoint=checkpoint)
     return fold
 
@@ -73,7 +74,7 @@ def fold_files(
 
     Args:
       engine: where to compute.
-      fold: what to go on from.
+      fold: what to continue from.
       paths: files to add, the same in every process.
       batch_size: images that each process computes at once.
       watch: told of notes and unreadable files, asked whether to stop.
@@ -86,7 +87,7 @@ def fold_files(
       Interrupted: one of the processes was asked to stop; the checkpoint, if any, holds what was done.
       ProcessFailed: another process stopped.
     """
-    config, since, reasons = fold.config, 0, dict[str, str]()
+    config, n_unsaved, reasons = fold.config, 0, dict[str, str]()
 
     def unreadable(error: UnreadableImage) -> None:
         watch.unreadable(error)
@@ -97,29 +98,63 @@ def fold_files(
         if any(file.digest is not None for file in step.files):
             fold.state = engine.fold(fold.state, step, half_life)
         fold.remember(step.files, reasons, half_life)
-        since += len(step.files)
+        n_unsaved += len(step.files)
         advance(len(step.files))
         stop = step.stop or (jax.process_count() == 1 and watch.stopped())
-        if checkpoint is not None and (stop or (checkpoint.every and since >= checkpoint.every)):
-            whole = engine.whole(fold.state)
-            checkpoint.write(engine, fold, whole)
-            fold.state, since = engine.place(whole), 0
+        if checkpoint is not None and (stop or (checkpoint.every and n_unsaved >= checkpoint.every)):
+            moments = engine.whole(fold.state)
+            checkpoint.write(engine, fold, moments)
+            fold.state, n_unsaved = engine.place(moments), 0
         if stop:
-            kept = f"; {fold.done} files are kept in {checkpoint.folder}" if checkpoint is not None else ""
-            raise Interrupted(f"interrupted{kept}")
+            where = f"; {fold.done} files are kept in {checkpoint.folder}" if checkpoint is not None else ""
+            raise Interrupted(f"interrupted{where}")
 
 
-def _find_directions(
+def fit_batches(
+    engine: Engine,
+    read: Callable[[], Iterable[UInt8[np.ndarray, "n height width 3"]]],
+    config: PadimConfig,
+    size: int,
+) -> Any:
+    """Fit on images in memory: the model, as the engine holds it.
+
+    Args:
+      engine: where to compute.
+      read: gives the batches anew each time it is called; principal components take two passes.
+      config: the settings.
+      size: that batches are filled up to, as :meth:`padim_jax.runs.engines.OneDevice.step_size` says.
+
+    Raises:
+      ValueError, FloatingPointError: as :func:`padim_jax.fit`.
+    """
+    state: Any = engine.init(config, _find_directions(engine, (Step.of(images, size) for images in read()), config))
+    sample = ImageSample()
+    for images in sample.watch(read()) if config.chooses else read():
+        state = engine.fold(state, Step.of(images, size), None)
+    moments = engine.whole(state)
+    if config.chooses:
+        moments = regularise_images(engine, moments, sample.batches(size), size)
+    return engine.finalize(moments, None, donate=True)
+
+
+def _read_for_directions(
     engine: Engine, paths: Sequence[Path], config: PadimConfig, batch_size: int, watch: Watch, advance: Advance
-) -> Float[np.ndarray, "c d"]:
-    """The matrix of the principal components, in a pass of its own; the pass that folds reports on files."""
+) -> Iterator[Step]:
+    """A pass over all files before the one that folds them, which reports on files."""
     quiet = replace(watch, note=ignore_note, unreadable=skip_unreadable)
-    embedding = draw_embedding(engine.backbone, config)
-    moments: Moments | None = None
-    size = engine.step_size(batch_size, len(paths))
-    for step in read_steps(paths, config, batch_size, quiet, size=size):
-        moments = engine.channel_moments(embedding, moments, step)
+    for step in read_steps(paths, config, batch_size, quiet, size=engine.step_size(batch_size, len(paths))):
+        yield step
         advance(len(step.files))
         if step.stop:
             raise Interrupted("interrupted before anything could be kept")
+
+
+def _find_directions(engine: Engine, steps: Iterable[Step], config: PadimConfig) -> Float[np.ndarray, "c d"] | None:
+    """The matrix of the principal components, from a pass of its own; None, and no pass, where they are not wanted."""
+    if config.projection != "principal-components":
+        return None
+    embedding = draw_embedding(engine.backbone, config)
+    moments: Moments | None = None
+    for step in steps:
+        moments = engine.channel_moments(embedding, moments, step)
     return engine.directions(embedding, moments)

@@ -7,14 +7,19 @@ from pathlib import Path
 from padim_jax.artifact import Updatable, note_change
 from padim_jax.images.folder import digest_file
 from padim_jax.method.fitting import forget
-from padim_jax.runs.engines import OneDevice
+from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.fold import fold_files
 from padim_jax.runs.records import Fold
 from padim_jax.runs.watch import Watch
 
 
 def forget_files(
-    model: Updatable, paths: Sequence[Path], *, batch_size: int = 16, watch: Watch | None = None
+    model: Updatable,
+    paths: Sequence[Path],
+    *,
+    batch_size: int = 16,
+    watch: Watch | None = None,
+    engine: Engine | None = None,
 ) -> Updatable:
     """Take image files out of a stored model; what is left is not calibrated (:func:`recalibrate` does that).
 
@@ -23,6 +28,7 @@ def forget_files(
       paths: image files that it was fitted on; one that is named twice goes twice.
       batch_size: images computed at once.
       watch: follows the work, in one stage, "forget".
+      engine: where to compute the moments of these files. Default: the default device.
 
     Raises:
       UnreadableImage: the first file that can't be read.
@@ -45,14 +51,14 @@ def forget_files(
     # the very projection of the model, which principal components would not find again
     config = model.moments.config
     projection = model.moments.projection if config.projection == "principal-components" else None
-    engine = OneDevice(model.backbone)
+    engine = engine or OneDevice(model.backbone)
     gone = Fold(engine.init(config, projection))
     with watch.progress("forget", len(paths)) as advance:
         quiet = Watch(note=watch.note, stopped=watch.stopped)
         fold_files(engine, gone, paths, batch_size, quiet, advance)
     return replace(
         model,
-        moments=forget(model.moments, gone.state),
+        moments=forget(model.moments, engine.local(engine.whole(gone.state))),
         images=images,
         calibration=None,
         progress=note_change(model.progress, "made to forget"),

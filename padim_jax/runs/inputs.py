@@ -51,44 +51,44 @@ class Notes:
             warnings.warn(f"{self._first[text]}: {text}{more}", stacklevel=3)
 
 
-def paths_or_arrays(call: str, given: Any) -> tuple[Sequence[Place] | None, Any]:
+def paths_or_arrays(call: str, images: Any) -> tuple[Sequence[Place] | None, Any]:
     """Paths, or batches of arrays: the other is None, or empty."""
-    if is_array(given):
-        return None, [given] if given.ndim <= 4 else given  # one array is one batch
-    if not isinstance(given, str | os.PathLike) and iter(_iterable(call, given)) is given:
-        first = next(given, None)  # of what can be read only once
+    if is_array(images):
+        return None, [images] if images.ndim <= 4 else images  # one array is one batch
+    if not isinstance(images, str | os.PathLike) and iter(_iterable(call, images)) is images:
+        first = next(images, None)  # of what can be read only once
         if first is None:
             return None, ()
-        given = chain([first], given)
-        return (paths_in(call, [*given]), ()) if isinstance(first, str | os.PathLike) else (None, given)
-    places = paths_in(call, given)
-    return (None, given) if places is None else (places, ())
+        images = chain([first], images)
+        return (paths_in(call, [*images]), ()) if isinstance(first, str | os.PathLike) else (None, images)
+    places = paths_in(call, images)
+    return (None, images) if places is None else (places, ())
 
 
-def is_array(given: Any) -> bool:
+def is_array(images: Any) -> bool:
     """Whether it is an array of NumPy or JAX."""
-    return isinstance(given, Array | np.ndarray)
+    return isinstance(images, Array | np.ndarray)
 
 
-def _iterable(call: str, given: Any) -> Any:
-    if not isinstance(given, Iterable):
+def _iterable(call: str, images: Any) -> Any:
+    if not isinstance(images, Iterable):
         raise TypeError(
-            f"{call}: images are of type {type(given).__name__}, wanted a path, several paths, or uint8 arrays"
+            f"{call}: images are of type {type(images).__name__}, wanted a path, several paths, or uint8 arrays"
         )
-    return given
+    return images
 
 
-def paths_in(call: str, given: Any) -> Sequence[Place] | None:
+def paths_in(call: str, images: Any) -> Sequence[Place] | None:
     """The paths that were given; None where it is something else."""
-    if isinstance(given, str | os.PathLike):
-        return [given]
-    if not isinstance(_iterable(call, given), list | tuple | set | frozenset):
+    if isinstance(images, str | os.PathLike):
+        return [images]
+    if not isinstance(_iterable(call, images), list | tuple | set | frozenset):
         return None
-    kinds = [isinstance(one, str | os.PathLike) for one in given]
+    kinds = [isinstance(item, str | os.PathLike) for item in images]
     if any(kinds) and not all(kinds):
-        other = type(next(one for one in given if not isinstance(one, str | os.PathLike))).__name__
+        other = type(next(item for item in images if not isinstance(item, str | os.PathLike))).__name__
         raise TypeError(f"{call}: paths and objects of type {other} are mixed; give one or the other")
-    return list(given) if kinds and all(kinds) else None
+    return list(images) if kinds and all(kinds) else None
 
 
 def image_paths(call: str, places: Sequence[Place]) -> Sequence[Path]:

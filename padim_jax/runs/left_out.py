@@ -1,8 +1,8 @@
 """Score image files that a model was fitted on, each by the model of all the others; and others that it was not."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -10,10 +10,10 @@ from jaxtyping import Float
 from padim_jax.images import UnreadableImage, stop_at_unreadable
 from padim_jax.method.records import Padim
 from padim_jax.runs.calibrate import check_fitted
-from padim_jax.runs.engines import OneDevice
-from padim_jax.runs.score import ScoredImage, score_files
+from padim_jax.runs.engines import Engine, OneDevice
+from padim_jax.runs.score import ScoredImage
 from padim_jax.runs.steps import read_steps
-from padim_jax.runs.watch import Advance, Watch, ignore_note
+from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note
 
 
 def left_out_files(
@@ -34,7 +34,7 @@ def left_out_files(
       ValueError: a file that is not in ``images``; as :func:`padim_jax.method.scoring.leave_one_out_scores`.
     """
     engine = OneDevice(model.backbone)
-    held, watch = engine.for_leave_one_out(model), Watch(note=ignore_note, unreadable=unreadable)
+    held, watch = engine.for_leave_one_out("left_out_files", model), Watch(note=ignore_note, unreadable=unreadable)
     size = engine.step_size(batch_size, len(paths))
     for step in read_steps(paths, model.config, batch_size, watch, size=size):
         check_fitted("left_out_files", step.files, images)
@@ -48,18 +48,19 @@ def left_out_files(
 
 
 def held_out_scores(
-    model: Padim,
-    paths: Sequence[Path],
-    *,
-    batch_size: int,
-    advance: Advance = lambda count: None,
-    unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
+    engine: Engine, held: Any, paths: Sequence[Path], batch_size: int, watch: Watch, advance: Advance
 ) -> Float[np.ndarray, " n"]:
-    """Scores of files that a model was not fitted on.
+    """Scores of files that a model, as the engine holds it, was not fitted on.
 
     Raises:
-      UnreadableImage: from ``unreadable``.
+      UnreadableImage: from ``watch.unreadable``.
+      Interrupted: ``watch`` has stopped it.
     """
-    bare = replace(model, calibration=None)
-    scored = score_files(bare, paths, batch_size=batch_size, unreadable=unreadable, advance=advance, note=ignore_note)
-    return np.array([item.score for item in scored])
+    scores = [np.zeros(0, np.float32)]
+    size = engine.step_size(batch_size, len(paths))
+    for step in read_steps(paths, engine.model(held).config, batch_size, watch, size=size):
+        scores.append(engine.score(held, step).image_score)
+        advance(len(step.files))
+        if step.stop:
+            raise Interrupted("interrupted while comparing")
+    return np.concatenate(scores)

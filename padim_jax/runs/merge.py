@@ -29,32 +29,32 @@ def merge_models(
       parts: models, as :func:`padim_jax.load_updatable` gives them.
       false_alarm_rate: for the whole's threshold. Default: the first calibrated part's.
       pixel_rate: for the whole's pixel threshold. Default: the first calibrated part's.
-      remark: told in a sentence of images that count twice, and of what becomes of thresholds.
+      remark: is told, in a sentence, of images that count twice and of what becomes of thresholds.
 
     Raises:
       ValueError: no part; two were not fitted alike, or have different regions of interest.
     """
     pending: list[tuple[int, Updatable]] = []  # how many models each is made of: falling powers of two
     for part in parts:
-        size, whole = 1, part
+        size, merged = 1, part
         while pending and pending[-1][0] == size:
-            size, whole = 2 * size, _merge_pair(pending.pop()[1], whole, remark)
-        pending.append((size, whole))
+            size, merged = 2 * size, _merge_pair(pending.pop()[1], merged, remark)
+        pending.append((size, merged))
     if not pending:
         raise ValueError("merge: wanted at least one model, got none")
-    whole = pending.pop()[1]
+    merged = pending.pop()[1]
     while pending:
-        whole = _merge_pair(pending.pop()[1], whole, remark)
-    calibration = whole.calibration
+        merged = _merge_pair(pending.pop()[1], merged, remark)
+    calibration = merged.calibration
     if calibration is None:
-        return whole
+        return merged
     remark(
         f"note: the {len(calibration.scores)} calibration scores are those of the parts; the whole knows "
         "more images, so they are rather too high than too low (padim calibrate on good images makes them exact)"
     )
     if calibration.threshold_source == "set":
-        return whole
-    return replace(whole, calibration=at_rates(calibration, *rates_of(calibration, false_alarm_rate, pixel_rate)))
+        return merged
+    return replace(merged, calibration=at_rates(calibration, *rates_of(calibration, false_alarm_rate, pixel_rate)))
 
 
 def _merge_pair(first: Updatable, second: Updatable, remark: Remark) -> Updatable:
@@ -84,14 +84,14 @@ def _merge_calibrations(first: Updatable, second: Updatable, shared: int, remark
     if shared and len(parts) == 2:  # scores of one image in two models are not independent
         parts = [max(parts, key=lambda part: len(part.scores))]
         remark(f"note: only the {len(parts[0].scores)} calibration scores of one of the two are kept")
-    whole = join_calibrations(parts, parts[0].false_alarm_rate, parts[0].pixel_rate)
+    merged = join_calibrations(parts, parts[0].false_alarm_rate, parts[0].pixel_rate)
     if not by_hand:
-        return whole
+        return merged
     if len(by_hand) == 1 and all(part.threshold_source == "set" for part in parts):
-        return at_threshold(whole, by_hand.pop())
+        return at_threshold(merged, by_hand.pop())
     thresholds = ", ".join(f"{threshold:.4g}" for threshold in sorted(by_hand))
     remark(
         f"warning: thresholds of parts were set by hand ({thresholds}) and differ; the whole takes "
-        f"{float(whole.threshold):.4g}, from its scores"
+        f"{float(merged.threshold):.4g}, from its scores"
     )
-    return whole
+    return merged

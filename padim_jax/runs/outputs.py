@@ -21,16 +21,13 @@ from padim_jax.pictures import picture
 from padim_jax.runs.rows import Row, verdict_of
 from padim_jax.runs.score import ScoredImage
 from padim_jax.runs.spool import ResultSpool
+from padim_jax.runs.watch import ignore_note
 
 Pixels = Literal["crop", "original"]  # of what the network saw, or of the image file
 LONGEST_SIDE = 768  # pixels of a photo in a heat map
 _PNG = {"format": "PNG", "compress_level": 1, "compress_type": zlib.Z_RLE}  # as small as by level 3, in half the time
 
 T = TypeVar("T")
-
-
-def ignore_note(path: Path, text: str) -> None:
-    """Tell nobody."""
 
 
 class Output:
@@ -52,7 +49,7 @@ class Output:
         """Write the file of one result; threads do so at once."""
 
     def add(self, item: ScoredImage) -> None:
-        """Take down a result; called in order, once :meth:`write` is done with it."""
+        """Record a result; called in order, after :meth:`write`."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class LateHeatmaps(Output):
 
     @contextmanager
     def open(self, results: Path, rows: Sequence[Row]) -> Iterator[None]:
-        """Go on with the file that an earlier run has left."""
+        """Continue the file that an earlier run left."""
         path = results / "spool"
         path.touch()
         with path.open("r+b", buffering=0) as file:
@@ -127,11 +124,11 @@ class Masks(Output):
 
     def write(self, target: Path, item: ScoredImage) -> None:
         """Write one mask."""
-        marked = item.anomaly_map > self.threshold
+        mask = item.anomaly_map > self.threshold
         if self.pixels == "original":
-            marked = mask_to_original(marked, item.size, self.config)
+            mask = mask_to_original(mask, item.size, self.config)
         target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(marked.astype(np.uint8) * np.uint8(255)).save(target, format="PNG")
+        Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(target, format="PNG")
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ def choose_outputs(
     maps: Pixels | None = None,
     note: Note = ignore_note,
 ) -> list[Output]:
-    """Outputs that are asked for.
+    """The outputs that a run asks for.
 
     Args:
       model: whose results they show.
@@ -230,10 +227,10 @@ def write_heatmap(
             note(item.path, f"its heat map shows what the network saw, for it could not be read again ({error.reason})")
         else:
             left, top, right, bottom = map(int, seen_part(item.size, config).crop)
-    shown = item.anomaly_map[top:bottom, left:right]
-    row, column = np.unravel_index(int(np.argmax(shown)), shown.shape)
-    summit = (row + 0.5) * photo.shape[0] / shown.shape[0], (column + 0.5) * photo.shape[1] / shown.shape[1]
-    drawn = picture(photo, shown, scale, title, threshold=threshold, summit=summit)
+    visible_map = item.anomaly_map[top:bottom, left:right]
+    row, column = np.unravel_index(int(np.argmax(visible_map)), visible_map.shape)
+    summit = (row + 0.5) * photo.shape[0] / visible_map.shape[0], (column + 0.5) * photo.shape[1] / visible_map.shape[1]
+    drawn = picture(photo, visible_map, scale, title, threshold=threshold, summit=summit)
     drawn.save(target, **_PNG)
 
 

@@ -45,6 +45,6 @@ def check_plausible(call: str, scores: Float[np.ndarray, " m"], own: Float[np.nd
         )
 
 
-def few_of(paths: Sequence[Path]) -> Sequence[Path]:
+def choose_evenly(paths: Sequence[Path]) -> Sequence[Path]:
     """An even choice of at most 64 files, which are enough to compare others with."""
     return paths[:: max(1, -(-len(paths) // COMPARED))]

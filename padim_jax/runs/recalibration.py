@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -10,13 +11,16 @@ from jaxtyping import Float
 from padim_jax.artifact import Updatable
 from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.calibration import Calibration
+from padim_jax.method.records import Padim
 from padim_jax.runs.calibrate import Terms, TooFewImages, calibrate_model
 from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.watch import Watch
 
+Model = TypeVar("Model", bound=Updatable | Padim)
+
 
 def recalibrate(
-    model: Updatable,
+    model: Model,
     good: Sequence[Path] | None = None,
     *,
     fitted: Sequence[Path] = (),
@@ -27,15 +31,15 @@ def recalibrate(
     batch_size: int = 16,
     watch: Watch | None = None,
     engine: Engine | None = None,
-) -> Updatable:
+) -> Model:
     """The model, calibrated anew on good images.
 
     Images that it was fitted on are each left out in turn; others are scored as they are, and refused where they score
-    far higher than the model's own. Where fewer than three different images could be left out, ``watch`` is told, and
-    the model comes back as it was.
+    far higher than the model's own. A model that does not list its images takes all images for others. Where fewer than
+    three different images could be left out, ``watch`` is told, and the model comes back as it was.
 
     Args:
-      model: as loaded, or as :func:`update_files`, :func:`forget_files` or :func:`merge_models` gives it.
+      model: as :func:`padim_jax.load_updatable` or :func:`padim_jax.load` gives it, or as a change has left it.
       good: image files, all of them among those that it was fitted on, or none; None for ``fitted``.
       fitted: files that it was fitted on, to calibrate on where ``good`` is None, and to compare ``good`` with.
       own: calibration scores of the model's own images, to compare ``good`` with. Default: those of ``model``.
@@ -58,14 +62,17 @@ def recalibrate(
     if own is None and before is not None:
         own = np.asarray(before.scores)
     engine = engine or OneDevice(model.backbone)
-    held = engine.finalize(model.moments, model.roi)
+    if isinstance(model, Updatable):
+        held, images = engine.finalize(model.moments, model.roi), model.images
+    else:
+        held, images = engine.hold(model), None
     terms = Terms(*rates, good, trusted)
     try:
-        done = calibrate_model(engine, held, fitted, model.images, terms, batch_size, watch, own=own)
+        calibration = calibrate_model(engine, held, fitted, images, terms, batch_size, watch, own=own)
     except TooFewImages as error:
         watch.remark(f"not calibrated: {error}")
         return model
-    return replace(model, calibration=done)
+    return replace(model, calibration=calibration)
 
 
 def rates_of(

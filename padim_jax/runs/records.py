@@ -41,7 +41,7 @@ class Fold:
         return tuple(self.sizes) if len(self.sizes) <= MOST_SIZES else ()
 
     def remember(self, files: Sequence[File], reasons: Mapping[str, str], half_life: float | None) -> None:
-        """Take note of a step's files, whose images were folded in.
+        """Record the files of a step whose images were folded in.
 
         Args:
           files: of all processes, in order.

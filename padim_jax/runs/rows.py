@@ -65,7 +65,7 @@ class Row:
     @property
     def cells(self) -> tuple[object, ...]:
         """What stands in :data:`COLUMNS`; p-value, verdict and threshold are empty without a calibration."""
-        p_value, threshold = ("" if one is None else f"{one:.7g}" for one in (self.p_value, self.threshold))
+        p_value, threshold = ("" if number is None else f"{number:.7g}" for number in (self.p_value, self.threshold))
         place = (self.row, self.column, threshold, self.heatmap, _BETWEEN.join(self.notes))
         return self.path, f"{self.score:.7g}", p_value, self.verdict, *place
 
@@ -80,14 +80,14 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     fitted_on = [row for row in rows if FITTED_ON in row.notes]
     others = [row for row in rows if any(OTHER_SIZE in note for note in row.notes)]
     aspect = " or aspect ratio" * any("aspect" in note for row in others for note in row.notes)
-    both = (
+    kinds = (
         (fitted_on, "were among those the model was fitted on", "they score lower than new images would"),
         (others, f"are of {OTHER_SIZE}{aspect}", "is it the same camera, and the same part of the picture?"),
     )
     return [
-        f"{len(concerned)} of {len(rows)} images {what} ({_names(concerned)}): {then}"
-        for concerned, what, then in both
-        if concerned
+        f"{len(group)} of {len(rows)} images {fact} ({_names(group)}): {question}"
+        for group, fact, question in kinds
+        if group
     ]
 
 

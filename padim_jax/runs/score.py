@@ -107,26 +107,26 @@ def score_files(
         unreadable(error)
         advance(1)
 
-    many = (len(paths) if total is None else total) > batch_size
-    known, bare = model.calibration, replace(model, calibration=None)
-    run = partial(score, bare)
+    is_many = (len(paths) if total is None else total) > batch_size
+    calibration, uncalibrated = model.calibration, replace(model, calibration=None)
+    run = partial(score, uncalibrated)
     if mesh is not None:
         from padim_jax import mesh as meshes  # takes a tenth of a second to import, which one device has no use for
 
-        run = partial(meshes.score, meshes.place(mesh, bare))
+        run = partial(meshes.score, meshes.place(mesh, uncalibrated))
     for batch in load_batches(paths, model.config, batch_size, report, note):
-        size = batch_size if many else filled_size(len(batch.images), batch_size)
+        size = batch_size if is_many else filled_size(len(batch.images), batch_size)
         scores = run(fill_up(batch.images, size))
         values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
-        chances = None if known is None else p_values(known, values)
-        verdicts = None if known is None else is_anomalous(known, values)
+        probabilities = None if calibration is None else p_values(calibration, values)
+        verdicts = None if calibration is None else is_anomalous(calibration, values)
         for index, (path, image) in enumerate(zip(batch.paths, batch.images, strict=True)):
             if not np.isfinite(values[index]):
                 raise FloatingPointError(f"score: {path} got {values[index]}; the model or the image is broken")
             yield ScoredImage(
                 path=path,
                 score=float(values[index]),
-                p_value=None if chances is None else float(chances[index]),
+                p_value=None if probabilities is None else float(probabilities[index]),
                 anomalous=None if verdicts is None else bool(verdicts[index]),
                 image=image,
                 anomaly_map=maps[index],
@@ -188,9 +188,9 @@ class FittedOn:
         return bool(self.sizes) and all(abs(aspect * height / width - 1) > _SAME_ASPECT for width, height in self.sizes)
 
 
-def filled_size(count: int, most: int) -> int:
-    """The power of two that ``count`` images are filled up to, ``most`` at most: few sizes, few compiled programs."""
-    return min(most, 1 << max(0, count - 1).bit_length())
+def filled_size(count: int, limit: int) -> int:
+    """The power of two that ``count`` images are filled up to, ``limit`` at most: few sizes, few compiled programs."""
+    return min(limit, 1 << max(0, count - 1).bit_length())
 
 
 def fill_up(images: UInt8[np.ndarray, "n height width 3"], count: int) -> UInt8[np.ndarray, "count height width 3"]:

@@ -29,9 +29,9 @@ class ResultSpool:
         self._shape = item.anomaly_map.shape
         parts = (np.asarray(item.size, _SIZE), item.image, item.anomaly_map.astype("<f4"))
         self._file.seek(len(self._rows) * self._record)
-        rest = memoryview(b"".join(part.tobytes() for part in parts))
-        while rest:  # a disk that is almost full takes a part
-            rest = rest[self._file.write(rest) :]
+        buffer = memoryview(b"".join(part.tobytes() for part in parts))
+        while buffer:  # a disk that is almost full takes a part
+            buffer = buffer[self._file.write(buffer) :]
         self._rows.append((item.without_arrays(), float(np.median(item.anomaly_map))))
 
     def restore(self, rows: Sequence[tuple[Path, tuple[str, ...]]], shape: tuple[int, int]) -> None:
@@ -39,8 +39,8 @@ class ResultSpool:
         self._shape = shape
         for path, notes in rows:
             item = self._read(len(self._rows), ScoredImage.empty(path, notes))
-            light = replace(item.without_arrays(), score=float(item.anomaly_map.max()))
-            self._rows.append((light, float(np.median(item.anomaly_map))))
+            summary = replace(item.without_arrays(), score=float(item.anomaly_map.max()))
+            self._rows.append((summary, float(np.median(item.anomaly_map))))
 
     def scale(self) -> tuple[float, float]:
         """Distances at the ends of the colour scale: the median of the images' medians, and the highest score.
@@ -58,7 +58,7 @@ class ResultSpool:
     def _record(self) -> int:
         return 2 * _SIZE.itemsize + 7 * self._shape[0] * self._shape[1]
 
-    def _read(self, index: int, light: ScoredImage) -> ScoredImage:
+    def _read(self, index: int, summary: ScoredImage) -> ScoredImage:
         self._file.seek(index * self._record)
         content = self._file.read(self._record)
         if len(content) < self._record:
@@ -68,4 +68,4 @@ class ResultSpool:
         size = np.frombuffer(content[:start], _SIZE)
         image = np.frombuffer(content[start:end], np.uint8).reshape(height, width, 3)
         anomaly_map = np.frombuffer(content[end:], "<f4").reshape(height, width)
-        return replace(light, image=image, anomaly_map=anomaly_map, size=(int(size[0]), int(size[1])))
+        return replace(summary, image=image, anomaly_map=anomaly_map, size=(int(size[0]), int(size[1])))

@@ -59,6 +59,20 @@ class Step:
     own: list[File]
     stop: bool
 
+    @classmethod
+    def of(
+        cls,
+        images: UInt8[np.ndarray, "n height width 3"],
+        size: int,
+        files: Sequence[File] = (),
+        own: Sequence[File] = (),
+        stop: bool = False,
+    ) -> "Step":
+        """The step of these images, filled up to ``size`` with black; they need not be of files."""
+        filled = np.zeros((size, *images.shape[1:]), np.uint8)
+        filled[: len(images)] = images
+        return cls(filled, np.arange(size) < len(images), list(files), list(own), stop)
+
 
 def share(paths: Sequence[Path], batch_size: int, count: int, own: int) -> list[Sequence[Path]]:
     """Of each step, the files that process ``own`` of ``count`` reads: all processes' together are all files, once."""
@@ -85,8 +99,8 @@ def read_steps(
     """
     count, process = jax.process_count(), jax.process_index()
     runs = share(paths, batch_size, count, process)
-    flat = [path for run in runs for path in run]
-    batches = load_batches(flat, config, batch_size, watch.unreadable, watch.note, fill=False)
+    own_paths = [path for run in runs for path in run]
+    batches = load_batches(own_paths, config, batch_size, watch.unreadable, watch.note, fill=False)
     for index, run in enumerate(runs):
         failure: Exception | None = None
         batch = Batch([], np.zeros((0, *config.crop, 3), np.uint8), [], [])
@@ -94,31 +108,24 @@ def read_steps(
             batch = next(batches) if run else batch
         except Exception as error:  # whatever it is, the others must not wait for this process
             failure = error
-        heard = gather(
+        messages = gather(
             np.concatenate(
                 [np.array([watch.stopped(), failure is not None], np.uint8), _report(run, batch, batch_size, pixels)]
             )
         )
         if failure is not None:
             raise failure
-        if heard[:, 1].any():
-            others = ", ".join(map(str, np.flatnonzero(heard[:, 1])))
+        if messages[:, 1].any():
+            others = ", ".join(map(str, np.flatnonzero(messages[:, 1])))
             raise ProcessFailed(
                 f"process {process} of {count} stops, because process {others} could not go on; see there"
             )
-        here = paths[index * count * batch_size : (index + 1) * count * batch_size]
-        reports = np.ascontiguousarray(heard[:, 2:]).view(_REPORT).reshape(-1)
-        files = [_file(path, report) for path, report in zip(here, reports, strict=False)]
+        step_paths = paths[index * count * batch_size : (index + 1) * count * batch_size]
+        reports = np.ascontiguousarray(messages[:, 2:]).view(_REPORT).reshape(-1)
+        files = [_file(path, report) for path, report in zip(step_paths, reports, strict=False)]
         own = files[process * batch_size : process * batch_size + len(run)]
-        images = np.zeros((size, *config.crop, 3), np.uint8)
-        images[: len(batch.images)] = batch.images
-        yield Step(
-            images,
-            np.arange(size) < len(batch.images),
-            files,
-            [file for file in own if file.digest is not None],
-            bool(heard[:, 0].any()),
-        )
+        readable = [file for file in own if file.digest is not None]
+        yield Step.of(batch.images, size, files, readable, bool(messages[:, 0].any()))
 
 
 def _report(run: Sequence[Path], batch: Batch, batch_size: int, pixels: bool) -> UInt8[np.ndarray, " bytes"]:
@@ -126,12 +133,12 @@ def _report(run: Sequence[Path], batch: Batch, batch_size: int, pixels: bool) ->
     reports, rows = np.zeros(batch_size, _REPORT), iter(enumerate(run))
     reports["state"][: len(run)] = _UNREADABLE
     for path, image, digest, size in zip(batch.paths, batch.images, batch.digests, batch.sizes, strict=True):
-        row = next(row for row, tried in rows if tried == path)  # those between could not be read
-        own = hashlib.sha256(image).digest()[:16] if pixels else bytes(16)
+        row = next(row for row, candidate in rows if candidate == path)  # those between could not be read
+        pixel_digest = hashlib.sha256(image).digest()[:16] if pixels else bytes(16)
         reports[row] = (
             _READ,
             np.frombuffer(bytes.fromhex(digest), np.uint8),
-            np.frombuffer(own, np.uint8),
+            np.frombuffer(pixel_digest, np.uint8),
             size,
         )
     return reports.view(np.uint8)

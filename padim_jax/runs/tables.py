@@ -64,7 +64,7 @@ def read_lines(content: bytes) -> tuple[list[list[str]], int]:
     try:
         rows = list(csv.reader(io.StringIO(content[:end].decode(), newline=""), strict=True))
     except csv.Error as error:
-        raise ValueError(f"no table in CSV: {error}") from error
+        raise ValueError(f"not a CSV table: {error}") from error
     return rows, end
 
 
@@ -73,12 +73,12 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if re.search('[,"\r\n]', text) else text
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
-def _unescaped(found: re.Match[str]) -> str:
-    if found[1]:
-        return chr(0xDC00 + int(found[1], 16))
-    return chr(int(found[2], 16)) if found[2] else "\\"
+def _unescaped(match: re.Match[str]) -> str:
+    if match[1]:
+        return chr(0xDC00 + int(match[1], 16))
+    return chr(int(match[2], 16)) if match[2] else "\\"

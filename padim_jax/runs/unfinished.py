@@ -1,4 +1,4 @@
-"""Results as they come: kept beside those of an earlier run, so that a run that was stopped goes on where it was.
+"""Results as they come, kept beside those of an earlier run, so that a run that was stopped continues where it was.
 
 While a run is under way its tables and folders lie in ``DIR/unfinished``. A row is added to a table once everything
 else of its image is written, so the tables say what is done, whenever the process dies. At the end each takes the place
@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from padim_jax.artifact.ownership import LOCK, check_claim, mark, remove
-from padim_jax.runs.rows import COLUMNS
+from padim_jax.runs.rows import COLUMNS, Row
 from padim_jax.runs.tables import original_text, read_lines, table_line, write_table
 from padim_jax.runs.watch import Interrupted
 from weights_conversion.atomic import write_atomically
+
+Lost = tuple[str, Path, str]  # name of the model, image, and why it has no score
 
 UNFINISHED, SCORES, UNREADABLE = "unfinished", "scores.csv", "unreadable.csv"
 _RUN = "run.json"
@@ -63,7 +65,7 @@ def remove_leftovers(out: Path) -> None:
 
 
 def identity(model: Sequence[Path], files: Sequence[tuple[str, Path]], options: Mapping[str, Any]) -> dict[str, str]:
-    """What tells a run from others: digests of its models' manifests, of its options, and of its files.
+    """What identifies a run: digests of its models' manifests, of its options, and of its files.
 
     Args:
       model: manifests of the models.
@@ -80,7 +82,7 @@ def identity(model: Sequence[Path], files: Sequence[tuple[str, Path]], options: 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run goes on.
+    """Where a run continues.
 
     Attributes:
       start: how many of its files are passed over.
@@ -96,7 +98,7 @@ class Position:
 def find_position(
     files: Sequence[Hashable], rows: Sequence[Hashable], lost: Sequence[Hashable], *, batch: int = 1, window: int = 1
 ) -> Position:
-    """Where to go on, so that the files after it are computed together as they would have been.
+    """Where to continue, so that the files after it are computed together as they would have been.
 
     Args:
       files: of the run, in order.
@@ -127,21 +129,25 @@ def find_position(
 
 
 class Unfinished:
-    """The results of a run under way, of which :attr:`rows` and :attr:`lost` are there already.
+    """The results of a run under way, those of an earlier one that was stopped among them.
 
     Args:
       out: folder of the results; marked as ours if there is nothing in it.
-      run: what tells this run from others, see :func:`identity`.
+      run: what identifies this run, see :func:`identity`.
       folders: names of those that hold a file for each result.
-      named: whether tables begin with a column ``model``.
+      named: whether tables begin with a column ``model``; otherwise the names of models are empty.
+
+    Attributes:
+      rows: results, each with the name of its model.
+      lost: files without a score.
     """
 
     def __init__(self, out: Path, run: Mapping[str, str], folders: Sequence[str], *, named: bool = False) -> None:
-        self.out, self.folder, self._folders = out, out / UNFINISHED, folders
+        self.out, self.folder, self._folders, self._named = out, out / UNFINISHED, folders, named
         self._run = {**run, "folders": ",".join(folders)}
-        found = self._found()
-        self.other = sorted(key for key in run if found is not None and found.get(key) != run[key])
-        if found != self._run:
+        earlier = self._read_run()
+        self.other = sorted(key for key in run if earlier is not None and earlier.get(key) != run[key])
+        if earlier != self._run:
             remove(self.folder)
             out.mkdir(parents=True, exist_ok=True)
             if all(path.name == LOCK for path in out.iterdir()):
@@ -150,40 +156,50 @@ class Unfinished:
                 mark(folder)
             write_atomically(self.folder / _RUN, json.dumps(self._run).encode())
         first = ("model",) if named else ()
-        self._scores = _Journal(self.folder / SCORES, (*first, *COLUMNS))
-        self._unreadable = _Journal(self.folder / UNREADABLE, (*first, *_REASONS))
-        self.rows, self.lost = self._scores.rows, self._unreadable.rows
+        self._scores = _Table(self.folder / SCORES, (*first, *COLUMNS))
+        self._unreadable = _Table(self.folder / UNREADABLE, (*first, *_REASONS))
+        unnamed = () if named else ("",)
+        scored, lost = ([[*unnamed, *cells] for cells in table.rows] for table in (self._scores, self._unreadable))
+        self.rows = [(name, Row.read(cells)) for name, *cells in scored]
+        self.lost: list[Lost] = [(name, Path(path), reason) for name, path, reason in lost]
 
-    def add(self, cells: Sequence[object]) -> None:
-        """Take down a result, once all else of it is written."""
-        self._scores.add(cells)
+    @property
+    def done(self) -> int:
+        """How many files have a result, or are known to have none."""
+        return len(self.rows) + len(self.lost)
 
-    def lose(self, cells: Sequence[object]) -> None:
-        """Take down a file that has no score."""
-        self._unreadable.add(cells)
+    def add(self, name: str, row: Row) -> None:
+        """Record a result, once all else of it is written."""
+        self._scores.add(self._cells(name, *row.cells))
+        self.rows.append((name, row))
 
-    def describe_start(self, done: int, total: int) -> str:
-        """Where the run goes on, or why it does not; nothing of a new one."""
+    def lose(self, name: str, path: Path, reason: str) -> None:
+        """Record a file that has no score."""
+        self._unreadable.add(self._cells(name, path, reason))
+        self.lost.append((name, path, reason))
+
+    def describe_start(self, total: int) -> str:
+        """Where the run continues, or why it does not; empty for a new one."""
         if self.other:
-            return f"{self.folder} has results of {' and '.join(_OTHER[key] for key in self.other)}; starting anew"
-        return f"going on: {done} of {total} images are done already, in {self.folder}" if done else ""
+            return f"{self.folder} has results of {' and '.join(_OTHER[key] for key in self.other)}; starting over"
+        return f"going on: {self.done} of {total} images are done already, in {self.folder}" if self.done else ""
 
-    def interrupted(self, done: int, total: int) -> Interrupted:
+    def interrupted(self, total: int) -> Interrupted:
         """The error that ends a run which was asked to stop."""
-        return Interrupted(
-            f"interrupted; {done} of {total} images are done, in {self.folder}; the same command goes on from there"
-        )
+        where = f"in {self.folder}; the same command goes on from there"
+        return Interrupted(f"interrupted; {self.done} of {total} images are done, {where}")
 
-    def finish(self, lost: Sequence[Sequence[object]]) -> None:
-        """Put all in place of an earlier run's results; ``lost`` are the rows of files without a score."""
+    def finish(self) -> None:
+        """Put all in place of an earlier run's results."""
         self._scores.sync()
         self.close()
         for name in self._folders:
             if (self.folder / name).exists():  # else a run that was killed in the midst of this has moved it
                 remove(self.out / name)
                 (self.folder / name).rename(self.out / name)
-        if lost:
-            write_table(self.out / UNREADABLE, self._unreadable.columns, lost)
+        if self.lost:
+            rows = [self._cells(*entry) for entry in self.lost]
+            write_table(self.out / UNREADABLE, self._unreadable.columns, rows)
         else:
             (self.out / UNREADABLE).unlink(missing_ok=True)  # an earlier run's
         (self.folder / SCORES).replace(self.out / SCORES)
@@ -194,16 +210,19 @@ class Unfinished:
         self._scores.close()
         self._unreadable.close()
 
-    def _found(self) -> dict[str, Any] | None:
+    def _cells(self, name: str, *cells: object) -> tuple[object, ...]:
+        return (name, *cells) if self._named else cells
+
+    def _read_run(self) -> dict[str, Any] | None:
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else None
+            run = json.loads((self.folder / _RUN).read_text(encoding="utf-8"))
+            return run if isinstance(run, dict) else None
         return None
 
 
 @contextmanager
 def in_one_line(call: str, out: Path) -> Iterator[None]:
-    """Turn errors of the system while results are written, a full disk, into one that says where and what to do."""
+    """Turn a system error while results are written, such as a full disk, into one that says where and what to do."""
     try:
         yield
     except OSError as error:
@@ -213,7 +232,7 @@ def in_one_line(call: str, out: Path) -> Iterator[None]:
         ) from error
 
 
-class _Journal:
+class _Table:
     """A table that rows are added to; a last row that was cut short is dropped."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
@@ -230,9 +249,9 @@ class _Journal:
             self.add(columns)
 
     def add(self, cells: Sequence[object]) -> None:
-        rest = memoryview(table_line(cells))
-        while rest:  # a disk that is almost full takes a part
-            rest = rest[self._file.write(rest) :]
+        buffer = memoryview(table_line(cells))
+        while buffer:  # a disk that is almost full takes a part
+            buffer = buffer[self._file.write(buffer) :]
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -242,26 +261,22 @@ class _Journal:
 
 
 def _first_line(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.readline(1000)
-    except OSError:
-        return b""
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        return stream.readline(1000)
+    return b""
 
 
 def _content(path: Path) -> bytes:
-    try:
+    with contextlib.suppress(OSError):
         return path.read_bytes()
-    except OSError:
-        return b""
+    return b""
 
 
 def _facts(path: Path) -> tuple[int, int]:
-    try:
+    with contextlib.suppress(OSError):
         facts = path.stat()
-    except OSError:
-        return 0, 0
-    return facts.st_size, facts.st_mtime_ns
+        return facts.st_size, facts.st_mtime_ns
+    return 0, 0
 
 
 def _digest(value: Any) -> str:

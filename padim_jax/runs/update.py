@@ -17,7 +17,7 @@ from padim_jax.runs.left_out import held_out_scores
 from padim_jax.runs.plausible import LEAST_P, compare
 from padim_jax.runs.recalibration import rates_of, recalibrate
 from padim_jax.runs.records import Fold
-from padim_jax.runs.watch import Watch
+from padim_jax.runs.watch import Watch, ignore_note
 
 
 class NothingNew(ValueError):
@@ -90,20 +90,21 @@ def update_files(
             watch.unreadable(error)
         skipped[str(error.path)] = error.reason
 
+    engine = engine or OneDevice(model.backbone)
     first_scores = None  # of the new images, by the model that does not know them yet
     if before is not None and held_out is None:
+        compare_watch = replace(watch, note=ignore_note, unreadable=unreadable)
         with watch.progress("compare", len(new)) as advance:
-            first_scores = held_out_scores(
-                model.model(), new, batch_size=batch_size, advance=advance, unreadable=unreadable
-            )
-    engine = engine or OneDevice(model.backbone)
+            held = engine.finalize(model.moments, model.roi)
+            first_scores = held_out_scores(engine, held, new, batch_size, compare_watch, advance)
+            del held  # the factors, as large as the moments
     fold = Fold(engine.place(model.moments), dict(model.images), sizes=dict.fromkeys(model.image_sizes))
     with watch.progress("update", len(new)) as advance:
-        told_once = replace(watch, unreadable=unreadable)
-        fold_files(engine, fold, new, batch_size, told_once, advance, half_life=half_life)
+        update_watch = replace(watch, unreadable=unreadable)
+        fold_files(engine, fold, new, batch_size, update_watch, advance, half_life=half_life)
     added = [path for path in new if str(path) not in skipped]
     rates = rates_of(before, false_alarm_rate, pixel_rate)
-    changed = recalibrate(
+    updated = recalibrate(
         replace(
             model,
             moments=engine.whole(fold.state),
@@ -122,9 +123,9 @@ def update_files(
         watch=watch,
         engine=engine,
     )
-    if before is not None and first_scores is not None and not _suffices(changed.calibration, before):
-        changed = replace(changed, calibration=_with_earlier(changed.calibration, before, first_scores, rates, watch))
-    return Update(changed, tuple(added), len(paths) - len(new), skipped)
+    if before is not None and first_scores is not None and not _suffices(updated.calibration, before):
+        updated = replace(updated, calibration=_with_earlier(updated.calibration, before, first_scores, rates, watch))
+    return Update(updated, tuple(added), len(paths) - len(new), skipped)
 
 
 def _suffices(calibration: Calibration | None, before: Calibration) -> bool:
@@ -154,10 +155,10 @@ def _with_earlier(
             f"this one, so the threshold may be too {'high' if ratio >= 1 else 'low'} by up to that (padim calibrate "
             "on all images makes it exact)"
         )
-    whole = at_rates(before, *rates) if calibration is None else join_calibrations([before, calibration], *rates)
+    combined = at_rates(before, *rates) if calibration is None else join_calibrations([before, calibration], *rates)
     if before.threshold_source == "rate":
-        return whole
+        return combined
     watch.remark(
         f"note: the threshold that was set by hand, {float(before.threshold):.4g}, stays (padim calibrate changes it)"
     )
-    return at_threshold(whole, float(before.threshold))
+    return at_threshold(combined, float(before.threshold))

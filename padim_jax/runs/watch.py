@@ -1,4 +1,4 @@
-"""How whoever starts a long run follows it, hears of what it met, and stops it."""
+"""How the caller of a long run follows it, learns what it met, and stops it."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,12 +23,12 @@ def no_progress(stage: str, total: int) -> Iterator[Advance]:
 
 
 def warn(text: str) -> None:
-    """Say a remark as a Python warning."""
+    """Issue a remark as a Python warning."""
     warnings.warn(text, stacklevel=3)
 
 
 def warn_of_file(path: Path, text: str) -> None:
-    """Say a note about a file as a Python warning."""
+    """Issue a note about a file as a Python warning."""
     warnings.warn(f"{path}: {text}", stacklevel=3)
 
 
@@ -50,10 +50,10 @@ class Watch:
 
     Attributes:
       progress: given a stage ("fit", "calibrate") and how many files it has; a context that gives what counts them.
-      note: told what was decided about a file (see :func:`padim_jax.images.load_batches`).
-      remark: told in a sentence what is worth knowing about the result.
+      note: is told what was decided about a file (see :func:`padim_jax.images.load_batches`).
+      remark: is told in a sentence what is worth knowing about the result.
       unreadable: called with each file that can't be read; where it returns, the file is left out.
-      stopped: asked after every batch whether to stop.
+      stopped: is asked after every batch whether to stop.
     """
 
     progress: Callable[[str, int], AbstractContextManager[Advance]] = no_progress

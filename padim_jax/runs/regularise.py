@@ -1,0 +1,100 @@
+"""Choose the ridge and the prior's images of a fit on files, by some of its files."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt8
+
+from padim_jax.images.folder import load_batches
+from padim_jax.mesh.processes import gather
+from padim_jax.method.records import PadimMoments
+from padim_jax.method.regularisation import (
+    SAMPLE_IMAGES,
+    Regularisation,
+    choose,
+    embed_sample,
+    sample_positions,
+    with_regularisation,
+)
+from padim_jax.runs.engines import Engine
+from padim_jax.runs.score import fill_up
+from padim_jax.runs.watch import Interrupted, Watch, ignore_note
+
+
+def regularise_files(
+    engine: Engine,
+    moments: PadimMoments,
+    paths: Sequence[Path],
+    images: Mapping[str, float],
+    batch_size: int,
+    watch: Watch,
+) -> PadimMoments:
+    """Moments whose settings are numbers, chosen by files that are evenly spread over all, where they are "auto".
+
+    Every process reads the same files, and what process 0 finds holds for all.
+
+    Args:
+      engine: where the moments lie.
+      moments: of all files.
+      paths: files that were folded in, the same in every process.
+      images: digest of each file and its weight.
+      batch_size: images computed at once.
+      watch: follows one stage, "regularise"; told what was chosen.
+
+    Raises:
+      UnreadableImage: a file that could be read before.
+      Interrupted: one of the processes was asked to stop.
+    """
+    if not moments.config.chooses:
+        return moments
+    sample = paths[:: -(-len(paths) // SAMPLE_IMAGES)] if paths else []
+    weights = list[float]()
+
+    def read() -> Iterator[tuple[Array, Array]]:
+        for batch in load_batches(sample, moments.config, batch_size, note=ignore_note):
+            weights.extend(images.get(digest, 1.0) for digest in batch.digests)
+            yield pad(batch.images, min(batch_size, len(sample)))
+            advance(len(batch.paths))
+            if gather(np.array([watch.stopped()])).any():
+                raise Interrupted("interrupted while the ridge was chosen")
+
+    with watch.progress("regularise", len(sample)) as advance:
+        chosen = _choose(engine, moments, read(), weights)
+    watch.remark(f"note: {chosen.describe()}")
+    return with_regularisation(moments, chosen)
+
+
+def regularise_images(
+    engine: Engine, moments: PadimMoments, batches: Iterable[UInt8[np.ndarray, "n height width 3"]], size: int
+) -> PadimMoments:
+    """Moments whose settings are numbers, chosen by some of the images that were folded in, each with weight 1.
+
+    Args:
+      engine: where the moments lie.
+      moments: of all images.
+      batches: some of them.
+      size: that batches are filled up to.
+    """
+    padded = [pad(images, size) for images in batches]
+    return with_regularisation(moments, _choose(engine, moments, padded, [1.0] * sum(int(v.sum()) for _, v in padded)))
+
+
+def pad(images: UInt8[np.ndarray, "n height width 3"], size: int) -> tuple[Array, Array]:
+    """Images filled up with black, and which of them count."""
+    return jnp.asarray(fill_up(images, size)), jnp.arange(size) < len(images)
+
+
+def _choose(
+    engine: Engine, moments: PadimMoments, batches: Iterable[tuple[Array, Array]], weights: list[float]
+) -> Regularisation:
+    """What process 0 chooses; ``weights`` are known once the batches were read."""
+    statistics = engine.statistics(moments, sample_positions(moments.embedding))
+    projection = None if moments.projection is None else np.asarray(moments.projection)
+    x = embed_sample(engine.backbone, moments.embedding, projection, batches)
+    chosen = choose(moments.config, statistics, x, np.array(weights))
+    # six digits, because numbers travel between processes in float32
+    ridge, prior_images = (float(f"{v:.6g}") for v in gather(np.array([chosen.ridge, chosen.prior_images]))[0])
+    return replace(chosen, ridge=ridge, prior_images=prior_images)
