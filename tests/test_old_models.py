@@ -31,6 +31,7 @@ MODELS = {
     3: (*FORMS, "triangular-solve", "updatable-shrunk", "low-rank-shrunk"),
     4: FORMS,
     5: (*FORMS, "triangular-solve", "low-rank-shrunk", "updatable-parts"),
+    6: (*FORMS, "low-rank-shrunk", "triangle-pooled", "updatable-pooled", "updatable-parts"),
 }
 CASES = [(schema, name) for schema, names in MODELS.items() for name in names]
 
@@ -68,7 +69,9 @@ def assert_scores_are_those_of_then(old: Callable[[int], Path], schema: int, nam
     assert (model.calibration is not None) == (schema > 2)
     shrunk = name.endswith(("shrunk", "parts"))
     assert (model.roi is not None) == (shrunk and schema > 2)
-    assert model.config.covariance == ("ledoit-wolf" if shrunk else "ridge")
+    pooled = name.endswith("pooled")
+    assert model.config.covariance == ("ledoit-wolf" if shrunk else "pooled" if pooled else "ridge")
+    assert model.config.prior_images == (20 if pooled else "auto")
     # strengths are kept from schema 3 on
     assert (model.gaussian.strength is not None) == (shrunk and schema > 2)
     assert ("parts" in manifest and bool(manifest["parts"])) == (name == "updatable-parts")
@@ -82,12 +85,12 @@ def test_scores_are_those_of_then(old: Callable[[int], Path], schema: int, name:
 @pytest.mark.optimised  # they are factored anew, which magnifies the rounding of its program
 def test_scores_of_updatable_models_are_those_of_then(old: Callable[[int], Path]) -> None:
     cases = [case for case in CASES if "updatable" in case[1]]
-    assert len(cases) == 5
+    assert len(cases) == 8
     for schema, name in cases:
         assert_scores_are_those_of_then(old, schema, name)
 
 
-@pytest.mark.parametrize("schema", [3, 4, 5])
+@pytest.mark.parametrize("schema", [3, 4, 5, 6])
 def test_an_old_model_goes_on_in_the_new_schema(old: Callable[[int], Path], schema: int, tmp_path: Path) -> None:
     before = old(schema) / f"schema-{schema}-updatable"
     stored = padim.load_updatable(before)
@@ -100,7 +103,7 @@ def test_an_old_model_goes_on_in_the_new_schema(old: Callable[[int], Path], sche
 
 
 def test_what_an_updatable_model_remembers_comes_back(old: Callable[[int], Path]) -> None:
-    stored = padim.load_updatable(old(5) / "schema-5-updatable-parts")
+    stored = padim.load_updatable(old(6) / "schema-6-updatable-parts")
     assert stored.images == {f"{index:032x}": 1.0 for index in range(4)}
     assert stored.image_sizes == ((16, 16),)
     assert stored.progress == {"since": ["updated"]}
@@ -129,11 +132,12 @@ def write_models(folder: Path) -> None:
     shrunk = replace(plain, covariance="ledoit-wolf", projection="semi-orthogonal", neighbourhood=3, ridge=0.1)
     roi = np.zeros(plain.crop, bool)
     roi[2:14, 3:15] = True
-    for config, kind in ((plain, ""), (shrunk, "-shrunk")):
+    pooled = replace(plain, covariance="pooled", ridge=0.1, prior_images=20)
+    for config, kind in ((plain, ""), (pooled, "-pooled"), (shrunk, "-shrunk")):
         good = images(4, config)
         moments = padim.update(network, padim.init(network, config), good)
         fitted = padim.finalize(network, moments)
-        model = padim.calibrate(padim.with_roi(fitted, roi) if kind else fitted, [good])
+        model = padim.calibrate(padim.with_roi(fitted, roi) if config is shrunk else fitted, [good])
         digests = {f"{index:032x}": 1.0 for index in range(len(good))}
         known = model.calibration, model.roi, {"since": ["updated"]}, ((16, 16),)
         updatable = padim.Updatable(network, moments, digests, *known)

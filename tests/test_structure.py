@@ -205,7 +205,7 @@ def test_root_is_pinned() -> None:
         "BACKBONES", "ArtifactError", "Backbone", "Calibration", "Padim", "PadimConfig", "PadimDetector",
         "PadimMoments", "Scores", "Updatable", "accumulate", "calibrate", "extract", "finalize", "fit", "forget",
         "init", "load", "load_backbone", "load_updatable", "merge", "own_backbone", "parameters_at",
-        "save", "save_updatable", "score", "update", "with_roi", "with_solver", "with_threshold",
+        "regularise", "save", "save_updatable", "score", "update", "with_roi", "with_solver", "with_threshold",
     ]  # fmt: skip
     assert all(hasattr(padim_jax, name) for name in padim_jax.__all__)
 

@@ -239,7 +239,7 @@ def _covariance(
     if prior is None:
         covariance = scatter.square() / divisor
     else:
-        covariance = (scatter.square() + prior.images * prior.covariance) / (divisor + prior.images)
+        covariance = (scatter.square() + prior.images * prior.covariance[None]) / (divisor + prior.images)
     if strength:
         covariance = shrinkage.shrink(covariance, strength[0])
     return covariance + ridge * jnp.eye(scatter.side, dtype=covariance.dtype)[None]
