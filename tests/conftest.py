@@ -88,6 +88,20 @@ def small_model(lite0: padim.Backbone) -> padim.Padim:
     return padim.fit(lite0, [images(20, SMALL)], SMALL)
 
 
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """Programs compiled, or fetched from the cache of compiled ones, so far."""
+    found: list[str] = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def images(n: int, config: padim.PadimConfig, seed: int = 0) -> np.ndarray:
     """Smooth random images: every one differs, none is noise alone."""
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@
 
 import csv
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,20 +39,6 @@ def outcomes(backbone: padim.Backbone, jobs: Sequence[Job], out: Path, terms: Te
     """Of one run."""
     out.mkdir(exist_ok=True)
     return {outcome.name: outcome for outcome in fit_many(backbone, jobs, terms, out, Journal(out))}
-
-
-@pytest.fixture
-def compilations() -> Iterator[list[str]]:
-    """Programs compiled, or fetched from the cache of compiled ones, so far."""
-    found: list[str] = []
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield found
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.slow

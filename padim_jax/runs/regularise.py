@@ -51,12 +51,12 @@ def regularise_files(
     if not moments.config.chooses:
         return moments
     sample = paths[:: -(-len(paths) // SAMPLE_IMAGES)] if paths else []
-    weights = list[float]()
+    weights, size = list[float](), engine.step_size(batch_size, len(sample))
 
     def read() -> Iterator[tuple[Array, Array]]:
         for batch in load_batches(sample, moments.config, batch_size, note=ignore_note):
             weights.extend(images.get(digest, 1.0) for digest in batch.digests)
-            yield pad(batch.images, min(batch_size, len(sample)))
+            yield pad(batch.images, size)
             advance(len(batch.paths))
             if gather(np.array([watch.stopped()])).any():
                 raise Interrupted("interrupted while the ridge was chosen")

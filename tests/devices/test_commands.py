@@ -96,6 +96,18 @@ def test_a_fit_on_many_devices_tells_what_one_tells(folder: Path, capsys: pytest
     assert any("1 of 22 images are copies" in line for line in said["one"])
 
 
+def test_the_numbers_that_a_fit_chooses_are_those_of_one_device(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--covariance", "pooled", "--ridge", "auto", *SIZES)
+    for name, more in (("pooled-one", ()), ("pooled-many", MANY)):
+        run("fit", folder / "fitted", "--out", folder / name, *words, *more)
+        assert "chosen by the likelihood of 21 good images, each left out" in capsys.readouterr().err
+    one, many = (load_updatable(folder / name).moments.config for name in ("pooled-one", "pooled-many"))
+    assert many.regularisation("test") == one.regularisation("test")
+    assert_alike(folder / "pooled-many", folder / "pooled-one", rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_principal_components_are_those_of_one_device(folder: Path) -> None:
     for name, more in (("pca-one", ()), ("pca-many", MANY)):
