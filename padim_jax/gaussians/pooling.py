@@ -2,8 +2,9 @@
 
 Each position of n images in d channels has d (d + 1) / 2 numbers to estimate; all positions together have p times as
 many images. The posterior mean under an inverse Wishart prior of mean T and ν degrees of freedom beyond the fewest
-takes both, ``Σ = (C + ν T) / (n - 1 + ν)`` (Friedman 1989, doi:10.1080/01621459.1989.10478752, shrinks covariances of classes towards that of all): 0 images
-leave positions to themselves, and many give them all one covariance about means of their own.
+takes both, ``Σ = (C + ν T) / (n - 1 + ν)``: 0 images leave positions to themselves, and many give them all one
+covariance about means of their own. Friedman 1989 (doi:10.1080/01621459.1989.10478752) shrinks the covariances of
+classes towards that of all in the same way.
 """
 
 from dataclasses import dataclass
