@@ -64,9 +64,10 @@ def _score_lines(scores: Mapping[str, Any] | None) -> Iterator[str]:
         yield f"scores of {len(rows)} images, each by the model of all the others ({scores['model']})" + (
             f"; {fresh} were not fitted on" if fresh else ""
         )
+        stand, them = ("stands", "it") if len(out) == 1 else ("stand", "them")
         yield (
-            f"{len(out)} stand out, above {scores['limit']:.4g} ({scores['rule']}; median {scores['median']:.4g}); "
-            "look at them, and at the highest of the others:"
+            f"{len(out)} {stand} out (unusually high: above {scores['limit']:.4g}; half of all are below "
+            f"{scores['median']:.4g}); look at {them}, and at the highest of the others:"
         )
         yield f"  {'score':>8} {'p':>7} {'row':>6} {'column':>6}"
         for row in rows[: max(len(out), 0) + _HIGHEST]:
