@@ -15,7 +15,21 @@ from padim_jax.method.records import Padim, Scores
 
 
 class NoLeaveOneOut(ValueError):
-    """Images can't be left out of this model; the message says why."""
+    """Images can't be left out of this model; the message says why.
+
+    Attributes:
+      index: of the image that can't be, among those given; None where it is all of them.
+    """
+
+    index: int | None = None
+
+
+def not_fitted(call: str, image: object, model: Padim) -> NoLeaveOneOut:
+    """The error of an image that has no leave-one-out score, which ``image`` names."""
+    return NoLeaveOneOut(
+        f"{call}: {image} is not among the {float(model.count):g} images the model was fitted on, or too few are left "
+        f"without it{'; pass held_out=True for other good images' if call == 'calibrate' else ''}"
+    )
 
 
 def score(
@@ -220,7 +234,7 @@ def _each_batch(
             found, shift, _ = score_left_out(fitted, images, share)
         values = np.asarray(found.image_score)[:n]
         if not np.isfinite(values).all():
-            _refuse(call, fitted is None, done, model)
+            _refuse(call, fitted is None, done, values, model)
         done += n
         yield found, n, float(share.sum(dtype=np.float64)), shift
 
@@ -281,14 +295,13 @@ def for_leave_one_out(call: str, model: Padim) -> Padim:
     return replace(fitted, calibration=None)
 
 
-def _refuse(call: str, held_out: bool, before: int, model: Padim) -> None:
+def _refuse(call: str, held_out: bool, before: int, scores: Float[np.ndarray, " n"], model: Padim) -> None:
     if held_out:
         raise FloatingPointError(f"{call}: a score after image {before} is not finite; the model is broken")
-    raise NoLeaveOneOut(
-        f"{call}: an image after the first {before} has no leave-one-out score: it is none of the "
-        f"{float(model.count):g} the model was fitted on, or they are too few"
-        f"{'; others are given with held_out=True' if call == 'calibrate' else ''}"
-    )
+    index = before + int(np.argmin(np.isfinite(scores)))
+    error = not_fitted(call, f"the image at index {index}", model)
+    error.index = index
+    raise error
 
 
 def _check_fitted(model: Padim, total: float, moved: np.ndarray, partial: bool) -> None:

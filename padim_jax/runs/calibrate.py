@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from padim_jax.images.folder import digest_file
 from padim_jax.mesh.processes import gather
 from padim_jax.method.alignment import remarks
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram, Method, calibration
 from padim_jax.method.records import Padim
-from padim_jax.method.scoring import NoLeaveOneOut
+from padim_jax.method.scoring import NoLeaveOneOut, not_fitted
 from padim_jax.runs.copies import Copies
 from padim_jax.runs.engines import Engine, LeftOut
 from padim_jax.runs.plausible import COMPARED, check_plausible, few_of
@@ -199,7 +199,7 @@ def _score_all(
             weights = np.zeros(len(step.images), np.float32)
             weights[: len(step.own)] = [copies.weight(file) for file in step.own]
             left_out = engine.leave_out(held, step, weights)
-        _check_finite(left_out.image_score[counted], images is None, gathering.met, engine.model(held))
+        _check_finite(left_out.image_score, counted, step.own, images is None, engine.model(held))
         gathering.add(step, left_out, counted, size)
         advance(len(step.files))
         if step.stop:
@@ -259,15 +259,20 @@ def check_fitted(call: str, files: Sequence[File], images: Mapping[str, float]) 
             raise ValueError(f"{call}: {file.path} is not among the images the model was fitted on, or has changed")
 
 
-def _check_finite(scores: np.ndarray, held_out: bool, before: int, model: Padim) -> None:
-    if np.isfinite(scores).all():
+def _check_finite(
+    scores: Float[np.ndarray, " n"],
+    counted: Bool[np.ndarray, " n"],
+    files: Sequence[File],
+    held_out: bool,
+    model: Padim,
+) -> None:
+    broken = np.flatnonzero(counted & ~np.isfinite(scores))
+    if not broken.size:
         return
+    path = files[broken[0]].path
     if held_out:
-        raise FloatingPointError(f"calibrate: a score after image {before} is not finite; the model is broken")
-    raise NoLeaveOneOut(
-        f"calibrate: an image after the first {before} has no leave-one-out score: it is none of the "
-        f"{float(model.count):g} the model was fitted on, or they are too few; others are given with held_out=True"
-    )
+        raise FloatingPointError(f"calibrate: the score of {path} is not finite; the model is broken")
+    raise not_fitted("calibrate", path, model)
 
 
 def _too_few(different: int) -> TooFewImages:
