@@ -98,10 +98,12 @@ def describe_calibration(known: Calibration | None) -> None:
         say("not calibrated: scores come without p-values and verdicts until padim calibrate has seen good images")
         return
     n, (low, high) = len(known.scores), known.interval()
-    threshold = f"{float(known.threshold):.4g}{', set by hand,' if known.threshold_source == 'set' else ''}"
+    by_hand = known.threshold_source == "set"
+    threshold = f"{float(known.threshold):.4g}{', set by hand,' if by_hand else ''}"
+    asked = "" if by_hand else f"{known.false_alarm_rate:.2%} asked for, "
     tell(
         f"calibrated on {n} good images ({_METHODS[known.method]}): above {threshold} is anomalous; "
-        f"false alarms {known.attained_rate:.2%} expected, {low:.2%} to {high:.2%} with 95 % confidence"
+        f"false alarms {known.attained_rate:.2%} expected, {asked}{low:.2%} to {high:.2%} with 95% confidence"
     )
     if n < known.images_wanted:
         say(

@@ -56,7 +56,7 @@ def _calibration_lines(known: Mapping[str, Any] | None) -> Iterator[str]:
     asked = "" if by_hand else f"{known['false_alarm_rate']:.2%} asked for, "
     yield (
         f"                false alarms {known['attained_rate']:.2%} expected, "
-        f"{asked}{low:.2%} to {high:.2%} with 95 % confidence"
+        f"{asked}{low:.2%} to {high:.2%} with 95% confidence"
     )
     if known["n"] < known["images_wanted"]:
         yield (
