@@ -120,8 +120,18 @@ def plot(path: Path | None, series: Mapping[str, tuple[Sequence[float], Sequence
     figure.savefig(path, dpi=150)
 
 
-def plot_bars(path: Path | None, rows: Sequence[Row], group: Sequence[str], bar: str = "side", y: str = "ms") -> None:
-    """Draw a bar per row, those with the same ``group`` columns together, a colour for each ``bar``; None: nothing."""
+def plot_bars(
+    path: Path | None,
+    rows: Sequence[Row],
+    group: Sequence[str],
+    bar: str = "side",
+    y: str = "ms",
+    label: str | None = None,
+) -> None:
+    """Draw a bar per row, those with the same ``group`` columns together, a colour for each ``bar``; None: nothing.
+
+    ``label`` is the axis's where ``y``, the column, says too little.
+    """
     if path is None:
         return
     try:
@@ -140,7 +150,7 @@ def plot_bars(path: Path | None, rows: Sequence[Row], group: Sequence[str], bar:
         axes.bar([place + (index - (len(bars) - 1) / 2) * width for place in places], [row[y] for row in own], width)
         axes.containers[-1].set_label(name)
     axes.set_xticks(range(len(groups)), groups)
-    axes.set(ylabel=y)
+    axes.set(ylabel=label or y)
     axes.legend()
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=120)

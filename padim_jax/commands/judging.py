@@ -111,7 +111,7 @@ def score_many_command() -> None:
 @click.command(
     "evaluate",
     cls=Command,
-    example="padim evaluate bracket/ --out evaluation --preset lite0-plus",
+    example="padim evaluate measured/ --out evaluation --preset lite0-plus",
     place="padim_jax.commands.evaluate:evaluate_command",
 )
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
