@@ -29,7 +29,7 @@ def factory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("factory")
     photos = images(48, padim.PadimConfig(crop_size=(40, 56)))
     counts = {
-        "good_parts": 24, "more_good_parts": 6, "this_week": 4, "new_parts": 3, "bracket/good": 6, "bracket/bad": 3,
+        "good_parts": 24, "more_good_parts": 6, "this_week": 4, "new_parts": 3, "measured/good": 6, "measured/bad": 3,
     }  # fmt: skip
     ends = np.cumsum([0, *counts.values()])
     for name, start, end in zip(counts, ends[:-1], ends[1:], strict=True):

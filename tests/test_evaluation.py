@@ -253,7 +253,7 @@ def test_a_plain_pair_is_split_and_has_no_pixel_metrics(tmp_path: Path, padim_co
     [
         (("--preset", "r50"), 2, "unknown preset 'r50'"),
         (("--category", "cable"), 2, "has no category 'cable'; it has bottle"),
-        (("--image-size", "32"), 2, "image_size=(32, 32) is smaller than crop_size=(224, 224)"),
+        (("--image-size", "32"), 2, "--image-size (32, 32) is smaller than --crop-size (224, 224)"),
         (("--preset", "lite0", "--preset", "r18-all", "--weights", "random"), 2, "the presets have several"),
         ((), 1, "train/good/000.png: it has 96×96 pixels, smaller than the crop of 224×224"),
     ],

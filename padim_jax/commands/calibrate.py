@@ -100,10 +100,12 @@ def describe_calibration(calibration: Calibration | None) -> None:
         say("not calibrated: scores come without p-values and verdicts until padim calibrate has seen good images")
         return
     n, (low, high) = len(calibration.scores), calibration.interval()
-    threshold = f"{float(calibration.threshold):.4g}{', set by hand,' if calibration.threshold_source == 'set' else ''}"
+    by_hand = calibration.threshold_source == "set"
+    threshold = f"{float(calibration.threshold):.4g}{', set by hand,' if by_hand else ''}"
+    target = "" if by_hand else f"{calibration.false_alarm_rate:.2%} asked for, "
     tell(
         f"calibrated on {n} good images ({_METHODS[calibration.method]}): above {threshold} is anomalous; "
-        f"false alarms {calibration.attained_rate:.2%} expected, {low:.2%} to {high:.2%} with 95 % confidence"
+        f"false alarms {calibration.attained_rate:.2%} expected, {target}{low:.2%} to {high:.2%} with 95% confidence"
     )
     if n < calibration.images_wanted:
         say(

@@ -61,7 +61,9 @@ def wrong_use(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     except but:
         raise
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        from padim_jax.commands.options import name_options
+
+        raise click.UsageError(name_options(str(error))) from error
 
 
 def new_progress() -> Progress:

@@ -199,8 +199,10 @@ def _score_all(
             weights = np.zeros(len(step.images), np.float32)
             weights[: len(step.own)] = [copies.weight(file) for file in step.own]
             left_out = engine.leave_out(held, step, weights)
-        scores = left_out.image_score[is_first]
-        check_scores("calibrate", scores, engine.model(held), sample.size, held_out=images is None)
+        paths_counted = [file.path for file, first in zip(step.own, is_first, strict=True) if first]
+        check_scores(
+            "calibrate", left_out.image_score[is_first], engine.model(held), paths_counted, held_out=images is None
+        )
         sample.add(step, left_out, is_first, size)
         advance(len(step.files))
         if step.stop:
