@@ -301,7 +301,7 @@ def test_ignored_files_are_told(tmp_path: Path, padim_command: Command) -> None:
     folder = write_mvtec(tmp_path, "bottle", (4, 2, 2), size=64)
     (folder / "test" / "good" / "notes.heic").touch()
     _, _, told = padim_command("evaluate", folder, "--out", tmp_path / "out", "--no-report", *SIZES)
-    assert "ignored files that are not images in bottle: 1 .heic" in told
+    assert "ignored other files in bottle: 1 .heic" in told
 
 
 def test_a_run_killed_while_writing_leaves_the_old_one(

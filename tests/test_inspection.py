@@ -301,7 +301,7 @@ def test_places_lead_back_to_the_original(resize: Any) -> None:
     [
         (("{good}", "--images", "{good}"), "--images is not for a folder of images"),
         (("{good}", "--quick", "--model", "{good}"), "give one of the two"),
-        (("{good}", "--out", "{good}"), "holds images to inspect"),
+        (("{good}", "--out", "{good}"), "holds images ("),
         (("{good}/nothing",), "does not exist"),
     ],
 )

@@ -12,11 +12,12 @@ from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.devices import MeshOptions
+from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.settings import choose_settings, load_network, with_value_range
-from padim_jax.commands.terminal import note_ignored, say, size_text, tell
+from padim_jax.commands.terminal import say, size_text, tell
 from padim_jax.commands.watching import unreadable_option, watching
 from padim_jax.config import PadimConfig
-from padim_jax.images import find_images, read_roi_of, seen
+from padim_jax.images import read_roi_of, seen
 from padim_jax.images.image import measure
 from padim_jax.mesh.processes import check_agreement
 from padim_jax.method.embedding import Embedding, draw_embedding
@@ -49,12 +50,11 @@ def fit_command(
     Checkpoint(checkpoint_folder(out), "").check()
     first = jax.process_index() == 0
     with locked(out, "fit") if first else nullcontext():
-        good = find_images([good_dir], exclude=out)
-        note_ignored(good.ignored)
+        good = find_inputs([good_dir], out)
         config = with_value_range(config, good.paths)
         region = None if roi is None else read_roi_of(roi, config, good.paths)
         rates = rates_of(None, false_alarm_rate, pixel_rate)
-        terms = Terms(*rates, find_images(held_out).paths if held_out else None, trusted) if calibrate else None
+        terms = Terms(*rates, find_inputs(held_out).paths if held_out else None, trusted) if calibrate else None
         backbone = load_network(name, weights, config)
         start = time.perf_counter()
         checkpoint = Checkpoint(checkpoint_folder(out), identity(backbone, config, good.paths), checkpoint_every)

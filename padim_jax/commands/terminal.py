@@ -132,7 +132,7 @@ def note_ignored(ignored: Mapping[str, int], where: str = "") -> None:
     if ignored:
         from padim_jax.images.folder import describe
 
-        say(f"ignored files that are not images{where and f' in {where}'}: {describe(ignored)}")
+        say(f"ignored other files{where and f' in {where}'}: {describe(ignored)}")
 
 
 class Notes:

@@ -11,9 +11,9 @@ from padim_jax.artifact.folder import check_writable, undo
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.devices import MeshOptions
-from padim_jax.commands.terminal import note_ignored, progress_bar, say, tell
+from padim_jax.commands.inputs import find_inputs
+from padim_jax.commands.terminal import progress_bar, say, tell
 from padim_jax.commands.watching import unreadable_option, watching
-from padim_jax.images import find_images
 from padim_jax.runs.engines import Engine, engine
 from padim_jax.runs.forget import forget_files
 from padim_jax.runs.merge import merge_models
@@ -38,8 +38,7 @@ def update_command(
     with locked(target, "update"):
         stored = load_updatable(model)
         where = engine(stored.backbone, mesh)
-        images = find_images([good_dir])
-        note_ignored(images.ignored)
+        images = find_inputs([good_dir])
         with watching(_as_it_is(model), unreadable_option(skip_unreadable)) as watch:
             try:
                 done = update_files(
@@ -105,8 +104,7 @@ def forget_command(
     check_writable(target)
     with locked(target, "forget"):
         stored = load_updatable(model)
-        images = find_images([directory])
-        note_ignored(images.ignored)
+        images = find_inputs([directory])
         rates = rates_of(stored.calibration, false_alarm_rate, pixel_rate)
         calibrating = {"false_alarm_rate": rates[0], "pixel_rate": rates[1], "trusted": trusted}
         with watching(_as_it_is(model)) as watch:
@@ -149,7 +147,7 @@ def _finish(
 
 
 def _paths(folders: tuple[Path, ...]) -> tuple[Path, ...] | None:
-    return find_images(folders).paths if folders else None
+    return find_inputs(folders).paths if folders else None
 
 
 def _count(stored: Updatable) -> str:
