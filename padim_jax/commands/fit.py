@@ -14,7 +14,7 @@ from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.settings import choose_settings, load_network, with_value_range
-from padim_jax.commands.terminal import say, size_text, tell
+from padim_jax.commands.terminal import note_replaced, say, size_text, tell
 from padim_jax.commands.watching import unreadable_option, watching
 from padim_jax.config import PadimConfig
 from padim_jax.images import read_roi_of, seen
@@ -62,9 +62,19 @@ def fit_command(
         state = "the same command goes on from there"
         with watching(state, unreadable_option(skip_unreadable), shown=first) as watch:
             fitted = fit_files(
-                engine(backbone, mesh), good.paths, config, out, checkpoint, batch_size, watch, roi=region, terms=terms
+                engine(backbone, mesh),
+                good.paths,
+                config,
+                out,
+                checkpoint,
+                batch_size,
+                watch,
+                roi=region,
+                terms=terms,
+                keep_previous=True,
             )
         if first:
+            note_replaced(out)
             _say_fitted(out, draw_embedding(backbone, config), config, fitted, start)
             if fitted.uncalibrated:
                 say(f"not calibrated: {fitted.uncalibrated}")

@@ -135,6 +135,14 @@ def note_ignored(ignored: Mapping[str, int], where: str = "") -> None:
         say(f"ignored other files{where and f' in {where}'}: {describe(ignored)}")
 
 
+def note_replaced(model: Path) -> None:
+    """Print how to get back a model whose place a new one took, if there was one."""
+    from padim_jax.artifact.folder import PREVIOUS
+
+    if (model / PREVIOUS).exists():
+        say(f"note: this took the place of a model that was there; padim undo {model} brings that back")
+
+
 class Notes:
     """Notes about files, printed together: the first of many equal notes, and how many more there are."""
 

@@ -12,7 +12,7 @@ from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.inputs import find_inputs
-from padim_jax.commands.terminal import progress_bar, say, tell
+from padim_jax.commands.terminal import note_replaced, progress_bar, say, tell
 from padim_jax.commands.watching import unreadable_option, watching
 from padim_jax.runs.engines import Engine, engine
 from padim_jax.runs.forget import forget_files
@@ -79,7 +79,8 @@ def merge_command(
         with progress_bar("merge", 1 + len(others), "models") as advance:
             merged = merge_models(_load_each((model, *others), advance), remark=say, **rates)
         where, calibrating = engine(merged.backbone), {**rates, "trusted": trusted}
-        _finish(merged, out, where, held_out, batch_size, keep_previous=False, **calibrating)
+        _finish(merged, out, where, held_out, batch_size, **calibrating)
+        note_replaced(out)
 
 
 def _load_each(models: tuple[Path, ...], advance: Callable[[int], None]) -> Iterator[Updatable]:
@@ -111,7 +112,7 @@ def forget_command(
             where = engine(stored.backbone, mesh)
             changed = forget_files(stored, images.paths, batch_size=batch_size, watch=watch, engine=where)
         del stored
-        _finish(changed, target, where, held_out, batch_size, keep_previous=True, **calibrating)
+        _finish(changed, target, where, held_out, batch_size, **calibrating)
 
 
 def undo_command(model: Path) -> None:
@@ -129,8 +130,6 @@ def _finish(
     where: Engine,
     held_out: tuple[Path, ...],
     batch_size: int,
-    *,
-    keep_previous: bool,
     **calibrating: Any,
 ) -> None:
     """Calibrate on ``held_out`` if given, save and say."""
@@ -141,7 +140,7 @@ def _finish(
         with watching(_as_it_is(path)) as watch:
             options = {"batch_size": batch_size, "watch": watch, "engine": where}
             changed = recalibrate(changed, good, **options, **calibrating)
-    save_updatable(changed, path, keep_previous=keep_previous)
+    save_updatable(changed, path, keep_previous=True)
     tell(f"{path}: fitted on {_count(changed)}")
     describe_calibration(changed.calibration)
 

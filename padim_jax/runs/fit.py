@@ -52,6 +52,7 @@ def fit_files(
     roi: Roi = None,
     terms: Terms | None = None,
     progress: Mapping[str, Any] | None = None,
+    keep_previous: bool = False,
 ) -> Fitted:
     """Fit on image files, calibrate and save, and forget the checkpoint.
 
@@ -68,6 +69,7 @@ def fit_files(
       roi: the region of interest, as of :func:`padim_jax.with_roi`.
       terms: how to calibrate; None to leave the model uncalibrated.
       progress: what the model is to remember of its origin, besides what this fit adds.
+      keep_previous: keep the model that is replaced, for :func:`padim_jax.artifact.folder.undo`.
 
     Raises:
       UnreadableImage: from ``watch.unreadable``; the first file to calibrate on that can't be read.
@@ -82,7 +84,8 @@ def fit_files(
     moments = engine.whole(fold.state)
     calibration, reason = _calibrate(engine, moments, roi, fitted, fold, terms, checkpoint, batch_size, watch)
     origin = None if progress is None else {**progress, "images": len(fitted), "skipped": len(fold.skipped)}
-    engine.save(Updatable(engine.backbone, moments, fold.images, calibration, roi, origin, fold.image_sizes), out)
+    stored = Updatable(engine.backbone, moments, fold.images, calibration, roi, origin, fold.image_sizes)
+    engine.save(stored, out, keep_previous=keep_previous)
     checkpoint.remove()
     return Fitted(fitted, len(fold.images), int(moments.count), fold.skipped, calibration, reason)
 
