@@ -1,4 +1,4 @@
-"""Results and images do not mix: no command learns from padim's own pictures, or writes them among images."""
+"""What a folder of images may not hold: padim's own pictures, of which no command learns, and defects."""
 
 import shutil
 from pathlib import Path
@@ -44,3 +44,21 @@ def test_results_never_go_among_images(
     code, _, told = run(capsys, *arguments, "--out", here)
     assert (code, f"--out {here} holds images" in told) == (2, True)
     assert sorted(here.iterdir()) == before
+
+
+@pytest.mark.parametrize("has_train", [True, False])
+def test_a_fit_warns_of_folders_that_may_not_be_good(
+    has_train: bool, good_dir: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(good_dir, data / ("train/good" if has_train else "monday"))
+    shutil.copytree(good_dir, data / "test" / "bad")
+    shutil.copytree(good_dir, data / "NG")
+    told = run(capsys, "fit", data, "--out", tmp_path / "m", "--no-calibrate", *SIZES)[2]
+    better = f"give {data / 'train/good'} instead" if has_train else "give a folder of good images alone"
+    warnings = [line for line in told.splitlines() if line.startswith("warning: the model learns")]
+    assert warnings == [
+        f"warning: the model learns the images in {folder} as good ones; if they are not, {better}"
+        for folder in (data / "NG", data / "test")
+    ]
+    assert "warning: the model learns" not in run(capsys, "fit", good_dir, "--out", tmp_path / "m", *SIZES)[2]
