@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from padim_jax.method.parameters import parameters_at
     from padim_jax.method.records import Padim, PadimMoments, Scores
     from padim_jax.method.scoring import with_roi, with_solver, with_threshold
+    from padim_jax.presets import PRESETS, preset
     from padim_jax.runs.api import calibrate, fit, score
     from padim_jax.runs.detector import PadimDetector
 else:  # the command line would wait for JAX to say its version
@@ -29,6 +30,7 @@ else:  # the command line would wait for JAX to say its version
             "padim_jax.backbones": ("BACKBONES", "Backbone", "extract", "load_backbone", "own_backbone"),
             "padim_jax.method.calibration": ("Calibration",),
             "padim_jax.config": ("PadimConfig",),
+            "padim_jax.presets": ("PRESETS", "preset"),
             "padim_jax.runs.api": ("calibrate", "fit", "score"),
             "padim_jax.runs.detector": ("PadimDetector",),
             "padim_jax.method.records": ("Padim", "PadimMoments", "Scores"),
@@ -41,6 +43,7 @@ else:  # the command line would wait for JAX to say its version
 
 __all__ = [
     "BACKBONES",
+    "PRESETS",
     "ArtifactError",
     "Backbone",
     "Calibration",
@@ -63,6 +66,7 @@ __all__ = [
     "merge",
     "own_backbone",
     "parameters_at",
+    "preset",
     "save",
     "save_updatable",
     "score",

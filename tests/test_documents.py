@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
+from padim_jax import presets
 from padim_jax.cli import main
+from padim_jax.presets import PRESETS
 from tests.conftest import SMALL, images, write_images
 from tests.documents import DOCUMENTS, PROJECT, ROOT, Block, blocks, check_command, every_option, prose, text_of
 from tests.notebook import NOTEBOOK, notebook
@@ -114,6 +117,9 @@ def test_prose_names_options_and_pages_there_are(name: str) -> None:
 def test_what_a_document_shows_runs(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = tuple(getattr(SMALL, field) for field in padim.PadimConfig.__dataclass_fields__)
     monkeypatch.setattr(padim.PadimConfig.__init__, "__defaults__", small)
+    monkeypatch.setattr(
+        presets, "PRESETS", {name: replace(preset, members=(SMALL,)) for name, preset in PRESETS.items()}
+    )
     names: dict[str, Any] = {"batches": [images(8, SMALL), images(8, SMALL, seed=1)]}
     for block in blocks(name):
         run(block, names)

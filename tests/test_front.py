@@ -65,6 +65,12 @@ def test_a_name_loads_the_backbone(good: Path, model: padim.Padim) -> None:
         padim.fit("vgg", good)
 
 
+def test_a_preset_given_as_backbone_is_called_a_preset(good: Path) -> None:
+    with pytest.raises(ValueError, match=r"^fit: 'lite0' is a preset, wanted a backbone; .*padim\.preset\('lite0'\)"):
+        padim.fit("lite0", good)
+    assert padim.preset("lite0") is padim.PRESETS["lite0"]
+
+
 def test_principal_components_read_the_files_twice(good: Path, lite0: padim.Backbone) -> None:
     config = padim.PadimConfig(**{**SEEN.__dict__, "projection": "principal-components"})
     assert padim.fit(lite0, good, config).projection is not None
