@@ -125,8 +125,18 @@ def plot(path: Path | None, series: Mapping[str, tuple[Sequence[float], Sequence
     figure.savefig(path, dpi=150)
 
 
-def plot_bars(path: Path | None, rows: Sequence[Row], group: Sequence[str], bar: str = "side", y: str = "ms") -> None:
-    """Draw a bar per row, grouped by the ``group`` columns and coloured by ``bar``; nothing where ``path`` is None."""
+def plot_bars(
+    path: Path | None,
+    rows: Sequence[Row],
+    group: Sequence[str],
+    bar: str = "side",
+    y: str = "ms",
+    label: str | None = None,
+) -> None:
+    """Draw a bar per row, grouped by the ``group`` columns and coloured by ``bar``; nothing where ``path`` is None.
+
+    ``label`` is the axis's where ``y``, the column, says too little.
+    """
     if path is None or (figure := _new_figure(8, 4)) is None:
         return
     groups = list(dict.fromkeys(" ".join(str(row[column]) for column in group) for row in rows))
@@ -140,7 +150,7 @@ def plot_bars(path: Path | None, rows: Sequence[Row], group: Sequence[str], bar:
         axes.bar([centre + offset for centre in centres], [row[y] for row in bar_rows], width)
         axes.containers[-1].set_label(name)
     axes.set_xticks(range(len(groups)), groups)
-    axes.set(ylabel=y)
+    axes.set(ylabel=label or y)
     axes.legend()
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=120)

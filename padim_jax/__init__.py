@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from padim_jax.method.records import Padim, PadimMoments, Scores
     from padim_jax.method.regularisation import regularise
     from padim_jax.method.scoring import with_roi, with_solver, with_threshold
+    from padim_jax.presets import PRESETS, preset
     from padim_jax.runs.api import calibrate, fit, score
     from padim_jax.runs.detector import PadimDetector
 else:  # the command line would wait for JAX to say its version
@@ -30,6 +31,7 @@ else:  # the command line would wait for JAX to say its version
             "padim_jax.backbones": ("BACKBONES", "Backbone", "extract", "load_backbone", "own_backbone"),
             "padim_jax.method.calibration": ("Calibration",),
             "padim_jax.config": ("PadimConfig",),
+            "padim_jax.presets": ("PRESETS", "preset"),
             "padim_jax.runs.api": ("calibrate", "fit", "score"),
             "padim_jax.runs.detector": ("PadimDetector",),
             "padim_jax.method.records": ("Padim", "PadimMoments", "Scores"),
@@ -43,6 +45,7 @@ else:  # the command line would wait for JAX to say its version
 
 __all__ = [
     "BACKBONES",
+    "PRESETS",
     "ArtifactError",
     "Backbone",
     "Calibration",
@@ -65,6 +68,7 @@ __all__ = [
     "merge",
     "own_backbone",
     "parameters_at",
+    "preset",
     "regularise",
     "save",
     "save_updatable",

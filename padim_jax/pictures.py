@@ -105,9 +105,14 @@ def _blend(
     tint.putpalette(np.rint(colours(np.linspace(0, 1, 256))).astype(np.uint8).tobytes())
     opacity = level_image.point([round(255 * _TINT * min(2 * level / 255, 1)) for level in range(256)])
     blended = Image.composite(tint.convert("RGB"), photo, opacity)
-    if threshold is not None and (distances > threshold).any():
+    if threshold is not None and (anomaly_map > threshold).any():
+        above = distances > threshold
+        # a peak that is hardly above the threshold sinks below it when the map is resized
+        peaks = np.argwhere(anomaly_map > threshold) + 0.5
+        rows, columns = (peaks * np.divide(above.shape, anomaly_map.shape)).astype(int).T
+        above[rows, columns] = True
         pixels = np.array(blended)
-        outside, inside = _outline(distances > threshold, max(1, max(photo.size) // 400))
+        outside, inside = _outline(above, max(1, max(photo.size) // 400))
         pixels[outside], pixels[inside] = 0, 255
         blended = Image.fromarray(pixels)
     return blended

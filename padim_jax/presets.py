@@ -41,7 +41,12 @@ def _draws(backbone: str, config: PadimConfig) -> bool:
 
 
 def preset(name: str) -> Preset:
-    """The preset called ``name``; ``ValueError`` lists the valid names."""
+    """The preset called ``name``, as ``--preset`` takes it; ``ValueError`` lists the valid names.
+
+    >>> plus = padim.preset("lite0-plus")
+    >>> plus.backbone, plus.members[0].neighbourhood  # what to give padim.fit
+    ('efficientnet_lite0', 3)
+    """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -259,6 +259,18 @@ def test_what_a_change_replaced_can_be_brought_back(saved: Path, small_model: pa
     assert len(list(saved.iterdir())) == 2
 
 
+def test_a_model_that_only_scores_never_replaces_one_that_can_be_updated(
+    small_model: padim.Padim, tmp_path: Path
+) -> None:
+    updatable = padim.Updatable(small_model.backbone, padim.init(small_model.backbone, SMALL), {"0" * 32: 1.0})
+    padim.save_updatable(updatable, tmp_path / "m")
+    with pytest.raises(padim.ArtifactError, match=r"m holds a model that can be updated \(of 1 image files\).*choose"):
+        padim.save(small_model, tmp_path / "m")
+    padim.save(small_model, tmp_path / "m", keep_previous=True)
+    folder.undo(tmp_path / "m")
+    assert padim.load_updatable(tmp_path / "m").images == updatable.images
+
+
 def test_arrays_of_nobody_known_are_left_alone(small_model: padim.Padim, tmp_path: Path) -> None:
     precious = tmp_path / "model" / "arrays-0123456789abcdef" / "precious.npy"
     precious.parent.mkdir(parents=True)

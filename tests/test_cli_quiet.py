@@ -14,7 +14,7 @@ from tests.conftest import SMALL, images, write_images
 FIT = "--tap block2 --tap block4 --n-channels 12 --image-size 40x56 --crop-size 32x48 --batch-size 4".split()
 # what padim says in these runs, beside lines of progress
 OURS = (
-    r"|(fit range|fit|calibrate|score|download) .*images/s.*"
+    r"|(checking depths|fit|calibrate|score|download) .*images/s.*"
     r"|warning: \d+ images are too few for a false-alarm rate .*"
     r"|the model sees \d+% of the area of each image; .*|part: 4 good images are too few for .*"
     r"|1/1 part lite0 seed 0: image AUROC .*"

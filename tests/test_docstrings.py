@@ -18,7 +18,7 @@ from tests.conftest import SMALL, images, write_images
 CONFIG = padim.PadimConfig(**{**SMALL.__dict__, "image_size": SMALL.crop})
 NAMES = {name: getattr(padim, name) for name in padim.__all__}
 OTHERS = {"find_images": find_images, "Fleet": Fleet, "device_mesh": device_mesh}
-WITHOUT = {"BACKBONES"}  # a mapping, whose docstring is that of its type
+WITHOUT = {"BACKBONES", "PRESETS"}  # mappings, whose docstring is that of their type
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
+from padim_jax import presets
 from padim_jax.cli import main
+from padim_jax.presets import PRESETS
 from tests.conftest import SMALL, images, write_images
 from tests.documents import DOCUMENTS, PROJECT, ROOT, Block, blocks, check_command, every_option, prose, text_of
 from tests.notebook import NOTEBOOK, notebook
@@ -29,7 +32,7 @@ def factory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("factory")
     photos = images(48, padim.PadimConfig(crop_size=(40, 56)))
     counts = {
-        "good_parts": 24, "more_good_parts": 6, "this_week": 4, "new_parts": 3, "bracket/good": 6, "bracket/bad": 3,
+        "good_parts": 24, "more_good_parts": 6, "this_week": 4, "new_parts": 3, "measured/good": 6, "measured/bad": 3,
     }  # fmt: skip
     ends = np.cumsum([0, *counts.values()])
     for name, start, end in zip(counts, ends[:-1], ends[1:], strict=True):
@@ -114,6 +117,9 @@ def test_prose_names_options_and_pages_there_are(name: str) -> None:
 def test_what_a_document_shows_runs(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = tuple(getattr(SMALL, field) for field in padim.PadimConfig.__dataclass_fields__)
     monkeypatch.setattr(padim.PadimConfig.__init__, "__defaults__", small)
+    monkeypatch.setattr(
+        presets, "PRESETS", {name: replace(preset, members=(SMALL,)) for name, preset in PRESETS.items()}
+    )
     names: dict[str, Any] = {"batches": [images(8, SMALL), images(8, SMALL, seed=1)]}
     for block in blocks(name):
         run(block, names)

@@ -253,7 +253,7 @@ def test_a_plain_pair_is_split_and_has_no_pixel_metrics(tmp_path: Path, padim_co
     [
         (("--preset", "r50"), 2, "unknown preset 'r50'"),
         (("--category", "cable"), 2, "has no category 'cable'; it has bottle"),
-        (("--image-size", "32"), 2, "image_size=(32, 32) is smaller than crop_size=(224, 224)"),
+        (("--image-size", "32"), 2, "--image-size (32, 32) is smaller than --crop-size (224, 224)"),
         (("--preset", "lite0", "--preset", "r18-all", "--weights", "random"), 2, "the presets have several"),
         ((), 1, "train/good/000.png: it has 96×96 pixels, smaller than the crop of 224×224"),
     ],
@@ -301,7 +301,7 @@ def test_ignored_files_are_told(tmp_path: Path, padim_command: Command) -> None:
     folder = write_mvtec(tmp_path, "bottle", (4, 2, 2), size=64)
     (folder / "test" / "good" / "notes.heic").touch()
     _, _, told = padim_command("evaluate", folder, "--out", tmp_path / "out", "--no-report", *SIZES)
-    assert "ignored files that are not images in bottle: 1 .heic" in told
+    assert "ignored other files in bottle: 1 .heic" in told
 
 
 def test_a_run_killed_while_writing_leaves_the_old_one(

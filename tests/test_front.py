@@ -1,5 +1,6 @@
 """From files to scores in a line each, and arrays as ever."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
-from padim_jax.images import UnreadableImage
+from padim_jax.images import UnreadableImage, find_images
+from padim_jax.images.folder import digest_file
 from padim_jax.method import scoring
 from padim_jax.method.fitting import fit as fit_arrays
+from padim_jax.runs import Watch
+from padim_jax.runs.calibrate import calibrate_files
+from padim_jax.runs.engines import OneDevice
 from tests.conftest import SMALL, images, write_images
 from tests.image_files import png
 
@@ -60,6 +65,12 @@ def test_a_name_loads_the_backbone(good: Path, model: padim.Padim) -> None:
         padim.fit("vgg", good)
 
 
+def test_a_preset_given_as_backbone_is_called_a_preset(good: Path) -> None:
+    with pytest.raises(ValueError, match=r"^fit: 'lite0' is a preset, wanted a backbone; .*padim\.preset\('lite0'\)"):
+        padim.fit("lite0", good)
+    assert padim.preset("lite0") is padim.PRESETS["lite0"]
+
+
 def test_principal_components_read_the_files_twice(good: Path, lite0: padim.Backbone) -> None:
     config = padim.PadimConfig(**{**SEEN.__dict__, "projection": "principal-components"})
     assert padim.fit(lite0, good, config).projection is not None
@@ -86,6 +97,18 @@ def test_files_calibrate_as_their_images(good: Path, model: padim.Padim) -> None
     other = padim.calibrate(model, [good / "later"], held_out=True).calibration
     assert other is not None
     assert other.method == "held-out"
+
+
+def test_a_file_that_the_model_was_not_fitted_on_is_named(
+    model: padim.Padim, lite0: padim.Backbone, tmp_path: Path
+) -> None:
+    first = write_images(tmp_path, images(3, SMALL, seed=7))[0]
+    said = rf"^calibrate: {re.escape(str(first))} is not among the {int(model.count)} images .*pass held_out=True"
+    with pytest.raises(scoring.NoLeaveOneOut, match=said):
+        padim.calibrate(model, tmp_path)
+    engine, listed = OneDevice(lite0), {digest_file(path): 1.0 for path in tmp_path.iterdir()}
+    with pytest.raises(scoring.NoLeaveOneOut, match=said):
+        calibrate_files(engine, engine.hold(model), find_images([tmp_path]).paths, listed, 4, Watch())
 
 
 def test_the_range_of_deep_images_is_found(tmp_path: Path, lite0: padim.Backbone) -> None:

@@ -1,5 +1,6 @@
 """Pixels come out of files exactly, whatever their depth; notes tell what was decided."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,12 @@ def test_orientation(tmp_path: Path, orientation: int, name: str) -> None:
     assert measure(path) == image.size
 
 
+def jpeg() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(EIGHT).save(stream, "JPEG")
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -137,6 +144,7 @@ def test_orientation(tmp_path: Path, orientation: int, name: str) -> None:
         (lambda: pnm(GREY, 4095), r"it holds the value 65\d\d\d, its header says at most 4095"),
         (lambda: pnm(GREY, 65535)[:-1], "truncated"),
         (lambda: png(COLOUR)[:-200], "truncated"),
+        (lambda: jpeg()[:170], "the file was cut short"),
         (lambda: tiff(COLOUR)[:-20], "truncated"),
         (lambda: tiff(np.dstack([COLOUR, GREY]), extra=1), "more than 8 bits a channel in the mode RGBa"),
         (lambda: tiff(EIGHT[..., 0].view(np.int8)), "signed 8-bit values"),

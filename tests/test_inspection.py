@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
+from padim_jax.commands.inspect_folder import folder_lines
 from padim_jax.gaussians.low_rank import low_rank
 from padim_jax.images import read_image, stop_at_unreadable
 from padim_jax.images.geometry import place_in_original, to_original
@@ -89,10 +90,21 @@ def test_mistakes_among_good_images(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(table) == N + 4
     assert float(table[first["path"]]["score"]) == first["score"]
     with Image.open(tmp_path / "out" / "suspects.png") as sheet:
-        assert sheet.height > 12 * 32
+        assert sheet.height > 4 * 5 * 32  # 12 pictures, five times as large, in 3 columns
+        assert sheet.width > 3 * 2 * 5 * 48
+        row, column = divmod(found["leave_one_out"]["images"].index(first), 3)
+        top, left = row * sheet.height // 4 + 20, column * sheet.width // 3 + 5 * 48 + 6
+        laid = np.asarray(sheet.crop((left, top, left + 5 * 48, top + 5 * 32)))  # its map
+    corners = np.argwhere((laid == 255).all(axis=-1))  # around the highest place; the crop begins 4 pixels further in
+    np.testing.assert_allclose(corners.mean(axis=0) / 5, [first["row"] - 3.5, first["column"] - 3.5], atol=1)
     code, out, _ = run(capsys, "inspect", folder, "--model", model)
     assert code == 0
     assert re.search(rf"stands out +{re.escape(str(paths[5]))}", out)
+    assert re.search(
+        r"\n\d stand out \(unusually high: above [\d.]+; half of all are below [\d.]+\); look at them", out
+    )
+    lines = folder_lines(found | {"leave_one_out": found["leave_one_out"] | {"images": [first]}})
+    assert [line for line in lines if re.match(r"1 stands out \(.*\); look at it, and at the highest", line)]
     assert f"the same file 2 times: {paths[3]}, {folder / 'copy.png'}" in out
     assert f"differ from the usual 56×40: {folder / 'wide.png'} (80×40)" in out
 
@@ -292,7 +304,7 @@ def test_places_lead_back_to_the_original(resize: Any) -> None:
     [
         (("{good}", "--images", "{good}"), "--images is not for a folder of images"),
         (("{good}", "--quick", "--model", "{good}"), "give one of the two"),
-        (("{good}", "--out", "{good}"), "holds images to inspect"),
+        (("{good}", "--out", "{good}"), "holds images ("),
         (("{good}/nothing",), "does not exist"),
     ],
 )

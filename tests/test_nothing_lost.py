@@ -170,6 +170,16 @@ def test_few_new_images_do_not_ruin_the_threshold_and_undo_brings_it_back(folder
     ]
 
 
+@pytest.mark.parametrize("command", ["fit {0}/good", "merge {0}/model {0}/model"])
+def test_a_model_whose_place_another_takes_can_be_brought_back(folder: Path, capsys: Capture, command: str) -> None:
+    out, arguments = folder / "model", command.format(folder).split()
+    assert run(capsys, "update", out, folder / "more")[0] == 0
+    told = run(capsys, *arguments, "--out", out, *(SIZES if arguments[0] == "fit" else ()))[2]
+    assert f"padim undo {out} brings that back" in told
+    assert run(capsys, "undo", out)[0] == 0
+    assert len(padim.load_updatable(out).images) == 40
+
+
 def test_forget_and_calibrate_can_be_undone(folder: Path, capsys: Capture) -> None:
     before = threshold(folder / "model")
     (folder / "some").mkdir()

@@ -55,6 +55,18 @@ def test_what_lies_above_the_threshold_is_outlined_not_covered() -> None:
     np.testing.assert_array_equal(halves(picture(PHOTO, MAP, SCALE, "title", threshold=11.0))[1], plain)
 
 
+@pytest.mark.parametrize("size", [(400, 300), (401, 299), (256, 192), (20, 15)])
+def test_a_peak_just_above_the_threshold_is_outlined_at_any_size(size: tuple[int, int]) -> None:
+    photo = np.asarray(Image.fromarray(PHOTO).resize(size))
+    peak = np.full_like(MAP, 5)
+    peak[13, 17] = 7.001
+    plain, outlined = (picture(photo, peak, SCALE, "title", threshold=threshold) for threshold in (8.0, 7.0))
+    shown = Image.fromarray(photo).size if size[0] >= 256 else (240, 180)
+    changed = (halves(plain, shown)[1] != halves(outlined, shown)[1]).any(axis=2)
+    place = np.argwhere(changed).mean(axis=0) / shown[::-1]
+    np.testing.assert_allclose(place, (13.5 / 24, 17.5 / 32), atol=0.6 / 15)
+
+
 def test_the_maximum_is_marked_beside_it() -> None:
     plain = halves(picture(PHOTO, MAP, SCALE, "title"))[1]
     marked = halves(picture(PHOTO, MAP, SCALE, "title", summit=(81.5, 281.5)))[1]

@@ -1,5 +1,6 @@
 """The report as a file: what goes into it, what is refused, what is left out."""
 
+import importlib.resources
 import json
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,13 @@ def test_asks_nothing_of_a_network(tmp_path: Path) -> None:
     assert links == ["http://www.w3.org/2000/svg"]  # a name, not an address
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "fetch("):
         assert word not in text
+
+
+def test_the_page_says_when_an_image_is_flagged() -> None:
+    page = " ".join(
+        importlib.resources.files("padim_jax.evaluation").joinpath("report.html").read_text(encoding="utf-8").split()
+    )
+    assert "flagged when its score lies above a threshold from good images, or reaches one that is set by the" in page
 
 
 def test_names_stay_data(tmp_path: Path) -> None:

@@ -202,9 +202,9 @@ def test_import_stays_light(modules: str, heavy: tuple[str, ...]) -> None:
 
 def test_root_is_pinned() -> None:
     assert padim_jax.__all__ == [
-        "BACKBONES", "ArtifactError", "Backbone", "Calibration", "Padim", "PadimConfig", "PadimDetector",
+        "BACKBONES", "PRESETS", "ArtifactError", "Backbone", "Calibration", "Padim", "PadimConfig", "PadimDetector",
         "PadimMoments", "Scores", "Updatable", "accumulate", "calibrate", "extract", "finalize", "fit", "forget",
-        "init", "load", "load_backbone", "load_updatable", "merge", "own_backbone", "parameters_at",
+        "init", "load", "load_backbone", "load_updatable", "merge", "own_backbone", "parameters_at", "preset",
         "regularise", "save", "save_updatable", "score", "update", "with_roi", "with_solver", "with_threshold",
     ]  # fmt: skip
     assert all(hasattr(padim_jax, name) for name in padim_jax.__all__)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -127,7 +128,9 @@ def test_it_is_told_wherever_a_threshold_is_told(
     padim.save(calibrated, model)
     code, printed, _ = command(capsys, "calibrate", model, "--threshold", "0.125")
     assert code == 0
-    assert "above 0.125, set by hand, is anomalous; false alarms 100.00% expected, 83.16% to 100.00%" in printed
+    assert (
+        "above 0.125, set by hand, is anomalous; false alarms 100.00% expected, 83.16% to 100.00% with 95% c" in printed
+    )
     _, printed, _ = command(capsys, "inspect", model)
     assert "above 0.125, set by hand, is anomalous" in printed
     assert "asked for" not in printed
@@ -143,6 +146,8 @@ def test_it_is_told_wherever_a_threshold_is_told(
     scores = np.array([float(row["score"]) for row in rows], np.float32)
     wanted = p_values(calibrated.calibration, jnp.asarray(scores))  # which no threshold changes
     np.testing.assert_allclose([float(row["p_value"]) for row in rows], wanted, rtol=1e-5)
+    _, printed, _ = command(capsys, "calibrate", model, "--false-alarm-rate", "0.125")
+    assert re.search(r"false alarms \d+\.\d\d% expected, 12\.50% asked for, \d", printed)
 
 
 def test_only_another_rate_or_threshold_takes_it_away(

@@ -122,7 +122,9 @@ def undo(folder: Path) -> dict[str, Any]:
     with locked(folder, "undo"):
         current = json.dumps(read_manifest(folder), indent=1).encode()
         if not is_whole(folder, read_json(folder / PREVIOUS)):
-            raise ArtifactError(f"undo: {folder} keeps no earlier state; only update, forget and calibrate keep one")
+            raise ArtifactError(
+                f"undo: {folder} keeps no earlier state; padim fit, update, merge, forget and calibrate do"
+            )
         previous = (folder / PREVIOUS).read_bytes()
         write_atomically(folder / MANIFEST, previous)
         write_atomically(folder / PREVIOUS, current)

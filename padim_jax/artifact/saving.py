@@ -13,6 +13,7 @@ from padim_jax.artifact.arrays import ArtifactError, make_arrays
 from padim_jax.artifact.compaction import Compacted
 from padim_jax.artifact.folder import write
 from padim_jax.artifact.layouts import LAYOUTS, form_of
+from padim_jax.artifact.manifest import MANIFEST, read_json
 from padim_jax.artifact.settings import check_settings
 from padim_jax.artifact.updatable import Updatable, is_weight
 from padim_jax.backbones import BACKBONES, backbone_parameters
@@ -32,7 +33,8 @@ def save(
 
     Stored: truncated backbone weights, means, the triangles of the factors (exact, d (d + 1) / 2 numbers per position),
     channels, settings, calibration, versions, and a checksum of every file. A model already there is replaced in one
-    step. The moments are not in it: :func:`save_updatable` keeps those.
+    step, but one that can be updated only with ``keep_previous``. The moments are not in it: :func:`save_updatable`
+    keeps those.
 
     Args:
       model: the model.
@@ -41,7 +43,8 @@ def save(
       keep_previous: keep the model that is replaced, for :func:`padim_jax.artifact.folder.undo`.
 
     Raises:
-      ArtifactError: ``path`` is a file, or a folder with something else in it; an array that is not finite.
+      ArtifactError: ``path`` is a file, or a folder with something else in it, or with a model that can be updated,
+        which would be lost; an array that is not finite.
       FolderInUse: another process is writing the folder.
       OSError: it can't be written; a model already there is left as it was.
 
@@ -107,6 +110,12 @@ def _save_deployed(
     record: Mapping[str, Any],
     keep_previous: bool = False,
 ) -> None:
+    stored = read_json(Path(path) / MANIFEST)
+    if stored.get("form") == "updatable" and not keep_previous:
+        raise ArtifactError(
+            f"save: {path} holds a model that can be updated (of {len(stored.get('images', ()))} image files), which a "
+            "model that only scores would replace; choose another folder, or pass keep_previous=True for padim undo"
+        )
     _, solver = form_of(model.gaussian)
     arrays = LAYOUTS[form, solver].arrays(model.gaussian, quantised)
     _save(path, model, model, arrays, {"form": form, "solver": solver, **record}, keep_previous)

@@ -10,9 +10,9 @@ from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.devices import MeshOptions
-from padim_jax.commands.terminal import note_ignored, say, tell, wrong_use
+from padim_jax.commands.inputs import find_inputs
+from padim_jax.commands.terminal import say, tell, wrong_use
 from padim_jax.commands.watching import watching
-from padim_jax.images import find_images
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold
 from padim_jax.method.records import Padim
 from padim_jax.runs.engines import engine
@@ -54,8 +54,7 @@ def calibrate_command(
                 after = at_rates(before, *rates) if threshold is None else at_threshold(before, threshold, rates[1])
             _keep(replace(stored, calibration=after), out or model, model)
             return
-        images = find_images(good)
-        note_ignored(images.ignored)
+        images = find_inputs(good)
         if before is not None and before.threshold_source == "set":
             say(f"the threshold that was set, {float(before.threshold):.4g}, gives way to one from these images")
         with watching(f"{model} is as it was") as watch:
@@ -100,10 +99,12 @@ def describe_calibration(calibration: Calibration | None) -> None:
         say("not calibrated: scores come without p-values and verdicts until padim calibrate has seen good images")
         return
     n, (low, high) = len(calibration.scores), calibration.interval()
-    threshold = f"{float(calibration.threshold):.4g}{', set by hand,' if calibration.threshold_source == 'set' else ''}"
+    by_hand = calibration.threshold_source == "set"
+    threshold = f"{float(calibration.threshold):.4g}{', set by hand,' if by_hand else ''}"
+    target = "" if by_hand else f"{calibration.false_alarm_rate:.2%} asked for, "
     tell(
         f"calibrated on {n} good images ({_METHODS[calibration.method]}): above {threshold} is anomalous; "
-        f"false alarms {calibration.attained_rate:.2%} expected, {low:.2%} to {high:.2%} with 95 % confidence"
+        f"false alarms {calibration.attained_rate:.2%} expected, {target}{low:.2%} to {high:.2%} with 95% confidence"
     )
     if n < calibration.images_wanted:
         say(

@@ -12,10 +12,11 @@ import click
 import numpy as np
 
 from padim_jax.backbones import BACKBONES, load_backbone
+from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.settings import start_from_preset
 from padim_jax.commands.terminal import tell, wrong_use
 from padim_jax.config import PadimConfig
-from padim_jax.images import find_images, find_value_range, load_batches
+from padim_jax.images import find_value_range, load_batches
 from padim_jax.inspection.estimate import Estimate, Files, estimate
 from padim_jax.method.embedding import draw_embedding
 
@@ -38,7 +39,7 @@ def estimate_command(
     with wrong_use():
         name, config = start_from_preset(preset_name, backbone)
         config = replace(config, **{key: value for key, value in settings.items() if value is not None})
-    paths = () if good_dir is None else find_images([good_dir]).paths
+    paths = () if good_dir is None else find_inputs([good_dir]).paths
     count = images or len(paths) or _DEFAULT_IMAGES
     if count < 2:
         raise click.UsageError(f"{good_dir} holds one image; a fit needs 2 or more")

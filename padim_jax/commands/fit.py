@@ -1,6 +1,7 @@
 """``padim fit``, on one device, on several, or by several processes."""
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -12,11 +13,12 @@ from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.devices import MeshOptions
+from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.settings import choose_settings, load_network, with_value_range
-from padim_jax.commands.terminal import note_ignored, say, size_text, tell
+from padim_jax.commands.terminal import note_replaced, say, size_text, tell
 from padim_jax.commands.watching import unreadable_option, watching
 from padim_jax.config import PadimConfig
-from padim_jax.images import find_images, read_roi_of, seen
+from padim_jax.images import read_roi_of, seen
 from padim_jax.images.image import measure
 from padim_jax.mesh.processes import check_agreement
 from padim_jax.method.embedding import Embedding, draw_embedding
@@ -25,6 +27,8 @@ from padim_jax.runs.checkpoint import Checkpoint, checkpoint_folder, identity
 from padim_jax.runs.engines import engine
 from padim_jax.runs.fit import Fitted, fit_files
 from padim_jax.runs.recalibration import rates_of
+
+_NOT_GOOD = frozenset("test bad defect defects ng anomaly anomalous ground_truth".split())
 
 
 def fit_command(
@@ -49,12 +53,12 @@ def fit_command(
     Checkpoint(checkpoint_folder(out), "").check()
     first = jax.process_index() == 0
     with locked(out, "fit") if first else nullcontext():
-        good = find_images([good_dir], exclude=out)
-        note_ignored(good.ignored)
+        good = find_inputs([good_dir], out)
+        _warn_of_defects(good_dir, good.paths)
         config = with_value_range(config, good.paths)
         region = None if roi is None else read_roi_of(roi, config, good.paths)
         rates = rates_of(None, false_alarm_rate, pixel_rate)
-        terms = Terms(*rates, find_images(held_out).paths if held_out else None, trusted) if calibrate else None
+        terms = Terms(*rates, find_inputs(held_out).paths if held_out else None, trusted) if calibrate else None
         backbone = load_network(name, weights, config)
         start = time.perf_counter()
         checkpoint = Checkpoint(checkpoint_folder(out), identity(backbone, config, good.paths), checkpoint_every)
@@ -62,13 +66,37 @@ def fit_command(
         state = "the same command goes on from there"
         with watching(state, unreadable_option(skip_unreadable), shown=first) as watch:
             fitted = fit_files(
-                engine(backbone, mesh), good.paths, config, out, checkpoint, batch_size, watch, roi=region, terms=terms
+                engine(backbone, mesh),
+                good.paths,
+                config,
+                out,
+                checkpoint,
+                batch_size,
+                watch,
+                roi=region,
+                terms=terms,
+                keep_previous=True,
             )
         if first:
+            note_replaced(out)
             _say_fitted(out, draw_embedding(backbone, config), config, fitted, start)
             if fitted.uncalibrated:
                 say(f"not calibrated: {fitted.uncalibrated}")
             describe_calibration(fitted.calibration)
+
+
+def _warn_of_defects(good_dir: Path, paths: Sequence[Path]) -> None:
+    """Warn of each folder that is called as if its images were not good ones; a data set has such beside train/good."""
+    folders = dict.fromkeys(
+        good_dir.joinpath(*parts[: index + 1])
+        for parts in (path.relative_to(good_dir).parts[:-1] for path in paths)
+        for index, part in enumerate(parts)
+        if part.lower() in _NOT_GOOD and not _NOT_GOOD.intersection(map(str.lower, parts[:index]))
+    )
+    train = good_dir / "train" / "good"
+    better = f"give {train} instead" if train.is_dir() else "give a folder of good images alone"
+    for folder in folders:
+        say(f"warning: the model learns the images in {folder} as good ones; if they are not, {better}")
 
 
 def _say_fitted(out: Path, embedding: Embedding, config: PadimConfig, fitted: Fitted, start: float) -> None:

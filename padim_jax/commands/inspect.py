@@ -1,8 +1,6 @@
 """``padim inspect``."""
 
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,10 +8,10 @@ import click
 from padim_jax.artifact import Updatable, load_updatable
 from padim_jax.artifact.manifest import MANIFEST, read_manifest
 from padim_jax.artifact.ownership import claim
+from padim_jax.commands.inputs import check_apart, find_inputs
 from padim_jax.commands.inspect_folder import folder_lines
 from padim_jax.commands.inspect_model import model_lines
-from padim_jax.commands.terminal import note_ignored, progress_bar, say, tell
-from padim_jax.images import find_images
+from padim_jax.commands.terminal import progress_bar, say, tell
 from padim_jax.inspection import inspect_folder, inspect_model
 from padim_jax.runs import Watch
 
@@ -33,12 +31,14 @@ def inspect_command(
             raise click.UsageError(f"{name} is not for {kind}, which {path} is")
     if model is not None and quick:
         raise click.UsageError("--quick computes no scores, and --model is for scores; give one of the two")
-    files = None if is_model and images is None else find_images([images or path], exclude=out)
-    _check_out(out, path if is_model else None, () if files is None else files.paths)
+    if out is not None and is_model and path.resolve() in out.resolve().parents:
+        raise click.UsageError(f"--out {out} lies in the model; choose another folder")
+    files = None if is_model and images is None else find_inputs([images or path], out)
+    if out is not None:
+        check_apart(out)
+        claim(out, _WRITTEN, "inspect")
     watch = Watch(progress_bar, remark=say)
     if is_model:
-        if files is not None:
-            note_ignored(files.ignored)
         inspection = inspect_model(path, None if files is None else files.paths, batch_size=batch_size, watch=watch)
         record, show = inspection.record(), model_lines
     else:
@@ -60,14 +60,3 @@ def _load_listing(model: Path) -> Updatable:
     if stored is None or not stored.images:
         raise click.UsageError(f"{model} does not list the images it was fitted on; leave --model out")
     return stored
-
-
-def _check_out(out: Path | None, model: Path | None, images: Sequence[Path]) -> None:
-    if out is None:
-        return
-    prefix = os.path.abspath(out) + os.sep
-    if model is not None and prefix.startswith(os.path.abspath(model) + os.sep):
-        raise click.UsageError(f"--out {out} lies in the model; choose another folder")
-    if enclosed := [path for path in images if os.path.abspath(path).startswith(prefix)]:
-        raise click.UsageError(f"--out {out} holds images to inspect ({enclosed[0]}); choose another folder")
-    claim(out, _WRITTEN, "inspect")

@@ -63,9 +63,10 @@ def _score_lines(scores: Mapping[str, Any] | None) -> Iterator[str]:
         yield f"scores of {len(rows)} images, each by the model of all the others ({scores['model']})" + (
             f"; {n_unfitted} were not fitted on" if n_unfitted else ""
         )
+        stand, them = ("stands", "it") if n_outliers == 1 else ("stand", "them")
         yield (
-            f"{n_outliers} stand out, above {scores['limit']:.4g} ({scores['rule']}; median {scores['median']:.4g}); "
-            "look at them, and at the highest of the others:"
+            f"{n_outliers} {stand} out (unusually high: above {scores['limit']:.4g}; half of all are below "
+            f"{scores['median']:.4g}); look at {them}, and at the highest of the others:"
         )
         yield f"  {'score':>8} {'p':>7} {'row':>6} {'column':>6}"
         for row in rows[: n_outliers + _HIGHEST]:

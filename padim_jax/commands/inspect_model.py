@@ -56,7 +56,7 @@ def _calibration_lines(facts: Mapping[str, Any] | None) -> Iterator[str]:
     target = "" if by_hand else f"{facts['false_alarm_rate']:.2%} asked for, "
     yield (
         f"                false alarms {facts['attained_rate']:.2%} expected, "
-        f"{target}{low:.2%} to {high:.2%} with 95 % confidence"
+        f"{target}{low:.2%} to {high:.2%} with 95% confidence"
     )
     if facts["n"] < facts["images_wanted"]:
         yield (

@@ -111,8 +111,8 @@ def score_many_command() -> None:
 @click.command(
     "evaluate",
     cls=Command,
-    example="padim evaluate bracket/ --out evaluation --preset lite0-plus\n"
-    "padim evaluate bracket/ --out grid --ridge 0.01 --ridge 0.1 --n-channels 50 --n-channels 100",
+    example="padim evaluate measured/ --out evaluation --preset lite0-plus\n"
+    "padim evaluate measured/ --out grid --ridge 0.01 --ridge 0.1 --n-channels 50 --n-channels 100",
     place="padim_jax.commands.evaluate:evaluate_command",
 )
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))

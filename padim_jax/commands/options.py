@@ -1,5 +1,6 @@
 """Options that several commands share. Nothing here computes, so nothing heavy is imported to show a help text."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -67,6 +68,7 @@ backbone_option = click.option(
 )
 
 
+_OF_CONFIG = "PadimConfig: "
 _HINTS = get_type_hints(PadimConfig)
 # how an option reads a field of each type other than a choice
 _KINDS: Mapping[Any, dict[str, Any]] = {
@@ -90,10 +92,28 @@ def setting_option(name: str, default: str | None = None, *, multiple: bool = Fa
     """
     setting, hint = SETTINGS[name], _HINTS[name]
     kind: dict[str, Any] = {"type": click.Choice(get_args(hint))} if get_origin(hint) is Literal else _KINDS[hint]
-    flag = name.removesuffix("s") if "multiple" in kind else name.replace("_", "-")
     default = default or setting.default or getattr(PadimConfig, name)
     kind = kind | {"multiple": multiple or "multiple" in kind}
-    return click.option(f"--{flag}", name, help=f"{setting.help} Default: {default}.", **kind)
+    return click.option(_flag(name), name, help=f"{setting.help} Default: {default}.", **kind)
+
+
+def name_options(message: str) -> str:
+    """An error of ``PadimConfig`` with the options in place of its fields; any other message as it is.
+
+    >>> name_options("PadimConfig: ridge=0.0, wanted a positive number")
+    '--ridge 0.0: wanted a positive number'
+    """
+    if not message.startswith(_OF_CONFIG):
+        return message
+    text = re.sub(rf"\b({'|'.join(SETTINGS)})=", lambda field: f"{_flag(field[1])} ", message.removeprefix(_OF_CONFIG))
+    for name in SETTINGS:
+        text = text.replace(name, _flag(name)) if "_" in name else text  # the others are words of the text, too
+    return text.replace(", wanted", ": wanted", 1)
+
+
+def _flag(name: str) -> str:
+    repeated = "multiple" in _KINDS.get(_HINTS[name], ())
+    return f"--{name.removesuffix('s') if repeated else name.replace('_', '-')}"
 
 
 def settings_options(command: Any) -> Any:

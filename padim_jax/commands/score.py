@@ -1,7 +1,6 @@
 """``padim score``."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from math import inf
 from pathlib import Path
@@ -12,9 +11,10 @@ from padim_jax.artifact import load
 from padim_jax.artifact.manifest import MANIFEST
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.devices import MeshOptions
-from padim_jax.commands.terminal import note_ignored, say, tell, wrong_use
+from padim_jax.commands.inputs import find_inputs
+from padim_jax.commands.terminal import say, tell, wrong_use
 from padim_jax.commands.watching import follow_run
-from padim_jax.images import find_images, read_roi_of
+from padim_jax.images import read_roi_of
 from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.scoring import with_smaller_roi
@@ -49,7 +49,7 @@ def score_command(
     mesh = MeshOptions(devices).mesh()
     options = {"heatmaps": heatmaps, "colour_range": colour_range, "masks": masks, "maps": maps}
     with locked(out, "score"):
-        images = _find_images(paths, out)
+        images = find_inputs(paths, out).paths
         with wrong_use():
             check_results(out, folders)
         fitted = load(model)
@@ -80,15 +80,6 @@ def score_command(
     _report(unfinished, fitted.calibration)
     if unfinished.lost:
         raise click.ClickException(f"{len(unfinished.lost)} of {len(images)} files could not be read and have no score")
-
-
-def _find_images(paths: Sequence[Path], out: Path) -> tuple[Path, ...]:
-    """Image files to score, none of them in the folder of the results."""
-    images = find_images(paths, exclude=out)
-    if inside := [path for path in images.paths if Path(os.path.abspath(path)).is_relative_to(os.path.abspath(out))]:
-        raise click.UsageError(f"--out {out} holds images to score ({inside[0]}); choose another folder")
-    note_ignored(images.ignored)
-    return images.paths
 
 
 @contextmanager

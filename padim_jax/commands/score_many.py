@@ -9,13 +9,13 @@ import click
 
 from padim_jax.artifact.manifest import MANIFEST
 from padim_jax.artifact.ownership import locked
+from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.score import end_on_interruption, refuse_nested
-from padim_jax.commands.terminal import note_ignored, say, tell, wrong_use
+from padim_jax.commands.terminal import say, tell, wrong_use
 from padim_jax.commands.watching import follow_run
 from padim_jax.fleet.results import score_fleet_into
 from padim_jax.fleet.serving import Fleet
 from padim_jax.fleet.tables import Route, read_routes
-from padim_jax.images import find_images
 from padim_jax.runs.rows import remarks
 from padim_jax.runs.unfinished import SCORES, Lost, Unfinished, check_results, identity, in_one_line, remove_leftovers
 from padim_jax.runs.watch import skip_unreadable
@@ -63,10 +63,9 @@ def _files(routes: Sequence[Route], out: Path, missing: list[Lost]) -> list[tupl
     files: list[tuple[str, Path]] = []
     for route in routes:
         try:
-            images = find_images([route.path], exclude=out)
+            images = find_inputs([route.path], out, str(route.path))
         except (ValueError, OSError) as error:
             missing.append((route.name, route.path, str(error)))
             continue
-        note_ignored(images.ignored, str(route.path))
         files += [(route.name, path) for path in images.paths]
     return files

@@ -35,7 +35,7 @@ def with_value_range(config: PadimConfig, paths: Sequence[Path]) -> PadimConfig:
     """Settings with the range of the files' values, where they have more than 8 bits and none was given."""
     if config.value_range is not None:
         return config
-    with progress_bar("fit range", len(paths)) as advance:
+    with progress_bar("checking depths", len(paths)) as advance:
         value_range = find_value_range(paths, advance=advance)
     if value_range is None:
         return config

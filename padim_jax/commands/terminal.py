@@ -61,7 +61,9 @@ def wrong_use(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     except but:
         raise
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        from padim_jax.commands.options import name_options
+
+        raise click.UsageError(name_options(str(error))) from error
 
 
 def new_progress() -> Progress:
@@ -130,7 +132,15 @@ def note_ignored(ignored: Mapping[str, int], where: str = "") -> None:
     if ignored:
         from padim_jax.images.folder import describe
 
-        say(f"ignored files that are not images{where and f' in {where}'}: {describe(ignored)}")
+        say(f"ignored other files{where and f' in {where}'}: {describe(ignored)}")
+
+
+def note_replaced(model: Path) -> None:
+    """Print how to get back a model whose place a new one took, if there was one."""
+    from padim_jax.artifact.folder import PREVIOUS
+
+    if (model / PREVIOUS).exists():
+        say(f"note: this took the place of a model that was there; padim undo {model} brings that back")
 
 
 class Notes:

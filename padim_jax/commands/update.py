@@ -11,9 +11,9 @@ from padim_jax.artifact.folder import check_writable, undo
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.devices import MeshOptions
-from padim_jax.commands.terminal import note_ignored, progress_bar, say, tell
+from padim_jax.commands.inputs import find_inputs
+from padim_jax.commands.terminal import note_replaced, progress_bar, say, tell
 from padim_jax.commands.watching import unreadable_option, watching
-from padim_jax.images import find_images
 from padim_jax.runs.engines import Engine, engine
 from padim_jax.runs.forget import forget_files
 from padim_jax.runs.merge import merge_models
@@ -38,8 +38,7 @@ def update_command(
     with locked(target, "update"):
         stored = load_updatable(model)
         where = engine(stored.backbone, mesh)
-        images = find_images([good_dir])
-        note_ignored(images.ignored)
+        images = find_inputs([good_dir])
         with watching(_as_it_is(model), unreadable_option(skip_unreadable)) as watch:
             try:
                 done = update_files(
@@ -80,7 +79,8 @@ def merge_command(
         with progress_bar("merge", 1 + len(others), "models") as advance:
             merged = merge_models(_load_each((model, *others), advance), remark=say, **rates)
         where, calibrating = engine(merged.backbone), {**rates, "trusted": trusted}
-        _finish(merged, out, where, held_out, batch_size, keep_previous=False, **calibrating)
+        _finish(merged, out, where, held_out, batch_size, **calibrating)
+        note_replaced(out)
 
 
 def _load_each(models: tuple[Path, ...], advance: Callable[[int], None]) -> Iterator[Updatable]:
@@ -105,15 +105,14 @@ def forget_command(
     check_writable(target)
     with locked(target, "forget"):
         stored = load_updatable(model)
-        images = find_images([directory])
-        note_ignored(images.ignored)
+        images = find_inputs([directory])
         rates = rates_of(stored.calibration, false_alarm_rate, pixel_rate)
         calibrating = {"false_alarm_rate": rates[0], "pixel_rate": rates[1], "trusted": trusted}
         with watching(_as_it_is(model)) as watch:
             where = engine(stored.backbone, mesh)
             changed = forget_files(stored, images.paths, batch_size=batch_size, watch=watch, engine=where)
         del stored
-        _finish(changed, target, where, held_out, batch_size, keep_previous=True, **calibrating)
+        _finish(changed, target, where, held_out, batch_size, **calibrating)
 
 
 def undo_command(model: Path) -> None:
@@ -131,8 +130,6 @@ def _finish(
     where: Engine,
     held_out: tuple[Path, ...],
     batch_size: int,
-    *,
-    keep_previous: bool,
     **calibrating: Any,
 ) -> None:
     """Calibrate on ``held_out`` if given, save and say."""
@@ -143,13 +140,13 @@ def _finish(
         with watching(_as_it_is(path)) as watch:
             options = {"batch_size": batch_size, "watch": watch, "engine": where}
             changed = recalibrate(changed, good, **options, **calibrating)
-    save_updatable(changed, path, keep_previous=keep_previous)
+    save_updatable(changed, path, keep_previous=True)
     tell(f"{path}: fitted on {_count(changed)}")
     describe_calibration(changed.calibration)
 
 
 def _paths(folders: tuple[Path, ...]) -> tuple[Path, ...] | None:
-    return find_images(folders).paths if folders else None
+    return find_inputs(folders).paths if folders else None
 
 
 def _count(stored: Updatable) -> str:

@@ -110,8 +110,9 @@ def leave_out(
             check_images("leave_out", batch, engine.model(models[0]).config)
             step = Step.of(batch, size)
             parts = [engine.leave_out(model, step, step.valid.astype(np.float32)) for model in models]
+            indices = range(len(scores), len(scores) + len(batch))
             for model, part in zip(models, parts, strict=True):
-                check_scores("leave_out", part.image_score, engine.model(model), len(scores), held_out=False)
+                check_scores("leave_out", part.image_score, engine.model(model), indices, held_out=False)
             maps = functools.reduce(operator.add, (part.anomaly_map for part in parts))
             scores.extend(maps.max(axis=(1, 2)).tolist())
             histogram.add(maps)

@@ -168,7 +168,7 @@ def _fit(job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note, stop
     with locked(target, "fit-many"):
         images = find_images([job.good], exclude=out)
         if images.ignored:
-            notes.append(f"ignored files that are not images: {describe(images.ignored)}")
+            notes.append(f"ignored other files: {describe(images.ignored)}")
         if config.value_range is None and (value_range := find_value_range(images.paths)) is not None:
             config = replace(config, value_range=value_range)
             notes.append("values {:.12g} to {:.12g} are black to white".format(*value_range))

@@ -196,6 +196,8 @@ def _reason(error: Exception) -> str:
         return "its pixels don't fit in memory"
     if "MAX_TEXT" in str(error):
         return "its text or colour profile unpacks to far more than it should; save it without"
+    if str(error) == "Truncated File Read":  # Pillow's, of a JPEG
+        return "the file was cut short"
     if "cannot identify" in str(error):
         return "no image, or one of a format or pixel type that is not supported"
     if isinstance(error, OSError | ValueError | SyntaxError) and str(error):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from padim_jax.artifact.ownership import is_ours
 from padim_jax.config import PadimConfig
 from padim_jax.images.ahead import map_ahead
 from padim_jax.images.decode import FilePath, Note, UnreadableImage, open_image, read_file
@@ -28,7 +29,7 @@ class FoundImages:
     Attributes:
       paths: image files, each once, sorted within each argument.
       ignored: how many other files were passed over, by suffix ("" for none), hidden ones, linked folders, pipes,
-        sockets and devices.
+        sockets and devices, and the pictures in each folder of results.
     """
 
     paths: tuple[Path, ...]
@@ -55,8 +56,9 @@ class Batch:
 def find_images(arguments: Iterable[FilePath], exclude: FilePath | None = None) -> FoundImages:
     """Find image files: folders recursively in sorted order, files as they are named.
 
-    Symbolic links to folders are not followed, which rules out loops. A file named outright is
-    taken whatever its suffix and kind; reading it shows what is wrong with it.
+    Symbolic links to folders are not followed, which rules out loops. Folders of results that padim wrote are passed
+    over: their pictures are no images of parts. A file named outright is taken whatever its suffix and kind; reading it
+    shows what is wrong with it.
 
     Args:
       arguments: folders and files.
@@ -64,7 +66,8 @@ def find_images(arguments: Iterable[FilePath], exclude: FilePath | None = None) 
 
     Raises:
       FileNotFoundError: an argument that is not there.
-      ValueError: no image at all; says what was found instead. A folder so deep that the system can't open it.
+      ValueError: no image at all; says what was found instead. A folder of results that padim wrote. A folder so deep
+        that the system can't open it.
 
     >>> [path.name for path in padim.images.find_images([folder / "good"]).paths]
     ['000.png', '001.png', '002.png', '003.png']
@@ -79,7 +82,9 @@ def find_images(arguments: Iterable[FilePath], exclude: FilePath | None = None) 
         if not argument.is_dir():
             paths.setdefault(Path(os.path.abspath(argument)), argument)
             continue
-        for path in _walk(argument, excluded):
+        if is_ours(argument):
+            raise ValueError(f"{argument} holds results that padim wrote; name the folder of the images themselves")
+        for path in _walk(argument, excluded, ignored):
             if path.name.startswith("."):
                 ignored["hidden"] += 1
             elif path.is_dir():
@@ -197,15 +202,18 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:
-    """Files, hidden entries and linked folders below, in sorted order."""
+def _walk(folder: Path, excluded: Path | None, ignored: Counter[str]) -> Iterator[Path]:
+    """Files, hidden entries and linked folders below, in sorted order; pictures in folders of results are counted."""
     open_folders = [_entries(folder)]  # from the outermost inwards; not by recursion, whose depth is limited
     while open_folders:
         try:
             for path in open_folders[-1]:
                 if not path.is_dir() or path.is_symlink() or path.name.startswith("."):
                     yield path
-                elif excluded is None or path.resolve() != excluded:
+                elif is_ours(path) or path.resolve() == excluded:
+                    if pictures := sum(file.suffix.lower() in SUFFIXES for file in path.rglob("*")):
+                        ignored[f"in {path}, where results go"] = pictures
+                else:
                     open_folders.append(_entries(path))
                     break
             else:

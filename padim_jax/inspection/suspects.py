@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from padim_jax.artifact import Updatable
@@ -26,6 +27,7 @@ from padim_jax.runs.watch import Watch, ignore_note, skip_unreadable
 _RULE = f"log score above the upper quartile by {OUTLIER_RANGES:g} interquartile ranges"
 _PRESET = "lite0"
 _PICTURED = 12  # images of the highest scores
+_COLUMNS = 3  # of their pictures
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ class LeaveOneOut:
         }
 
     def draw(self) -> Image.Image:
-        """Draw the highest scores: images with their maps, below each other, in colour from the median to the limit."""
+        """Draw the highest scores, row by row: images with their maps, in colour from the median to the limit.
+
+        Corners mark the place where a map is highest.
+        """
         scale = self.median, self.limit
         pictures = [
             picture(
@@ -94,14 +99,15 @@ class LeaveOneOut:
                 item.anomaly_map,
                 scale,
                 f"{item.path.name}   {item.score:.4g}" + ("   stands out" if item.score > self.limit else ""),
+                summit=_summit(item.anomaly_map),
             )
             for item in self.highest
         ]
-        sheet = Image.new("RGB", (pictures[0].width, sum(part.height for part in pictures)), "white")
-        top = 0
-        for part in pictures:
-            sheet.paste(part, (0, top))
-            top += part.height
+        width, height = pictures[0].size  # all are of the crop's size
+        columns, rows = min(_COLUMNS, len(pictures)), -(-len(pictures) // _COLUMNS)
+        sheet = Image.new("RGB", (columns * width, rows * height), "white")
+        for index, part in enumerate(pictures):
+            sheet.paste(part, (index % columns * width, index // columns * height))
         return sheet
 
 
@@ -167,6 +173,11 @@ def leave_one_out(
     ]
     suspects.sort(key=lambda row: -row.score)
     return LeaveOneOut(name, not_scored, None, float(np.median(values)), limit, tuple(suspects), tuple(highest))
+
+
+def _summit(anomaly_map: Float[np.ndarray, "height width"]) -> tuple[float, float]:
+    row, column = np.unravel_index(int(np.argmax(anomaly_map)), anomaly_map.shape)
+    return row + 0.5, column + 0.5
 
 
 def _fit_preset(paths: Sequence[Path], batch_size: int, watch: Watch) -> tuple[Padim | None, Mapping[str, float]]:

@@ -1,7 +1,8 @@
 """Scoring with a fitted model, and what it depends on: solver, region of interest, calibration."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,21 @@ from padim_jax.method.records import Padim, Scores
 
 
 class NoLeaveOneOut(ValueError):
-    """Images can't be left out of this model; the message says why."""
+    """Images can't be left out of this model; the message says why.
+
+    Attributes:
+      index: of the image that can't be, among those given; None where it is all of them.
+    """
+
+    index: int | None = None
+
+
+def not_fitted(call: str, image: object, model: Padim) -> NoLeaveOneOut:
+    """The error of an image that has no leave-one-out score, which ``image`` names."""
+    return NoLeaveOneOut(
+        f"{call}: {image} is not among the {float(model.count):g} images the model was fitted on, or too few are left "
+        f"without it{'; pass held_out=True for other good images' if call == 'calibrate' else ''}"
+    )
 
 
 def score(
@@ -219,7 +234,7 @@ def _score_batches(
         else:
             batch_scores, shift, _ = score_left_out(left_out_model, images, batch_weights)
         image_scores = np.asarray(batch_scores.image_score)[:n]
-        check_scores(call, image_scores, model, count, held_out=left_out_model is None)
+        check_scores(call, image_scores, model, range(count, count + n), held_out=left_out_model is None)
         count += n
         yield batch_scores, n, float(batch_weights.sum(dtype=np.float64)), shift
 
@@ -283,8 +298,10 @@ def for_leave_one_out(call: str, model: Padim) -> Padim:
     return replace(fitted, calibration=None)
 
 
-def check_scores(call: str, scores: Float[np.ndarray, " n"], model: Padim, before: int, *, held_out: bool) -> None:
-    """Raise where a score is not finite, saying why; ``before`` images came before these.
+def check_scores(
+    call: str, scores: Float[np.ndarray, " n"], model: Padim, images: Sequence[int | Path], *, held_out: bool
+) -> None:
+    """Raise where a score is not finite, saying why and naming the image: by ``images``, their indices or files.
 
     Raises:
       FloatingPointError: for ``held_out`` images.
@@ -292,13 +309,14 @@ def check_scores(call: str, scores: Float[np.ndarray, " n"], model: Padim, befor
     """
     if np.isfinite(scores).all():
         return
+    image = images[int(np.argmin(np.isfinite(scores)))]
+    index = image if isinstance(image, int) else None
+    name = image if index is None else f"the image at index {index}"
     if held_out:
-        raise FloatingPointError(f"{call}: a score after image {before} is not finite; the model is broken")
-    raise NoLeaveOneOut(
-        f"{call}: an image after the first {before} has no leave-one-out score: it is none of the "
-        f"{float(model.count):g} the model was fitted on, or they are too few"
-        f"{'; others are given with held_out=True' if call == 'calibrate' else ''}"
-    )
+        raise FloatingPointError(f"{call}: the score of {name} is not finite; the model is broken")
+    error = not_fitted(call, name, model)
+    error.index = index
+    raise error
 
 
 def _check_fitted(model: Padim, total: float, shift_sum: np.ndarray, partial: bool) -> None:

@@ -112,18 +112,24 @@ def calibrate(
     'leave-one-out'
     """
     places, arrays = paths_or_arrays("calibrate", batches)
+    paths = () if places is None else image_paths("calibrate", places)
     with Notes() as notes:
         if places is not None:
-            arrays = read_images(image_paths("calibrate", places), model.config, batch_size, notes)
-        return scoring.calibrate(
-            model,
-            arrays,
-            held_out=held_out,
-            partial=partial,
-            weights=weights,
-            false_alarm_rate=false_alarm_rate,
-            pixel_rate=pixel_rate,
-        )
+            arrays = read_images(paths, model.config, batch_size, notes)
+        try:
+            return scoring.calibrate(
+                model,
+                arrays,
+                held_out=held_out,
+                partial=partial,
+                weights=weights,
+                false_alarm_rate=false_alarm_rate,
+                pixel_rate=pixel_rate,
+            )
+        except scoring.NoLeaveOneOut as error:
+            if not paths or error.index is None:
+                raise
+            raise scoring.not_fitted("calibrate", paths[error.index], model) from error
 
 
 def score(model: Padim, images: Place | Iterable[Place] | Images, *, batch_size: int = 16) -> Scores:

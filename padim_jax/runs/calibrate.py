@@ -23,6 +23,7 @@ from padim_jax.runs.steps import File, Step, read_steps
 from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note, ignore_remark, no_progress
 
 _FEWEST = 3  # different images, of which one can be left out
+_LONE = 1.2  # times the next score: without that one image, the threshold would be lower by more than a sixth
 
 
 class TooFewImages(ValueError):
@@ -153,7 +154,23 @@ def calibrate_files(
         for text in sample.alignment(RIDGE):
             watch.remark(f"note: {text}")
     method: Method = "held-out" if images is None else "leave-one-out"
-    return calibration(sample.scores(), sample.pixels(), method, *rates)
+    scores = sample.scores()
+    result = calibration(scores, sample.pixels(), method, *rates)
+    if images is not None and (text := lone_image(scores, sample.paths, float(result.threshold))):
+        watch.remark(text)
+    return result
+
+
+def lone_image(scores: Float[np.ndarray, " n"], paths: Sequence[Path], threshold: float) -> str:
+    """A remark on a threshold that is the score of one image, far above the next lower one; nothing on another."""
+    at, below = np.flatnonzero(scores == threshold), scores[scores < threshold]
+    following = float(below.max(initial=0))
+    if len(at) != 1 or threshold <= _LONE * following:
+        return ""
+    return (
+        f"note: the threshold, {threshold:.4g}, is the score of one image, {paths[at[0]]} "
+        f"(next lower: {following:.4g}); look at it with padim inspect"
+    )
 
 
 def _choose(
@@ -192,6 +209,7 @@ def _score_all(
     quiet = Watch(note=ignore_note, stopped=watch.stopped)
     for step in read_steps(paths, engine.model(held).config, batch_size, quiet, size=size, pixels=True):
         firsts = dict(zip([file.path for file in step.files], copies.first_ones(step.files), strict=True))
+        sample.paths += [path for path, first in firsts.items() if first]
         is_first = np.array([firsts[file.path] for file in step.own], bool)
         if images is None:
             left_out = engine.score(held, step)
@@ -200,8 +218,10 @@ def _score_all(
             weights = np.zeros(len(step.images), np.float32)
             weights[: len(step.own)] = [copies.weight(file) for file in step.own]
             left_out = engine.leave_out(held, step, weights)
-        scores = left_out.image_score[is_first]
-        check_scores("calibrate", scores, engine.model(held), sample.size, held_out=images is None)
+        paths_counted = [file.path for file, first in zip(step.own, is_first, strict=True) if first]
+        check_scores(
+            "calibrate", left_out.image_score[is_first], engine.model(held), paths_counted, held_out=images is None
+        )
         sample.add(step, left_out, is_first, size)
         advance(len(step.files))
         if step.stop:
@@ -216,7 +236,7 @@ class _Sample:
         self._roi = None if model.roi is None else np.asarray(model.roi)
         self._histogram, self._scores = Histogram(), list[np.ndarray]()
         self._embeddings, self._interval = list[np.ndarray](), max(1, -(-total // COMPARED))
-        self.size = 0
+        self.size, self.paths = 0, list[Path]()  # of all scores, in order
 
     def add(self, step: Step, left_out: LeftOut, is_first: np.ndarray, size: int) -> None:
         """Take in what the own images of a step gave, those that ``is_first`` marks."""

@@ -54,6 +54,7 @@ def fit_files(
     roi: Roi = None,
     terms: Terms | None = None,
     progress: Mapping[str, Any] | None = None,
+    keep_previous: bool = False,
 ) -> Fitted:
     """Fit on image files, calibrate and save, and forget the checkpoint.
 
@@ -70,6 +71,7 @@ def fit_files(
       roi: the region of interest, as of :func:`padim_jax.with_roi`.
       terms: how to calibrate; None to leave the model uncalibrated.
       progress: what the model is to remember of its origin, besides what this fit adds.
+      keep_previous: keep the model that is replaced, for :func:`padim_jax.artifact.folder.undo`.
 
     Raises:
       UnreadableImage: from ``watch.unreadable``; the first file to calibrate on that can't be read.
@@ -95,7 +97,8 @@ def fit_files(
             reason = str(error)
     del held  # as large as the moments
     origin = None if progress is None else {**progress, "images": len(fitted), "skipped": len(fold.skipped)}
-    engine.save(Updatable(engine.backbone, chosen, fold.images, calibration, roi, origin, fold.image_sizes), out)
+    stored = Updatable(engine.backbone, chosen, fold.images, calibration, roi, origin, fold.image_sizes)
+    engine.save(stored, out, keep_previous=keep_previous)
     checkpoint.remove()
     return Fitted(fitted, len(fold.images), int(moments.count), fold.skipped, calibration, reason)
 

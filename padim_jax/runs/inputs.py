@@ -14,6 +14,7 @@ from jaxtyping import Array, UInt8
 from padim_jax.backbones import Backbone, load_backbone
 from padim_jax.config import PadimConfig
 from padim_jax.images import find_images, load_batches
+from padim_jax.presets import PRESETS
 
 Place = str | os.PathLike[str]
 Images = UInt8[Array | np.ndarray, "n height width 3"]
@@ -22,6 +23,11 @@ Images = UInt8[Array | np.ndarray, "n height width 3"]
 def as_backbone(call: str, backbone: Backbone | str) -> Backbone:
     """The network called ``backbone``, or the one that is given."""
     if isinstance(backbone, str):
+        if backbone in PRESETS:
+            raise ValueError(
+                f"{call}: {backbone!r} is a preset, wanted a backbone; take those of padim.preset({backbone!r}): "
+                ".backbone here, and .members[0] as the settings"
+            )
         backbone = load_backbone(backbone)
     if not isinstance(backbone, Backbone):
         raise TypeError(
