@@ -177,7 +177,7 @@ def test_value_ranges_share_a_program(lite0: padim.Backbone, tmp_path: Path, com
     first, so_far = next(run), len(compilations)
     (second,) = run
     assert len(compilations) == so_far
-    assert [one.notes for one in sorted((first, second), key=lambda one: one.name)] == [
+    assert [one.notes[:1] for one in sorted((first, second), key=lambda one: one.name)] == [
         ("values 0 to 1023 are black to white",),
         ("values 0 to 4095 are black to white",),
     ]

@@ -35,6 +35,8 @@ def test_the_image_that_alone_sets_the_threshold_is_named(
         told = run(capsys, *command, "--batch-size", 4, *more)[2]
         assert f"is the score of one image, {odd / '013.png'} (next lower: " in told
         assert "look at it with padim inspect" in told
+    few = write(tmp_path / "few", odd=True, seed=1)
+    assert "is the score of one image" not in run(capsys, "update", model, few, *more)[2]  # kept scores count, too
     told = run(capsys, "fit", odd, "--out", model, *SIZES, "--false-alarm-rate", 0.11)[2]  # the second highest score
     assert "is the score of one image" not in told
 
@@ -50,6 +52,6 @@ def test_no_image_is_named_where_none_is_far_above(tmp_path: Path, capsys: Captu
 def test_a_score_that_two_images_share_hangs_on_neither() -> None:
     paths = [Path(name) for name in "abcd"]
     scores = np.array([2, 9, 3, 1], np.float32)
-    assert "the threshold, 9, is the score of one image, b (next lower: 3)" in lone_image(scores, paths, 9)
-    assert lone_image(np.array([2, 9, 9, 1], np.float32), paths, 9) == ""
-    assert lone_image(np.array([2, 3.5, 3, 1], np.float32), paths, 3.5) == ""
+    assert "the threshold, 9, is the score of one image, b (next lower: 3)" in lone_image(scores, paths, 9)[0]
+    assert lone_image(np.array([2, 9, 9, 1], np.float32), paths, 9) == []
+    assert lone_image(np.array([2, 3.5, 3, 1], np.float32), paths, 3.5) == []

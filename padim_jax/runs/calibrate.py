@@ -156,21 +156,23 @@ def calibrate_files(
     method: Method = "held-out" if images is None else "leave-one-out"
     scores = sample.scores()
     result = calibration(scores, sample.pixels(), method, *rates)
-    if images is not None and (text := lone_image(scores, sample.paths, float(result.threshold))):
-        watch.remark(text)
+    # of a part of the images, as an update leaves them out, the scores may not be all that set the threshold
+    if images is not None and len(paths) >= max(len(images), float(model.count)):
+        for text in lone_image(scores, sample.paths, float(result.threshold)):
+            watch.remark(text)
     return result
 
 
-def lone_image(scores: Float[np.ndarray, " n"], paths: Sequence[Path], threshold: float) -> str:
-    """A remark on a threshold that is the score of one image, far above the next lower one; nothing on another."""
+def lone_image(scores: Float[np.ndarray, " n"], paths: Sequence[Path], threshold: float) -> list[str]:
+    """A remark on a threshold that is the score of one image, far above the next lower one; none on another."""
     at, below = np.flatnonzero(scores == threshold), scores[scores < threshold]
     following = float(below.max(initial=0))
     if len(at) != 1 or threshold <= _LONE * following:
-        return ""
-    return (
+        return []
+    return [
         f"note: the threshold, {threshold:.4g}, is the score of one image, {paths[at[0]]} "
         f"(next lower: {following:.4g}); look at it with padim inspect"
-    )
+    ]
 
 
 def _choose(
