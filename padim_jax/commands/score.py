@@ -36,6 +36,8 @@ def score_command(
     colour_range: tuple[float, float] | None,
     masks: Pixels | None,
     maps: Pixels | None,
+    regions: bool,
+    min_area: int | None,
     roi: Path | None,
     devices: int | None,
     batch_size: int,
@@ -43,6 +45,7 @@ def score_command(
     """Do what ``padim score`` says it does."""
     if colour_range is not None and not -inf < colour_range[0] < colour_range[1] < inf:
         raise click.UsageError(f"--colour-range {colour_range[0]:g} {colour_range[1]:g}: LOW must be below HIGH")
+    least_area = check_min_area(regions, min_area)
     if (model / MANIFEST).exists():  # otherwise loading raises an error
         refuse_nested(out, model)
     folders = [name for name, value in (("heatmaps", heatmaps), ("masks", masks), ("maps", maps)) if value]
@@ -51,19 +54,21 @@ def score_command(
     with locked(out, "score"):
         images = _find_images(paths, out)
         with wrong_use():
-            check_results(out, folders)
+            check_results(out, folders, regions=regions)
         fitted = load(model)
-        if masks is not None and fitted.calibration is None:
-            raise click.UsageError("--masks takes a calibrated model, for its pixel threshold (see padim calibrate)")
+        if (regions or masks is not None) and fitted.calibration is None:
+            name = "--masks" if masks is not None else "--regions"
+            raise click.UsageError(f"{name} takes a calibrated model, for its pixel threshold (see padim calibrate)")
         if roi is not None:
             fitted = with_smaller_roi(fitted, read_roi_of(roi, fitted.config, images))
         remove_leftovers(out)
         settings = {**options, "roi": None if roi is None else digest_file(roi), "batch_size": batch_size}
+        settings |= {"min_area": least_area}
         settings |= {} if devices is None else {"devices": devices}
         run = identity([model / MANIFEST], [("", path) for path in images], settings)
         with (
             in_one_line("score", out),
-            closing(Unfinished(out, run, folders)) as unfinished,
+            closing(Unfinished(out, run, folders, regions=regions)) as unfinished,
             end_on_interruption(),
             follow_run(skip_unreadable) as watch,
         ):
@@ -76,6 +81,7 @@ def score_command(
                 batch_size=batch_size,
                 watch=watch,
                 mesh=mesh,
+                min_area=least_area,
             )
     _report(unfinished, fitted.calibration)
     if unfinished.lost:
@@ -89,6 +95,13 @@ def _find_images(paths: Sequence[Path], out: Path) -> tuple[Path, ...]:
         raise click.UsageError(f"--out {out} holds images to score ({inside[0]}); choose another folder")
     note_ignored(images.ignored)
     return images.paths
+
+
+def check_min_area(regions: bool, min_area: int | None) -> int | None:
+    """The pixels that a region must cover to be listed; None where regions are not asked for."""
+    if min_area is not None and not regions:
+        raise click.UsageError("--min-area is of regions; add --regions")
+    return min_area or 1 if regions else None
 
 
 @contextmanager

@@ -21,18 +21,20 @@ def score_fleet_into(
     missing: Sequence[Lost],
     *,
     heatmaps: bool,
+    min_area: int | None = None,
     batch_size: int,
     watch: Watch,
 ) -> None:
     """Score files, each by the model of its name, as :func:`padim_jax.runs.result_folder.score_into` does with one.
 
-    What is ``missing`` is listed first among the files without a score. Heat maps are of models that are calibrated.
+    What is ``missing`` is listed first among the files without a score. Heat maps and regions are of models that are
+    calibrated.
     """
 
     def score(files: Named, failed: Failed, advance: Advance) -> Iterator[tuple[str, ScoredImage]]:
         going_on = takewhile(lambda _: not watch.stopped(), files)
-        options = {"batch_size": batch_size, "window": WINDOW, "failed": failed, "advance": advance, "note": watch.note}
-        return fleet.score_files(going_on, **options)
+        options = {"batch_size": batch_size, "window": WINDOW, "min_area": min_area}
+        return fleet.score_files(going_on, failed=failed, advance=advance, note=watch.note, **options)
 
     @lru_cache(_REMEMBERED)
     def describe(name: str) -> Described:

@@ -151,6 +151,7 @@ class Fleet:
         failed: Failed | None = None,
         advance: Advance = lambda count: None,
         note: Note | None = None,
+        min_area: int | None = None,
     ) -> Iterator[tuple[str, ScoredImage]]:
         """Score image files, each by the model it is given with.
 
@@ -164,6 +165,7 @@ class Fleet:
             score. None raises instead.
           advance: told of every file.
           note: as of :func:`padim_jax.images.load_batches`.
+          min_area: as of :func:`padim_jax.runs.score.score_files`.
 
         Yields:
           In the routes' order, the name and the result of each file that has one.
@@ -184,7 +186,8 @@ class Fleet:
 
             try:
                 model = self.model(name)
-                for item in score_files(model, images, batch_size=batch_size, unreadable=unreadable, note=note):
+                options = {"batch_size": batch_size, "note": note, "min_area": min_area}
+                for item in score_files(model, images, unreadable=unreadable, **options):
                     results[item.path] = item
             except _FORESEEN as error:
                 reasons |= {path: error for path in images if path not in results and path not in reasons}

@@ -50,6 +50,7 @@ def score_into(
     batch_size: int = 16,
     watch: Watch | None = None,
     mesh: Mesh | None = None,
+    min_area: int | None = None,
 ) -> None:
     """Score files into the folder of ``unfinished``, from where an earlier run of the same files was stopped.
 
@@ -63,6 +64,7 @@ def score_into(
       watch: follows the work, in stages "score" and "heat maps". Where ``watch.unreadable`` returns, the file gets no
         score.
       mesh: as of :func:`padim_jax.runs.score.score_files`.
+      min_area: likewise, where ``unfinished`` has a table of regions.
 
     Raises:
       Interrupted: ``watch`` has stopped it; what is done stays in the folder.
@@ -85,6 +87,7 @@ def score_into(
             total=len(paths),
             stopped=watch.stopped,
             mesh=mesh,
+            min_area=min_area,
         )
         return (("", item) for item in items)
 
@@ -149,6 +152,7 @@ def score_each(
                 output.add(item)
                 if output.folder == Heatmaps.folder:
                     heatmap = place(output, name, item.path).as_posix()
+            unfinished.add_regions(name, item.path, item.regions or ())
             unfinished.add(name, Row.of(item, model.config, model.threshold, heatmap))
     if unfinished.done < len(files):
         raise unfinished.interrupted(len(files))
