@@ -15,7 +15,7 @@ import padim_jax as padim
 from padim_jax.artifact.ownership import mark
 from padim_jax.images import mask_to_original
 from padim_jax.images.geometry import seen_part
-from padim_jax.runs.regions import Region, find_regions
+from padim_jax.runs.regions import Region, RegionSearch, find_regions, good_level, mask_above
 from padim_jax.runs.rows import Row
 from padim_jax.runs.score import score_files
 from padim_jax.runs.tables import write_table
@@ -98,19 +98,31 @@ def test_a_p_value_compares_a_peak_with_the_highest_of_good_images(small_model: 
     assert model.calibration is not None
     scores = np.asarray(model.calibration.scores)
     paths = write_images(tmp_path / "new", images(3, SEEN, seed=8))
-    for item in score_files(model, paths, batch_size=2, min_area=1):
+    for item in score_files(model, paths, batch_size=2, regions=RegionSearch()):
         assert item.regions is not None
         assert len(item.regions) > 1
         assert (item.regions[0].peak, item.regions[0].p_value) == (item.score, item.p_value)
         for region in item.regions:
             assert region.p_value == pytest.approx((1 + np.sum(scores >= region.peak)) / 10)
     assert {item.regions for item in score_files(model, paths, batch_size=2)} == {None}
-    assert {item.regions for item in score_files(small_model, paths, batch_size=2, min_area=1)} == {None}
+    assert {item.regions for item in score_files(small_model, paths, batch_size=2, regions=RegionSearch())} == {None}
 
 
 def test_a_map_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"find_regions: anomaly_map has shape \(3, 3\), wanted \(64, 100\)"):
         find_regions(np.zeros((3, 3)), 1.0, (400, 300), config("stretch"))
+
+
+def test_a_tight_mask_is_the_full_width_at_half_maximum() -> None:
+    distances = np.array([[0, 6, 9, 14, 30, 17, 7, 0, 8, 6, 0]], np.float32)
+    assert mask_above(distances, 5.0).astype(int).tolist() == [[0, 1, 1, 1, 1, 1, 1, 0, 1, 1, 0]]
+    # half of the way from 2 to 30 is 16; that to 8 is 5, and both cells of that region reach it
+    assert mask_above(distances, 5.0, 2.0).astype(int).tolist() == [[0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 0]]
+    settings = config("stretch", ((1, 11), (1, 11)))
+    assert find_regions(distances, 5.0, (11, 1), settings, floor=2.0) == [
+        Region((4, 0, 2, 1), 2, 30.0, 0, 4),
+        Region((8, 0, 2, 1), 2, 8.0, 0, 8),
+    ]
 
 
 # their table
@@ -157,6 +169,27 @@ def test_the_table_lists_the_regions_of_the_masks(factory: Path, tmp_path: Path,
     assert [row["area"] for row in rows(tmp_path / "regions.csv")] == [region["area"] for region in large]
 
 
+def test_tight_regions_are_those_of_tight_masks(factory: Path, tmp_path: Path, capsys: Capture) -> None:
+    for name, more in (("wide", ()), ("tight", ("--tight-masks",))):
+        arguments = ("--masks", "original", "--maps", "crop", *more)
+        assert run(capsys, *score(factory, tmp_path / name), *arguments)[0] == 0
+    model = padim.load(factory / "models" / "m")
+    assert model.calibration is not None
+    threshold, floor = float(model.calibration.pixel_threshold), good_level(model.calibration)
+    n_wide = n_tight = 0
+    for row in rows(tmp_path / "tight" / "scores.csv"):
+        name = Path(row["path"]).name
+        wide, tight = (np.asarray(Image.open(tmp_path / kind / "masks" / f"{name}.png")) for kind in ("wide", "tight"))
+        distances = np.asarray(Image.open(tmp_path / "tight" / "maps" / f"{name}.tif"))
+        mask = mask_to_original(mask_above(distances, threshold, floor), (56, 40), model.config)
+        np.testing.assert_array_equal(tight > 0, mask)
+        regions = [region for region in rows(tmp_path / "tight" / "regions.csv") if region["path"] == row["path"]]
+        assert sum(int(region["area"]) for region in regions) == np.count_nonzero(tight)
+        assert regions[0]["peak"] == row["score"]
+        n_wide, n_tight = n_wide + np.count_nonzero(wide), n_tight + np.count_nonzero(tight)
+    assert 0 < n_tight < n_wide
+
+
 def test_many_models_have_one_table(factory: Path, tmp_path: Path, capsys: Capture) -> None:
     assert run(capsys, *score(factory, tmp_path / "one"))[0] == 0
     code, _, err = run(capsys, *score(factory, tmp_path / "many", "score-many"))
@@ -172,6 +205,9 @@ def test_many_models_have_one_table(factory: Path, tmp_path: Path, capsys: Captu
 def test_wrong_use_is_refused(factory: Path, tmp_path: Path, capsys: Capture) -> None:
     code, _, err = run(capsys, *score(factory, tmp_path)[:-1], "--min-area", 5)
     assert (code, "--min-area is of regions; add --regions" in err) == (2, True)
+    for name in ("score", "score-many"):
+        code, _, err = run(capsys, *score(factory, tmp_path, name)[:-1], "--tight-masks")
+        assert (code, "--tight-masks is of " in err) == (2, True)
     command = score(factory, tmp_path)
     command[1] = command[1].removesuffix("m") + "bare"
     code, _, err = run(capsys, *command)

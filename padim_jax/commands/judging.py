@@ -22,6 +22,9 @@ _min_area_option = click.option(
     metavar="PIXELS",
     help="With --regions: leave out regions of fewer of the image's pixels.",
 )
+_tight_masks_option = click.option(
+    "--tight-masks", is_flag=True, help="Of each region, mark and list only what reaches half of its peak."
+)
 _UNITS = {"MB": 10**6, "GB": 10**9}
 
 
@@ -73,6 +76,7 @@ def _list_presets(context: click.Context, _: click.Parameter, is_set: bool) -> N
 @click.option("--maps", type=_PIXELS, help="Write the distances as a float TIFF, in these pixels.")
 @_regions_option
 @_min_area_option
+@_tight_masks_option
 @roi_option
 @devices_option
 @batch_option
@@ -108,6 +112,7 @@ def score_command() -> None:
 @click.option("--heatmaps/--no-heatmaps", default=True, show_default=True, help="Write a picture for each image.")
 @_regions_option
 @_min_area_option
+@_tight_masks_option
 @batch_option
 @debug_option
 def score_many_command() -> None:

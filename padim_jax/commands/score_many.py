@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from padim_jax.artifact.manifest import MANIFEST
 from padim_jax.artifact.ownership import locked
-from padim_jax.commands.score import check_min_area, end_on_interruption, refuse_nested
+from padim_jax.commands.score import end_on_interruption, refuse_nested, region_search
 from padim_jax.commands.terminal import note_ignored, say, tell, wrong_use
 from padim_jax.commands.watching import follow_run
 from padim_jax.fleet.results import score_fleet_into
@@ -30,10 +31,13 @@ def score_many_command(
     heatmaps: bool,
     regions: bool,
     min_area: int | None,
+    tight_masks: bool,
     batch_size: int,
 ) -> None:
     """Do what ``padim score-many`` says it does."""
-    least_area = check_min_area(regions, min_area)
+    if tight_masks and not regions:
+        raise click.UsageError("--tight-masks is of regions; add --regions")
+    search = region_search(regions, min_area, tight_masks)
     refuse_nested(out, models)
     with wrong_use():
         routes = read_routes(table)
@@ -45,8 +49,8 @@ def score_many_command(
         files = _files(routes, out, missing)
         remove_leftovers(out)
         manifests = [models / name / MANIFEST for name in dict.fromkeys(name for name, _ in files)]
-        options: dict[str, Any] = {"heatmaps": heatmaps, "min_area": least_area, "batch_size": batch_size}
-        run = identity(manifests, files, options)
+        options: dict[str, Any] = {"heatmaps": heatmaps, "batch_size": batch_size}
+        run = identity(manifests, files, {**options, "regions": None if search is None else asdict(search)})
         fleet = Fleet(models, memory)
         with (
             in_one_line("score-many", out),
@@ -54,7 +58,7 @@ def score_many_command(
             end_on_interruption(),
             follow_run(skip_unreadable) as watch,
         ):
-            score_fleet_into(unfinished, fleet, files, missing, **options, watch=watch)
+            score_fleet_into(unfinished, fleet, files, missing, **options, regions=search, watch=watch)
     rows, lost = unfinished.rows, unfinished.lost
     reasons = Counter((name, reason) for name, _, reason in lost)
     for name, path, reason in lost:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from jax.sharding import Mesh
@@ -19,7 +19,7 @@ from padim_jax.images.geometry import place_in_original
 from padim_jax.method.calibration import is_anomalous, p_values
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
-from padim_jax.runs.regions import Region, find_regions
+from padim_jax.runs.regions import Region, RegionSearch
 from padim_jax.runs.watch import Advance
 
 FITTED_ON = "was among the images the model was fitted on"  # notes of results
@@ -88,7 +88,7 @@ def score_files(
     total: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
     mesh: Mesh | None = None,
-    min_area: int | None = None,
+    regions: RegionSearch | None = None,
 ) -> Iterator[ScoredImage]:
     """Score image files in order; files that can't be read go to ``unreadable`` and get no score.
 
@@ -102,8 +102,7 @@ def score_files(
       total: files of the run that these are the last ones of, so that they are computed as they would be in it.
       stopped: asked after each batch whether to leave the others out.
       mesh: of this process's devices, to share each batch out; None for the default device.
-      min_area: find the regions above the pixel threshold of a calibrated model that cover at least so many pixels of
-        the original; None to find none.
+      regions: which ones to find where the model is calibrated; None for none.
 
     Raises:
       FloatingPointError: a score that is not finite, naming the file.
@@ -129,11 +128,9 @@ def score_files(
         for index, (path, image) in enumerate(zip(batch.paths, batch.images, strict=True)):
             if not np.isfinite(values[index]):
                 raise FloatingPointError(f"score: {path} got {values[index]}; the model or the image is broken")
-            regions = None
-            if min_area is not None and calibration is not None:
-                options: dict[str, Any] = {"min_area": min_area, "calibration": calibration}
-                limit = float(calibration.pixel_threshold)
-                regions = tuple(find_regions(maps[index], limit, batch.sizes[index], model.config, **options))
+            found = None
+            if regions is not None and calibration is not None:
+                found = regions.find(maps[index], batch.sizes[index], calibration, model.config)
             yield ScoredImage(
                 path=path,
                 score=float(values[index]),
@@ -143,7 +140,7 @@ def score_files(
                 anomaly_map=maps[index],
                 size=batch.sizes[index],
                 digest=batch.digests[index],
-                regions=regions,
+                regions=found,
             )
         advance(len(batch.paths))
         if stopped():
