@@ -118,6 +118,7 @@ def test_a_tight_mask_is_the_full_width_at_half_maximum() -> None:
     assert mask_above(distances, 5.0).astype(int).tolist() == [[0, 1, 1, 1, 1, 1, 1, 0, 1, 1, 0]]
     # half of the way from 2 to 30 is 16; that to 8 is 5, and both cells of that region reach it
     assert mask_above(distances, 5.0, 2.0).astype(int).tolist() == [[0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 0]]
+    np.testing.assert_array_equal(mask_above(distances, 5.0, 20.0), mask_above(distances, 5.0, 5.0))
     settings = config("stretch", ((1, 11), (1, 11)))
     assert find_regions(distances, 5.0, (11, 1), settings, floor=2.0) == [
         Region((4, 0, 2, 1), 2, 30.0, 0, 4),

@@ -22,9 +22,10 @@ class Region:
       area: how many pixels it covers, as :func:`padim_jax.images.mask_to_original` marks them.
       peak: its largest distance, not squared.
       row, column: where that is.
-      p_value: share of good images whose maximum reaches ``peak``, ``(1 + #{i: s_i ≥ peak}) / (n + 1)``; None without a
-        calibration. A good image has a region with p ≤ α, be it any, with a probability of at most α, on the terms
-        of its own p-value (see :mod:`padim_jax.method.calibration`).
+      p_value: share of good images whose maximum, over the whole map, reaches ``peak``:
+        ``(1 + #{i: s_i ≥ peak}) / (n + 1)``; None without a calibration. The probability that a good image has any
+        region at all with p ≤ α is at most α, on the terms of an image's p-value (see
+        :mod:`padim_jax.method.calibration`).
     """
 
     box: tuple[int, int, int, int]
@@ -86,6 +87,7 @@ def mask_above(
         return mask
     labels = np.zeros(mask.shape, np.int32)
     ndimage.label(mask, _TOUCHING, output=labels)
+    floor = min(floor, threshold)  # above it, every region would lose its peak too
     peaks = np.asarray(ndimage.maximum(anomaly_map, labels, np.arange(labels.max() + 1)))
     return mask & (anomaly_map >= floor + (peaks[labels] - floor) / 2)
 
