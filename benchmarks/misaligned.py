@@ -1,6 +1,6 @@
 """Generated parts that lie a little differently in every image, as in a fixture with some play.
 
-Not a benchmark by itself; ``lite0_plus.py`` uses it.
+Not a benchmark by itself; ``lite0_plus.py`` and ``masks.py`` use it.
 """
 
 from dataclasses import dataclass
@@ -22,20 +22,23 @@ class Generated:
     labels: np.ndarray
 
 
-def generate(good: int, defective: int, seed: int) -> Generated:
-    """Metal plates with bores, an engraving and a cable, each displaced; the defective ones with one flaw."""
+def generate(good: int, defective: int, seed: int, *, play: float = 1.0) -> Generated:
+    """Metal plates with bores, an engraving and a cable, each displaced; the defective ones with one flaw.
+
+    ``play`` scales the displacements; with 0 all parts lie alike.
+    """
     rng = np.random.default_rng(seed)
     labels = np.arange(good + defective) >= good
-    pairs = [_image(rng, bool(label)) for label in labels]
+    pairs = [_image(rng, bool(label), play) for label in labels]
     images, masks = (np.stack(part) for part in zip(*pairs, strict=True))
     return Generated(images, masks, labels)
 
 
-def _image(rng: np.random.Generator, defective: bool) -> tuple[np.ndarray, np.ndarray]:
+def _image(rng: np.random.Generator, defective: bool, play: float) -> tuple[np.ndarray, np.ndarray]:
     part, mask = _part(), Image.new("L", (_DRAWN, _DRAWN))
     if defective:
         _flaw(rng, part, mask)
-    angle, shift = rng.uniform(-ANGLE, ANGLE), tuple(rng.uniform(-SHIFT, SHIFT, 2) * _DRAWN / SIZE)
+    angle, shift = play * rng.uniform(-ANGLE, ANGLE), tuple(play * rng.uniform(-SHIFT, SHIFT, 2) * _DRAWN / SIZE)
     background = (96, 99, 92)
     placed = part.rotate(angle, Image.Resampling.BICUBIC, translate=shift, fillcolor=background)
     placed = placed.resize((SIZE, SIZE), Image.Resampling.BOX)

@@ -13,6 +13,18 @@ from padim_jax.config import ProtocolName, TableFormat
 
 ROTATED_DRAWS = 5  # arXiv 2011.08785 reports means over random draws
 _PIXELS = click.Choice(("crop", "original"))
+_regions_option = click.option(
+    "--regions", is_flag=True, help="List the regions above the pixel threshold in DIR/regions.csv."
+)
+_min_area_option = click.option(
+    "--min-area",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="With --regions: leave out regions of fewer of the image's pixels.",
+)
+_tight_masks_option = click.option(
+    "--tight-masks", is_flag=True, help="Of each region, mark and list only what reaches half of its peak."
+)
 _UNITS = {"MB": 10**6, "GB": 10**9}
 
 
@@ -62,6 +74,9 @@ def _list_presets(context: click.Context, _: click.Parameter, is_set: bool) -> N
     help="Write a mask of what is above the pixel threshold, in these pixels.",
 )
 @click.option("--maps", type=_PIXELS, help="Write the distances as a float TIFF, in these pixels.")
+@_regions_option
+@_min_area_option
+@_tight_masks_option
 @roi_option
 @devices_option
 @batch_option
@@ -75,6 +90,10 @@ def score_command() -> None:
     colour scale. Files that can't be read are named, on the terminal and in DIR/unreadable.csv, get no score, and make
     the exit code 1. --masks original and --maps original are in the pixels of the image files; what the crop leaves out
     is 0 in masks and NaN in maps.
+
+    --regions writes DIR/regions.csv, a row for each connected region above the pixel threshold: path; region, 1 for the
+    highest of an image; left, top, width, height and area, in the image's pixels; peak, its highest distance, with row
+    and column; p_value, how rarely a good image's highest distance is as much.
 
     Results are kept in DIR/unfinished/ as they come: the same command goes on where a run was stopped.
     """
@@ -91,6 +110,9 @@ def score_command() -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
 @click.option("--memory", type=Bytes(), default="4GB", show_default=True, help="What models may take while loaded.")
 @click.option("--heatmaps/--no-heatmaps", default=True, show_default=True, help="Write a picture for each image.")
+@_regions_option
+@_min_area_option
+@_tight_masks_option
 @batch_option
 @debug_option
 def score_many_command() -> None:
@@ -100,9 +122,9 @@ def score_many_command() -> None:
     a model and an image, or a folder of them, relative to the table. Images may come in any order: models are loaded
     when they are asked for, and those unused for longest make room.
 
-    Writes DIR/scores.csv (model, then the columns of padim score, in the table's order) and DIR/heatmaps/MODEL/ for
-    models that are calibrated. Files that can't be read and models that can't be loaded are named, on the terminal and
-    in DIR/unreadable.csv, and make the exit code 1.
+    Writes DIR/scores.csv (model, then the columns of padim score, in the table's order) and, of models that are
+    calibrated, DIR/heatmaps/MODEL/ and, with --regions, DIR/regions.csv. Files that can't be read and models that can't
+    be loaded are named, on the terminal and in DIR/unreadable.csv, and make the exit code 1.
 
     Results are kept in DIR/unfinished/ as they come: the same command goes on where a run was stopped.
     """

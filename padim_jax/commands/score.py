@@ -19,6 +19,7 @@ from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.scoring import with_smaller_roi
 from padim_jax.runs.outputs import Pixels, choose_outputs
+from padim_jax.runs.regions import RegionSearch
 from padim_jax.runs.result_folder import score_into
 from padim_jax.runs.rows import remarks
 from padim_jax.runs.score import FittedOn
@@ -36,6 +37,9 @@ def score_command(
     colour_range: tuple[float, float] | None,
     masks: Pixels | None,
     maps: Pixels | None,
+    regions: bool,
+    min_area: int | None,
+    tight_masks: bool,
     roi: Path | None,
     devices: int | None,
     batch_size: int,
@@ -43,27 +47,38 @@ def score_command(
     """Do what ``padim score`` says it does."""
     if colour_range is not None and not -inf < colour_range[0] < colour_range[1] < inf:
         raise click.UsageError(f"--colour-range {colour_range[0]:g} {colour_range[1]:g}: LOW must be below HIGH")
+    if tight_masks and not (masks or regions):
+        raise click.UsageError("--tight-masks is of masks and regions; add --masks or --regions")
+    search = region_search(regions, min_area, tight_masks)
     if (model / MANIFEST).exists():  # otherwise loading raises an error
         refuse_nested(out, model)
     folders = [name for name, value in (("heatmaps", heatmaps), ("masks", masks), ("maps", maps)) if value]
     mesh = MeshOptions(devices).mesh()
-    options = {"heatmaps": heatmaps, "colour_range": colour_range, "masks": masks, "maps": maps}
+    options = {
+        "heatmaps": heatmaps,
+        "colour_range": colour_range,
+        "masks": masks,
+        "maps": maps,
+        "tight_masks": tight_masks,
+    }
     with locked(out, "score"):
         images = find_inputs(paths, out).paths
         with wrong_use():
-            check_results(out, folders)
+            check_results(out, folders, regions=regions)
         fitted = load(model)
-        if masks is not None and fitted.calibration is None:
-            raise click.UsageError("--masks takes a calibrated model, for its pixel threshold (see padim calibrate)")
+        if (regions or masks is not None) and fitted.calibration is None:
+            name = "--masks" if masks is not None else "--regions"
+            raise click.UsageError(f"{name} takes a calibrated model, for its pixel threshold (see padim calibrate)")
         if roi is not None:
             fitted = with_smaller_roi(fitted, read_roi_of(roi, fitted.config, images))
         remove_leftovers(out)
         settings = {**options, "roi": None if roi is None else digest_file(roi), "batch_size": batch_size}
+        settings |= {"min_area": None if search is None else search.min_area}
         settings |= {} if devices is None else {"devices": devices}
         run = identity([model / MANIFEST], [("", path) for path in images], settings)
         with (
             in_one_line("score", out),
-            closing(Unfinished(out, run, folders)) as unfinished,
+            closing(Unfinished(out, run, folders, regions=regions)) as unfinished,
             end_on_interruption(),
             follow_run(skip_unreadable) as watch,
         ):
@@ -76,10 +91,18 @@ def score_command(
                 batch_size=batch_size,
                 watch=watch,
                 mesh=mesh,
+                regions=search,
             )
     _report(unfinished, fitted.calibration)
     if unfinished.lost:
         raise click.ClickException(f"{len(unfinished.lost)} of {len(images)} files could not be read and have no score")
+
+
+def region_search(regions: bool, min_area: int | None, tight_masks: bool) -> RegionSearch | None:
+    """The regions that are asked for."""
+    if min_area is not None and not regions:
+        raise click.UsageError("--min-area is of regions; add --regions")
+    return RegionSearch(min_area or 1, tight_masks) if regions else None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from itertools import takewhile
 
 from padim_jax.fleet.serving import WINDOW, Fleet
 from padim_jax.runs.outputs import Heatmaps
+from padim_jax.runs.regions import RegionSearch
 from padim_jax.runs.result_folder import Described, Failed, Named, score_each
 from padim_jax.runs.score import FittedOn, ScoredImage
 from padim_jax.runs.unfinished import Lost, Unfinished
@@ -21,18 +22,20 @@ def score_fleet_into(
     missing: Sequence[Lost],
     *,
     heatmaps: bool,
+    regions: RegionSearch | None = None,
     batch_size: int,
     watch: Watch,
 ) -> None:
     """Score files, each by the model of its name, as :func:`padim_jax.runs.result_folder.score_into` does with one.
 
-    What is ``missing`` is listed first among the files without a score. Heat maps are of models that are calibrated.
+    What is ``missing`` is listed first among the files without a score. Heat maps and regions are of models that are
+    calibrated.
     """
 
     def score(files: Named, failed: Failed, advance: Advance) -> Iterator[tuple[str, ScoredImage]]:
         going_on = takewhile(lambda _: not watch.stopped(), files)
-        options = {"batch_size": batch_size, "window": WINDOW, "failed": failed, "advance": advance, "note": watch.note}
-        return fleet.score_files(going_on, **options)
+        options = {"batch_size": batch_size, "window": WINDOW, "regions": regions}
+        return fleet.score_files(going_on, failed=failed, advance=advance, note=watch.note, **options)
 
     @lru_cache(_REMEMBERED)
     def describe(name: str) -> Described:

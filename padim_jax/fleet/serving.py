@@ -22,6 +22,7 @@ from padim_jax.method.calibration import is_anomalous, p_values
 from padim_jax.method.checks import check_images
 from padim_jax.method.records import Padim, Scores
 from padim_jax.method.scoring import score
+from padim_jax.runs.regions import RegionSearch
 from padim_jax.runs.result_folder import Failed
 from padim_jax.runs.score import ScoredImage, fill_up, filled_size, score_files
 from padim_jax.runs.watch import Advance
@@ -151,6 +152,7 @@ class Fleet:
         failed: Failed | None = None,
         advance: Advance = lambda count: None,
         note: Note | None = None,
+        regions: RegionSearch | None = None,
     ) -> Iterator[tuple[str, ScoredImage]]:
         """Score image files, each by the model it is given with.
 
@@ -164,6 +166,7 @@ class Fleet:
             score. None raises instead.
           advance: told of every file.
           note: as of :func:`padim_jax.images.load_batches`.
+          regions: as of :func:`padim_jax.runs.score.score_files`.
 
         Yields:
           In the routes' order, the name and the result of each file that has one.
@@ -184,7 +187,8 @@ class Fleet:
 
             try:
                 model = self.model(name)
-                for item in score_files(model, images, batch_size=batch_size, unreadable=unreadable, note=note):
+                options = {"batch_size": batch_size, "note": note, "regions": regions}
+                for item in score_files(model, images, unreadable=unreadable, **options):
                     results[item.path] = item
             except _FORESEEN as error:
                 reasons |= {path: error for path in images if path not in results and path not in reasons}

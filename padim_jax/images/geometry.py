@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 
 from padim_jax.config import PadimConfig
 
@@ -123,6 +123,25 @@ def place_in_original(row: float, column: float, size: tuple[int, int], config: 
     y = top + (row + crop_top - target[1]) * ((bottom - top) / (target[3] - target[1]))
     x = left + (column + crop_left - target[0]) * ((right - left) / (target[2] - target[0]))
     return min(max(int(y), 0), size[1] - 1), min(max(int(x), 0), size[0] - 1)
+
+
+def pixel_edges(
+    size: tuple[int, int], config: PadimConfig
+) -> tuple[Int[np.ndarray, " height+1"], Int[np.ndarray, " width+1"]]:
+    """First row, and first column, of the original whose pixels' centres lie in each cell of the crop or beyond.
+
+    A cell i covers the rows from ``edges[i]`` to ``edges[i + 1]``, the last one excluded, as :func:`mask_to_original`
+    marks them. Cells in a black border cover none, nor do some cells where the original is small.
+
+    Args:
+      size: (width, height) of the upright original.
+      config: sizes and ``resize`` that the image was read with.
+    """
+    rows, columns = (
+        np.searchsorted(coordinates, np.arange(length + 1))
+        for coordinates, length in zip(_crop_coordinates(size, config), config.crop, strict=True)
+    )
+    return rows, columns
 
 
 def mask_to_original(

@@ -18,6 +18,7 @@ from padim_jax.images.geometry import seen_part
 from padim_jax.images.image import read_photo
 from padim_jax.method.records import Padim
 from padim_jax.pictures import picture
+from padim_jax.runs.regions import good_level, mask_above
 from padim_jax.runs.rows import Row, verdict_of
 from padim_jax.runs.score import ScoredImage
 from padim_jax.runs.spool import ResultSpool
@@ -113,18 +114,20 @@ class Masks(Output):
       config: what the images were read with.
       threshold: distance.
       pixels: whose the mask's are.
+      floor: as of :func:`padim_jax.runs.regions.mask_above`.
     """
 
     config: PadimConfig
     threshold: float
     pixels: Pixels
+    floor: float | None = None
 
     folder: ClassVar[str] = "masks"
     suffix: ClassVar[str] = ".png"
 
     def write(self, target: Path, item: ScoredImage) -> None:
         """Write one mask."""
-        mask = item.anomaly_map > self.threshold
+        mask = mask_above(item.anomaly_map, self.threshold, self.floor)
         if self.pixels == "original":
             mask = mask_to_original(mask, item.size, self.config)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +164,7 @@ def choose_outputs(
     heatmaps: bool = True,
     colour_range: tuple[float, float] | None = None,
     masks: Pixels | None = None,
+    tight_masks: bool = False,
     maps: Pixels | None = None,
     note: Note = ignore_note,
 ) -> list[Output]:
@@ -172,6 +176,7 @@ def choose_outputs(
       colour_range: distances at the ends of their colours. Default: the calibration's, or where there is none, what
         suits all results.
       masks: pixels of masks; None for no masks.
+      tight_masks: of each region, mark only what reaches half of its peak.
       maps: pixels of maps of distances; None for no maps.
       note: told where a photo could not be read again.
 
@@ -188,7 +193,8 @@ def choose_outputs(
     if masks is not None:
         if calibration is None:
             raise ValueError("masks take a calibrated model, for its pixel threshold; calibrate it first")
-        outputs.append(Masks(config, float(calibration.pixel_threshold), masks))
+        floor = good_level(calibration) if tight_masks else None
+        outputs.append(Masks(config, float(calibration.pixel_threshold), masks, floor))
     if maps is not None:
         outputs.append(Maps(config, maps))
     return outputs

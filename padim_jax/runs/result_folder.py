@@ -14,6 +14,7 @@ from padim_jax.images import UnreadableImage
 from padim_jax.method.records import Padim
 from padim_jax.runs.outputs import Heatmaps, LateHeatmaps, Output, write_each
 from padim_jax.runs.places import common_folder, result_places
+from padim_jax.runs.regions import RegionSearch
 from padim_jax.runs.rows import Row
 from padim_jax.runs.score import FittedOn, ScoredImage, score_files
 from padim_jax.runs.unfinished import Lost, Unfinished, find_position
@@ -50,6 +51,7 @@ def score_into(
     batch_size: int = 16,
     watch: Watch | None = None,
     mesh: Mesh | None = None,
+    regions: RegionSearch | None = None,
 ) -> None:
     """Score files into the folder of ``unfinished``, from where an earlier run of the same files was stopped.
 
@@ -63,6 +65,7 @@ def score_into(
       watch: follows the work, in stages "score" and "heat maps". Where ``watch.unreadable`` returns, the file gets no
         score.
       mesh: as of :func:`padim_jax.runs.score.score_files`.
+      regions: likewise, where ``unfinished`` has a table of regions.
 
     Raises:
       Interrupted: ``watch`` has stopped it; what is done stays in the folder.
@@ -85,6 +88,7 @@ def score_into(
             total=len(paths),
             stopped=watch.stopped,
             mesh=mesh,
+            regions=regions,
         )
         return (("", item) for item in items)
 
@@ -149,6 +153,7 @@ def score_each(
                 output.add(item)
                 if output.folder == Heatmaps.folder:
                     heatmap = place(output, name, item.path).as_posix()
+            unfinished.add_regions(name, item.path, item.regions or ())
             unfinished.add(name, Row.of(item, model.config, model.threshold, heatmap))
     if unfinished.done < len(files):
         raise unfinished.interrupted(len(files))

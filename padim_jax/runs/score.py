@@ -19,6 +19,7 @@ from padim_jax.images.geometry import place_in_original
 from padim_jax.method.calibration import is_anomalous, p_values
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
+from padim_jax.runs.regions import Region, RegionSearch
 from padim_jax.runs.watch import Advance
 
 FITTED_ON = "was among the images the model was fitted on"  # notes of results
@@ -52,6 +53,7 @@ class ScoredImage:
       size: (width, height) of the upright image in the file, in pixels.
       digest: of the file's content, as :class:`padim_jax.images.Batch` has it; empty where nobody asked.
       notes: what a reader should know of this result.
+      regions: of the map above the pixel threshold; None where nobody asked, or the model is not calibrated.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class ScoredImage:
     size: tuple[int, int]
     digest: str = ""
     notes: tuple[str, ...] = ()
+    regions: tuple[Region, ...] | None = None
 
     @classmethod
     def empty(cls, path: Path, notes: tuple[str, ...] = ()) -> "ScoredImage":
@@ -85,6 +88,7 @@ def score_files(
     total: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
     mesh: Mesh | None = None,
+    regions: RegionSearch | None = None,
 ) -> Iterator[ScoredImage]:
     """Score image files in order; files that can't be read go to ``unreadable`` and get no score.
 
@@ -98,6 +102,7 @@ def score_files(
       total: files of the run that these are the last ones of, so that they are computed as they would be in it.
       stopped: asked after each batch whether to leave the others out.
       mesh: of this process's devices, to share each batch out; None for the default device.
+      regions: which ones to find where the model is calibrated; None for none.
 
     Raises:
       FloatingPointError: a score that is not finite, naming the file.
@@ -123,6 +128,9 @@ def score_files(
         for index, (path, image) in enumerate(zip(batch.paths, batch.images, strict=True)):
             if not np.isfinite(values[index]):
                 raise FloatingPointError(f"score: {path} got {values[index]}; the model or the image is broken")
+            found = None
+            if regions is not None and calibration is not None:
+                found = regions.find(maps[index], batch.sizes[index], calibration, model.config)
             yield ScoredImage(
                 path=path,
                 score=float(values[index]),
@@ -132,6 +140,7 @@ def score_files(
                 anomaly_map=maps[index],
                 size=batch.sizes[index],
                 digest=batch.digests[index],
+                regions=found,
             )
         advance(len(batch.paths))
         if stopped():

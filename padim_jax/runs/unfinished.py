@@ -8,7 +8,6 @@ of what an earlier run left in ``DIR``, the scores last.
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -19,23 +18,26 @@ from pathlib import Path
 from typing import Any
 
 from padim_jax.artifact.ownership import LOCK, check_claim, mark, remove
+from padim_jax.runs.growing_table import GrowingTable
+from padim_jax.runs.regions import COLUMNS as REGION_COLUMNS
+from padim_jax.runs.regions import Region
 from padim_jax.runs.rows import COLUMNS, Row
-from padim_jax.runs.tables import original_text, read_lines, table_line, write_table
+from padim_jax.runs.tables import table_line, write_table
 from padim_jax.runs.watch import Interrupted
 from weights_conversion.atomic import write_atomically
 
 Lost = tuple[str, Path, str]  # name of the model, image, and why it has no score
 
-UNFINISHED, SCORES, UNREADABLE = "unfinished", "scores.csv", "unreadable.csv"
+UNFINISHED, SCORES, UNREADABLE, REGIONS = "unfinished", "scores.csv", "unreadable.csv", "regions.csv"
 _RUN = "run.json"
 _REASONS = ("path", "reason")
 _OTHER = {"model": "another model", "options": "other options", "files": "other images"}
 _EARLIER = COLUMNS[:4]  # of versions whose folders carry no mark
-_OURS = {SCORES: (_EARLIER, COLUMNS), UNREADABLE: (_REASONS,)}
+_OURS = {SCORES: (_EARLIER, COLUMNS), UNREADABLE: (_REASONS,), REGIONS: (REGION_COLUMNS,)}
 _LEFTOVER = re.compile(r"\.(heatmaps|masks|maps)\.\d+")  # of killed runs of earlier versions
 
 
-def check_results(out: Path, folders: Sequence[str]) -> None:
+def check_results(out: Path, folders: Sequence[str], *, regions: bool = False) -> None:
     """Refuse a folder in which results would take the place of something that is not ours.
 
     Tables of versions that left no mark are known by their first line.
@@ -43,6 +45,7 @@ def check_results(out: Path, folders: Sequence[str]) -> None:
     Args:
       out: where results go; need not be there.
       folders: names of those that will be written in it.
+      regions: whether a table of regions will be.
 
     Raises:
       NotOurs: naming what is not ours.
@@ -53,8 +56,11 @@ def check_results(out: Path, folders: Sequence[str]) -> None:
         lines = {table_line(columns) for columns in (*headers, *(("model", *columns) for columns in headers))}
         return path.is_file() and _first_line(path) in lines
 
-    misplaced = [name for name in _OURS if (out / name).is_dir()]  # a folder where a table would go
-    check_claim(out, _OURS, "score", folders=(*folders, UNFINISHED, *misplaced), earlier=earlier)
+    names = [name for name in _OURS if regions or name != REGIONS]
+    misplaced = [name for name in names if (out / name).is_dir()]  # a folder where a table would go
+    if regions and not earlier(out / REGIONS):  # results of earlier versions carry our mark, and may hold a user's own
+        misplaced.append(REGIONS)
+    check_claim(out, names, "score", folders=(*folders, UNFINISHED, *misplaced), earlier=earlier)
 
 
 def remove_leftovers(out: Path) -> None:
@@ -136,15 +142,24 @@ class Unfinished:
       run: what identifies this run, see :func:`identity`.
       folders: names of those that hold a file for each result.
       named: whether tables begin with a column ``model``; otherwise the names of models are empty.
+      regions: whether there is a table of regions.
 
     Attributes:
       rows: results, each with the name of its model.
       lost: files without a score.
     """
 
-    def __init__(self, out: Path, run: Mapping[str, str], folders: Sequence[str], *, named: bool = False) -> None:
+    def __init__(
+        self,
+        out: Path,
+        run: Mapping[str, str],
+        folders: Sequence[str],
+        *,
+        named: bool = False,
+        regions: bool = False,
+    ) -> None:
         self.out, self.folder, self._folders, self._named = out, out / UNFINISHED, folders, named
-        self._run = {**run, "folders": ",".join(folders)}
+        self._run = {**run, "folders": ",".join([*folders, REGIONS] if regions else folders)}
         earlier = self._read_run()
         self.other = sorted(key for key in run if earlier is not None and earlier.get(key) != run[key])
         if earlier != self._run:
@@ -156,8 +171,11 @@ class Unfinished:
                 mark(folder)
             write_atomically(self.folder / _RUN, json.dumps(self._run).encode())
         first = ("model",) if named else ()
-        self._scores = _Table(self.folder / SCORES, (*first, *COLUMNS))
-        self._unreadable = _Table(self.folder / UNREADABLE, (*first, *_REASONS))
+        self._scores = GrowingTable(self.folder / SCORES, (*first, *COLUMNS))
+        self._unreadable = GrowingTable(self.folder / UNREADABLE, (*first, *_REASONS))
+        self._regions = GrowingTable(self.folder / REGIONS, (*first, *REGION_COLUMNS)) if regions else None
+        if self._regions is not None:
+            self._regions.cut(_count_written(self._regions.rows, self._scores.rows, len(first) + 1))
         unnamed = () if named else ("",)
         scored, lost = ([[*unnamed, *cells] for cells in table.rows] for table in (self._scores, self._unreadable))
         self.rows = [(name, Row.read(cells)) for name, *cells in scored]
@@ -172,6 +190,11 @@ class Unfinished:
         """Record a result, once all else of it is written."""
         self._scores.add(self._cells(name, *row.cells))
         self.rows.append((name, row))
+
+    def add_regions(self, name: str, path: Path, regions: Sequence[Region]) -> None:
+        """Write the regions of a result, which is recorded after them."""
+        if self._regions is not None:
+            self._regions.add(*(self._cells(name, path, i, *region.cells) for i, region in enumerate(regions, 1)))
 
     def lose(self, name: str, path: Path, reason: str) -> None:
         """Record a file that has no score."""
@@ -202,6 +225,8 @@ class Unfinished:
             write_table(self.out / UNREADABLE, self._unreadable.columns, rows)
         else:
             (self.out / UNREADABLE).unlink(missing_ok=True)  # an earlier run's
+        if self._regions is not None:  # copied, so that a run that was killed in the midst of this still has them
+            write_atomically(self.out / REGIONS, (self.folder / REGIONS).read_bytes())
         (self.folder / SCORES).replace(self.out / SCORES)
         remove(self.folder)
 
@@ -209,6 +234,8 @@ class Unfinished:
         """Close the tables; what is in them stays."""
         self._scores.close()
         self._unreadable.close()
+        if self._regions is not None:
+            self._regions.close()
 
     def _cells(self, name: str, *cells: object) -> tuple[object, ...]:
         return (name, *cells) if self._named else cells
@@ -232,32 +259,19 @@ def in_one_line(call: str, out: Path) -> Iterator[None]:
         ) from error
 
 
-class _Table:
-    """A table that rows are added to; a last row that was cut short is dropped."""
+def _count_written(regions: Sequence[Sequence[str]], scored: Sequence[Sequence[str]], key: int) -> int:
+    """How many rows of regions, the first ones, are of images that are scored; of one more, only a part may be there.
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.columns = columns
-        path.touch()
-        self._file = path.open("r+b", buffering=0)
-        lines, end = read_lines(self._file.read() or b"")
-        if not lines or lines[0] != list(columns):
-            lines, end = [], 0
-        self.rows = [[original_text(cell) for cell in cells] for cells in lines[1:]]
-        self._file.truncate(end)
-        self._file.seek(end)
-        if not lines:
-            self.add(columns)
-
-    def add(self, cells: Sequence[object]) -> None:
-        buffer = memoryview(table_line(cells))
-        while buffer:  # a disk that is almost full takes a part
-            buffer = buffer[self._file.write(buffer) :]
-
-    def sync(self) -> None:
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
+    Args:
+      regions: cells of the rows.
+      scored: cells of the rows of scores, in the same order of images.
+      key: how many cells say whose they are.
+    """
+    images = iter([cells[:key] for cells in scored])
+    for count, cells in enumerate(regions):
+        if cells[key] == "1" and cells[:key] not in images:  # looks only at those after the last image found
+            return count
+    return len(regions)
 
 
 def _first_line(path: Path) -> bytes:
