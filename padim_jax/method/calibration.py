@@ -81,7 +81,7 @@ class Calibration:
     @property
     def images_wanted(self) -> int:
         """Fewest images for which the threshold attains ``false_alarm_rate``; 1 where the threshold was set."""
-        return 1 if self.threshold_source == "set" else math.ceil(1 / self.false_alarm_rate - 1e-9) - 1
+        return 1 if self.threshold_source == "set" else images_wanted(self.false_alarm_rate)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Interval in which the false-alarm rate of this very threshold lies with ``confidence``.
@@ -157,7 +157,7 @@ def calibration(
             )
     edge = _quantile(pixels, pixel_rate)
     # maps may be as good as constant, and the quantile is the upper edge of its bin
-    low = min(_quantile(pixels, 0.5), threshold_value * (1 - 2.0**-8))
+    low = min(_quantile(pixels, 0.5), threshold_value - abs(threshold_value) * 2.0**-8)
     colours = np.asarray([low, 2 * threshold_value - low], np.float32)
     arrays = (scores, np.asarray(pixels, np.float32), threshold_value, np.float32(edge), colours)
     return Calibration(
@@ -167,6 +167,11 @@ def calibration(
         pixel_rate=float(pixel_rate),
         threshold_source="rate" if threshold is None else "set",
     )
+
+
+def images_wanted(false_alarm_rate: float) -> int:
+    """Fewest images whose scores give a threshold of this rate."""
+    return math.ceil(1 / false_alarm_rate - 1e-9) - 1
 
 
 def recipe(reference: Calibration) -> dict[str, Any]:
