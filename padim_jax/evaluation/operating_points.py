@@ -43,7 +43,7 @@ class OperatingPoints:
 
     @property
     def colour_scale(self) -> tuple[float, float] | None:
-        """Distances at the ends of the heat maps' colours, with the first threshold in the middle; None without any."""
+        """Values at the ends of the heat maps' colours, with the first threshold in the middle; None without any."""
         if not self.calibrations:
             return None
         low, high = np.asarray(self.calibrations[0].colour_scale).tolist()

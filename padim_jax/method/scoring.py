@@ -178,7 +178,29 @@ def calibrate(
         of fewer than 3.
       FloatingPointError: a score that is not finite.
     """
-    left_out_model = None if held_out else for_leave_one_out("calibrate", model)
+    scores, histogram, standard = _score_good("calibrate", model, batches, weights, held_out, partial)
+    method = "held-out" if held_out else "leave-one-out"
+    calibrated = calibration.calibration(scores, histogram.counts, method, false_alarm_rate, pixel_rate)
+    return replace(model, calibration=calibrated, standard=standard)
+
+
+def calibration_scores(
+    model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]]
+) -> Float[np.ndarray, " n"]:
+    """Image scores that :func:`calibrate` calibrates on, in the order of the images; errors as there."""
+    return _score_good("calibration_scores", model, batches)[0]
+
+
+def _score_good(
+    call: str,
+    model: Padim,
+    batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
+    weights: Iterable[float] | None = None,
+    held_out: bool = False,
+    partial: bool = False,
+) -> tuple[Float[np.ndarray, " n"], Histogram, MapStandard | None]:
+    """Image scores in order, the histogram of their pixels, and the standard where maps are standardised."""
+    left_out_model = None if held_out else for_leave_one_out(call, model)
     sample = MapSample(model.config, model.roi) if model.config.anomaly_map == "standardised" else None
     histogram, scores = Histogram(), list[np.ndarray]()
 
@@ -187,10 +209,8 @@ def calibrate(
         histogram.add(maps if model.roi is None else maps[:, np.asarray(model.roi)])
 
     total, shift_sum = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
-    distances = with_standard(model, None)
-    for batch_scores, grid, n, weight, shift in _score_batches(
-        "calibrate", distances, left_out_model, batches, weights
-    ):
+    scored = _score_batches(call, with_standard(model, None), left_out_model, batches, weights)
+    for batch_scores, grid, n, weight, shift in scored:
         if sample is None:
             count(np.asarray(batch_scores.anomaly_map)[:n])
         else:
@@ -199,14 +219,12 @@ def calibrate(
         shift_sum = shift_sum if shift is None else shift_sum + np.asarray(shift, np.float64)
     if left_out_model is not None:
         _check_fitted(left_out_model, total, shift_sum, partial or weights is not None)
-    standard = None
-    if sample is not None:
-        standard = sample.standard("calibrate", sample.moments)
-        for maps in sample.left_out(sample.moments):
-            count(maps)
-    method = "held-out" if held_out else "leave-one-out"
-    calibrated = calibration.calibration(np.asarray(scores), histogram.counts, method, false_alarm_rate, pixel_rate)
-    return replace(model, calibration=calibrated, standard=standard)
+    if sample is None:
+        return np.asarray(scores), histogram, None
+    standard = sample.standard(call, sample.moments)
+    for maps in sample.left_out(sample.moments):
+        count(maps)
+    return np.asarray(scores), histogram, standard
 
 
 def leave_one_out_scores(
