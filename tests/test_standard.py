@@ -287,22 +287,25 @@ def test_updates_keep_the_standard_of_before_beside_the_new_one(
     remarks: list[str] = []
     watch = Watch(remark=remarks.append)
     before, second = fit(lite0, files(folder / "first")), files(folder / "second")
-    standard_before = standard_of(before)
+    standard_before, good = standard_of(before), np.stack([read_image(path, SMALL) for path in second])
+    first_scores = np.asarray(padim.score(before.model(), good).image_score)
     updated = update_files(before, second, batch_size=8, watch=watch).model
     assert any("16 calibration scores of the model before are kept beside 4" in text for text in remarks)
-    good = np.stack([read_image(path, SMALL) for path in second])
     (maps,) = (np.asarray(part.anomaly_map, np.float64) for part in leave_one_out_scores(updated.model(), [good]))
     first = MapMoments(16, np.asarray(standard_before.mean, np.float64), np.asarray(standard_before.spread, float) ** 2)
     whole = MapMoments(16, first.mean.ravel(), first.variance.ravel()).merge(MapMoments.of(maps.reshape(4, -1)))
     np.testing.assert_allclose(np.ravel(standard_of(updated).mean), whole.mean, rtol=1e-5)
     np.testing.assert_allclose(np.ravel(standard_of(updated).spread), whole.spread(), rtol=1e-4)
     assert float(standard_of(updated).count) == 20 == len(scores_of(updated))
+    new_scores = list[float]()
     for k in range(4):  # the new scores are standardised by the earlier images too, but not by themselves
         rest = MapMoments(16, first.mean.ravel(), first.variance.ravel()).merge(
             MapMoments.of(np.delete(maps, k, axis=0).reshape(3, -1))
         )
         score = ((maps[k].ravel() - rest.mean) / rest.spread()).max()
         assert np.isclose(scores_of(updated), score, rtol=1e-4).any()
+        new_scores.append(score)
+    assert f"scored {np.median(first_scores) / np.median(new_scores):.3g} times as high" in " ".join(remarks)
     padim.save_updatable(updated, tmp_path / "model")
     loaded = padim.load_updatable(tmp_path / "model")
     np.testing.assert_array_equal(standard_of(loaded).spread, standard_of(updated).spread)
