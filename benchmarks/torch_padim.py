@@ -176,7 +176,7 @@ class Score(nn.Module):
         self.register_buffer("inverse", inverse)
         sides = zip(self.grid, config.crop, strict=True)
         for name, (cells, pixels) in zip(("rows", "columns"), sides, strict=True):
-            matrix = anomaly_map._resampling(cells, pixels, config.sigma, config.interpolation)
+            matrix = anomaly_map.resampling(cells, pixels, config.sigma, config.interpolation)
             self.register_buffer(name, torch.from_numpy(matrix))
 
     def forward(self, images: Any) -> tuple[Any, Any]:

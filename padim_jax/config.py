@@ -12,6 +12,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 Covariance = Literal["ridge", "ledoit-wolf", "pooled"]
 Projection = Literal["random-channels", "semi-orthogonal", "principal-components"]
 Resize = Literal["stretch", "shorter-side", "pad"]
+AnomalyMap = Literal["distance", "standardised"]
 Precision = Literal["float32", "bfloat16"]
 Form = Literal["updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-16bit"]  # of a model on disk
 ProtocolName = Literal["standard", "rotated"]
@@ -20,7 +21,6 @@ Size = int | tuple[int, int]
 Regulariser = float | Literal["auto"]  # "auto" is chosen from the images of the fit
 _MAX_PIXELS = 89_478_485  # Pillow's limit: larger images are refused
 _MAX_NEIGHBOURHOOD = 255  # cells of a neighbourhood's side
-RIDGE = 0.01  # PaDiM section III-B
 RIDGE = 0.01  # PaDiM section III-B
 
 FALSE_ALARM_RATE = 0.01
@@ -140,6 +140,9 @@ class PadimConfig:
         covers ``image_size`` and takes the centre; "pad" keeps it, fits inside and leaves black borders.
       value_range: None for images of 8 bits a channel; (low, high) for images of more bits or floats, whose
         values v become ``255 (v - low) / (high - low)``. Values outside are refused, never clipped.
+      anomaly_map: "distance", M as PaDiM has it; or "standardised", ``(M - m) / s`` with the mean m and the standard
+        deviation s of good images' maps at each pixel, which calibrating finds (:mod:`padim_jax.method.standard`).
+        Scores are then in standard deviations, and a model has to be calibrated before it scores.
       precision: of the backbone's weights and activations; "bfloat16" keeps 8 significant bits of each and is for GPUs
         and TPUs, which are faster in it (a CPU is slower). Statistics and distances are float32 in either.
 
@@ -237,6 +240,11 @@ class PadimConfig:
         Precision,
         "Precision of the backbone; bfloat16 is for GPUs and TPUs. Statistics are float32 in either.",
     )
+    anomaly_map: AnomalyMap = _choice(
+        "distance",
+        AnomalyMap,
+        "Maps of distances; or standardised at each pixel by what good images have there, which takes calibrating.",
+    )
 
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
@@ -279,9 +287,10 @@ class PadimConfig:
     def computed(self) -> "PadimConfig":
         """The settings that programs are made for: models that differ only in the others share them.
 
-        The value range matters only where files are read; ridge and prior images are given to programs as numbers.
+        The value range matters only where files are read; ridge and prior images are given to programs as numbers, and
+        maps are standardised by what a model holds for it.
         """
-        return dataclasses.replace(self, value_range=None, ridge=RIDGE, prior_images="auto")
+        return dataclasses.replace(self, value_range=None, ridge=RIDGE, prior_images="auto", anomaly_map="distance")
 
     @property
     def chooses(self) -> bool:

@@ -53,6 +53,7 @@ def test_sizes_are_those_of_the_arrays(small_model: padim.Padim, tmp_path: Path)
     records = 60_000  # of the manifest and Orbax
     assert found["triangle"] == stored - 4 + 4 * (20 + 15360) + records  # the count; scores and histogram
     assert "low-rank" not in found
+    assert sizes_on_disk(96, 12, 20, parameters, 7)["triangle"] - found["triangle"] == 4 * 2 * 7  # two maps
 
 
 def test_low_rank_where_images_are_few() -> None:

@@ -16,7 +16,7 @@ from padim_jax.images.folder import digest_file
 from padim_jax.method import scoring
 from padim_jax.method.fitting import fit as fit_arrays
 from padim_jax.runs import Watch
-from padim_jax.runs.calibrate import calibrate_files
+from padim_jax.runs.calibrate import Terms, calibrate_model
 from padim_jax.runs.engines import OneDevice
 from tests.conftest import SMALL, images, write_images
 from tests.image_files import png
@@ -108,7 +108,7 @@ def test_a_file_that_the_model_was_not_fitted_on_is_named(
         padim.calibrate(model, tmp_path)
     engine, listed = OneDevice(lite0), {digest_file(path): 1.0 for path in tmp_path.iterdir()}
     with pytest.raises(scoring.NoLeaveOneOut, match=said):
-        calibrate_files(engine, engine.hold(model), find_images([tmp_path]).paths, listed, 4, Watch())
+        calibrate_model(engine, engine.hold(model), find_images([tmp_path]).paths, listed, Terms(), 4, Watch())
 
 
 def test_the_range_of_deep_images_is_found(tmp_path: Path, lite0: padim.Backbone) -> None:

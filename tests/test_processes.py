@@ -92,6 +92,20 @@ def test_processes_give_the_model_of_one(good: Path, tmp_path: Path, count: int,
 
 
 @pytest.mark.slow
+def test_processes_standardise_maps_as_one_does(good: Path, tmp_path: Path) -> None:
+    command = ["fit", good, "--skip-unreadable", "--anomaly-map", "standardised", *SETTINGS, "--out"]
+    assert main([*map(str, command), str(tmp_path / "one")]) == 0
+    done = run(2, [*command, tmp_path / "many"])
+    assert [code for code, _ in done] == [0, 0], done
+    models = [padim.load(tmp_path / name) for name in ("many", "one")]
+    for name in ("mean", "spread", "count"):
+        np.testing.assert_allclose(*(getattr(model.standard, name) for model in models), rtol=1e-4)
+    scores = [np.asarray(getattr(model.calibration, "scores", ())) for model in models]
+    np.testing.assert_allclose(*scores, rtol=1e-3)
+    assert len(scores[0]) == 19
+
+
+@pytest.mark.slow
 def test_a_failure_stops_all_in_words_and_one_process_goes_on(
     good: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

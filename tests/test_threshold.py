@@ -68,7 +68,7 @@ def test_rates_take_it_back(calibrated: padim.Padim) -> None:
 
 @pytest.mark.parametrize("threshold", [0, -1.0, float("nan"), float("inf"), 1e39, 1e-60])
 def test_what_is_no_distance_is_refused(calibrated: padim.Padim, threshold: float) -> None:
-    with pytest.raises(ValueError, match=r"threshold=.*, wanted a positive finite number, in units of distance"):
+    with pytest.raises(ValueError, match=r"threshold=.*, wanted a positive finite number, in units of the scores"):
         padim.with_threshold(calibrated, threshold)
 
 

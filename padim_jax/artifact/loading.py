@@ -19,6 +19,7 @@ from padim_jax.backbones import Backbone, build_backbone
 from padim_jax.method.calibration import calibration
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import Padim, PadimMoments
+from padim_jax.method.standard import MapStandard
 from weights_conversion import unflatten
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ def _build_updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
     settings = check_settings(folder, manifest)
     moments, backbone, common = _read_record(folder, manifest, settings)
     state = PadimMoments(moments, common["config"], common["embedding"], common["projection"])
-    details = common["calibration"], common["roi"], progress, settings.image_sizes
+    details = common["calibration"], common["roi"], progress, settings.image_sizes, common["standard"]
     return Updatable(backbone, state, images, *details)
 
 
@@ -146,6 +147,12 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
             calibrated = calibration(scores, pixels, **settings.rates)
         except (ValueError, TypeError) as error:
             raise manifest_error(folder, error) from error
+    standard = None
+    if calibrated is not None and settings.config.anomaly_map == "standardised":
+        standard_arrays = [arrays.pop(f"calibration.map_{name}") for name in ("mean", "spread", "count")]
+        if not (standard_arrays[1] > 0).all():
+            raise ArtifactError(f"load: {folder} is damaged: calibration.map_spread is not above 0 everywhere")
+        standard = MapStandard(*jax.device_put(standard_arrays))
     return {
         "config": settings.config,
         "embedding": settings.embedding,
@@ -153,6 +160,7 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
         "projection": None if projection is None else jax.device_put(projection),
         "calibration": calibrated,
         "roi": None if roi is None else jnp.asarray(roi != 0),
+        "standard": standard,
     }
 
 

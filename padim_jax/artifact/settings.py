@@ -46,6 +46,9 @@ class Settings:
             scores = self.shapes.get("calibration.scores")
             shapes["calibration.scores"] = tuple(scores[:1]) if isinstance(scores, list) else ()
             shapes["calibration.pixels"] = (BINS,)
+            if self.config.anomaly_map == "standardised":
+                shapes |= {f"calibration.map_{name}": self.config.crop for name in ("mean", "spread")}
+                shapes["calibration.map_count"] = ()
         return {
             name: jax.ShapeDtypeStruct(shape, np.int16 if name == "roi" else np.float32)
             for name, shape in shapes.items()

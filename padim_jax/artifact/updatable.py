@@ -11,6 +11,7 @@ from padim_jax.method import brief
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.fitting import DEFAULT_SOLVER, finalize
 from padim_jax.method.records import Padim, PadimMoments
+from padim_jax.method.standard import MapStandard
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Updatable:
       roi: region of interest, bool (height, width) at crop size; None for everywhere.
       progress: what an unfinished fit has to remember, or a model of what it was made from; None for nothing.
       image_sizes: (width, height) of the images' files in pixels, each once; empty where they are not known.
+      standard: what maps are standardised by, of the model that these moments give; None as in
+        :class:`padim_jax.Padim`.
 
     >>> updatable = padim.Updatable(backbone, moments)
     >>> padim.score(updatable.model(), test_images).image_score.shape
@@ -39,12 +42,13 @@ class Updatable:
     roi: Any = None
     progress: Mapping[str, Any] | None = None
     image_sizes: tuple[tuple[int, int], ...] = ()
+    standard: MapStandard | None = None
     __repr__ = brief.updatable
 
     def model(self, *, solver: Solver = DEFAULT_SOLVER, donate: bool = False) -> Padim:
         """The model that scores; see :func:`padim_jax.finalize`."""
         fitted = finalize(self.backbone, self.moments, solver=solver, donate=donate)
-        return dataclasses.replace(fitted, calibration=self.calibration, roi=self.roi)
+        return dataclasses.replace(fitted, calibration=self.calibration, roi=self.roi, standard=self.standard)
 
 
 def note_change(progress: Mapping[str, Any] | None, change: str) -> dict[str, Any]:

@@ -37,9 +37,11 @@ def demo_command(out: Path, batch_size: int) -> None:
         fold = fit_moments(engine, split.fit, config, batch_size, watch)
         model = engine.finalize(fold.state, None)
         terms = Terms(false_alarm_rate=_RATE)
-        calibration = calibrate_model(engine, model, split.fit, fold.images, terms, batch_size, watch)
-    model = replace(model, calibration=calibration)
-    save_updatable(Updatable(backbone, fold.state, fold.images, calibration), out / "model")
+        reference = calibrate_model(engine, model, split.fit, fold.images, terms, batch_size, watch)
+    calibration, standard = reference.calibration, reference.standard
+    model = replace(model, calibration=calibration, standard=standard)
+    stored = Updatable(backbone, fold.state, fold.images, calibration, standard=standard)
+    save_updatable(stored, out / "model")
 
     paths = [*split.good, *split.defective]
     scores: dict[Path, float] = {}

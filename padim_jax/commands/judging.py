@@ -66,14 +66,14 @@ def _list_presets(context: click.Context, _: click.Parameter, is_set: bool) -> N
     type=float,
     nargs=2,
     metavar="LOW HIGH",
-    help="Distances at the ends of the colour scale. Default: the calibration's, with the threshold in the middle.",
+    help="Values at the ends of the colour scale. Default: the calibration's, with the threshold in the middle.",
 )
 @click.option(
     "--masks",
     type=_PIXELS,
     help="Write a mask of what is above the pixel threshold, in these pixels.",
 )
-@click.option("--maps", type=_PIXELS, help="Write the distances as a float TIFF, in these pixels.")
+@click.option("--maps", type=_PIXELS, help="Write the maps as float TIFFs, in these pixels.")
 @_regions_option
 @_min_area_option
 @_tight_masks_option
@@ -85,7 +85,7 @@ def score_command() -> None:
     """Score images, or folders of them, with MODEL.
 
     Writes DIR/scores.csv (path; score, higher is further from normal; p_value, how rarely a good image scores as much;
-    verdict, normal or anomalous; row and column of the highest distance, in the image's pixels; threshold; heatmap, its
+    verdict, normal or anomalous; row and column of the map's maximum, in the image's pixels; threshold; heatmap, its
     file in DIR; note) and DIR/heatmaps/, in place of those of an earlier run. All heat maps share the calibration's
     colour scale. Files that can't be read are named, on the terminal and in DIR/unreadable.csv, get no score, and make
     the exit code 1. --masks original and --maps original are in the pixels of the image files; what the crop leaves out

@@ -174,6 +174,8 @@ def evaluate(
     member = run.members[0]  # members differ in taps, not in how images are read
     advance = progress("calibrate", _count(builder, roles.fit))
     points = leave_out(engine, models, read_good(member), size)
+    if points.calibrations:
+        models = [engine.with_standard(*pair) for pair in zip(models, points.standards, strict=True)]
     calibrate_seconds, start = time.perf_counter() - start, time.perf_counter()
     advance = progress("score", sum(_count(builder, part) for part in roles.test))
     test_batches = (

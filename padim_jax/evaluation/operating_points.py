@@ -19,6 +19,7 @@ from padim_jax.method.calibration import Calibration, Histogram, p_values
 from padim_jax.method.calibration import calibration as calibrate_scores
 from padim_jax.method.checks import check_images
 from padim_jax.method.scoring import NoLeaveOneOut, check_scores
+from padim_jax.method.standard import MapSample, MapStandard
 from padim_jax.runs.engines import Engine
 from padim_jax.runs.steps import Step
 
@@ -33,14 +34,16 @@ class OperatingPoints:
     Attributes:
       calibrations: one for each rate; empty where there can be none.
       impossible: why there can be none, in words; None where there are some.
+      standards: of each model's maps; None for maps of distances.
     """
 
     calibrations: tuple[Calibration, ...]
     impossible: str | None = None
+    standards: tuple[MapStandard | None, ...] = ()
 
     @property
     def colour_scale(self) -> tuple[float, float] | None:
-        """Distances at the ends of the heat maps' colours, with the first threshold in the middle; None without any."""
+        """Values at the ends of the heat maps' colours, with the first threshold in the middle; None without any."""
         if not self.calibrations:
             return None
         low, high = np.asarray(self.calibrations[0].colour_scale).tolist()
@@ -95,31 +98,62 @@ def leave_out(
 ) -> OperatingPoints:
     """Thresholds for the summed maps of ``models``, with each good image left out of all models in turn.
 
-    Principal components, where a model has them, remain those of all images.
+    Principal components, where a model has them, remain those of all images. Maps that are to be standardised are so
+    before they are summed.
 
     Args:
       engine: where to compute.
       models: models fitted on the same images, as the engine holds them.
       batches: these images in any order, with no empty batch; they are read once, and memory stays flat.
       size: what batches are filled up to, as :meth:`padim_jax.runs.engines.OneDevice.step_size` says.
+
+    Raises:
+      NoLeaveOneOut: there can be none, and maps are to be standardised, which takes the same scores.
     """
     histogram, scores = Histogram(), list[float]()
+    configs = [engine.model(model).config for model in models]
+    samples = [MapSample(config, None) for config in configs]
+    is_standardised = [config.anomaly_map == "standardised" for config in configs]
+
+    def count(parts: Iterable[np.ndarray]) -> None:
+        maps = functools.reduce(operator.add, parts)
+        scores.extend(maps.max(axis=(1, 2)).tolist())
+        histogram.add(maps)
+
+    n_images = 0
     try:
         models = [engine.for_leave_one_out("leave_out", model) for model in models]
         for batch in batches:
             check_images("leave_out", batch, engine.model(models[0]).config)
             step = Step.of(batch, size)
             parts = [engine.leave_out(model, step, step.valid.astype(np.float32)) for model in models]
-            indices = range(len(scores), len(scores) + len(batch))
+            indices = range(n_images, n_images + len(batch))
             for model, part in zip(models, parts, strict=True):
                 check_scores("leave_out", part.image_score, engine.model(model), indices, held_out=False)
-            maps = functools.reduce(operator.add, (part.anomaly_map for part in parts))
-            scores.extend(maps.max(axis=(1, 2)).tolist())
-            histogram.add(maps)
+            n_images += len(batch)
+            if any(is_standardised):
+                for sample, part in zip(samples, parts, strict=True):
+                    sample.add(part.grid)
+            else:
+                count(part.anomaly_map for part in parts)
     except NoLeaveOneOut as error:
+        if any(is_standardised):
+            raise
         return OperatingPoints((), str(error).removeprefix("leave_out: "))
+    standards: list[MapStandard | None] = [None] * len(models)
+    if any(is_standardised):
+        members = [
+            (sample.standard("leave_out", sample.moments), sample.left_out(sample.moments))
+            if standardised
+            else (None, sample.by(None))
+            for sample, standardised in zip(samples, is_standardised, strict=True)
+        ]
+        standards = [standard for standard, _ in members]
+        for parts in zip(*(maps for _, maps in members), strict=True):
+            count(parts)
     values = np.asarray(scores, np.float32)
-    return OperatingPoints(tuple(calibrate_scores(values, histogram.counts, "leave-one-out", rate) for rate in RATES))
+    calibrations = (calibrate_scores(values, histogram.counts, "leave-one-out", rate) for rate in RATES)
+    return OperatingPoints(tuple(calibrations), standards=tuple(standards))
 
 
 def remarks(calibration: Mapping[str, Any] | None) -> list[str]:

@@ -20,7 +20,7 @@ class Outcome:
       status: see ``Status``.
       images: it was fitted on.
       skipped: files that could not be read.
-      threshold: of its calibration, in units of distance; None without.
+      threshold: of its calibration, in units of the scores; None without.
       false_alarm_rate: that the threshold attains; None without.
       seconds: it took.
       notes: what a reader should know, each in one line: why it failed, what was left out or decided.

@@ -90,7 +90,7 @@ class Fleet:
         return self._loaded[name][0]
 
     def colour_scale(self, name: str) -> tuple[float, float] | None:
-        """Distances at the ends of the heat maps' colours of a model that was loaded; None if it is not calibrated."""
+        """Values at the ends of the heat maps' colours of a model that was loaded; None if it is not calibrated."""
         return self._scales[name]
 
     def threshold(self, name: str) -> float | None:

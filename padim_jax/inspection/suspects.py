@@ -16,6 +16,7 @@ from padim_jax.images.survey import Depth, ImageFacts
 from padim_jax.inspection.positions import OUTLIER_RANGES, outlier_limit, rank_p_values
 from padim_jax.method.fitting import finalize
 from padim_jax.method.records import Padim
+from padim_jax.method.scoring import with_standard
 from padim_jax.pictures import picture
 from padim_jax.presets import preset
 from padim_jax.runs.engines import OneDevice
@@ -114,7 +115,7 @@ class LeaveOneOut:
 def leave_one_out(
     images: Sequence[ImageFacts], model: Updatable | None, name: str, *, batch_size: int, watch: Watch
 ) -> LeaveOneOut:
-    """Score all images that a model takes, and say which of them stand out.
+    """Score all images that a model takes, by distances, and say which of them stand out.
 
     Args:
       images: facts of the files.
@@ -156,9 +157,7 @@ def leave_one_out(
         options: dict[str, Any] = {"batch_size": batch_size, "unreadable": refuse, "advance": advance}
         for item in left_out_files(fitted, own, weights, **options) if own else ():
             yield item, True
-        for item in (
-            score_files(replace(fitted, calibration=None), others, note=ignore_note, **options) if others else ()
-        ):
+        for item in score_files(with_standard(fitted, None), others, note=ignore_note, **options) if others else ():
             yield item, False
 
     with watch.progress("score", len(paths)) as advance:

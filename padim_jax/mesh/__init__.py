@@ -12,6 +12,7 @@ from padim_jax.mesh.programs import (
     place,
     score,
     score_left_out,
+    score_with_grid,
     split,
     update,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "rows_here",
     "score",
     "score_left_out",
+    "score_with_grid",
     "shared_out",
     "split",
     "update",

@@ -198,7 +198,15 @@ def score(model: MeshModel, images: UInt8[Array | np.ndarray, "n height width 3"
     Raises:
       TypeError, ValueError: as :func:`padim_jax.score`.
     """
+    return score_with_grid(model, images)[0]
+
+
+def score_with_grid(
+    model: MeshModel, images: UInt8[Array | np.ndarray, "n height width 3"]
+) -> tuple[Scores, Float[Array, "n h w"]]:
+    """Score as :func:`score`, and give the distances on their grid, 0 outside of the region of interest."""
     check_images("score", images, model.model.config)
+    scoring.check_standard("score", model.model)
     n = len(images)
     if isinstance(images, jax.Array) and len(images.sharding.device_set) == model.mesh.size:
         return _score(model, images)
@@ -219,19 +227,21 @@ def leave_one_out_scores(model: MeshModel, images: Array, weights: Array) -> Sco
     return score_left_out(model, images, weights)[0]
 
 
-def score_left_out(model: MeshModel, images: Array, weights: Array) -> tuple[Scores, Float[Array, "q n k"]]:
-    """Score as :func:`leave_one_out_scores`, and give embeddings at some positions, of some channels.
+def score_left_out(
+    model: MeshModel, images: Array, weights: Array
+) -> tuple[Scores, Float[Array, "q n k"], Float[Array, "n h w"]]:
+    """Score as :func:`leave_one_out_scores`, and give embeddings at some positions, of some channels, and the grid.
 
-    Positions that a grid was filled up with are among them, as 0, behind the others of their device.
+    Positions that a grid was filled up with are among the embeddings, as 0, behind the others of their device.
     """
     return _leave_out(model, images, weights, model.model.config.regularisation("leave_one_out_scores"))
 
 
 @jax.jit
-def _score(model: MeshModel, images: Array) -> Scores:
+def _score(model: MeshModel, images: Array) -> tuple[Scores, Array]:
     mesh, padim = model.mesh, model.model
 
-    def local(fitted: Any, common: Padim, images: Array) -> Scores:
+    def local(fitted: Any, common: Padim, images: Array) -> tuple[Scores, Array]:
         x = _exchange_embeddings(mesh, common.backbone, padim.embedding, images, common.projection)
         return _make_scores(mesh, common, fitted.distances(x))
 
@@ -242,20 +252,21 @@ def _score(model: MeshModel, images: Array) -> Scores:
 @jax.jit
 def _leave_out(
     model: MeshModel, images: Array, weights: Array, regularisation: tuple[Scalar, Scalar]
-) -> tuple[Scores, Array]:
+) -> tuple[Scores, Array, Array]:
     mesh, padim = model.mesh, model.model
 
     def local(
         fitted: Any, common: Padim, images: Array, weights: Array, regularisation: tuple[Array, Array]
-    ) -> tuple[Scores, Array]:
+    ) -> tuple[Scores, Array, Array]:
         x = _exchange_embeddings(mesh, common.backbone, padim.embedding, images, common.projection)
         of_row = lax.all_gather(weights, "grid", tiled=True)
         distances = fitted.left_out_distances(x, common.count, of_row, *regularisation)
         sample = programs.some_embeddings(x, padim.embedding.n_positions)
         sample = lax.all_to_all(sample, "grid", split_axis=1, concat_axis=0, tiled=True)
-        return _make_scores(mesh, common, distances), sample
+        scores, grid = _make_scores(mesh, common, distances)
+        return scores, sample, grid
 
-    specs = (IMAGES, PartitionSpec(None, ("data", "grid")))
+    specs = (IMAGES, PartitionSpec(None, ("data", "grid")), IMAGES)
     run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES, IMAGES, SAME), out_specs=specs, check_vma=False)
     return run(padim.gaussian, _common_part(padim), images, weights, jax.tree.map(jnp.asarray, regularisation))
 
@@ -265,8 +276,8 @@ def _common_part(model: Padim) -> Padim:
     return replace(model, gaussian=None)  # pyright: ignore[reportArgumentType]
 
 
-def _make_scores(mesh: Mesh, common: Padim, distances: Float[Array, "p n"]) -> Scores:
-    """Maps and scores of the images that lie here, of the distances at the positions that do."""
+def _make_scores(mesh: Mesh, common: Padim, distances: Float[Array, "p n"]) -> tuple[Scores, Array]:
+    """Maps, scores and grids of the images that lie here, of the distances at the positions that do."""
     local_distances = lax.all_to_all(distances, "grid", split_axis=1, concat_axis=0, tiled=True)
     return scoring.scores_from_distances(common, local_distances[: common.embedding.n_positions])
 

@@ -28,8 +28,8 @@ def anomaly_map(
     Returns:
       The maps, in units of distance.
     """
-    rows = jnp.asarray(_resampling(distances.shape[1], size[0], sigma, interpolation))
-    columns = jnp.asarray(_resampling(distances.shape[2], size[1], sigma, interpolation))
+    rows = jnp.asarray(resampling(distances.shape[1], size[0], sigma, interpolation))
+    columns = jnp.asarray(resampling(distances.shape[2], size[1], sigma, interpolation))
     half = jnp.einsum("nhw,xw->nhx", distances, columns, precision=lax.Precision.HIGHEST)
     return jnp.einsum("yh,nhx->nyx", rows, half, precision=lax.Precision.HIGHEST)
 
@@ -40,8 +40,10 @@ def image_score(maps: Float[Array, "n height width"]) -> Float[Array, " n"]:
 
 
 @functools.lru_cache(maxsize=64)
-def _resampling(cells: int, pixels: int, sigma: float, interpolation: Interpolation) -> np.ndarray:
-    """Matrix (pixels, cells), float32, that upsamples one axis and then blurs it."""
+def resampling(
+    cells: int, pixels: int, sigma: float, interpolation: Interpolation
+) -> Float[np.ndarray, "pixels cells"]:
+    """Matrix, float32, that upsamples one axis and then blurs it."""
     return (_blur(pixels, sigma) @ _upsampling(cells, pixels, interpolation)).astype(np.float32)
 
 

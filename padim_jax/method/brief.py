@@ -48,6 +48,13 @@ def calibration(self: Any) -> str:
     )
 
 
+def standard(self: Any) -> str:
+    """How many good images' maps it is of, and how large they are."""
+    return line(
+        self, lambda: f"{number(self.count)} good images", lambda: f"maps {'×'.join(map(str, self.mean.shape))}"
+    )
+
+
 def scores(self: Any) -> str:
     """How many images, the range of their scores, the size of the maps, and the verdicts."""
     return line(

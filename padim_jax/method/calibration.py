@@ -6,7 +6,8 @@ each left out of it in turn (:mod:`padim_jax.gaussians.leave_one_out`). A new im
 p ≤ α with a probability of at most α, whatever the distribution, as long as it and they are exchangeable (Vovk,
 Gammerman & Shafer 2005). Left-out images give the jackknife's: each score comes from a model of one image less, so
 the same holds only approximately, as far as one image changes the model little; no bound covers every distribution
-(Barber et al., arXiv 1905.02928).
+(Barber et al., arXiv 1905.02928). So do maps that are standardised by the good images themselves, held out or not: each
+of these is standardised by the others (:mod:`padim_jax.method.standard`), and a new one by all.
 """
 
 import math
@@ -34,14 +35,16 @@ BINS = _LAST - _FIRST
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Calibration:
-    """Scores of good images, and what follows from them; all in units of distance, not squared.
+    """Scores of good images, and what follows from them.
+
+    All is in units of the maps: distances, not squared, or standard deviations where maps are standardised.
 
     Attributes:
       scores: float32 (n,), ascending image scores of good images.
-      pixels: float32 (BINS,), how many of their maps' pixels lie in each bin of distance; see :class:`Histogram`.
+      pixels: float32 (BINS,), how many of their maps' pixels lie in each bin; see :class:`Histogram`.
       threshold: float32 (), images that score more are anomalous.
       pixel_threshold: float32 (), pixels above it are marked.
-      colour_scale: float32 (2,), distances at the ends of a heat map's colours: the good pixels' median (or a little
+      colour_scale: float32 (2,), values at the ends of a heat map's colours: the good pixels' median (or a little
         less than the threshold, where that is lower), and as far above the threshold as that is below it.
       method: where the scores come from; static.
       false_alarm_rate: the rate asked for, in (0, 1); static. See :attr:`attained_rate`.
@@ -81,7 +84,7 @@ class Calibration:
     @property
     def images_wanted(self) -> int:
         """Fewest images for which the threshold attains ``false_alarm_rate``; 1 where the threshold was set."""
-        return 1 if self.threshold_source == "set" else math.ceil(1 / self.false_alarm_rate - 1e-9) - 1
+        return 1 if self.threshold_source == "set" else images_wanted(self.false_alarm_rate)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Interval in which the false-alarm rate of this very threshold lies with ``confidence``.
@@ -107,15 +110,15 @@ class Calibration:
 
 
 class Histogram:
-    """Counts of distances that can be merged, in bins as wide as 2⁻⁹ of their value, from 2⁻¹⁰ to 2²⁰."""
+    """Counts of maps' values that can be merged, in bins as wide as 2⁻⁹ of their value, from 2⁻¹⁰ to 2²⁰."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(BINS, np.int64)
 
-    def add(self, distances: Float[np.ndarray, "*shape"]) -> None:
-        """Count distances; those beyond the ends count in the outermost bins."""
+    def add(self, values: Float[np.ndarray, "*shape"]) -> None:
+        """Count values; those beyond the ends, and those below 0, count in the outermost bins."""
         # the order of non-negative floats is that of their bits
-        bins = (np.maximum(distances, 0).astype(np.float32).view(np.int32) >> _SHIFT) - _FIRST
+        bins = (np.maximum(values, 0).astype(np.float32).view(np.int32) >> _SHIFT) - _FIRST
         self.counts += np.bincount(np.clip(bins, 0, BINS - 1).ravel(), minlength=BINS)
 
 
@@ -153,11 +156,11 @@ def calibration(
             threshold_value = np.float32(threshold)
         if not 0 < threshold_value < np.inf:
             raise ValueError(
-                f"calibrate: threshold={threshold!r}, wanted a positive finite number, in units of distance"
+                f"calibrate: threshold={threshold!r}, wanted a positive finite number, in units of the scores"
             )
     edge = _quantile(pixels, pixel_rate)
     # maps may be as good as constant, and the quantile is the upper edge of its bin
-    low = min(_quantile(pixels, 0.5), threshold_value * (1 - 2.0**-8))
+    low = min(_quantile(pixels, 0.5), threshold_value - abs(threshold_value) * 2.0**-8)
     colours = np.asarray([low, 2 * threshold_value - low], np.float32)
     arrays = (scores, np.asarray(pixels, np.float32), threshold_value, np.float32(edge), colours)
     return Calibration(
@@ -167,6 +170,11 @@ def calibration(
         pixel_rate=float(pixel_rate),
         threshold_source="rate" if threshold is None else "set",
     )
+
+
+def images_wanted(false_alarm_rate: float) -> int:
+    """Fewest images whose scores give a threshold of this rate."""
+    return math.ceil(1 / false_alarm_rate - 1e-9) - 1
 
 
 def recipe(reference: Calibration) -> dict[str, Any]:
@@ -198,7 +206,7 @@ def join_calibrations(parts: Sequence[Calibration], false_alarm_rate: float, pix
 
 
 def at_threshold(reference: Calibration, threshold: float, pixel_rate: float | None = None) -> Calibration:
-    """The same scores with a given threshold, in units of distance; ``pixel_rate`` stays, unless it is given.
+    """The same scores with a given threshold, in units of the scores; ``pixel_rate`` stays, unless it is given.
 
     Raises:
       ValueError: a threshold that is no positive finite number.

@@ -111,24 +111,35 @@ def with_solver(gaussian: AnyGaussian, solver: Solver) -> AnyGaussian:
 @jax.jit
 def score(model: Padim, images: Array) -> Scores:
     """Maps and image scores."""
+    return _score(model, images)[0]
+
+
+@jax.jit
+def score_with_grid(model: Padim, images: Array) -> tuple[Scores, Float[Array, "n h w"]]:
+    """Maps and image scores, and the distances that they follow from."""
+    return _score(model, images)
+
+
+def _score(model: Padim, images: Array) -> tuple[Scores, Array]:
     x = embed(model.backbone, model.embedding, images, model.projection)
     if images.dtype == jnp.uint8:
-        return maps_of(model, model.gaussian.distances(x))
+        return scores_of(model, model.gaussian.distances(x))
     # the gradient of a square root at 0 is infinite, and times the 0 of pixels that don't matter it is not a number
     at_mean = (x == model.gaussian.mean[:, None]).all(axis=-1)
     distances = model.gaussian.distances(jnp.where(at_mean[..., None], x + 1, x))
-    return maps_of(model, jnp.where(at_mean, 0, distances))
+    return scores_of(model, jnp.where(at_mean, 0, distances))
 
 
 @jax.jit
 def leave_one_out(
     model: Padim, images: Array, weights: Array, ridge: Scalar, prior_images: Scalar
-) -> tuple[Scores, Array, Array]:
-    """Scores by the models of all others, Σ w (x - μ), which is 0 over all images fitted on, and some embeddings."""
+) -> tuple[Scores, Array, Array, Array]:
+    """Scores by the models of all others, Σ w (x - μ), which is 0 over all images, some embeddings, and the grid."""
     x = embed(model.backbone, model.embedding, images, model.projection)
     distances = model.gaussian.left_out_distances(x, model.count, weights, ridge, prior_images)
     shift = jnp.einsum("pnd,n->pd", x - model.gaussian.mean[:, None], weights, precision="highest")
-    return maps_of(model, distances), shift, some_embeddings(x, len(x))
+    scores, grid = scores_of(model, distances)
+    return scores, shift, some_embeddings(x, len(x)), grid
 
 
 @jax.jit
@@ -152,8 +163,11 @@ def some_embeddings(x: Float[Array, "p n d"], n_positions: int) -> Float[Array, 
     return x[:: -(-n_positions // _SOME_POSITIONS)][..., np.linspace(0, d - 1, min(d, _SOME_CHANNELS)).astype(int)]
 
 
-def maps_of(model: Padim, distances: Float[Array, "p n"]) -> Scores:
-    """Maps and image scores of distances, inside the region of interest; a part of programs, not one itself."""
+def scores_of(model: Padim, distances: Float[Array, "p n"]) -> tuple[Scores, Float[Array, "n h w"]]:
+    """Maps and image scores, and the distances on their grid, 0 outside of the region of interest.
+
+    A part of programs, not one itself.
+    """
     grid = distances.T.reshape(-1, *model.embedding.grid)
     if model.roi is not None:
         rows, columns = (
@@ -163,6 +177,8 @@ def maps_of(model: Padim, distances: Float[Array, "p n"]) -> Scores:
         cells = jnp.zeros(model.embedding.grid, bool).at[rows[:, None], columns[None]].max(model.roi)
         grid = jnp.where(cells[None], grid, 0)
     maps = anomaly_map(grid, model.config.crop, model.config.sigma, model.config.interpolation)
+    if model.standard is not None:
+        maps = model.standard.standardise(maps)
     if model.roi is not None:
         maps = jnp.where(model.roi[None], maps, 0)
-    return Scores(image_score(maps), maps)
+    return Scores(image_score(maps), maps), grid

@@ -14,6 +14,7 @@ from padim_jax.gaussians.moments import Moments
 from padim_jax.method import album, brief
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.embedding import Embedding
+from padim_jax.method.standard import MapStandard
 
 
 @jax.tree_util.register_dataclass
@@ -59,6 +60,8 @@ class Padim:
       projection: float32 (c, d), what all channels are multiplied with; None for random channels.
       calibration: what good images score, from :func:`padim_jax.calibrate`; None before.
       roi: bool (height, width) at crop size, the region of interest: maps are 0 outside; None for everywhere.
+      standard: what maps are standardised by, from :func:`padim_jax.calibrate` where the settings ask for that
+        (``anomaly_map="standardised"``); None before, and for maps of distances.
 
     >>> model = padim.fit(backbone, good_images, config)
     >>> model.embedding.grid, model.calibration
@@ -73,6 +76,7 @@ class Padim:
     projection: Float[Array, "c d"] | None = None
     calibration: Calibration | None = None
     roi: Bool[Array, "height width"] | None = None
+    standard: MapStandard | None = None
 
     __repr__ = brief.padim
 
@@ -83,7 +87,8 @@ class Scores:
     """What the model says about n images.
 
     Scores and maps are in units of Mahalanobis distance, not squared, and 0 or more, except that bicubic
-    interpolation undershoots beside steep edges of a map.
+    interpolation undershoots beside steep edges of a map. With ``anomaly_map="standardised"`` they are in standard
+    deviations of good images' maps, and of either sign (:mod:`padim_jax.method.standard`).
 
     Attributes:
       image_score: float32 (n,), the maximum of each map: whether there is a defect.
@@ -107,7 +112,7 @@ class Scores:
     _repr_html_ = album.table
 
     def picture(self, images: UInt8[Array | np.ndarray, "n height width 3"] | None = None) -> Image.Image:
-        """Draw the maps side by side on one colour scale, from the lowest distance to the highest of all.
+        """Draw the maps side by side on one colour scale, from the lowest value to the highest of all.
 
         Args:
           images: those that were scored, over which the maps are laid; None for the maps alone.

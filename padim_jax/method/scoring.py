@@ -1,8 +1,9 @@
 """Scoring with a fitted model, and what it depends on: solver, region of interest, calibration."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,9 @@ from padim_jax.method import calibration, programs
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
 from padim_jax.method.checks import check_images, check_solver, pad_batches, run_exclusively
 from padim_jax.method.records import Padim, Scores
+from padim_jax.method.standard import MapSample, MapStandard
+
+T = TypeVar("T")
 
 
 class NoLeaveOneOut(ValueError):
@@ -42,7 +46,8 @@ def score(
     ``M(x_p) = sqrt((x_p - μ_p)ᵀ Σ_p⁻¹ (x_p - μ_p))`` at each position p (PaDiM equation 2), upsampled to
     the crop and blurred by ``config.sigma``.
 
-    A calibrated model (:func:`calibrate`) gives a p-value and a verdict too.
+    A calibrated model (:func:`calibrate`) gives a p-value and a verdict too. With ``anomaly_map="standardised"`` its
+    maps are (M - m) / s, in standard deviations (:mod:`padim_jax.method.standard`).
 
     Scores and maps of float images have gradients with respect to the images. Where a patch lies exactly at its mean,
     the distance has a kink, and its gradient is given as 0.
@@ -53,10 +58,11 @@ def score(
 
     Raises:
       TypeError: images that are neither uint8 nor float32.
-      ValueError: another shape; float values outside [0, 1]. (Values are not looked at inside ``jit``, ``grad`` or
-        ``vmap``.)
+      ValueError: another shape; float values outside [0, 1] (values are not looked at inside ``jit``, ``grad`` or
+        ``vmap``); a model of standardised maps that is not calibrated.
     """
     check_images("score", images, model.config, floats=True)
+    check_standard("score", model)
     if len(images) == 0:
         calibrated = () if model.calibration is None else (jnp.zeros(0), jnp.zeros(0, bool))
         return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)), *calibrated)
@@ -105,7 +111,7 @@ def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None)
         if not np.asarray(roi).any():
             raise ValueError("with_roi: the region of interest is empty; mark where to look")
         roi = jnp.asarray(roi)
-    return replace(model, roi=roi, calibration=None)
+    return replace(model, roi=roi, calibration=None, standard=None)
 
 
 def with_threshold(model: Padim, threshold: float) -> Padim:
@@ -113,7 +119,7 @@ def with_threshold(model: Padim, threshold: float) -> Padim:
 
     Args:
       model: calibrated.
-      threshold: images that score more are anomalous; in units of distance, positive.
+      threshold: images that score more are anomalous; in units of the scores, positive.
 
     Raises:
       ValueError: a model that is not calibrated, or a threshold that is not a positive finite number.
@@ -135,7 +141,22 @@ def with_smaller_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"]
       ValueError: as :func:`with_roi`, also where the two have nothing in common.
     """
     common = roi if model.roi is None else np.asarray(roi) & np.asarray(model.roi)
-    return replace(with_roi(model, common), calibration=model.calibration)
+    return replace(with_roi(model, common), calibration=model.calibration, standard=model.standard)
+
+
+def with_standard(model: Padim, standard: MapStandard | None) -> Padim:
+    """The same model, not calibrated, with maps standardised by ``standard``; of distances where it is None."""
+    config = replace(model.config, anomaly_map="distance" if standard is None else "standardised")
+    return replace(model, config=config, calibration=None, standard=standard)
+
+
+def check_standard(call: str, model: Padim) -> None:
+    """Raise ``ValueError`` naming ``call`` where maps are to be standardised, and nothing is known to do it by."""
+    if model.config.anomaly_map == "standardised" and model.standard is None:
+        raise ValueError(
+            f"{call}: the model's maps are to be standardised by those of good images (anomaly_map='standardised'), "
+            "and it is not calibrated; calibrate it first"
+        )
 
 
 def calibrate(
@@ -153,7 +174,8 @@ def calibrate(
     The images it was fitted on are each scored by the model of all the others, exactly and without refits
     (:func:`padim_jax.gaussians.leave_one_out.leave_one_out`), map and maximum included; works for n ≤ d. With a
     Ledoit-Wolf covariance the coefficient ρ stays that of all images. :mod:`padim_jax.method.calibration` says what
-    each way guarantees.
+    each way guarantees. With ``anomaly_map="standardised"`` these maps are what others are standardised by, and each
+    is standardised itself by all the others (:mod:`padim_jax.method.standard`).
 
     Args:
       model: as :func:`fit` or :func:`finalize` gives it, or loaded.
@@ -167,23 +189,57 @@ def calibrate(
 
     Raises:
       TypeError, ValueError: images as :func:`score`; a rate outside (0, 1); leave-one-out of other images than the
-        model was fitted on, of fewer than 3, or from a model that can't tell (compacted to low rank).
+        model was fitted on, of fewer than 3, or from a model that can't tell (compacted to low rank); standardised maps
+        of fewer than 3.
       FloatingPointError: a score that is not finite.
     """
-    left_out_model = None if held_out else for_leave_one_out("calibrate", model)
+    scores, histogram, standard = _score_good("calibrate", model, batches, weights, held_out, partial)
+    method = "held-out" if held_out else "leave-one-out"
+    calibrated = calibration.calibration(scores, histogram.counts, method, false_alarm_rate, pixel_rate)
+    return replace(model, calibration=calibrated, standard=standard)
+
+
+def calibration_scores(
+    model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]]
+) -> Float[np.ndarray, " n"]:
+    """Image scores that :func:`calibrate` calibrates on, in the order of the images; errors as there."""
+    return _score_good("calibration_scores", model, batches)[0]
+
+
+def _score_good(
+    call: str,
+    model: Padim,
+    batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
+    weights: Iterable[float] | None = None,
+    held_out: bool = False,
+    partial: bool = False,
+) -> tuple[Float[np.ndarray, " n"], Histogram, MapStandard | None]:
+    """Image scores in order, the histogram of their pixels, and the standard where maps are standardised."""
+    left_out_model = None if held_out else for_leave_one_out(call, model)
+    sample = MapSample(model.config, model.roi) if model.config.anomaly_map == "standardised" else None
     histogram, scores = Histogram(), list[np.ndarray]()
-    total, shift_sum = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
-    for batch_scores, n, weight, shift in _score_batches("calibrate", model, left_out_model, batches, weights):
-        maps = np.asarray(batch_scores.anomaly_map)[:n]
-        scores.extend(np.asarray(batch_scores.image_score)[:n])
+
+    def count(maps: np.ndarray) -> None:
+        scores.extend(maps.max(axis=(1, 2)))
         histogram.add(maps if model.roi is None else maps[:, np.asarray(model.roi)])
+
+    total, shift_sum = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
+    scored = _score_batches(call, with_standard(model, None), left_out_model, batches, weights)
+    for batch_scores, grid, n, weight, shift in scored:
+        if sample is None:
+            count(np.asarray(batch_scores.anomaly_map)[:n])
+        else:
+            sample.add(np.asarray(grid)[:n])
         total += weight
         shift_sum = shift_sum if shift is None else shift_sum + np.asarray(shift, np.float64)
     if left_out_model is not None:
         _check_fitted(left_out_model, total, shift_sum, partial or weights is not None)
-    method = "held-out" if held_out else "leave-one-out"
-    calibrated = calibration.calibration(np.asarray(scores), histogram.counts, method, false_alarm_rate, pixel_rate)
-    return replace(model, calibration=calibrated)
+    if sample is None:
+        return np.asarray(scores), histogram, None
+    standard = sample.standard(call, sample.moments)
+    for maps in sample.left_out(sample.moments):
+        count(maps)
+    return np.asarray(scores), histogram, standard
 
 
 def leave_one_out_scores(
@@ -193,7 +249,7 @@ def leave_one_out_scores(
 ) -> Iterator[Scores]:
     """Score images a model was fitted on, each by the model of all the others, exactly and without refits.
 
-    These are the scores that :func:`calibrate` calibrates on.
+    These are the scores that :func:`calibrate` calibrates on, or, where maps are standardised, the distances before.
 
     Args:
       model: as :func:`calibrate` takes it.
@@ -208,7 +264,7 @@ def leave_one_out_scores(
         was not fitted on is noticed only where it has no such score at all.
     """
     left_out_model = for_leave_one_out("leave_one_out_scores", model)
-    for batch_scores, n, *_ in _score_batches("leave_one_out_scores", model, left_out_model, batches, weights):
+    for batch_scores, _, n, *_ in _score_batches("leave_one_out_scores", model, left_out_model, batches, weights):
         yield Scores(batch_scores.image_score[:n], batch_scores.anomaly_map[:n])
 
 
@@ -218,8 +274,8 @@ def _score_batches(
     left_out_model: Padim | None,
     batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
     weights: Iterable[float] | None,
-) -> Iterator[tuple[Scores, int, float, Array | None]]:
-    """For each batch: scores, how many of them count, the sum of the weights, and Σ w (x - μ).
+) -> Iterator[tuple[Scores, Array, int, float, Array | None]]:
+    """For each batch: scores, the grid of distances, how many of them count, the sum of the weights, and Σ w (x - μ).
 
     Images are left out of ``left_out_model``; where it is None, ``model`` scores them and the last value is None.
     """
@@ -230,13 +286,13 @@ def _score_batches(
         batch_weights = np.zeros(len(images), np.float32)
         batch_weights[:n] = 1 if weight_iterator is None else [next(weight_iterator) for _ in range(n)]
         if left_out_model is None:
-            batch_scores, shift = _run(model, images), None
+            (batch_scores, grid), shift = score_with_grid(model, images), None
         else:
-            batch_scores, shift, _ = score_left_out(left_out_model, images, batch_weights)
+            batch_scores, shift, _, grid = score_left_out(left_out_model, images, batch_weights)
         image_scores = np.asarray(batch_scores.image_score)[:n]
         check_scores(call, image_scores, model, range(count, count + n), held_out=left_out_model is None)
         count += n
-        yield batch_scores, n, float(batch_weights.sum(dtype=np.float64)), shift
+        yield batch_scores, grid, n, float(batch_weights.sum(dtype=np.float64)), shift
 
 
 _OTHERS = ", or give other images with held_out=True"
@@ -244,10 +300,19 @@ _OTHERS = ", or give other images with held_out=True"
 
 def _run(model: Padim, images: Array) -> Scores:
     """Score by one program for all like models, and a small one for the calibration, whose length differs."""
-    program = _strip_settings(replace(model, calibration=None))
-    calls_lapack = program.gaussian.solver == "triangular-solve"
-    scores = run_exclusively(programs.score, program, images) if calls_lapack else programs.score(program, images)
+    scores = _run_program(programs.score, model, images)
     return scores if model.calibration is None else programs.verdicts(model.calibration, scores)
+
+
+def score_with_grid(model: Padim, images: Array | np.ndarray) -> tuple[Scores, Float[Array, "n h w"]]:
+    """Scores without p-values and verdicts, and the distances on their grid, 0 outside of the region of interest."""
+    return _run_program(programs.score_with_grid, model, jnp.asarray(images))
+
+
+def _run_program(program: Callable[[Padim, Array], T], model: Padim, images: Array) -> T:
+    model = _strip_settings(replace(model, calibration=None))
+    calls_lapack = model.gaussian.solver == "triangular-solve"
+    return run_exclusively(program, model, images) if calls_lapack else program(model, images)
 
 
 def _strip_settings(model: Padim) -> Padim:
@@ -257,7 +322,7 @@ def _strip_settings(model: Padim) -> Padim:
 
 def score_left_out(
     model: Padim, images: UInt8[Array | np.ndarray, "n height width 3"], weights: Float[Array | np.ndarray, " n"]
-) -> tuple[Scores, Float[Array, "p d"], Float[Array, "q n k"]]:
+) -> tuple[Scores, Float[Array, "p d"], Float[Array, "q n k"], Float[Array, "n h w"]]:
     """Score images a model was fitted on, each by the model of all the others.
 
     Args:
@@ -266,22 +331,22 @@ def score_left_out(
       weights: the weight that each was fitted with; 0 for those that don't count.
 
     Returns:
-      Scores, not finite where an image can't be left out; Σ w (x - μ), which is 0 over all images fitted on; and
-      embeddings at some positions and of some channels.
+      Scores, not finite where an image can't be left out; Σ w (x - μ), which is 0 over all images fitted on;
+      embeddings at some positions and of some channels; and the distances on their grid.
     """
     regularisation = model.config.regularisation("leave_one_out_scores")
     weights = jnp.asarray(weights, jnp.float32)
     return programs.leave_one_out(_strip_settings(model), jnp.asarray(images), weights, *regularisation)
 
 
-def scores_from_distances(model: Padim, distances: Float[Array, "p n"]) -> Scores:
-    """Maps and image scores of distances, with p-values and verdicts where the model is calibrated."""
-    scores = programs.maps_of(model, distances)
-    return scores if model.calibration is None else programs.verdicts(model.calibration, scores)
+def scores_from_distances(model: Padim, distances: Float[Array, "p n"]) -> tuple[Scores, Float[Array, "n h w"]]:
+    """Maps and image scores, with p-values and verdicts where the model is calibrated, and the distances on a grid."""
+    scores, grid = programs.scores_of(model, distances)
+    return (scores if model.calibration is None else programs.verdicts(model.calibration, scores)), grid
 
 
 def for_leave_one_out(call: str, model: Padim) -> Padim:
-    """The model as :func:`score_left_out` takes it, not calibrated; ``NoLeaveOneOut`` where it has no such scores."""
+    """The model as :func:`score_left_out` takes it, with maps of distances; ``NoLeaveOneOut`` where it can't be."""
     if model.gaussian.no_leave_one_out:
         raise NoLeaveOneOut(f"{call}: {model.gaussian.no_leave_one_out}{_OTHERS if call == 'calibrate' else ''}")
     if model.count < 3:
@@ -295,7 +360,7 @@ def for_leave_one_out(call: str, model: Padim) -> Padim:
         )
     # one that is already in this form must not go through jit, which would copy it
     fitted = model if model.gaussian.solver == "inverse-factor" else with_solver(model, "inverse-factor")
-    return replace(fitted, calibration=None)
+    return with_standard(fitted, None)
 
 
 def check_scores(

@@ -1,6 +1,7 @@
 """Calibrate on image files, on one device or on many: each image left out in turn, or other good images."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,18 @@ from padim_jax.config import RIDGE
 from padim_jax.images.folder import digest_file
 from padim_jax.mesh.processes import gather
 from padim_jax.method.alignment import remarks
-from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Calibration, Histogram, Method, calibration
+from padim_jax.method.calibration import (
+    FALSE_ALARM_RATE,
+    PIXEL_RATE,
+    Calibration,
+    Histogram,
+    Method,
+    calibration,
+    images_wanted,
+)
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import NoLeaveOneOut, check_scores
+from padim_jax.method.standard import MapMoments, MapSample, MapStandard
 from padim_jax.runs.copies import Copies
 from padim_jax.runs.engines import Engine, LeftOut
 from padim_jax.runs.plausible import COMPARED, check_plausible, choose_evenly
@@ -50,6 +60,44 @@ class Terms:
     trusted: bool = False
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What good images give a model.
+
+    Attributes:
+      calibration: their scores, and what follows.
+      standard: what maps are standardised by; None for maps of distances.
+    """
+
+    calibration: Calibration
+    standard: MapStandard | None = None
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What a model's own images gave before.
+
+    Attributes:
+      scores: of its calibration.
+      standard: what their maps were standardised by; None for distances.
+      kept: scores are kept beside new ones, unless these suffice; then maps are standardised by the images of both.
+    """
+
+    scores: Float[np.ndarray, " n"]
+    standard: MapStandard | None = None
+    kept: bool = False
+
+    def kept_beside(self, new: int, false_alarm_rate: float) -> MapStandard | None:
+        """The standard where it is kept beside so many new maps; else None."""
+        is_kept = self.kept and not suffices(new, len(self.scores), false_alarm_rate)
+        return self.standard if is_kept else None
+
+
+def suffices(new: int, earlier: int, false_alarm_rate: float) -> bool:
+    """Whether new scores are as many as earlier ones or as the rate asks for: then no earlier ones have to be kept."""
+    return new >= min(earlier, images_wanted(false_alarm_rate))
+
+
 def calibrate_model(
     engine: Engine,
     held: Any,
@@ -59,11 +107,12 @@ def calibrate_model(
     batch_size: int,
     watch: Watch,
     *,
-    own: Float[np.ndarray, " n"] | None = None,
-) -> Calibration:
-    """The calibration of a model on its own images, or on the others that ``terms`` name.
+    own: Earlier | None = None,
+) -> Reference:
+    """Calibrate a model on its own images, or on the others that ``terms`` name.
 
-    Others that it was not fitted on are compared with its own images, left out in turn, unless they are trusted.
+    Others that it was not fitted on are compared with its own images, left out in turn, unless they are trusted; where
+    maps are standardised, by what its own images give.
 
     Args:
       engine: where to compute.
@@ -73,43 +122,48 @@ def calibrate_model(
       terms: rates and other images.
       batch_size: images that each process computes at once.
       watch: is told of every file, of copies, and of parts that don't lie alike.
-      own: scores of the model's own images, to compare others with; None computes them where that is possible.
+      own: of the model's own images, to compare others with; None computes it where that is possible.
 
     Raises:
       TooFewImages: images would be left out of a model of too few different ones.
       Implausible: others score so much higher that they may not be good.
       UnreadableImage: the first file that can't be read.
       MixedImages: some of the others are among those fitted on, and some are not.
-      ValueError: a file that has changed.
+      ValueError: a file that has changed; standardised maps of fewer than three images.
       Interrupted: one of the processes was asked to stop.
       ProcessFailed: another process stopped.
     """
     model = engine.model(held)
     paths, weights = _choose(model, fitted, images, terms.others)
     rates = (terms.false_alarm_rate, terms.pixel_rate)
-    result = calibrate_files(engine, held, paths, weights, batch_size, watch, rates=rates)
+    sample = _score_files(engine, held, paths, weights, batch_size, watch)
+    result = sample.reference(weights is None, rates, own)
+    # of a part of the images, as an update leaves them out, the scores may not be all that set the threshold
+    if weights is not None and len(paths) >= max(len(weights), float(model.count)):
+        for text in lone_image(sample.final_scores, sample.paths, float(result.calibration.threshold)):
+            watch.remark(text)
     if weights is not None or terms.trusted:
         return result
     if own is None and fitted and images is not None and min(float(model.count), len(images)) >= _FEWEST:
         quiet = Watch(watch.progress, remark=ignore_remark, stopped=watch.stopped)
         with suppress(TooFewImages):  # where most of them are copies
-            own = np.asarray(calibrate_files(engine, held, choose_evenly(fitted), images, batch_size, quiet).scores)
+            chosen = choose_evenly(fitted)
+            reference = _score_files(engine, held, chosen, images, batch_size, quiet).reference(False, rates)
+            own = Earlier(np.asarray(reference.calibration.scores), reference.standard)
     if own is not None:
-        check_plausible("calibrate", np.asarray(result.scores), own)
+        check_plausible("calibrate", sample.scores(own.standard), own.scores)
     return result
 
 
-def calibrate_files(
+def _score_files(
     engine: Engine,
     held: Any,
     paths: Sequence[Path],
     images: Mapping[str, float] | None,
     batch_size: int,
     watch: Watch,
-    *,
-    rates: tuple[float, float] = (FALSE_ALARM_RATE, PIXEL_RATE),
-) -> Calibration:
-    """Calibrate on image files: those that ``images`` lists, each left out in turn, or, with None, others.
+) -> "_Sample":
+    """Score image files by distances: those that ``images`` lists, each left out in turn, or, with None, others.
 
     Files with the same pixels are one image: it is left out with all its copies, and gives one score.
 
@@ -120,7 +174,6 @@ def calibrate_files(
       images: digests of the files it was fitted on with their weights, or None.
       batch_size: images that each process computes at once.
       watch: is told of every file, of copies, and of parts that don't lie alike (:mod:`padim_jax.method.alignment`).
-      rates: of false alarms among images and among pixels, as of :func:`padim_jax.calibrate`.
 
     Raises:
       UnreadableImage: the first file that can't be read.
@@ -129,12 +182,12 @@ def calibrate_files(
       Interrupted: one of the processes was asked to stop.
       ProcessFailed: another process stopped.
     """
-    if images is not None:
-        held = engine.for_leave_one_out("calibrate", held)
     copies, model = Copies(images), engine.model(held)
+    distances = engine.with_standard(held, None) if images is None else engine.for_leave_one_out("calibrate", held)
     try:
         with watch.progress("calibrate", len(paths)) as advance:
-            sample = _score_all(engine, held, paths, copies, images, batch_size, watch, advance)
+            sample = _Sample(model, len(paths))
+            _score_all(engine, distances, paths, copies, images, batch_size, watch, advance, sample)
     except NoLeaveOneOut as error:  # nothing is left where all images are copies of one
         if copies.grew and copies.different < _FEWEST:
             raise _too_few(copies.different) from error
@@ -144,7 +197,8 @@ def calibrate_files(
             raise _too_few(copies.different)
         copies.start_again()
         with no_progress("calibrate", len(paths)) as advance:
-            sample = _score_all(engine, held, paths, copies, images, batch_size, watch, advance)
+            sample = _Sample(model, len(paths))
+            _score_all(engine, distances, paths, copies, images, batch_size, watch, advance, sample)
     if copies.different < len(paths):
         watch.remark(
             f"note: {len(paths) - copies.different} of {len(paths)} images are copies of others (the same pixels); "
@@ -153,14 +207,7 @@ def calibrate_files(
     if images is not None and model.roi is None:
         for text in sample.alignment(RIDGE):
             watch.remark(f"note: {text}")
-    method: Method = "held-out" if images is None else "leave-one-out"
-    scores = sample.scores()
-    result = calibration(scores, sample.pixels(), method, *rates)
-    # of a part of the images, as an update leaves them out, the scores may not be all that set the threshold
-    if images is not None and len(paths) >= max(len(images), float(model.count)):
-        for text in lone_image(scores, sample.paths, float(result.threshold)):
-            watch.remark(text)
-    return result
+    return sample
 
 
 def lone_image(scores: Float[np.ndarray, " n"], paths: Sequence[Path], threshold: float) -> list[str]:
@@ -178,7 +225,7 @@ def lone_image(scores: Float[np.ndarray, " n"], paths: Sequence[Path], threshold
 def _choose(
     model: Padim, fitted: Sequence[Path], images: Mapping[str, float] | None, others: Sequence[Path] | None
 ) -> tuple[Sequence[Path], Mapping[str, float] | None]:
-    """Files to calibrate on, and their weights, as :func:`calibrate_files` takes them."""
+    """Files to calibrate on, and their weights, as :func:`_score_files` takes them."""
     if others is None:
         paths, weights = fitted, images
     elif images is None:
@@ -205,8 +252,9 @@ def _score_all(
     batch_size: int,
     watch: Watch,
     advance: Advance,
-) -> "_Sample":
-    sample = _Sample(engine.model(held), len(paths))
+    sample: "_Sample",
+) -> None:
+    """Add all files to ``sample``."""
     size = engine.step_size(batch_size, len(paths))
     quiet = Watch(note=ignore_note, stopped=watch.stopped)
     for step in read_steps(paths, engine.model(held).config, batch_size, quiet, size=size, pixels=True):
@@ -228,25 +276,31 @@ def _score_all(
         advance(len(step.files))
         if step.stop:
             raise Interrupted("interrupted while calibrating")
-    return sample
 
 
 class _Sample:
-    """What the steps of a calibration give: scores in order, a histogram of pixels, a few embeddings."""
+    """What the steps of a calibration give: scores in order, a histogram of pixels, a few embeddings.
+
+    Where the model's maps are to be standardised, the distances are kept, from which they can be made again.
+    """
 
     def __init__(self, model: Padim, total: int) -> None:
         self._roi = None if model.roi is None else np.asarray(model.roi)
+        self._maps = MapSample(model.config, model.roi) if model.config.anomaly_map == "standardised" else None
         self._histogram, self._scores = Histogram(), list[np.ndarray]()
         self._embeddings, self._interval = list[np.ndarray](), max(1, -(-total // COMPARED))
         self.size, self.paths = 0, list[Path]()  # of all scores, in order
+        self.final_scores = np.zeros(0, np.float32)  # those of the last reference, in order
 
     def add(self, step: Step, left_out: LeftOut, is_first: np.ndarray, size: int) -> None:
         """Take in what the own images of a step gave, those that ``is_first`` marks."""
         values = np.full(size, np.nan, np.float32)
         values[: len(is_first)] = np.where(is_first, left_out.image_score, np.nan)
         self._scores.append(values)
-        maps = left_out.anomaly_map[is_first]
-        self._histogram.add(maps if self._roi is None else maps[:, self._roi])
+        if self._maps is None:
+            self._count_pixels(left_out.anomaly_map[is_first])
+        else:
+            self._maps.add(left_out.grid[is_first])
         places = {file.path: self.size + index for index, file in enumerate(step.files)}
         chosen = [
             index for index, file in enumerate(step.own) if is_first[index] and places[file.path] % self._interval == 0
@@ -254,15 +308,46 @@ class _Sample:
         self._embeddings.append(left_out.embeddings[:, chosen])
         self.size += len(step.files)
 
-    def scores(self) -> Float[np.ndarray, " n"]:
-        """Of all processes, in the order of the files."""
-        steps = gather(np.stack(self._scores)) if self._scores else np.zeros((1, 0, 0), np.float32)
+    def reference(self, held_out: bool, rates: tuple[float, float], earlier: Earlier | None = None) -> Reference:
+        """What the images of all processes give; each map standardised by all others, where they are standardised."""
+        scores, standard = self._in_order(self._scores), None
+        if self._maps is not None:
+            moments = _gather_moments(self._maps.moments)
+            if earlier is not None and (before := earlier.kept_beside(int(moments.count), rates[0])) is not None:
+                moments = self._maps.moments_of(before).merge(moments)
+            standard = self._maps.standard("calibrate", moments)
+            scores = self._in_order(self._rescored(self._maps.left_out(moments), self._count_pixels))
+        method: Method = "held-out" if held_out else "leave-one-out"
+        pixels = gather(self._histogram.counts).sum(axis=0)
+        self.final_scores = scores
+        return Reference(calibration(scores, pixels, method, *rates), standard)
+
+    def scores(self, standard: MapStandard | None) -> Float[np.ndarray, " n"]:
+        """Of all processes, in the order of the files, standardised by ``standard`` of other images."""
+        scores = self._scores
+        if self._maps is not None:
+            scores = self._rescored(self._maps.by(standard))
+        return self._in_order(scores)
+
+    def _count_pixels(self, maps: np.ndarray) -> None:
+        self._histogram.add(maps if self._roi is None else maps[:, self._roi])
+
+    def _rescored(
+        self, parts: Iterable[np.ndarray], count: Callable[[np.ndarray], None] = lambda maps: None
+    ) -> Sequence[np.ndarray]:
+        """The scores of each step anew, from the maps of all, in parts."""
+        scores = [np.zeros(0, np.float32)]
+        for maps in parts:
+            count(maps)
+            scores.append(maps.max(axis=(1, 2)))
+        steps = np.stack(self._scores) if self._scores else np.zeros((0, 0), np.float32)
+        steps[np.isfinite(steps)] = np.concatenate(scores)
+        return list(steps)
+
+    def _in_order(self, scores: Sequence[np.ndarray]) -> Float[np.ndarray, " n"]:
+        steps = gather(np.stack(scores)) if scores else np.zeros((1, 0, 0), np.float32)
         in_order = steps.swapaxes(0, 1).reshape(-1)
         return in_order[np.isfinite(in_order)]
-
-    def pixels(self) -> np.ndarray:
-        """The histogram's counts over all processes."""
-        return gather(self._histogram.counts).sum(axis=0)
 
     def alignment(self, ridge: float) -> list[str]:
         """As of :func:`padim_jax.method.alignment.remarks`, from a few images of all processes."""
@@ -274,6 +359,13 @@ class _Sample:
         embeddings = np.concatenate(parts, axis=1)
         is_position = embeddings.any(axis=(1, 2))  # a mesh fills positions up with zeros
         return remarks(embeddings[is_position], ridge) if embeddings.size else []
+
+
+def _gather_moments(own: MapMoments) -> MapMoments:
+    """Of the maps of all processes."""
+    numbers = np.stack([np.full_like(own.mean, own.count), own.mean, own.variance])
+    parts = gather(numbers.view(np.uint32)).view(np.float64)  # JAX would round float64
+    return functools.reduce(MapMoments.merge, (MapMoments(float(count[0]), *rest) for count, *rest in parts))
 
 
 def check_fitted(call: str, files: Sequence[File], images: Mapping[str, float]) -> None:

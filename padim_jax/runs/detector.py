@@ -113,7 +113,7 @@ class PadimDetector(OutlierMixin, BaseEstimator):
         return self._fold("partial_fit", X, getattr(self, "moments_", None))
 
     def score_samples(self, X: Any) -> Float[np.ndarray, " n"]:
-        """Minus the image scores (Mahalanobis distances, not squared) in the order of X: higher is more normal.
+        """Minus the image scores, as of :func:`padim_jax.score`, in the order of X: higher is more normal.
 
         A folder's files come in the order of :func:`padim_jax.images.find_images`, sorted.
 
@@ -159,8 +159,8 @@ class PadimDetector(OutlierMixin, BaseEstimator):
         model = self.fit(X)._model("fit_predict", least=3)
         with Notes() as notes:
             batches = self._in_order("fit_predict", X, model.config, notes)
-            scores = [np.asarray(part.image_score) for part in scoring.leave_one_out_scores(model, batches)]
-        return np.where(-np.concatenate(scores) >= self.offset_, 1, -1)
+            scores = scoring.calibration_scores(model, batches)
+        return np.where(-scores >= self.offset_, 1, -1)
 
     @property
     def offset_(self) -> float:

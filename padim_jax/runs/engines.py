@@ -24,6 +24,7 @@ from padim_jax.method import fitting, projection, scoring
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import Padim, PadimMoments, Scores
 from padim_jax.method.regularisation import Statistics, statistics_at
+from padim_jax.method.standard import MapStandard
 from padim_jax.runs.steps import Step
 
 Roi = Bool[np.ndarray, "height width"] | None
@@ -36,11 +37,13 @@ class LeftOut:
     Attributes:
       image_score: (n,), not finite where an image can't be left out.
       anomaly_map: (n, height, width).
+      grid: (n, h, w), the distances that the map follows from.
       embeddings: (q, n, k) at some positions and of some channels, to see whether the parts are aligned.
     """
 
     image_score: Float[np.ndarray, " n"]
     anomaly_map: Float[np.ndarray, "n height width"]
+    grid: Float[np.ndarray, "n h w"]
     embeddings: Float[np.ndarray, "q n k"]
 
 
@@ -114,24 +117,31 @@ class OneDevice:
 
     def score(self, held: Padim, step: Step) -> LeftOut:
         """Score a step's own images by a model that was not fitted on them; there are no embeddings."""
-        n, scores = int(step.valid.sum()), self.scores(held, step.images)
-        return LeftOut(np.asarray(scores.image_score)[:n], np.asarray(scores.anomaly_map)[:n], np.zeros((0, n, 0)))
+        n, (scores, grid) = int(step.valid.sum()), scoring.score_with_grid(held, step.images)
+        return self._own(n, scores, grid, np.zeros((0, n, 0)))
+
+    def with_standard(self, held: Any, standard: MapStandard | None) -> Any:
+        """As :func:`padim_jax.method.scoring.with_standard`, of a model that is held."""
+        return scoring.with_standard(held, standard)
 
     def for_leave_one_out(self, call: str, held: Padim) -> Padim:
-        """A model that is held, as :meth:`leave_out` takes it; ``NoLeaveOneOut`` where it has no such scores."""
+        """A model that is held, as :meth:`leave_out` takes it; ``NoLeaveOneOut`` where it can't be."""
         return scoring.for_leave_one_out(call, held)
 
     def leave_out(self, held: Padim, step: Step, weights: Float[np.ndarray, " n"]) -> LeftOut:
         """Score a step's own images, fitted with ``weights`` (0 of those that don't count), each left out in turn."""
         n = int(step.valid.sum())
-        scores, _, embeddings = scoring.score_left_out(held, step.images, weights)
-        return LeftOut(
-            np.asarray(scores.image_score)[:n], np.asarray(scores.anomaly_map)[:n], np.asarray(embeddings)[:, :n]
-        )
+        scores, _, embeddings, grid = scoring.score_left_out(held, step.images, weights)
+        return self._own(n, scores, grid, np.asarray(embeddings)[:, :n])
 
     def save(self, stored: Updatable, folder: Any, *, keep_previous: bool = False) -> None:
         """Save a model of :meth:`whole` moments."""
         save_updatable(stored, folder, keep_previous=keep_previous)
+
+    @staticmethod
+    def _own(n: int, scores: Scores, grid: Array, embeddings: np.ndarray) -> LeftOut:
+        values, maps, distances = (np.asarray(array)[:n] for array in (scores.image_score, scores.anomaly_map, grid))
+        return LeftOut(values, maps, distances, embeddings)
 
 
 class ManyDevices:
@@ -225,8 +235,13 @@ class ManyDevices:
     def score(self, held: MeshModel, step: Step) -> LeftOut:
         """As :meth:`OneDevice.score`."""
         with explain_failures():
-            scores = self.scores(held, step.images)
-            return self._own(step, scores.image_score, scores.anomaly_map)
+            scores, grid = meshes.score_with_grid(held, self._shared(step.images))
+            return self._own(step, scores, grid)
+
+    def with_standard(self, held: Any, standard: MapStandard | None) -> Any:
+        """As :meth:`OneDevice.with_standard`."""
+        everywhere = None if standard is None else meshes.replicated(self.mesh, standard)
+        return replace(held, model=scoring.with_standard(held.model, everywhere))
 
     def for_leave_one_out(self, call: str, held: MeshModel) -> MeshModel:
         """As :meth:`OneDevice.for_leave_one_out`."""
@@ -235,8 +250,8 @@ class ManyDevices:
     def leave_out(self, held: MeshModel, step: Step, weights: Float[np.ndarray, " n"]) -> LeftOut:
         """As :meth:`OneDevice.leave_out`."""
         with explain_failures():
-            scores, embeddings = meshes.score_left_out(held, self._shared(step.images), self._shared(weights))
-            return self._own(step, scores.image_score, scores.anomaly_map, embeddings)
+            scores, embeddings, grid = meshes.score_left_out(held, self._shared(step.images), self._shared(weights))
+            return self._own(step, scores, grid, embeddings)
 
     def save(self, stored: Updatable, folder: Any, *, keep_previous: bool = False) -> None:
         """As :meth:`OneDevice.save`: process 0 writes, the others hand it their parts.
@@ -256,10 +271,13 @@ class ManyDevices:
     def _shared(self, local: np.ndarray) -> Array:
         return meshes.shared_out(self.mesh, local)
 
-    def _own(self, step: Step, values: Array, maps: Array, embeddings: Array | None = None) -> LeftOut:
+    def _own(self, step: Step, scores: Scores, grid: Array, embeddings: Array | None = None) -> LeftOut:
         n = int(step.valid.sum())
         sample = np.zeros((0, n, 0)) if embeddings is None else meshes.columns_here(embeddings)[:, :n]
-        return LeftOut(meshes.rows_here(values)[:n], meshes.rows_here(maps)[:n], sample)
+        values, maps, distances = (
+            meshes.rows_here(array)[:n] for array in (scores.image_score, scores.anomaly_map, grid)
+        )
+        return LeftOut(values, maps, distances, sample)
 
 
 Engine = OneDevice | ManyDevices

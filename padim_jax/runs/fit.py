@@ -86,19 +86,20 @@ def fit_files(
     moments = engine.whole(fold.state)
     with _keep_fit(engine, fold, moments, checkpoint):
         chosen = regularise_files(engine, moments, fitted, fold.images, batch_size, watch)
-    held, calibration, reason = engine.finalize(chosen, roi), None, ""
+    held, reference, reason = engine.finalize(chosen, roi), None, ""
     if terms is not None:
         if jax.process_count() > 1:  # whatever happens to one of them, the others can't keep it then
             checkpoint.write(engine, fold, moments)
         try:
             with _keep_fit(engine, fold, moments, checkpoint):
-                calibration = calibrate_model(engine, held, fitted, fold.images, terms, batch_size, watch)
+                reference = calibrate_model(engine, held, fitted, fold.images, terms, batch_size, watch)
         except TooFewImages as error:
             reason = str(error)
     del held  # as large as the moments
     origin = None if progress is None else {**progress, "images": len(fitted), "skipped": len(fold.skipped)}
-    stored = Updatable(engine.backbone, chosen, fold.images, calibration, roi, origin, fold.image_sizes)
-    engine.save(stored, out, keep_previous=keep_previous)
+    calibration, standard = (None, None) if reference is None else (reference.calibration, reference.standard)
+    details = calibration, roi, origin, fold.image_sizes, standard
+    engine.save(Updatable(engine.backbone, chosen, fold.images, *details), out, keep_previous=keep_previous)
     checkpoint.remove()
     return Fitted(fitted, len(fold.images), int(moments.count), fold.skipped, calibration, reason)
 

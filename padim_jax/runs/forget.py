@@ -61,5 +61,6 @@ def forget_files(
         moments=forget(model.moments, engine.local(engine.whole(gone.state))),
         images=images,
         calibration=None,
+        standard=None,
         progress=note_change(model.progress, "made to forget"),
     )

@@ -25,7 +25,7 @@ def left_out_files(
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
     advance: Advance = lambda count: None,
 ) -> Iterator[ScoredImage]:
-    """Score image files that a model was fitted on, each by the model of all the others, in order.
+    """Score image files that a model was fitted on, each by the model of all the others, in order, by distances.
 
     As :func:`padim_jax.runs.score.score_files` does for others; ``images`` are those of the fit with their weights.
 
@@ -50,7 +50,7 @@ def left_out_files(
 def held_out_scores(
     engine: Engine, held: Any, paths: Sequence[Path], batch_size: int, watch: Watch, advance: Advance
 ) -> Float[np.ndarray, " n"]:
-    """Scores of files that a model, as the engine holds it, was not fitted on.
+    """Scores of files that a model, as the engine holds it (with its standard, if any), was not fitted on.
 
     Raises:
       UnreadableImage: from ``watch.unreadable``.

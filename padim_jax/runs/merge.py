@@ -1,11 +1,14 @@
 """Join stored models, as if one had been fitted on the images of all."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from padim_jax.artifact import Updatable, note_change
-from padim_jax.method.calibration import Calibration, at_rates, at_threshold, join_calibrations
+from padim_jax.method.calibration import at_rates, at_threshold, join_calibrations
 from padim_jax.method.fitting import merge
+from padim_jax.method.standard import merge_standards
+from padim_jax.runs.calibrate import Reference
 from padim_jax.runs.recalibration import rates_of
 from padim_jax.runs.records import MOST_SIZES
 from padim_jax.runs.watch import warn
@@ -62,36 +65,38 @@ def _merge_pair(first: Updatable, second: Updatable, remark: Remark) -> Updatabl
         raise ValueError("merge: two have different regions of interest; only like models can be merged")
     if shared := len(first.images.keys() & second.images.keys()):
         remark(f"warning: {shared} images are in both and count twice now")
-    images = dict(first.images)
+    images, reference = dict(first.images), _merge_references(first, second, shared, remark)
     for digest, weight in second.images.items():
         images[digest] = images.get(digest, 0) + weight
     return replace(
         first,
         moments=merge(first.moments, second.moments),
         images=images,
-        calibration=_merge_calibrations(first, second, shared, remark),
+        calibration=None if reference is None else reference.calibration,
+        standard=None if reference is None else reference.standard,
         progress=note_change(None, "merged"),
         image_sizes=tuple(dict.fromkeys((*first.image_sizes, *second.image_sizes)))[:MOST_SIZES],
     )
 
 
-def _merge_calibrations(first: Updatable, second: Updatable, shared: int, remark: Remark) -> Calibration | None:
-    """The scores of both, with the threshold where they agree on one that was set by hand."""
-    parts = [model.calibration for model in (first, second) if model.calibration is not None]
+def _merge_references(first: Updatable, second: Updatable, shared: int, remark: Remark) -> Reference | None:
+    """The scores of both and the standard of both, with the threshold where they agree on one that was set by hand."""
+    parts = [Reference(part.calibration, part.standard) for part in (first, second) if part.calibration is not None]
     if not parts:
         return None
-    by_hand = {float(part.threshold) for part in parts if part.threshold_source == "set"}
+    by_hand = {float(part.calibration.threshold) for part in parts if part.calibration.threshold_source == "set"}
     if shared and len(parts) == 2:  # scores of one image in two models are not independent
-        parts = [max(parts, key=lambda part: len(part.scores))]
-        remark(f"note: only the {len(parts[0].scores)} calibration scores of one of the two are kept")
-    merged = join_calibrations(parts, parts[0].false_alarm_rate, parts[0].pixel_rate)
-    if not by_hand:
-        return merged
-    if len(by_hand) == 1 and all(part.threshold_source == "set" for part in parts):
-        return at_threshold(merged, by_hand.pop())
-    thresholds = ", ".join(f"{threshold:.4g}" for threshold in sorted(by_hand))
-    remark(
-        f"warning: thresholds of parts were set by hand ({thresholds}) and differ; the whole takes "
-        f"{float(merged.threshold):.4g}, from its scores"
-    )
-    return merged
+        parts = [max(parts, key=lambda part: len(part.calibration.scores))]
+        remark(f"note: only the {len(parts[0].calibration.scores)} calibration scores of one of the two are kept")
+    standard = functools.reduce(merge_standards, (part.standard for part in parts))
+    calibrations = [part.calibration for part in parts]
+    merged = join_calibrations(calibrations, calibrations[0].false_alarm_rate, calibrations[0].pixel_rate)
+    if len(by_hand) == 1 and all(part.threshold_source == "set" for part in calibrations):
+        merged = at_threshold(merged, by_hand.pop())
+    elif by_hand:
+        thresholds = ", ".join(f"{threshold:.4g}" for threshold in sorted(by_hand))
+        remark(
+            f"warning: thresholds of parts were set by hand ({thresholds}) and differ; the whole takes "
+            f"{float(merged.threshold):.4g}, from its scores"
+        )
+    return Reference(merged, standard)

@@ -1,4 +1,4 @@
-"""What is written of a scored image beside its row: a heat map, a mask, a map of distances; each writes itself."""
+"""What is written of a scored image beside its row: a heat map, a mask, its map; each writes itself."""
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -112,7 +112,7 @@ class Masks(Output):
 
     Attributes:
       config: what the images were read with.
-      threshold: distance.
+      threshold: in units of the maps.
       pixels: whose the mask's are.
       floor: as of :func:`padim_jax.runs.regions.mask_above`.
     """
@@ -136,7 +136,7 @@ class Masks(Output):
 
 @dataclass(frozen=True)
 class Maps(Output):
-    """Distances as float TIFF files; in the image's own pixels NaN where the crop never looked.
+    """Maps as float TIFF files; in the image's own pixels NaN where the crop never looked.
 
     Attributes:
       config: what the images were read with.
@@ -173,11 +173,11 @@ def choose_outputs(
     Args:
       model: whose results they show.
       heatmaps: pictures.
-      colour_range: distances at the ends of their colours. Default: the calibration's, or where there is none, what
+      colour_range: values at the ends of their colours. Default: the calibration's, or where there is none, what
         suits all results.
       masks: pixels of masks; None for no masks.
       tight_masks: of each region, mark only what reaches half of its peak.
-      maps: pixels of maps of distances; None for no maps.
+      maps: pixels of the maps as float TIFF files; None for no maps.
       note: told where a photo could not be read again.
 
     Raises:
@@ -214,7 +214,7 @@ def write_heatmap(
     Args:
       target: to write.
       item: the result.
-      scale: distances at the ends of the colours.
+      scale: values at the ends of the colours.
       config: what the image was read with: the photo is read again, to be shown larger than the network saw it. None
         shows what the network saw.
       threshold: outlined, and marked on the colour scale.

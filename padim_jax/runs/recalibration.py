@@ -12,7 +12,7 @@ from padim_jax.artifact import Updatable
 from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.records import Padim
-from padim_jax.runs.calibrate import Terms, TooFewImages, calibrate_model
+from padim_jax.runs.calibrate import Earlier, Terms, TooFewImages, calibrate_model
 from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.watch import Watch
 
@@ -25,6 +25,7 @@ def recalibrate(
     *,
     fitted: Sequence[Path] = (),
     own: Float[np.ndarray, " n"] | None = None,
+    keep: bool = False,
     false_alarm_rate: float | None = None,
     pixel_rate: float | None = None,
     trusted: bool = False,
@@ -43,6 +44,8 @@ def recalibrate(
       good: image files, all of them among those that it was fitted on, or none; None for ``fitted``.
       fitted: files that it was fitted on, to calibrate on where ``good`` is None, and to compare ``good`` with.
       own: calibration scores of the model's own images, to compare ``good`` with. Default: those of ``model``.
+      keep: ``own`` are kept beside new scores, unless these are as many, or as many as the rate asks for (see
+        :func:`update_files`): then maps are standardised by the images of both.
       false_alarm_rate: as of :func:`padim_jax.calibrate`. Default: the model's, or 0.01.
       pixel_rate: as of :func:`padim_jax.calibrate`. Default: the model's.
       trusted: other images are not compared with the model's own.
@@ -61,6 +64,7 @@ def recalibrate(
     rates = rates_of(before, false_alarm_rate, pixel_rate)
     if own is None and before is not None:
         own = np.asarray(before.scores)
+    earlier = None if own is None else Earlier(own, model.standard, keep)
     engine = engine or OneDevice(model.backbone)
     if isinstance(model, Updatable):
         held, images = engine.finalize(model.moments, model.roi), model.images
@@ -68,11 +72,11 @@ def recalibrate(
         held, images = engine.hold(model), None
     terms = Terms(*rates, good, trusted)
     try:
-        calibration = calibrate_model(engine, held, fitted, images, terms, batch_size, watch, own=own)
+        reference = calibrate_model(engine, held, fitted, images, terms, batch_size, watch, own=earlier)
     except TooFewImages as error:
         watch.remark(f"not calibrated: {error}")
         return model
-    return replace(model, calibration=calibration)
+    return replace(model, calibration=reference.calibration, standard=reference.standard)
 
 
 def rates_of(

@@ -49,7 +49,7 @@ class ScoredImage:
       score: the map's maximum.
       p_value, anomalous: None where the model is not calibrated.
       image: RGB, as the network saw it.
-      anomaly_map: distances, at crop size.
+      anomaly_map: at crop size, of distances or standardised.
       size: (width, height) of the upright image in the file, in pixels.
       digest: of the file's content, as :class:`padim_jax.images.Batch` has it; empty where nobody asked.
       notes: what a reader should know of this result.

@@ -11,6 +11,7 @@ from padim_jax.artifact import Updatable, note_change
 from padim_jax.images import UnreadableImage
 from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold, join_calibrations
+from padim_jax.runs.calibrate import suffices
 from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.fold import fold_files
 from padim_jax.runs.left_out import held_out_scores
@@ -95,7 +96,7 @@ def update_files(
     if before is not None and held_out is None:
         compare_watch = replace(watch, note=ignore_note, unreadable=unreadable)
         with watch.progress("compare", len(new)) as advance:
-            held = engine.finalize(model.moments, model.roi)
+            held = engine.with_standard(engine.finalize(model.moments, model.roi), model.standard)
             first_scores = held_out_scores(engine, held, new, batch_size, compare_watch, advance)
             del held  # the factors, as large as the moments
     fold = Fold(engine.place(model.moments), dict(model.images), sizes=dict.fromkeys(model.image_sizes))
@@ -116,6 +117,7 @@ def update_files(
         held_out,
         fitted=[path for path in added if digests[path] in fold.images],  # the others have faded at once
         own=None if before is None else np.asarray(before.scores),
+        keep=first_scores is not None,
         false_alarm_rate=rates[0],
         pixel_rate=rates[1],
         trusted=trusted,
@@ -123,14 +125,12 @@ def update_files(
         watch=watch,
         engine=engine,
     )
-    if before is not None and first_scores is not None and not _suffices(updated.calibration, before):
+    number = 0 if updated.calibration is None else len(updated.calibration.scores)
+    if before is not None and first_scores is not None and not suffices(number, len(before.scores), rates[0]):
         updated = replace(updated, calibration=_with_earlier(updated.calibration, before, first_scores, rates, watch))
+    if updated.calibration is None:
+        updated = replace(updated, standard=None)
     return Update(updated, tuple(added), len(paths) - len(new), skipped)
-
-
-def _suffices(calibration: Calibration | None, before: Calibration) -> bool:
-    """Whether new scores are as many as the ones before or as the rate asks for: then no older ones have to be kept."""
-    return calibration is not None and len(calibration.scores) >= min(len(before.scores), calibration.images_wanted)
 
 
 def _with_earlier(

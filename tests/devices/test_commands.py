@@ -77,7 +77,8 @@ def assert_alike(found: Path, wanted: Path, rtol: float = 1e-4) -> None:
     """The same files with the same weights, the same distances, calibration scores and sizes of files."""
     test = images(4, SMALL, seed=9)
     one, other = padim.load(found), padim.load(wanted)
-    np.testing.assert_allclose(padim.score(one, test).anomaly_map, padim.score(other, test).anomaly_map, rtol=rtol)
+    maps = padim.score(one, test).anomaly_map, padim.score(other, test).anomaly_map
+    np.testing.assert_allclose(*maps, rtol=rtol, atol=0 if one.standard is None else 10 * rtol)
     assert one.calibration is not None
     assert other.calibration is not None
     np.testing.assert_allclose(one.calibration.scores, other.calibration.scores, rtol=rtol)
@@ -152,6 +153,21 @@ def test_a_calibration_is_that_of_one_device(
         assert calibration.method == ("leave-one-out" if name == "fitted" else "held-out")
     thresholds = [float(calibration.threshold) for calibration in calibrations if calibration is not None]
     assert thresholds[0] == pytest.approx(thresholds[1], rel=1e-4)
+
+
+def test_standardised_maps_are_those_of_one_device(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [folder / "standardised-many", folder / "standardised-one"]
+    for model, more in zip(models, (MANY, ()), strict=True):
+        words = ("--skip-unreadable", "--anomaly-map", "standardised", *SIZES, *more)
+        run("fit", folder / "good", "--out", model, *words)
+    base = models[1]
+    models += run_on_one_and_many(folder, capsys, "update", base, folder / "few")
+    models += run_on_one_and_many(folder, capsys, "calibrate", base, folder / "more", "--trust-calibration")
+    for many, one in zip(models[::2], models[1::2], strict=True):
+        assert_alike(many, one, rtol=2e-3)
+        standards = [padim.load(path).standard for path in (many, one)]
+        for name in ("mean", "spread", "count"):
+            np.testing.assert_allclose(*(getattr(standard, name) for standard in standards), rtol=1e-3)
 
 
 def test_a_model_that_only_scores_is_calibrated_as_on_one_device(

@@ -74,6 +74,20 @@ def test_p_values_and_verdicts_are_those_of_one_device(one: padim.Padim) -> None
     np.testing.assert_allclose(solved, wanted.p_value)
 
 
+@pytest.mark.parametrize("rows", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_standardised_maps_are_those_of_one_device(one: padim.Padim, rows: int) -> None:
+    asked = replace(one, config=replace(one.config, anomaly_map="standardised"))
+    mesh, test = meshes.device_mesh(rows), images(5, SMALL, seed=9)
+    with pytest.raises(ValueError, match=r"^score: the model's maps are to be standardised"):
+        meshes.score(meshes.place(mesh, asked), test)
+    model = padim.calibrate(asked, [images(21, SMALL)])
+    scores, expected = meshes.score(meshes.place(mesh, model), test), padim.score(model, test)
+    np.testing.assert_allclose(scores.anomaly_map, expected.anomaly_map, rtol=1e-3, atol=1e-3)
+    assert scores.p_value is not None
+    assert expected.p_value is not None
+    np.testing.assert_allclose(scores.p_value, expected.p_value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 4, 8])
 def test_each_device_holds_its_share(lite0: padim.Backbone, uneven: padim.Padim, rows: int) -> None:
