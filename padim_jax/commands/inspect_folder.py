@@ -35,6 +35,7 @@ def folder_lines(record: Mapping[str, Any]) -> Iterator[str]:
         ]
     yield from _section("frames and transparency", [f"{path}: {text}" for path, text in notes])
     yield from _section("likely mistakes", list(_mistakes(record)))
+    yield from _pose_lines(record["poses"])
     yield from _score_lines(record["leave_one_out"])
 
 
@@ -47,6 +48,30 @@ def _mistakes(record: Mapping[str, Any]) -> Iterator[str]:
         others = [f"{path} ({value})" for path, value in odd["images"].items()]
         number = f"{len(others)} of {record['counts']['images']} images"
         yield f"{odd['what']}: {number} differ from the usual {odd['common']}: {_list(others)}"
+
+
+def _pose_lines(poses: Mapping[str, Any] | None) -> Iterator[str]:
+    if poses is None:
+        return
+    yield ""
+    if poses["not_done"]:
+        yield f"how the parts lie is not known: {poses['not_done']}"
+        return
+    shifted = f"parts are shifted by up to {poses['shift']:.1%} of the image's width"
+    if poses["angle"]:
+        yield (
+            f"{shifted} and turned by up to {poses['angle']:.0f}° "
+            f"(90% of them within {poses['shift_of_most']:.1%} and {poses['angle_of_most']:.0f}°)"
+        )
+    else:
+        yield f"{shifted} (90% of them within {poses['shift_of_most']:.1%}) and not visibly turned"
+    if poses["n_matching"] < poses["n_images"]:
+        yield f"  {poses['n_matching']} of {poses['n_images']} images match the others well enough to tell"
+    if poses["is_clear"]:
+        yield (
+            "weak defects may be missed on parts that lie so differently: hold them in a fixture before the camera, "
+            "or fit with --preset lite0-plus, which forgives small shifts"
+        )
 
 
 def _score_lines(scores: Mapping[str, Any] | None) -> Iterator[str]:

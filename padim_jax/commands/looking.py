@@ -57,9 +57,9 @@ def estimate_command() -> None:
 def inspect_command() -> None:
     """Inspect PATH, a folder of images or a model.
 
-    Of a folder: what the files are, which can't be read, duplicates, and likely mistakes: odd sizes, channels, depths
-    and formats, and images whose score stands out when each is scored by a model of all the others: --model, if it was
-    fitted on them (others are scored as they are), else one fitted here in memory.
+    Of a folder: what the files are, which can't be read, duplicates, how far parts are shifted and turned, and likely
+    mistakes: odd sizes, channels, depths and formats, and images whose score stands out when each is scored by a model
+    of all the others: --model, if it was fitted on them (others are scored as they are), else one fitted in memory.
 
     Of a model: settings, sizes, calibration, condition numbers of its covariances and, with --images, positions where
     the images fall into two groups.

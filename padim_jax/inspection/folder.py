@@ -1,4 +1,4 @@
-"""Likely mistakes among good images: what files say of themselves, and which score high among the others."""
+"""Likely mistakes among good images: what files say of themselves, how parts lie, and which score high."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from padim_jax.artifact import Updatable
 from padim_jax.images import FoundImages, UnreadableImage, find_images
 from padim_jax.images.decode import FilePath
 from padim_jax.images.survey import ImageFacts, Oddity, find_duplicates, find_equal_pixels, find_oddities, survey
+from padim_jax.inspection.poses import PartPoses, find_poses
 from padim_jax.inspection.suspects import LeaveOneOut, leave_one_out
 from padim_jax.runs.tables import write_table
 from padim_jax.runs.watch import Watch
@@ -35,6 +36,7 @@ class FolderInspection:
       equal_pixels: groups of files of different content with the same pixels.
       oddities: images that differ from what most are.
       leave_one_out: scores; None where pixels were not looked at.
+      poses: how far parts are shifted and turned; None where pixels were not looked at.
     """
 
     decoded: bool
@@ -45,6 +47,7 @@ class FolderInspection:
     equal_pixels: list[list[Path]]
     oddities: list[Oddity]
     leave_one_out: LeaveOneOut | None
+    poses: PartPoses | None = None
 
     def record(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -69,6 +72,7 @@ class FolderInspection:
                 for oddity in self.oddities
             ],
             "leave_one_out": None if self.leave_one_out is None else self.leave_one_out.record(),
+            "poses": None if self.poses is None else self.poses.record(),
             "images": [{**asdict(image), "path": str(image.path)} for image in self.images],
         }
 
@@ -104,7 +108,7 @@ def inspect_folder(
     batch_size: int = 16,
     watch: Watch | None = None,
 ) -> FolderInspection:
-    """Look for mistakes among good images: duplicates, files unlike the others, images that score high.
+    """Look for mistakes among good images: duplicates, files unlike the others, images that score high, moved parts.
 
     Args:
       folder: of images, or those that were found.
@@ -112,7 +116,7 @@ def inspect_folder(
       name: of ``model``, in the result.
       quick: read the files' headers alone; nothing is scored.
       batch_size: images computed at once.
-      watch: follows the work, in stages "look", "fit" and "score"; files that can't be read are in the result.
+      watch: follows the work, in stages "look", "align", "fit" and "score"; files that can't be read are in the result.
 
     Raises:
       FileNotFoundError, ValueError: as :func:`padim_jax.images.find_images`; a model that lists no images.
@@ -132,5 +136,6 @@ def inspect_folder(
         duplicates=find_duplicates(images),
         equal_pixels=find_equal_pixels(images),
         oddities=find_oddities(images),
+        poses=None if quick else find_poses(images, batch_size=batch_size, watch=watch),
         leave_one_out=None if quick else leave_one_out(images, model, name, batch_size=batch_size, watch=watch),
     )
