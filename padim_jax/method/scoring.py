@@ -1,8 +1,7 @@
 """Scoring with a fitted model, and what it depends on: solver, region of interest, calibration."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +13,6 @@ from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
 from padim_jax.method.checks import check_images, check_solver, pad_batches, run_exclusively
 from padim_jax.method.records import Padim, Scores
 from padim_jax.method.standard import MapSample, MapStandard
-
-T = TypeVar("T")
 
 
 class NoLeaveOneOut(ValueError):
@@ -285,19 +282,15 @@ _OTHERS = ", or give other images with held_out=True"
 
 def _run(model: Padim, images: Array) -> Scores:
     """Score by one program for all like models, and a small one for the calibration, whose length differs."""
-    scores = _run_program(programs.score, model, images)
+    scores, _ = score_with_grid(model, images)
     return scores if model.calibration is None else programs.verdicts(model.calibration, scores)
 
 
 def score_with_grid(model: Padim, images: Array | np.ndarray) -> tuple[Scores, Float[Array, "n h w"]]:
     """Scores without p-values and verdicts, and the distances on their grid, 0 outside of the region of interest."""
-    return _run_program(programs.score_with_grid, model, jnp.asarray(images))
-
-
-def _run_program(program: Callable[[Padim, Array], T], model: Padim, images: Array) -> T:
-    model = _strip_settings(replace(model, calibration=None))
-    calls_lapack = model.gaussian.solver == "triangular-solve"
-    return run_exclusively(program, model, images) if calls_lapack else program(model, images)
+    program, images = _strip_settings(replace(model, calibration=None)), jnp.asarray(images)
+    calls_lapack = program.gaussian.solver == "triangular-solve"
+    return run_exclusively(programs.score, program, images) if calls_lapack else programs.score(program, images)
 
 
 def _strip_settings(model: Padim) -> Padim:
