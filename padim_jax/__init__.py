@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from padim_jax.method.parameters import parameters_at
     from padim_jax.method.records import Padim, PadimMoments, Scores
     from padim_jax.method.regularisation import regularise
-    from padim_jax.method.scoring import with_roi, with_solver, with_threshold
+    from padim_jax.method.variants import with_roi, with_solver, with_threshold
     from padim_jax.presets import PRESETS, preset
     from padim_jax.runs.api import calibrate, fit, score
     from padim_jax.runs.detector import PadimDetector
@@ -38,7 +38,7 @@ else:  # the command line would wait for JAX to say its version
             "padim_jax.method.fitting": ("accumulate", "finalize", "forget", "init", "merge", "update"),
             "padim_jax.method.parameters": ("parameters_at",),
             "padim_jax.method.regularisation": ("regularise",),
-            "padim_jax.method.scoring": ("with_roi", "with_solver", "with_threshold"),
+            "padim_jax.method.variants": ("with_roi", "with_solver", "with_threshold"),
             "padim_jax.artifact.arrays": ("ArtifactError",),
         },
     )

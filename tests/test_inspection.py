@@ -25,7 +25,8 @@ from padim_jax.inspection.positions import (
     rank_p_values,
     split_in_two,
 )
-from padim_jax.method.scoring import leave_one_out_scores, with_solver
+from padim_jax.method.scoring import leave_one_out_scores
+from padim_jax.method.variants import with_solver
 from tests.conftest import SMALL, images
 from tests.hostile_files import write_bad, write_good
 from tests.image_files import png, tiff

@@ -18,8 +18,9 @@ from padim_jax.images.folder import digest_file
 from padim_jax.method import standard as module
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.calibration import Histogram
-from padim_jax.method.scoring import leave_one_out_scores, with_smaller_roi, with_standard
+from padim_jax.method.scoring import leave_one_out_scores
 from padim_jax.method.standard import MapMoments, MapSample, MapStandard
+from padim_jax.method.variants import with_smaller_roi, with_standard
 from padim_jax.runs import Watch, forget_files, merge_models, recalibrate, update_files
 from padim_jax.runs.plausible import Implausible
 from tests.conftest import SMALL, images, rewrite_manifest, write_images

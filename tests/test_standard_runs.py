@@ -16,7 +16,8 @@ from padim_jax.fleet.tables import Job
 from padim_jax.images import read_image
 from padim_jax.images.survey import survey
 from padim_jax.inspection.suspects import leave_one_out
-from padim_jax.method.scoring import NoLeaveOneOut, calibration_scores, with_standard
+from padim_jax.method.scoring import NoLeaveOneOut, calibration_scores
+from padim_jax.method.variants import with_standard
 from padim_jax.runs import Watch
 from padim_jax.runs.engines import OneDevice
 from tests.conftest import SMALL, images, write_images

@@ -17,7 +17,7 @@ from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.quantised import Quantised, dequantise, dequantise_basis, quantise_basis, quantise_whitening
 from padim_jax.method.checks import run_exclusively
 from padim_jax.method.records import Padim
-from padim_jax.method.scoring import with_solver
+from padim_jax.method.variants import with_solver
 
 DeployedForm = Literal["triangle", "triangle-16bit", "low-rank", "low-rank-16bit"]
 _CHUNK_BYTES = 128 * 2**20  # of square matrices, of the positions that are compared at once

@@ -17,7 +17,7 @@ from padim_jax.commands.watching import follow_run
 from padim_jax.images import read_roi_of
 from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration
-from padim_jax.method.scoring import with_smaller_roi
+from padim_jax.method.variants import with_smaller_roi
 from padim_jax.runs.outputs import Pixels, choose_outputs
 from padim_jax.runs.regions import RegionSearch
 from padim_jax.runs.result_folder import score_into

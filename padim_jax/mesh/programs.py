@@ -38,7 +38,7 @@ from padim_jax.mesh.shardings import (
     resize_positions,
     shared_out,
 )
-from padim_jax.method import fitting, programs, scoring
+from padim_jax.method import fitting, programs, scoring, variants
 from padim_jax.method.checks import check_backbone, check_images
 from padim_jax.method.embedding import Embedding, embed
 from padim_jax.method.records import Padim, PadimMoments, Scores
@@ -178,7 +178,7 @@ def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel
 def place(mesh: Mesh, model: Padim) -> MeshModel:
     """A model of one device on a mesh; it scores by inverse factors, or in its low rank."""
     if model.gaussian.solver == "triangular-solve":
-        model = scoring.with_solver(model, "inverse-factor")
+        model = variants.with_solver(model, "inverse-factor")
     p = padded_length(mesh, model.embedding.n_positions)
 
     def put(array: Any) -> Array:

@@ -109,18 +109,8 @@ def with_solver(gaussian: AnyGaussian, solver: Solver) -> AnyGaussian:
 
 
 @jax.jit
-def score(model: Padim, images: Array) -> Scores:
-    """Maps and image scores."""
-    return _score(model, images)[0]
-
-
-@jax.jit
-def score_with_grid(model: Padim, images: Array) -> tuple[Scores, Float[Array, "n h w"]]:
+def score(model: Padim, images: Array) -> tuple[Scores, Float[Array, "n h w"]]:
     """Maps and image scores, and the distances that they follow from."""
-    return _score(model, images)
-
-
-def _score(model: Padim, images: Array) -> tuple[Scores, Array]:
     x = embed(model.backbone, model.embedding, images, model.projection)
     if images.dtype == jnp.uint8:
         return scores_of(model, model.gaussian.distances(x))

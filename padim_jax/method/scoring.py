@@ -1,22 +1,19 @@
 """Scoring with a fitted model, and what it depends on: solver, region of interest, calibration."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32, UInt8
 
-from padim_jax.gaussians.factors import Solver
 from padim_jax.method import calibration, programs
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
-from padim_jax.method.checks import check_images, check_solver, pad_batches, run_exclusively
+from padim_jax.method.checks import check_images, pad_batches, run_exclusively
 from padim_jax.method.records import Padim, Scores
 from padim_jax.method.standard import MapSample, MapStandard
-
-T = TypeVar("T")
+from padim_jax.method.variants import with_solver, with_standard
 
 
 class NoLeaveOneOut(ValueError):
@@ -67,87 +64,6 @@ def score(
         calibrated = () if model.calibration is None else (jnp.zeros(0), jnp.zeros(0, bool))
         return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)), *calibrated)
     return _run(model, jnp.asarray(images))
-
-
-def with_solver(model: Padim, solver: Solver) -> Padim:
-    """The same model, scoring by ``solver``; the two paths agree to rounding.
-
-    "triangular-solve" keeps L and solves ``L z = x - μ``, vmapped over positions; "inverse-factor"
-    keeps L⁻ᵀ and multiplies.
-
-    Raises:
-      ValueError: unknown solver, or a model of low rank.
-
-    >>> other = padim.with_solver(model, "triangular-solve")
-    >>> np.allclose(padim.score(other, test_images).image_score, padim.score(model, test_images).image_score, rtol=1e-3)
-    True
-    """
-    check_solver("with_solver", solver)
-    return replace(model, gaussian=run_exclusively(programs.with_solver, model.gaussian, solver))
-
-
-def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None) -> Padim:
-    """The same model looking only inside a region of interest: its maps are 0 elsewhere.
-
-    Cells of the grid that lie wholly outside are 0 before the blur too, so that they don't shine in.
-
-    Args:
-      model: any; one that is calibrated loses its calibration, which was made with another region.
-      roi: True where to look, at crop size; None for everywhere.
-
-    Raises:
-      ValueError: another shape or type, or nothing to look at.
-
-    >>> roi = np.zeros((32, 48), bool)
-    >>> roi[:16] = True  # the upper half
-    >>> float(padim.score(padim.with_roi(model, roi), test_images).anomaly_map[:, 16:].max())
-    0.0
-    """
-    if roi is not None:
-        if roi.shape != model.config.crop or roi.dtype != bool:
-            raise ValueError(
-                f"with_roi: roi is {roi.dtype} {tuple(roi.shape)}, wanted bool {model.config.crop}, the crop's size"
-            )
-        if not np.asarray(roi).any():
-            raise ValueError("with_roi: the region of interest is empty; mark where to look")
-        roi = jnp.asarray(roi)
-    return replace(model, roi=roi, calibration=None, standard=None)
-
-
-def with_threshold(model: Padim, threshold: float) -> Padim:
-    """The same model with a given threshold, such as one from labelled images; its p-values stay as they are.
-
-    Args:
-      model: calibrated.
-      threshold: images that score more are anomalous; in units of the scores, positive.
-
-    Raises:
-      ValueError: a model that is not calibrated, or a threshold that is not a positive finite number.
-
-    >>> float(padim.with_threshold(model, 30).calibration.threshold)
-    30.0
-    """
-    if model.calibration is None:
-        raise ValueError("with_threshold: the model is not calibrated; calibrate it first, for p-values and colours")
-    return replace(model, calibration=calibration.at_threshold(model.calibration, threshold))
-
-
-def with_smaller_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"]) -> Padim:
-    """The same model looking only where its region of interest and ``roi`` both are, its calibration kept.
-
-    The maximum over a part is no larger than over the whole, so p-values err to the high side: fewer false alarms.
-
-    Raises:
-      ValueError: as :func:`with_roi`, also where the two have nothing in common.
-    """
-    common = roi if model.roi is None else np.asarray(roi) & np.asarray(model.roi)
-    return replace(with_roi(model, common), calibration=model.calibration, standard=model.standard)
-
-
-def with_standard(model: Padim, standard: MapStandard | None) -> Padim:
-    """The same model, not calibrated, with maps standardised by ``standard``; of distances where it is None."""
-    config = replace(model.config, anomaly_map="distance" if standard is None else "standardised")
-    return replace(model, config=config, calibration=None, standard=standard)
 
 
 def check_standard(call: str, model: Padim) -> None:
@@ -300,19 +216,15 @@ _OTHERS = ", or give other images with held_out=True"
 
 def _run(model: Padim, images: Array) -> Scores:
     """Score by one program for all like models, and a small one for the calibration, whose length differs."""
-    scores = _run_program(programs.score, model, images)
+    scores, _ = score_with_grid(model, images)
     return scores if model.calibration is None else programs.verdicts(model.calibration, scores)
 
 
 def score_with_grid(model: Padim, images: Array | np.ndarray) -> tuple[Scores, Float[Array, "n h w"]]:
     """Scores without p-values and verdicts, and the distances on their grid, 0 outside of the region of interest."""
-    return _run_program(programs.score_with_grid, model, jnp.asarray(images))
-
-
-def _run_program(program: Callable[[Padim, Array], T], model: Padim, images: Array) -> T:
-    model = _strip_settings(replace(model, calibration=None))
-    calls_lapack = model.gaussian.solver == "triangular-solve"
-    return run_exclusively(program, model, images) if calls_lapack else program(model, images)
+    program, images = _strip_settings(replace(model, calibration=None)), jnp.asarray(images)
+    calls_lapack = program.gaussian.solver == "triangular-solve"
+    return run_exclusively(programs.score, program, images) if calls_lapack else programs.score(program, images)
 
 
 def _strip_settings(model: Padim) -> Padim:

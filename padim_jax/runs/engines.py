@@ -20,7 +20,7 @@ from padim_jax.config import PadimConfig
 from padim_jax.gaussians.moments import Moments
 from padim_jax.mesh import MeshModel, MeshMoments
 from padim_jax.mesh.processes import explain_failures, gather
-from padim_jax.method import fitting, projection, scoring
+from padim_jax.method import fitting, projection, scoring, variants
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import Padim, PadimMoments, Scores
 from padim_jax.method.regularisation import Statistics, statistics_at
@@ -101,7 +101,7 @@ class OneDevice:
 
     def finalize(self, moments: PadimMoments, roi: Roi, *, donate: bool = False) -> Padim:
         """The model of :meth:`whole` or :meth:`local` moments; ``donate`` uses them up where that saves room."""
-        return scoring.with_roi(fitting.finalize(self.backbone, moments, donate=donate), roi)
+        return variants.with_roi(fitting.finalize(self.backbone, moments, donate=donate), roi)
 
     def hold(self, model: Padim) -> Padim:
         """A model that was made elsewhere, as :meth:`score` and :meth:`leave_out` take it."""
@@ -121,8 +121,8 @@ class OneDevice:
         return self._own(n, scores, grid, np.zeros((0, n, 0)))
 
     def with_standard(self, held: Any, standard: MapStandard | None) -> Any:
-        """As :func:`padim_jax.method.scoring.with_standard`, of a model that is held."""
-        return scoring.with_standard(held, standard)
+        """As :func:`padim_jax.method.variants.with_standard`, of a model that is held."""
+        return variants.with_standard(held, standard)
 
     def for_leave_one_out(self, call: str, held: Padim) -> Padim:
         """A model that is held, as :meth:`leave_out` takes it; ``NoLeaveOneOut`` where it can't be."""
@@ -241,7 +241,7 @@ class ManyDevices:
     def with_standard(self, held: Any, standard: MapStandard | None) -> Any:
         """As :meth:`OneDevice.with_standard`."""
         everywhere = None if standard is None else meshes.replicated(self.mesh, standard)
-        return replace(held, model=scoring.with_standard(held.model, everywhere))
+        return replace(held, model=variants.with_standard(held.model, everywhere))
 
     def for_leave_one_out(self, call: str, held: MeshModel) -> MeshModel:
         """As :meth:`OneDevice.for_leave_one_out`."""
