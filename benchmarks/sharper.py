@@ -39,6 +39,8 @@ VARIANTS = {
     "ridge auto": replace(PLUS, ridge="auto"),
     "ledoit-wolf": replace(PLUS, covariance="ledoit-wolf"),
     "pooled": replace(PLUS, covariance="pooled", ridge="auto"),
+    "standardised": replace(PLUS, anomaly_map="standardised"),
+    "pooled, standardised": replace(PLUS, covariance="pooled", ridge="auto", anomaly_map="standardised"),
     "lite0, pooled": replace(preset("lite0").members[0], covariance="pooled", ridge="auto"),
 }
 RATES = (0.01, 0.05)
