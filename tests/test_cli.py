@@ -218,7 +218,7 @@ def _lite0_file() -> str:
         (2, lambda t, g: ["fit", g, "--n-channels", 257], r"n_channels=257 is more than the 256 channels"),
         (2, lambda t, g: ["fit", g, "--image-size", "30"], r"fit: --image-size \(30, 30\) is smaller than --crop-size \(32, 48\); raise --image-size or lower --crop-size"),
         (2, lambda t, g: ["fit", g, "--crop-size", "axb"], "'axb' is neither N nor HEIGHTxWIDTH"),
-        (2, lambda t, g: ["fit", g, "--ridge", 0], "padim fit: --ridge 0.0: wanted a positive number (without it the covariance"),
+        (2, lambda t, g: ["fit", g, "--ridge", 0], "padim fit: --ridge 0.0: wanted a positive number .without it the covariance"),
         (1, lambda t, g: ["fit", g, "--backbone", "resnet18", "--weights", _lite0_file()], r"convert\('resnet18'\): the state dict does not fit.*missing"),
         (1, lambda t, g: ["fit", g, "--weights", next(g.glob("*.png"))], "neither a PyTorch file"),
         (1, lambda t, g: ["fit", g, "--out", g], r"holds other things \(later\); choose a new folder"),

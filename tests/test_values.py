@@ -108,7 +108,7 @@ def test_command_fixes_the_range(tmp_path: Path, capsys: pytest.CaptureFixture[s
     code, _, err = run(capsys, "fit", good, "--out", tmp_path / "mixed", *SIZES)
     assert (code, "the images are of several kinds: 1 of 8 bits" in err) == (1, True), err
     code, _, err = run(capsys, "fit", good, "--out", tmp_path / "n", *SIZES, "--value-range", 5, 5)
-    assert (code, "value_range=(5.0, 5.0), wanted (low, high)" in err) == (2, True), err
+    assert (code, "--value-range (5.0, 5.0): wanted (low, high)" in err) == (2, True), err
 
 
 def test_two_passes_note_once(lite0: padim.Backbone, good_dir: Path) -> None:
