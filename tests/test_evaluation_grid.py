@@ -259,6 +259,8 @@ def test_runs_of_a_grid_lie_apart_and_are_kept(bottle: Path, tmp_path: Path, pad
     assert [run["settings"]["members"][0]["ridge"] for run in written["runs"]] == [0.01, 0.1]
     with (out / "results.csv").open(newline="") as stream:
         assert [row["config.ridge"] for row in csv.DictReader(stream)] == ["0.01", "0.1"]
+    with (out / "files.csv").open(newline="") as stream:
+        assert {row["config.ridge"] for row in csv.DictReader(stream)} == {"0.01", "0.1"}
     assert "| lite0 | 0.1 | bottle |" in (out / "table.md").read_text()
     code, _, told = padim(*arguments)
     assert (code, "1/1 bottle lite0 seed 0" in told, "there already" in told) == (0, True, True)

@@ -195,6 +195,21 @@ def test_batches_and_copies_of_the_fit_do_not_change_what_is_chosen(lite0: padim
     assert model.config == whole.config
 
 
+def test_identical_images_take_the_default_ridge(lite0: padim.Backbone) -> None:
+    good = np.repeat(images(1, SMALL), 5, axis=0)
+    assert padim.fit(lite0, [good], CHOOSING).config.ridge == 0.01
+
+
+def test_the_detector_chooses_too(lite0: padim.Backbone) -> None:
+    good = images(12, SMALL)
+    detector = padim.PadimDetector(lite0, config=CHOOSING).fit(good)
+    assert detector.model_ is not None
+    assert detector.model_.config == padim.fit(lite0, [good], CHOOSING).config
+    detector.partial_fit(images(4, SMALL, seed=5))
+    assert (int(detector.moments_.count), detector.moments_.config) == (16, CHOOSING)
+    assert np.isfinite(detector.score_samples(images(2, SMALL, seed=7))).all()
+
+
 @pytest.mark.parametrize("n", [2, 3])
 def test_two_images_take_numbers_that_suit_few_and_three_choose(lite0: padim.Backbone, n: int) -> None:
     good = images(n, SMALL)
@@ -203,7 +218,7 @@ def test_two_images_take_numbers_that_suit_few_and_three_choose(lite0: padim.Bac
     x = np.asarray(embed(lite0, moments.embedding, jnp.asarray(good)))[positions]
     chosen = choose(CHOOSING, statistics_at(moments, positions), x, np.ones(n))
     assert (chosen.log_likelihood is None) == (n == 2)
-    assert ("too few" in chosen.describe()) == (n == 2)
+    assert chosen.describe().startswith("2 images are too few") == (n == 2)
     assert np.isfinite(padim.score(padim.fit(lite0, [good], CHOOSING), images(1, SMALL, seed=7)).image_score).all()
 
 
@@ -235,11 +250,13 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict, message:
 
 def test_a_sample_is_evenly_spread_whatever_the_batches() -> None:
     numbers = np.broadcast_to(np.arange(1000, dtype=np.int64)[:, None, None, None], (1000, 1, 1, 3))
+    numbers = numbers.repeat(2, axis=0)  # each has a copy
     kept = []
-    for size in (7, 1000):
+    for size in (7, 2000):
         images_kept = ImageSample()
-        for _ in images_kept.watch(numbers[start : start + size] for start in range(0, 1000, size)):
+        for _ in images_kept.watch(numbers[start : start + size] for start in range(0, 2000, size)):
             pass
+        assert set(images_kept.weights) == {2.0}
         kept.append(np.concatenate(list(images_kept.batches()))[:, 0, 0, 0])
     np.testing.assert_array_equal(kept[0], kept[1])
     assert 128 <= len(kept[0]) < 256

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
@@ -52,6 +53,19 @@ def test_a_copy_of_a_file_counts_as_what_it_weighs(folder: Path, tmp_path: Path,
     undecided = replace(moments, config=CONFIG)
     chosen = padim.regularise(lite0, undecided, [good, good[:1]], [2.0, *[1.0] * 11, 2.0])
     assert moments.config == chosen.config
+
+
+def test_copies_in_other_files_do_not_make_images_likely(folder: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
+    good = images(12, CONFIG)
+    for index, path in enumerate(write_images(tmp_path / "good", good)):
+        Image.fromarray(good[index]).save(path.with_suffix(".bmp"))
+    assert main(["fit", str(tmp_path / "good"), "--out", str(tmp_path / "model"), *CHOOSING]) == 0
+    ridge, prior = padim.load(tmp_path / "model").config.regularisation("test")
+    alone = padim.load(folder / "model").config.regularisation("test")
+    assert 0.3 < ridge / alone[0] < 3.3  # the next value that is tried, because n - 1 is another number
+    assert prior == alone[1]
+    twice = padim.fit(lite0, [good, good], CONFIG).config
+    assert twice.regularisation("test") == pytest.approx((ridge, prior), rel=0.02)
 
 
 def test_an_update_keeps_the_numbers(folder: Path, tmp_path: Path) -> None:

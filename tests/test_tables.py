@@ -54,6 +54,13 @@ def test_plain_names_and_numbers_stay_as_they_are() -> None:
     )
     assert cell_text(os.fsdecode(b"latin\xe9.png")) == "latin\\xe9.png"
     assert cell_text("=1+1") == "'=1+1"
+    assert [cell_text(text) for text in ("-1.98", "-2e-05", "-1+1", "-1.5.png")] == [
+        "-1.98",
+        "-2e-05",
+        "'-1+1",
+        "'-1.5.png",
+    ]
+    assert original_text("-1.98") == "-1.98"
 
 
 def test_a_row_that_was_cut_short_is_not_read() -> None:

@@ -112,7 +112,7 @@ def write_results(out: Path, runs: Sequence[Mapping[str, Any]], varying: Sequenc
         "runs": [{key: value for key, value in run.items() if key != "pictures"} for run in runs],
     }
     write_atomically(out / _FILES[0], json.dumps(content, indent=1).encode())
-    for name, rows in zip(_FILES[1:], (_run_rows(runs), _file_rows(runs)), strict=True):
+    for name, rows in zip(_FILES[1:], (_run_rows(runs), _file_rows(runs, varying)), strict=True):
         rows = list(rows)
         columns = list(dict.fromkeys(key for row in rows for key in row))
         write_table(out / name, columns, [[row.get(column, "") for column in columns] for row in rows])
@@ -185,10 +185,11 @@ def _threshold_cells(calibration: Mapping[str, Any] | None) -> dict[str, Any]:
     return cells | {"calibration_note": "; ".join(remarks(calibration))}
 
 
-def _file_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A row for each image of each run, with its role."""
+def _file_rows(runs: Iterable[Mapping[str, Any]], varying: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for each image of each run, with its role, and the settings in which runs differ."""
     for run in runs:
         names = _names(run) | {"protocol": run["protocol"]["name"]}
+        names |= {f"config.{name}": setting_text(value) for name, value in _settings(run, varying).items()}
         for name in run["files"]["fit"]:
             yield names | {"role": "fit", "file": name, "label": 0}
         for row in run["files"]["test"]:

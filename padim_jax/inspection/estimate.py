@@ -103,14 +103,16 @@ class Files:
     seconds: float | None = None
 
 
-def sizes_on_disk(positions: int, dimension: int, images: int, parameters: int, map_pixels: int = 0) -> dict[str, int]:
-    """Bytes of each form of a calibrated model; the low-rank forms only where n ≤ d.
+def sizes_on_disk(
+    positions: int, dimension: int, images: int, parameters: int, map_pixels: int = 0, *, pooled: bool = False
+) -> dict[str, int]:
+    """Bytes of each form of a calibrated model; the low-rank forms only where n ≤ d and the covariance is not pooled.
 
     Those of :func:`padim_jax.artifact.layouts.form_bytes` with rank n - 1, and the backbone's ``parameters``, the
     scores and the histogram of the calibration, and two maps where others are standardised by them.
     """
     common = 4 * (parameters + images + BINS + 2 * map_pixels) + _SMALL
-    low = images <= dimension
+    low = images <= dimension and not pooled
     sizes = {
         form: common + form_bytes(form, positions, dimension, max(1, images - 1))
         for form in FORMS
@@ -159,7 +161,7 @@ def estimate(
     p, d = state.embedding.n_positions, state.embedding.dimension
     parameters = sum(array.size for array in backbone_parameters(backbone).values())
     map_pixels = math.prod(config.crop) if config.anomaly_map == "standardised" else 0
-    disk = sizes_on_disk(p, d, images, parameters, map_pixels)
+    disk = sizes_on_disk(p, d, images, parameters, map_pixels, pooled=config.covariance == "pooled")
     memory = _Memory(
         loaded=loaded,
         decoding=(_AHEAD + 2) * batch.nbytes + (os.cpu_count() or 1) * 6 * files.pixels,

@@ -239,7 +239,7 @@ def fit(
     for updated in accumulate(backbone, moments, sample.watch(batches) if config.chooses else batches):
         moments = updated
     if config.chooses:
-        moments = regularise(backbone, moments, sample.batches())
+        moments = regularise(backbone, moments, sample.batches(), sample.weights)
     return finalize(backbone, moments, solver=solver, donate=True)
 
 

@@ -5,6 +5,8 @@ They are those under which good images are most likely, each by the Gaussian of 
 makes a good image that is a little unlike the others impossible, and one that is too large blurs what images share.
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -15,7 +17,7 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int, UInt8
 
 from padim_jax.backbones import Backbone
-from padim_jax.config import PadimConfig
+from padim_jax.config import RIDGE, PadimConfig
 from padim_jax.gaussians.likelihood import left_out_log_likelihoods
 from padim_jax.method import programs
 from padim_jax.method.checks import check_backbone, pad_batches
@@ -66,11 +68,15 @@ class Regularisation:
 
 
 class ImageSample:
-    """Images evenly spread over all that pass by, whatever their batches: up to twice :data:`SAMPLE_IMAGES` of them."""
+    """Images evenly spread over all different ones that pass by, whatever their batches.
+
+    Up to twice :data:`SAMPLE_IMAGES` are kept, and a digest of every image, by which copies are counted.
+    """
 
     def __init__(self) -> None:
-        self._images: list[np.ndarray] = []
-        self._interval, self._count = 1, 0
+        self._images: list[tuple[bytes, np.ndarray]] = []
+        self._copies = Counter[bytes]()
+        self._interval = 1
 
     def watch(self, batches: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
         """The same batches, of whose images some are kept."""
@@ -81,14 +87,22 @@ class ImageSample:
 
     def batches(self, size: int = 16) -> Iterator[UInt8[np.ndarray, "n height width 3"]]:
         """The images kept, in order."""
-        return (np.stack(self._images[start : start + size]) for start in range(0, len(self._images), size))
+        images = [image for _, image in self._images]
+        return (np.stack(images[start : start + size]) for start in range(0, len(images), size))
+
+    @property
+    def weights(self) -> list[float]:
+        """How many copies there were of each image kept."""
+        return [float(self._copies[digest]) for digest, _ in self._images]
 
     def _add(self, image: Array | np.ndarray) -> None:
-        if self._count % self._interval == 0:
-            self._images.append(np.array(image))
+        pixels = np.array(image)
+        digest = hashlib.sha256(pixels.tobytes()).digest()
+        if digest not in self._copies and len(self._copies) % self._interval == 0:
+            self._images.append((digest, pixels))
             if len(self._images) == 2 * SAMPLE_IMAGES:
                 self._images, self._interval = self._images[::2], 2 * self._interval
-        self._count += 1
+        self._copies[digest] += 1
 
 
 def regularise(
@@ -102,8 +116,9 @@ def regularise(
     Args:
       backbone: the one given to :func:`padim_jax.init`.
       moments: of all good images.
-      batches: those images, or some of them: about a hundred, evenly spread, are enough.
-      weights: of the images in order, where they were not folded in with weight 1.
+      batches: those images, or some of them, each different: about a hundred, evenly spread, are enough.
+      weights: of the images in order, where they were not folded in with weight 1; an image that was folded in twice
+        is given once, with weight 2.
 
     Raises:
       TypeError, ValueError: images or backbone as :func:`padim_jax.update`.
@@ -188,20 +203,23 @@ def choose(
     x: Float[np.ndarray, "q k d"],
     weights: Float[np.ndarray, " k"],
 ) -> Regularisation:
-    """The numbers under which embeddings of k images, at :func:`sample_positions`, are most likely.
+    """The numbers under which embeddings of k different images, at :func:`sample_positions`, are most likely.
 
-    Of numbers that are as good, the larger ridge and the fewer prior images. Numbers that are set stay.
+    Numbers that are set stay. Each image has the weight of all its copies: what is left of it in the fit would make it
+    likely whatever the numbers.
     """
     count = statistics.count
     variance = float(np.trace(statistics.pooled)) / len(statistics.pooled)
     pooled = config.covariance == "pooled"
     changing = np.trace(statistics.scatter, axis1=1, axis2=2) > _STILL * variance * count * len(statistics.pooled)
     usable = (count - weights >= FEWEST_IMAGES - 1) & (weights > 0)
-    if count < FEWEST_IMAGES or usable.sum() < FEWEST_IMAGES or not changing.any():
-        variance = variance if np.isfinite(variance) and variance > 0 else 1.0
-        ridge = _rounded(_FALLBACK_RIDGE * variance) if config.ridge == "auto" else config.ridge
+    varies = variance > _STILL * float((statistics.mean**2).mean())  # beyond rounding; False where it is not finite
+    if not varies or usable.sum() < FEWEST_IMAGES or not changing.any():
+        ridge = config.ridge
+        if ridge == "auto":
+            ridge = _rounded(_FALLBACK_RIDGE * variance) if varies else RIDGE
         prior = _FALLBACK_PRIOR_IMAGES if config.prior_images == "auto" else config.prior_images
-        return Regularisation(ridge, prior if pooled else 0.0, None, int(usable.sum()))
+        return Regularisation(ridge, prior if pooled else 0.0, None, len(weights))
     ridges = [_rounded(share * variance) for share in _RELATIVE_RIDGES] if config.ridge == "auto" else [config.ridge]
     priors: Sequence[float] = _PRIOR_IMAGES if config.prior_images == "auto" else [config.prior_images]
     likelihoods = left_out_log_likelihoods(

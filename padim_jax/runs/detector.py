@@ -22,6 +22,7 @@ from padim_jax.method.checks import pad_batches
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.method.projection import principal_components
 from padim_jax.method.records import Padim, PadimMoments
+from padim_jax.method.regularisation import ImageSample, regularise
 from padim_jax.runs.inputs import Images, Notes, Place, as_backbone, image_paths, paths_in, read_images
 from padim_jax.runs.score import Rereadable
 
@@ -184,12 +185,16 @@ class PadimDetector(OutlierMixin, BaseEstimator):
             batches = Rereadable(lambda: self._batches(paths, array, config, notes))
             # a copy, because accumulating uses its moments up, and reading may fail
             moments = _start(call, backbone, config, batches) if before is None else jax.tree.map(jnp.copy, before)
-            for later in fitting.accumulate(backbone, moments, batches):
+            sample = ImageSample()
+            for later in fitting.accumulate(backbone, moments, sample.watch(batches) if config.chooses else batches):
                 moments = later
             count = int(moments.count)
             if call == "fit" and count < 3:
                 raise ValueError(f"fit: n_samples={count}, wanted 3 or more images, as each is left out to calibrate")
-            model = fitting.finalize(backbone, moments) if count > 1 else None
+            chosen = moments
+            if config.chooses and count > 1:  # anew each time, by the images of this call
+                chosen = regularise(backbone, moments, sample.batches(), sample.weights)
+            model = fitting.finalize(backbone, chosen) if count > 1 else None
             if model is not None and count > 2:
                 rate = self.false_alarm_rate
                 model = scoring.calibrate(model, batches, partial=before is not None, false_alarm_rate=rate)

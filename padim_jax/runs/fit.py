@@ -84,11 +84,14 @@ def fit_files(
     fold = fit_moments(engine, paths, config, batch_size, watch, checkpoint)
     fitted = [path for path in paths if str(path) not in fold.skipped]
     moments = engine.whole(fold.state)
+    of_many = jax.process_count() > 1  # whatever happens to one of them, the others can't keep the fit then
+    if of_many and config.chooses:
+        checkpoint.write(engine, fold, moments)
     with _keep_fit(engine, fold, moments, checkpoint):
         chosen = regularise_files(engine, moments, fitted, fold.images, batch_size, watch)
     held, reference, reason = engine.finalize(chosen, roi), None, ""
     if terms is not None:
-        if jax.process_count() > 1:  # whatever happens to one of them, the others can't keep it then
+        if of_many and not config.chooses:
             checkpoint.write(engine, fold, moments)
         try:
             with _keep_fit(engine, fold, moments, checkpoint):

@@ -133,7 +133,7 @@ def fit_batches(
         state = engine.fold(state, Step.of(images, size), None)
     moments = engine.whole(state)
     if config.chooses:
-        moments = regularise_images(engine, moments, sample.batches(size), size)
+        moments = regularise_images(engine, moments, sample, size)
     return engine.finalize(moments, None, donate=True)
 
 

@@ -1,6 +1,7 @@
 """Choose the ridge and the prior's images of a fit on files, by some of its files."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from padim_jax.mesh.processes import gather
 from padim_jax.method.records import PadimMoments
 from padim_jax.method.regularisation import (
     SAMPLE_IMAGES,
+    ImageSample,
     Regularisation,
     choose,
     embed_sample,
@@ -34,7 +36,8 @@ def regularise_files(
 ) -> PadimMoments:
     """Moments whose settings are numbers, chosen by files that are evenly spread over all, where they are "auto".
 
-    Every process reads the same files, and what process 0 finds holds for all.
+    Every process reads the same files, and what process 0 finds holds for all. Files with the same pixels are one
+    image; of more than :data:`SAMPLE_IMAGES` files, copies outside of the sample are not known.
 
     Args:
       engine: where the moments lie.
@@ -51,15 +54,23 @@ def regularise_files(
     if not moments.config.chooses:
         return moments
     sample = paths[:: -(-len(paths) // SAMPLE_IMAGES)] if paths else []
-    weights, size = list[float](), engine.step_size(batch_size, len(sample))
+    size = engine.step_size(batch_size, len(sample))
+    copies: dict[bytes, dict[str, None]] = {}  # digests of files, by that of their pixels
 
     def read() -> Iterator[tuple[Array, Array]]:
-        for batch in load_batches(sample, moments.config, batch_size, note=ignore_note):
-            weights.extend(images.get(digest, 1.0) for digest in batch.digests)
-            yield pad(batch.images, size)
+        for batch in load_batches(sample, moments.config, size, note=ignore_note):
+            first = []
+            for image, digest in zip(batch.images, batch.digests, strict=True):
+                pixels = hashlib.sha256(image).digest()
+                first.append(pixels not in copies)
+                copies.setdefault(pixels, {})[digest] = None
+            yield pad(batch.images[np.array(first)], size)
             advance(len(batch.paths))
             if gather(np.array([watch.stopped()])).any():
                 raise Interrupted("interrupted while the ridge was chosen")
+
+    def weights() -> list[float]:
+        return [sum(images.get(digest, 1.0) for digest in digests) for digests in copies.values()]
 
     with watch.progress("regularise", len(sample)) as advance:
         chosen = _choose(engine, moments, read(), weights)
@@ -67,19 +78,17 @@ def regularise_files(
     return with_regularisation(moments, chosen)
 
 
-def regularise_images(
-    engine: Engine, moments: PadimMoments, batches: Iterable[UInt8[np.ndarray, "n height width 3"]], size: int
-) -> PadimMoments:
-    """Moments whose settings are numbers, chosen by some of the images that were folded in, each with weight 1.
+def regularise_images(engine: Engine, moments: PadimMoments, sample: ImageSample, size: int) -> PadimMoments:
+    """Moments whose settings are numbers, chosen by a sample of the images that were folded in, each with weight 1.
 
     Args:
       engine: where the moments lie.
       moments: of all images.
-      batches: some of them.
+      sample: some of them.
       size: that batches are filled up to.
     """
-    padded = [pad(images, size) for images in batches]
-    return with_regularisation(moments, _choose(engine, moments, padded, [1.0] * sum(int(v.sum()) for _, v in padded)))
+    batches = (pad(images, size) for images in sample.batches(size))
+    return with_regularisation(moments, _choose(engine, moments, batches, lambda: sample.weights))
 
 
 def pad(images: UInt8[np.ndarray, "n height width 3"], size: int) -> tuple[Array, Array]:
@@ -88,13 +97,16 @@ def pad(images: UInt8[np.ndarray, "n height width 3"], size: int) -> tuple[Array
 
 
 def _choose(
-    engine: Engine, moments: PadimMoments, batches: Iterable[tuple[Array, Array]], weights: list[float]
+    engine: Engine,
+    moments: PadimMoments,
+    batches: Iterable[tuple[Array, Array]],
+    weights: Callable[[], list[float]],
 ) -> Regularisation:
-    """What process 0 chooses; ``weights`` are known once the batches were read."""
+    """What process 0 chooses; ``weights`` are called for once the batches were read."""
     statistics = engine.statistics(moments, sample_positions(moments.embedding))
     projection = None if moments.projection is None else np.asarray(moments.projection)
     x = embed_sample(engine.backbone, moments.embedding, projection, batches)
-    chosen = choose(moments.config, statistics, x, np.array(weights))
+    chosen = choose(moments.config, statistics, x, np.array(weights()))
     # six digits, because numbers travel between processes in float32
     ridge, prior_images = (float(f"{v:.6g}") for v in gather(np.array([chosen.ridge, chosen.prior_images]))[0])
     return replace(chosen, ridge=ridge, prior_images=prior_images)

@@ -3,7 +3,8 @@ r"""Tables in CSV that hold any file name, are harmless in a spreadsheet, and ca
 Two things are escaped in cells of text; numbers stay as they are:
 
 * A text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break would be a formula to a spreadsheet. It gets
-  an apostrophe in front, and so does one that begins with apostrophes followed by one of these.
+  an apostrophe in front, and so does one that begins with apostrophes followed by one of these. A negative number does
+  not, whatever it stands for.
 * Bytes of a name that are not UTF-8 are written as ``\xff``, lone surrogates as ``\udfff``. In a text that holds any of
   these, be it by itself, backslashes are doubled; in others they are not.
 """
@@ -18,6 +19,7 @@ from weights_conversion.atomic import write_atomically
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 _ESCAPED_FORMULA = re.compile(r"'+[=+\-@\t\r\n]")
+_NUMBER = re.compile(r"-[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")  # begins like a formula, and is none
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(x[89a-f][0-9a-f]|ud[89a-f][0-9a-f]{2})")
 
@@ -39,7 +41,7 @@ def cell_text(value: object) -> str:
     text = str(value)
     if _NO_TEXT.search(text) or _ESCAPE.search(text):
         text = _NO_TEXT.sub(_escaped, text.replace("\\", "\\\\"))
-    return f"'{text}" if _FORMULA.match(text) else text
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def original_text(cell: str) -> str:
