@@ -17,7 +17,7 @@ from padim_jax.images import read_image
 from padim_jax.images.folder import digest_file
 from padim_jax.method import standard as module
 from padim_jax.method.anomaly_map import anomaly_map
-from padim_jax.method.calibration import Histogram
+from padim_jax.method.calibration import Histogram, at_threshold
 from padim_jax.method.scoring import leave_one_out_scores
 from padim_jax.method.standard import MapMoments, MapSample, MapStandard
 from padim_jax.method.variants import with_smaller_roi, with_standard
@@ -319,17 +319,32 @@ def test_updates_keep_the_standard_of_before_beside_the_new_one(
     assert float(standard_of(many).count) == 16 == len(scores_of(many))
 
 
-def test_merged_models_have_the_standard_of_all_images(lite0: padim.Backbone, folder: Path) -> None:
-    parts = [fit(lite0, files(folder / name)) for name in ("first", "third")]
-    merged = merge_models(parts, remark=lambda text: None)
-    (n, m), (a, b) = (16, 6), (np.asarray(standard_of(part).mean, np.float64) for part in parts)
-    s, t = (np.asarray(standard_of(part).spread, np.float64) for part in parts)
-    np.testing.assert_allclose(standard_of(merged).mean, (n * a + m * b) / (n + m), rtol=1e-5)
-    squared = ((n - 1) * s**2 + (m - 1) * t**2 + n * m / (n + m) * (a - b) ** 2) / (n + m - 1)
-    np.testing.assert_allclose(standard_of(merged).spread, np.sqrt(squared), rtol=1e-5)
-    assert float(standard_of(merged).count) == 22 == len(scores_of(merged))
-    shared = merge_models([parts[0], parts[0]], remark=lambda text: None)  # scores of one of the two are kept
-    np.testing.assert_array_equal(standard_of(shared).spread, standard_of(parts[0]).spread)
+def test_merged_models_are_not_calibrated_until_they_have_seen_good_images(lite0: padim.Backbone, folder: Path) -> None:
+    remarks: list[str] = []
+    parts = [fit(lite0, files(folder / name)) for name in ("first", "second", "third")]
+    merged = merge_models(parts, remark=remarks.append)
+    assert merged.standard is merged.calibration is None
+    (remark,) = remarks
+    assert remark == (
+        "warning: the maps of the parts do not standardise those of the whole; the merged model is not calibrated: "
+        "padim calibrate MODEL GOOD_DIR"
+    )
+    by_hand = [
+        replace(part, calibration=at_threshold(part.calibration, threshold))
+        for part, threshold in zip(parts, (7.0, 6.5, 7.0), strict=True)
+        if part.calibration is not None
+    ]
+    assert merge_models(by_hand, remark=remarks.append).calibration is None
+    assert "not calibrated and loses what was set by hand as a threshold (6.5, 7): padim calibrate" in remarks[-1]
+    bare = [replace(part, calibration=None, standard=None) for part in parts]
+    assert merge_models(bare, remark=remarks.append).calibration is None
+    assert len(remarks) == 2
+    good = [path for name in ("first", "second", "third") for path in files(folder / name)]
+    from_scratch, calibrated = (
+        fit(lite0, good),
+        recalibrate(merged, good, batch_size=8, watch=Watch(remark=lambda text: None)),
+    )
+    np.testing.assert_allclose(standard_of(calibrated).spread, standard_of(from_scratch).spread, rtol=1e-2)
     left = forget_files(fit(lite0, files(folder / "first")), files(folder / "first")[:2], batch_size=8)
     assert left.standard is left.calibration is None
 

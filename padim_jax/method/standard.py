@@ -202,19 +202,3 @@ class MapSample:
         whole = np.full((len(values), *self._config.crop), outside, np.float32)
         whole[:, self._roi] = values
         return whole
-
-
-def merge_standards(first: MapStandard | None, second: MapStandard | None) -> MapStandard | None:
-    """The standard of the images of both, or of the one that is there.
-
-    The spreads stand in for standard deviations of the images alone, which are not kept.
-    """
-    if first is None or second is None:
-        return second if first is None else first
-    merged, other = (
-        MapMoments(float(part.count), np.asarray(part.mean, np.float64), np.asarray(part.spread, np.float64) ** 2)
-        for part in (first, second)
-    )
-    merged = merged.merge(other)
-    arrays = merged.mean, np.sqrt(merged.variance), np.asarray(merged.count)
-    return MapStandard(*jax.device_put(tuple(array.astype(np.float32) for array in arrays)))
