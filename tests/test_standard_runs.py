@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 
 import padim_jax as padim
 from padim_jax.cli import main
@@ -134,5 +135,14 @@ def test_the_detector_says_of_its_own_images_what_they_score_among_the_others(
         -np.asarray(padim.score(padim.calibrate(model, [good]), images(4, SMALL, seed=5)).image_score),
         rtol=1e-3,
     )
+    detector.partial_fit(good[:1])
+    for call in (detector.score_samples, detector.predict):
+        with pytest.raises(NotFittedError, match=r"standardised by the images of the last call .* fewer than 3; call"):
+            call(good)
+    assert len(detector.partial_fit(good[:3]).predict(good)) == 20
+    new = padim.PadimDetector(lite0, config=CONFIG)
+    for count in (1, 2, 3):
+        new.partial_fit(good[:count])
+    assert np.isfinite(new.offset_)
     distances = padim.score(with_standard(model, None), good[:1]).image_score
     assert not np.isclose(float(distances[0]), expected[0])
