@@ -253,9 +253,10 @@ def test_models_are_stored_with_their_standard(calibrated: padim.Padim, tmp_path
         for array in ("mean", "spread", "count"):
             np.testing.assert_array_equal(getattr(loaded.standard, array), getattr(calibrated.standard, array))
         np.testing.assert_allclose(padim.score(loaded, test).image_score, expected.image_score, rtol=20 * rtol)
-    padim.save(replace(calibrated, calibration=None, standard=None), tmp_path / "bare")
-    with pytest.raises(ValueError, match="calibrate it first"):
-        padim.score(padim.load(tmp_path / "bare"), test)
+    for standard in (calibrated.standard, None):
+        padim.save(replace(calibrated, calibration=None, standard=standard), tmp_path / "bare")
+        with pytest.raises(ValueError, match="calibrate it first"):
+            padim.score(padim.load(tmp_path / "bare"), test)
     rewrite_manifest(tmp_path / "bare", calibration={"method": "kept", "false_alarm_rate": 0.1, "pixel_rate": 0.1})
     with pytest.raises(padim.ArtifactError, match="damaged"):
         padim.load(tmp_path / "bare")
