@@ -96,6 +96,21 @@ def test_an_evaluation_standardises_and_its_thresholds_are_those_of_a_calibratio
     np.testing.assert_allclose(scores, padim.score(by_hand, tests).image_score, rtol=2e-3)
 
 
+def test_a_merge_that_calibrates_takes_the_rates_of_its_parts(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, more in (("bare", ("--no-calibrate",)), ("rated", ("--false-alarm-rate", "0.2", "--pixel-rate", "0.1"))):
+        run("fit", folder / "good", "--out", tmp_path / name, *SIZES, *STANDARDISED, *more)
+    run("merge", tmp_path / "bare", tmp_path / "rated", "--out", tmp_path / "both")
+    assert "the merged model is not calibrated: padim calibrate MODEL" in " ".join(capsys.readouterr().err.split())
+    assert padim.load(tmp_path / "both").calibration is None
+    words = ("--calibration", folder / "other", "--out", tmp_path / "both")
+    run("merge", tmp_path / "bare", tmp_path / "rated", *words)
+    merged = padim.load(tmp_path / "both").calibration
+    assert merged is not None
+    assert (merged.false_alarm_rate, merged.pixel_rate) == (0.2, 0.1)
+
+
 def test_an_evaluation_names_the_run_that_has_too_few_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
