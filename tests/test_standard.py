@@ -1,6 +1,5 @@
-"""Standardised maps against brute force, their false alarms, and what becomes of them in changes, files and runs."""
+"""Standardised maps against brute force, their false alarms, and what is stored of them."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +12,15 @@ from scipy.stats import binom
 import padim_jax as padim
 from padim_jax.artifact.compaction import compact
 from padim_jax.artifact.saving import save_compacted
-from padim_jax.images import read_image
-from padim_jax.images.folder import digest_file
+from padim_jax.method import programs
 from padim_jax.method import standard as module
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.calibration import Histogram
 from padim_jax.method.scoring import leave_one_out_scores
 from padim_jax.method.standard import MapMoments, MapSample, MapStandard
 from padim_jax.method.variants import with_smaller_roi, with_standard
-from padim_jax.runs import Watch, forget_files, merge_models, recalibrate, update_files
-from padim_jax.runs.plausible import Implausible
-from tests.conftest import SMALL, images, rewrite_manifest, write_images
+from padim_jax.runs.score import ScoredImage, find_summit
+from tests.conftest import SMALL, images, rewrite_manifest
 
 STANDARDISED = replace(SMALL, anomaly_map="standardised")
 TINY = padim.PadimConfig(image_size=12, crop_size=12, sigma=1, anomaly_map="standardised")
@@ -43,11 +40,12 @@ def spread_of(maps: np.ndarray) -> np.ndarray:
 
 
 def left_out_by_hand(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Each map standardised by all the others; 0 outside."""
+    """Each map standardised by all the others; outside the lowest value inside, or 0 where that is lower."""
     standardised = np.zeros_like(maps)
     for k in range(len(maps)):
         others = np.delete(maps[:, inside], k, axis=0)
         standardised[k, inside] = (maps[k, inside] - others.mean(axis=0)) / spread_of(others)
+        standardised[k, ~inside] = min(0, standardised[k, inside].min())
     return standardised
 
 
@@ -164,8 +162,28 @@ def test_a_model_that_is_not_calibrated_is_refused_in_words(model: padim.Padim, 
 def test_a_smaller_region_keeps_the_standard(calibrated: padim.Padim) -> None:
     smaller, new = with_smaller_roi(calibrated, ROI), images(2, SMALL, seed=5)
     maps, whole = (np.asarray(padim.score(one, new).anomaly_map) for one in (smaller, calibrated))
-    assert (maps[:, ~ROI] == 0).all()
+    for each in maps:
+        assert (each[~ROI] == min(0, each[ROI].min())).all()
     np.testing.assert_allclose(maps[:, 12, 20:28], whole[:, 12, 20:28], rtol=1e-3, atol=1e-3)
+
+
+def test_the_maximum_lies_inside_of_the_region_however_low_it_is(calibrated: padim.Padim) -> None:
+    standard, new = standard_of(calibrated), images(3, SMALL, seed=5)
+    high = replace(standard, mean=standard.mean + 100)  # images are far below it everywhere
+    region = replace(with_smaller_roi(calibrated, ROI), standard=high)
+    scores = padim.score(region, new)
+    maps = np.asarray(scores.anomaly_map)
+    assert (maps[:, ROI] < 0).all()
+    np.testing.assert_array_equal(scores.image_score, maps[:, ROI].max(axis=1))
+    distances, grid = programs.score(with_standard(region, None), jnp.asarray(new))
+    sample = MapSample(SMALL, ROI)
+    sample.add(np.asarray(grid))
+    np.testing.assert_allclose(next(iter(sample.by(high))), maps, rtol=1e-3, atol=1e-3)
+    assert (np.asarray(distances.anomaly_map)[:, ~ROI] == 0).all()
+    for each in maps:
+        summit = ScoredImage(Path("x"), float(each.max()), None, None, new[0], each, (48, 32), "")
+        row, column = find_summit(summit, replace(SMALL, image_size=SMALL.crop_size))
+        assert ROI[row, column]
 
 
 @pytest.mark.parametrize("level", [0.0, 7.0])
@@ -235,9 +253,10 @@ def test_models_are_stored_with_their_standard(calibrated: padim.Padim, tmp_path
         for array in ("mean", "spread", "count"):
             np.testing.assert_array_equal(getattr(loaded.standard, array), getattr(calibrated.standard, array))
         np.testing.assert_allclose(padim.score(loaded, test).image_score, expected.image_score, rtol=20 * rtol)
-    padim.save(replace(calibrated, calibration=None, standard=None), tmp_path / "bare")
-    with pytest.raises(ValueError, match="calibrate it first"):
-        padim.score(padim.load(tmp_path / "bare"), test)
+    for standard in (calibrated.standard, None):
+        padim.save(replace(calibrated, calibration=None, standard=standard), tmp_path / "bare")
+        with pytest.raises(ValueError, match="calibrate it first"):
+            padim.score(padim.load(tmp_path / "bare"), test)
     rewrite_manifest(tmp_path / "bare", calibration={"method": "kept", "false_alarm_rate": 0.1, "pixel_rate": 0.1})
     with pytest.raises(padim.ArtifactError, match="damaged"):
         padim.load(tmp_path / "bare")
@@ -245,102 +264,3 @@ def test_models_are_stored_with_their_standard(calibrated: padim.Padim, tmp_path
     padim.save(replace(calibrated, standard=broken), tmp_path / "flat")
     with pytest.raises(padim.ArtifactError, match="map_spread is not above 0 everywhere"):
         padim.load(tmp_path / "flat")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("parts")
-    for seed, (name, count) in enumerate({"first": 16, "second": 4, "third": 6}.items()):
-        write_images(place / name, images(count, SMALL, seed=seed))
-    return place
-
-
-def files(*folders: Path) -> list[Path]:
-    return [path for folder in folders for path in sorted(folder.iterdir())]
-
-
-def fit(lite0: padim.Backbone, paths: Sequence[Path], batch_size: int = 8) -> padim.Updatable:
-    pixels = np.stack([read_image(path, STANDARDISED) for path in paths])
-    moments = padim.update(lite0, padim.init(lite0, STANDARDISED), pixels)
-    stored = padim.Updatable(lite0, moments, {digest_file(path): 1.0 for path in paths})
-    return recalibrate(stored, fitted=paths, batch_size=batch_size, watch=Watch(remark=lambda text: None))
-
-
-def test_files_give_what_their_pixels_do_in_batches_of_any_size(lite0: padim.Backbone, folder: Path) -> None:
-    paths = files(folder / "first")
-    copy = folder / "first" / "copy.png"
-    by_pixels = padim.calibrate(fit(lite0, paths).model(), [np.stack([read_image(path, SMALL) for path in paths])])
-    for batch_size in (16, 5):
-        stored = fit(lite0, paths, batch_size)
-        np.testing.assert_allclose(scores_of(stored), scores_of(by_pixels), rtol=1e-4)
-        np.testing.assert_allclose(standard_of(stored).spread, standard_of(by_pixels).spread, rtol=1e-4)
-    copy.write_bytes(paths[0].read_bytes())
-    try:  # a copy has no share of its own
-        again = fit(lite0, [*paths, copy])
-        assert float(standard_of(again).count) == len(scores_of(again)) == 16
-    finally:
-        copy.unlink()
-
-
-def test_updates_keep_the_standard_of_before_beside_the_new_one(
-    lite0: padim.Backbone, folder: Path, tmp_path: Path
-) -> None:
-    remarks: list[str] = []
-    watch = Watch(remark=remarks.append)
-    before, second = fit(lite0, files(folder / "first")), files(folder / "second")
-    standard_before, good = standard_of(before), np.stack([read_image(path, SMALL) for path in second])
-    first_scores = np.asarray(padim.score(before.model(), good).image_score)
-    updated = update_files(before, second, batch_size=8, watch=watch).model
-    assert any("16 calibration scores of the model before are kept beside 4" in text for text in remarks)
-    (maps,) = (np.asarray(part.anomaly_map, np.float64) for part in leave_one_out_scores(updated.model(), [good]))
-    first = MapMoments(16, np.asarray(standard_before.mean, np.float64), np.asarray(standard_before.spread, float) ** 2)
-    whole = MapMoments(16, first.mean.ravel(), first.variance.ravel()).merge(MapMoments.of(maps.reshape(4, -1)))
-    np.testing.assert_allclose(np.ravel(standard_of(updated).mean), whole.mean, rtol=1e-5)
-    np.testing.assert_allclose(np.ravel(standard_of(updated).spread), whole.spread(), rtol=1e-4)
-    assert float(standard_of(updated).count) == 20 == len(scores_of(updated))
-    new_scores = list[float]()
-    for k in range(4):  # the new scores are standardised by the earlier images too, but not by themselves
-        rest = MapMoments(16, first.mean.ravel(), first.variance.ravel()).merge(
-            MapMoments.of(np.delete(maps, k, axis=0).reshape(3, -1))
-        )
-        score = ((maps[k].ravel() - rest.mean) / rest.spread()).max()
-        assert np.isclose(scores_of(updated), score, rtol=1e-4).any()
-        new_scores.append(score)
-    assert f"scored {np.median(first_scores) / np.median(new_scores):.3g} times as high" in " ".join(remarks)
-    padim.save_updatable(updated, tmp_path / "model")
-    loaded = padim.load_updatable(tmp_path / "model")
-    np.testing.assert_array_equal(standard_of(loaded).spread, standard_of(updated).spread)
-    assert np.isfinite(padim.score(loaded.model(), images(2, SMALL, seed=9)).image_score).all()
-
-    write_images(tmp_path / "one", images(1, SMALL, seed=8))
-    again = update_files(fit(lite0, files(folder / "first")), files(tmp_path / "one"), batch_size=8, watch=watch).model
-    assert float(standard_of(again).count) == 17 == len(scores_of(again))
-    many = update_files(fit(lite0, second), files(folder / "first"), batch_size=8, watch=watch).model  # these suffice
-    assert float(standard_of(many).count) == 16 == len(scores_of(many))
-
-
-def test_merged_models_have_the_standard_of_all_images(lite0: padim.Backbone, folder: Path) -> None:
-    parts = [fit(lite0, files(folder / name)) for name in ("first", "third")]
-    merged = merge_models(parts, remark=lambda text: None)
-    (n, m), (a, b) = (16, 6), (np.asarray(standard_of(part).mean, np.float64) for part in parts)
-    s, t = (np.asarray(standard_of(part).spread, np.float64) for part in parts)
-    np.testing.assert_allclose(standard_of(merged).mean, (n * a + m * b) / (n + m), rtol=1e-5)
-    squared = ((n - 1) * s**2 + (m - 1) * t**2 + n * m / (n + m) * (a - b) ** 2) / (n + m - 1)
-    np.testing.assert_allclose(standard_of(merged).spread, np.sqrt(squared), rtol=1e-5)
-    assert float(standard_of(merged).count) == 22 == len(scores_of(merged))
-    shared = merge_models([parts[0], parts[0]], remark=lambda text: None)  # scores of one of the two are kept
-    np.testing.assert_array_equal(standard_of(shared).spread, standard_of(parts[0]).spread)
-    left = forget_files(fit(lite0, files(folder / "first")), files(folder / "first")[:2], batch_size=8)
-    assert left.standard is left.calibration is None
-
-
-def test_others_are_compared_by_what_the_own_images_give(lite0: padim.Backbone, folder: Path) -> None:
-    rng = np.random.default_rng(3)
-    alike = np.clip(images(1, SMALL) + rng.integers(-5, 6, (8, *SMALL.crop, 3)), 0, 255).astype(np.uint8)
-    paths, watch = write_images(folder / "alike", alike), Watch(remark=lambda text: None)
-    model, others = fit(lite0, paths), files(folder / "first")
-    for stored in (model, replace(model, calibration=None, standard=None)):
-        with pytest.raises(Implausible, match="score much higher"):
-            recalibrate(stored, others, fitted=paths, batch_size=8, watch=watch)
-    trusted = recalibrate(model, others, trusted=True, batch_size=8, watch=watch)
-    assert float(standard_of(trusted).count) == 16

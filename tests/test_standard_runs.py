@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 
 import padim_jax as padim
 from padim_jax.cli import main
@@ -60,9 +61,22 @@ def test_commands_fit_and_score_as_python_does(
     run("calibrate", folder / "model", "--threshold", "7", "--out", folder / "by-hand")
     assert padim.load(folder / "by-hand").standard is not None
     run("fit", folder / "good", "--out", folder / "bare", *SIZES, *STANDARDISED, "--no-calibrate")
-    capsys.readouterr()
-    assert main(["score", str(folder / "bare"), str(folder / "other"), "--out", str(folder / "none")]) == 1
-    assert "calibrate it first" in capsys.readouterr().err.replace("\n", " ")
+    before = {path: path.read_bytes() for path in (folder / "scores").rglob("*") if path.is_file()}
+    for out in ("none", "scores"):
+        capsys.readouterr()
+        assert main(["score", str(folder / "bare"), str(folder / "other"), "--out", str(folder / out)]) == 1
+        err = " ".join(capsys.readouterr().err.split())
+        assert "calibrate it first" in err
+        assert "kept" not in err  # no run was begun
+    assert not list(folder.glob("none*"))
+    assert {path: path.read_bytes() for path in (folder / "scores").rglob("*") if path.is_file()} == before
+    (folder / "table.csv").write_text(f"model,path\nmodel,{folder / 'other'}\nbare,{folder / 'other'}\n")
+    words = ["score-many", folder, folder / "table.csv", "--out", folder.parent / f"{folder.name}-many"]
+    assert main(list(map(str, words))) == 1
+    err = " ".join(capsys.readouterr().err.split())
+    assert "by bare: score: the model's maps are to be standardised" in err
+    assert "calibrate it first (and 3 more for that)" in err
+    assert "4 of 8 images have no score" in err
 
 
 def test_an_evaluation_standardises_and_its_thresholds_are_those_of_a_calibration(
@@ -80,6 +94,31 @@ def test_an_evaluation_standardises_and_its_thresholds_are_those_of_a_calibratio
     tests = np.stack([read_image(category / row["file"], config) for row in record["files"]["test"]])
     scores = [row["score"] for row in record["files"]["test"]]
     np.testing.assert_allclose(scores, padim.score(by_hand, tests).image_score, rtol=2e-3)
+
+
+def test_a_merge_that_calibrates_takes_the_rates_of_its_parts(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, more in (("bare", ("--no-calibrate",)), ("rated", ("--false-alarm-rate", "0.2", "--pixel-rate", "0.1"))):
+        run("fit", folder / "good", "--out", tmp_path / name, *SIZES, *STANDARDISED, *more)
+    run("merge", tmp_path / "bare", tmp_path / "rated", "--out", tmp_path / "both")
+    assert "the merged model is not calibrated: padim calibrate MODEL" in " ".join(capsys.readouterr().err.split())
+    assert padim.load(tmp_path / "both").calibration is None
+    words = ("--calibration", folder / "other", "--out", tmp_path / "both")
+    run("merge", tmp_path / "bare", tmp_path / "rated", *words)
+    merged = padim.load(tmp_path / "both").calibration
+    assert merged is not None
+    assert (merged.false_alarm_rate, merged.pixel_rate) == (0.2, 0.1)
+
+
+def test_an_evaluation_names_the_run_that_has_too_few_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    category = write_mvtec(tmp_path, "bottle", (2, 3, 4), size=64)
+    words = ("evaluate", category, "--out", tmp_path / "out", "--image-size", 64, "--crop-size", 56, *STANDARDISED)
+    assert main(list(map(str, words))) == 1
+    err = " ".join(capsys.readouterr().err.split())
+    assert "bottle with the preset lite0 and seed 0 can't be scored by standardised maps: 2 images are too few" in err
 
 
 def test_maps_of_members_are_standardised_before_they_are_summed(lite0: padim.Backbone) -> None:
@@ -134,5 +173,14 @@ def test_the_detector_says_of_its_own_images_what_they_score_among_the_others(
         -np.asarray(padim.score(padim.calibrate(model, [good]), images(4, SMALL, seed=5)).image_score),
         rtol=1e-3,
     )
+    detector.partial_fit(good[:1])
+    for call in (detector.score_samples, detector.predict):
+        with pytest.raises(NotFittedError, match=r"standardised by the images of the last call .* fewer than 3; call"):
+            call(good)
+    assert len(detector.partial_fit(good[:3]).predict(good)) == 20
+    new = padim.PadimDetector(lite0, config=CONFIG)
+    for count in (1, 2, 3):
+        new.partial_fit(good[:count])
+    assert np.isfinite(new.offset_)
     distances = padim.score(with_standard(model, None), good[:1]).image_score
     assert not np.isclose(float(distances[0]), expected[0])

@@ -147,7 +147,7 @@ def _save(
     if model.calibration is not None:
         scores, pixels = model.calibration.scores, model.calibration.pixels
         arrays |= {"calibration.scores": scores, "calibration.pixels": pixels}
-    if model.standard is not None:
+    if model.calibration is not None and model.standard is not None:
         arrays |= {f"calibration.map_{name}": array for name, array in vars(model.standard).items()}
     manifest = {
         "config": dataclasses.asdict(fitted.config),

@@ -92,7 +92,8 @@ def merge_command() -> None:
 
     They must have been fitted alike: backbone, weights, channels, sizes. Many are joined in pairs, pairs of pairs and
     so on, so that rounding grows with the logarithm of their number, and so do the models held in memory. The
-    calibration scores of all are kept, until padim calibrate, or --calibration here, gives others.
+    calibration scores of all are kept, until padim calibrate, or --calibration here, gives others. Where maps are
+    standardised, the joined model has no calibration until then.
     """
 
 

@@ -17,6 +17,7 @@ from padim_jax.commands.watching import follow_run
 from padim_jax.images import read_roi_of
 from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration
+from padim_jax.method.scoring import check_standard
 from padim_jax.method.variants import with_smaller_roi
 from padim_jax.runs.outputs import Pixels, choose_outputs
 from padim_jax.runs.regions import RegionSearch
@@ -69,6 +70,7 @@ def score_command(
         if (regions or masks is not None) and fitted.calibration is None:
             name = "--masks" if masks is not None else "--regions"
             raise click.UsageError(f"{name} takes a calibrated model, for its pixel threshold (see padim calibrate)")
+        check_standard("score", fitted)
         if roi is not None:
             fitted = with_smaller_roi(fitted, read_roi_of(roi, fitted.config, images))
         remove_leftovers(out)

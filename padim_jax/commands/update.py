@@ -14,6 +14,7 @@ from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.terminal import note_replaced, progress_bar, say, tell
 from padim_jax.commands.watching import unreadable_option, watching
+from padim_jax.method.calibration import Calibration
 from padim_jax.runs.engines import Engine, engine
 from padim_jax.runs.forget import forget_files
 from padim_jax.runs.merge import merge_models
@@ -75,17 +76,25 @@ def merge_command(
 ) -> None:
     """Do what ``padim merge`` says it does."""
     check_writable(out)
+    calibrations: list[Calibration] = []
     with locked(out, "merge"):
         with progress_bar("merge", 1 + len(others), "models") as advance:
-            merged = merge_models(_load_each((model, *others), advance), remark=say, **rates)
-        where, calibrating = engine(merged.backbone), {**rates, "trusted": trusted}
-        _finish(merged, out, where, held_out, batch_size, **calibrating)
+            merged = merge_models(_load_each((model, *others), calibrations, advance), remark=say, **rates)
+        first = calibrations[0] if calibrations else None  # the whole may not have any
+        calibrating = dict(zip(("false_alarm_rate", "pixel_rate"), rates_of(first, **rates), strict=True))
+        where = engine(merged.backbone)
+        _finish(merged, out, where, held_out, batch_size, trusted=trusted, **calibrating)
         note_replaced(out)
 
 
-def _load_each(models: tuple[Path, ...], advance: Callable[[int], None]) -> Iterator[Updatable]:
+def _load_each(
+    models: tuple[Path, ...], calibrations: list[Calibration], advance: Callable[[int], None]
+) -> Iterator[Updatable]:
+    """Load one model at a time, and add its calibration to ``calibrations``."""
     for model in models:
-        yield load_updatable(model)
+        part = load_updatable(model)
+        calibrations += [] if part.calibration is None else [part.calibration]
+        yield part
         advance(1)
 
 

@@ -35,6 +35,7 @@ from padim_jax.evaluation.operating_points import OperatingPoints, leave_out
 from padim_jax.evaluation.published import published
 from padim_jax.evaluation.report import FORMAT, RUN_FILE, SCHEMA
 from padim_jax.method.embedding import check_channels
+from padim_jax.method.scoring import NoLeaveOneOut
 from padim_jax.presets import Preset
 from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.fold import fit_batches
@@ -173,7 +174,13 @@ def evaluate(
     fit_seconds, start = time.perf_counter() - start, time.perf_counter()
     member = run.members[0]  # members differ in taps, not in how images are read
     advance = progress("calibrate", _count(builder, roles.fit))
-    points = leave_out(engine, models, read_good(member), size)
+    try:
+        points = leave_out(engine, models, read_good(member), size)
+    except NoLeaveOneOut as error:  # maps are standardised, and nothing is known to do it by
+        raise ValueError(
+            f"evaluate: {run.category.name} with the preset {run.preset.name} and seed {run.seed} can't be scored by "
+            f"standardised maps: {str(error).removeprefix('leave_out: ')}; leave it out, or take maps of distances"
+        ) from error
     if points.calibrations:
         models = [engine.with_standard(*pair) for pair in zip(models, points.standards, strict=True)]
     calibrate_seconds, start = time.perf_counter() - start, time.perf_counter()

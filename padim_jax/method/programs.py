@@ -153,6 +153,11 @@ def some_embeddings(x: Float[Array, "p n d"], n_positions: int) -> Float[Array, 
     return x[:: -(-n_positions // _SOME_POSITIONS)][..., np.linspace(0, d - 1, min(d, _SOME_CHANNELS)).astype(int)]
 
 
+def _lowest(maps: Float[Array, "n height width"], roi: Bool[Array, "height width"]) -> Float[Array, "n 1 1"]:
+    """What standardised maps are outside of a region: at most 0, and no higher than anywhere inside."""
+    return jnp.minimum(0, jnp.min(jnp.where(roi[None], maps, jnp.inf), axis=(1, 2), keepdims=True))
+
+
 def scores_of(model: Padim, distances: Float[Array, "p n"]) -> tuple[Scores, Float[Array, "n h w"]]:
     """Maps and image scores, and the distances on their grid, 0 outside of the region of interest.
 
@@ -170,5 +175,5 @@ def scores_of(model: Padim, distances: Float[Array, "p n"]) -> tuple[Scores, Flo
     if model.standard is not None:
         maps = model.standard.standardise(maps)
     if model.roi is not None:
-        maps = jnp.where(model.roi[None], maps, 0)
+        maps = jnp.where(model.roi[None], maps, 0 if model.standard is None else _lowest(maps, model.roi))
     return Scores(image_score(maps), maps), grid

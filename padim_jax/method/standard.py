@@ -151,13 +151,14 @@ class MapSample:
         for grids in self._grids():
             maps = self._maps(grids)
             others = moments.without(maps)
-            yield self._whole((maps - others.mean) / others.spread())
+            yield self._standardised((maps - others.mean) / others.spread())
 
     def by(self, standard: MapStandard | None) -> Iterator[Float[np.ndarray, "n height width"]]:
         """Maps in the order of :meth:`add`, standardised by ``standard``, or distances where it is None."""
+        by = None if standard is None else self.moments_of(standard)
         for grids in self._grids():
-            maps = self._whole(self._maps(grids))
-            yield maps if standard is None else (maps - np.asarray(standard.mean)) / np.asarray(standard.spread)
+            maps = self._maps(grids)
+            yield self._whole(maps) if by is None else self._standardised((maps - by.mean) / np.sqrt(by.variance))
 
     def moments_of(self, standard: MapStandard) -> MapMoments:
         """Of the images that a standard is of; its spreads stand in for their standard deviations, which it has not."""
@@ -196,25 +197,15 @@ class MapSample:
         maps = rows @ (grids.astype(np.float64) @ columns.T)
         return maps.reshape(len(maps), -1) if self._roi is None else maps[:, self._roi]
 
-    def _whole(self, values: Float[np.ndarray, "n q"], outside: float = 0) -> Float[np.ndarray, "n height width"]:
+    def _standardised(self, values: Float[np.ndarray, "n q"]) -> Float[np.ndarray, "n height width"]:
+        """Whole maps, outside of the region no higher than anywhere inside, as the programs of the method have them."""
+        return self._whole(values, np.minimum(0, values.min(axis=1))[:, None, None])
+
+    def _whole(
+        self, values: Float[np.ndarray, "n q"], outside: float | Float[np.ndarray, "n 1 1"] = 0
+    ) -> Float[np.ndarray, "n height width"]:
         if self._roi is None:
             return values.astype(np.float32).reshape(-1, *self._config.crop)
         whole = np.full((len(values), *self._config.crop), outside, np.float32)
         whole[:, self._roi] = values
         return whole
-
-
-def merge_standards(first: MapStandard | None, second: MapStandard | None) -> MapStandard | None:
-    """The standard of the images of both, or of the one that is there.
-
-    The spreads stand in for standard deviations of the images alone, which are not kept.
-    """
-    if first is None or second is None:
-        return second if first is None else first
-    merged, other = (
-        MapMoments(float(part.count), np.asarray(part.mean, np.float64), np.asarray(part.spread, np.float64) ** 2)
-        for part in (first, second)
-    )
-    merged = merged.merge(other)
-    arrays = merged.mean, np.sqrt(merged.variance), np.asarray(merged.count)
-    return MapStandard(*jax.device_put(tuple(array.astype(np.float32) for array in arrays)))

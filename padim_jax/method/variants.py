@@ -33,7 +33,8 @@ def with_solver(model: Padim, solver: Solver) -> Padim:
 def with_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"] | None) -> Padim:
     """The same model looking only inside a region of interest: its maps are 0 elsewhere.
 
-    Cells of the grid that lie wholly outside are 0 before the blur too, so that they don't shine in.
+    Cells of the grid that lie wholly outside are 0 before the blur too, so that they don't shine in. Standardised maps
+    are, elsewhere, the lowest value inside, or 0 where that is lower: the maximum lies inside.
 
     Args:
       model: any; one that is calibrated loses its calibration, which was made with another region.

@@ -25,7 +25,7 @@ from padim_jax.method.calibration import (
 )
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import NoLeaveOneOut, check_scores
-from padim_jax.method.standard import MapMoments, MapSample, MapStandard
+from padim_jax.method.standard import FEWEST, MapMoments, MapSample, MapStandard
 from padim_jax.runs.copies import Copies
 from padim_jax.runs.engines import Engine, LeftOut
 from padim_jax.runs.plausible import COMPARED, check_plausible, choose_evenly
@@ -37,7 +37,7 @@ _LONE = 1.2  # times the next score: without that one image, the threshold would
 
 
 class TooFewImages(ValueError):
-    """Too few different images to leave one out."""
+    """Too few different images to leave one out, or to standardise maps by."""
 
 
 class MixedImages(ValueError):
@@ -89,13 +89,16 @@ class Earlier:
 
     def kept_beside(self, new: int, false_alarm_rate: float) -> MapStandard | None:
         """The standard where it is kept beside so many new maps; else None."""
-        is_kept = self.kept and not suffices(new, len(self.scores), false_alarm_rate)
+        is_kept = self.kept and not suffices(new, len(self.scores), false_alarm_rate, standardised=True)
         return self.standard if is_kept else None
 
 
-def suffices(new: int, earlier: int, false_alarm_rate: float) -> bool:
-    """Whether new scores are as many as earlier ones or as the rate asks for: then no earlier ones have to be kept."""
-    return new >= min(earlier, images_wanted(false_alarm_rate))
+def suffices(new: int, earlier: int, false_alarm_rate: float, *, standardised: bool) -> bool:
+    """Whether new scores are as many as earlier ones or as the rate asks for: then no earlier ones have to be kept.
+
+    Where maps are standardised, it takes three at least.
+    """
+    return new >= max(min(earlier, images_wanted(false_alarm_rate)), FEWEST if standardised else 0)
 
 
 def calibrate_model(
@@ -125,11 +128,12 @@ def calibrate_model(
       own: of the model's own images, to compare others with; None computes it where that is possible.
 
     Raises:
-      TooFewImages: images would be left out of a model of too few different ones.
+      TooFewImages: images would be left out of a model of too few different ones; fewer than three would standardise
+        maps.
       Implausible: others score so much higher that they may not be good.
       UnreadableImage: the first file that can't be read.
       MixedImages: some of the others are among those fitted on, and some are not.
-      ValueError: a file that has changed; standardised maps of fewer than three images.
+      ValueError: a file that has changed.
       Interrupted: one of the processes was asked to stop.
       ProcessFailed: another process stopped.
     """
@@ -315,6 +319,11 @@ class _Sample:
             moments = _gather_moments(self._maps.moments)
             if earlier is not None and (before := earlier.kept_beside(int(moments.count), rates[0])) is not None:
                 moments = self._maps.moments_of(before).merge(moments)
+            if moments.count < FEWEST:
+                raise TooFewImages(
+                    f"standardised maps take {FEWEST} or more different good images to calibrate on, and there "
+                    f"{'is' if moments.count == 1 else 'are'} {moments.count:g}; calibrate on more (padim calibrate)"
+                )
             standard = self._maps.standard("calibrate", moments)
             scores = self._in_order(self._rescored(self._maps.left_out(moments), self._count_pixels))
         method: Method = "held-out" if held_out else "leave-one-out"

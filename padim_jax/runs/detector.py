@@ -104,7 +104,8 @@ class PadimDetector(OutlierMixin, BaseEstimator):
 
         Earlier images are no longer available, so the threshold comes from the images of this call alone, each left
         out of the model of all images so far. A call with n images resolves no false-alarm rate below 1 / (n + 1). An
-        image that is given twice counts twice. Where anything is raised, the detector stays as it was.
+        image that is given twice counts twice. With standardised maps, a call with fewer than 3 images leaves the
+        detector without what it scores by, until a later call has 3. Where anything is raised, it stays as it was.
 
         Raises:
           ValueError: settings that were changed since the first call, principal components (which take a pass over all
@@ -119,7 +120,7 @@ class PadimDetector(OutlierMixin, BaseEstimator):
         A folder's files come in the order of :func:`padim_jax.images.find_images`, sorted.
 
         Raises:
-          NotFittedError: fewer than 2 images fitted so far.
+          NotFittedError: fewer than 2 images fitted so far, or, with standardised maps, fewer than 3 in the last call.
           TypeError, ValueError, FileNotFoundError: as :func:`padim_jax.score`.
         """
         model = self._model("score_samples", least=2)
@@ -134,7 +135,7 @@ class PadimDetector(OutlierMixin, BaseEstimator):
         """``score_samples(X) - offset_``: below 0 for outliers.
 
         Raises:
-          NotFittedError: fewer than 3 images fitted so far, which give no threshold.
+          NotFittedError: fewer than 3 images fitted so far, which give no threshold; as :meth:`score_samples`.
           TypeError, ValueError, FileNotFoundError: as :meth:`score_samples`.
         """
         self._model("decision_function", least=3)
@@ -195,7 +196,8 @@ class PadimDetector(OutlierMixin, BaseEstimator):
             if config.chooses and count > 1:  # anew each time, by the images of this call
                 chosen = regularise(backbone, moments, sample.batches(), sample.weights)
             model = fitting.finalize(backbone, chosen) if count > 1 else None
-            if model is not None and count > 2:
+            new = count if before is None else count - int(before.count)
+            if model is not None and (new if config.anomaly_map == "standardised" else count) > 2:
                 rate = self.false_alarm_rate
                 model = scoring.calibrate(model, batches, partial=before is not None, false_alarm_rate=rate)
         self.moments_, self.model_ = moments, model
@@ -233,6 +235,11 @@ class PadimDetector(OutlierMixin, BaseEstimator):
             raise NotFittedError(
                 f"{call}: this PadimDetector has seen {count} images, wanted {least} or more; call fit, or "
                 "partial_fit with more of them"
+            )
+        if self.model_.config.anomaly_map == "standardised" and self.model_.calibration is None:
+            raise NotFittedError(
+                f"{call}: the maps of this PadimDetector are standardised by the images of the last call of "
+                "partial_fit, which were fewer than 3; call partial_fit with 3 or more good images"
             )
         return self.model_
 

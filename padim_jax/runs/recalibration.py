@@ -37,7 +37,7 @@ def recalibrate(
 
     Images that it was fitted on are each left out in turn; others are scored as they are, and refused where they score
     far higher than the model's own. A model that does not list its images takes all images for others. Where fewer than
-    three different images could be left out, ``watch`` is told, and the model comes back as it was.
+    three different images could be left out or standardise maps, ``watch`` is told, and the model comes back as it was.
 
     Args:
       model: as :func:`padim_jax.load_updatable` or :func:`padim_jax.load` gives it, or as a change has left it.

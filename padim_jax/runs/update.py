@@ -126,8 +126,17 @@ def update_files(
         engine=engine,
     )
     number = 0 if updated.calibration is None else len(updated.calibration.scores)
-    if before is not None and first_scores is not None and not suffices(number, len(before.scores), rates[0]):
+    if (
+        before is not None
+        and first_scores is not None
+        and not suffices(number, len(before.scores), rates[0], standardised=model.standard is not None)
+    ):
         updated = replace(updated, calibration=_with_earlier(updated.calibration, before, first_scores, rates, watch))
+        if updated.standard is not None:
+            watch.remark(
+                "warning: maps are standardised by those of the model before too, whose distances were larger: weak "
+                "defects may be missed until padim calibrate on all images"
+            )
     if updated.calibration is None:
         updated = replace(updated, standard=None)
     return Update(updated, tuple(added), len(paths) - len(new), skipped)
