@@ -253,7 +253,7 @@ def test_a_sample_is_evenly_spread_whatever_the_batches() -> None:
     numbers = numbers.repeat(2, axis=0)  # each has a copy
     kept = []
     for size in (7, 2000):
-        images_kept = ImageSample()
+        images_kept = ImageSample(CHOOSING)
         for _ in images_kept.watch(numbers[start : start + size] for start in range(0, 2000, size)):
             pass
         assert set(images_kept.weights) == {2.0}

@@ -12,14 +12,18 @@ from padim_jax.backbones import BACKBONES
 from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE, SETTINGS, PadimConfig
 
 
-class Size(click.ParamType):
+class AsWritten(click.ParamType):
+    """A type whose name stands in help texts as it is; capitals would spoil it."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """The name."""
+        return self.name
+
+
+class Size(AsWritten):
     """A size in pixels: ``224``, or ``224x320`` for height x width."""
 
     name = "N|HxW"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """The name as it stands; capitals would spoil it."""
-        return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse; anything else is wrong use."""
@@ -32,14 +36,10 @@ class Size(click.ParamType):
         return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
-class NumberOrAuto(click.ParamType):
+class NumberOrAuto(AsWritten):
     """A number, or ``auto``."""
 
     name = "NUMBER|auto"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """As it is written here."""
-        return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse; anything else is wrong use."""

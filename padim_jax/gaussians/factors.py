@@ -6,6 +6,7 @@ The records are spared the tests' run-time shape checks: JAX builds them with pl
 """
 
 import functools
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, no_type_check
@@ -31,15 +32,32 @@ HOST_CHUNK_BYTES = 64 * 2**20  # of float64 squares on the host
 POWER_ITERATIONS = 50
 
 
-class WholeFactors:
+class WholeFactors(ABC):
     """What Gaussians with a factor of full rank have in common."""
 
     no_leave_one_out: ClassVar[str] = ""
     mean: Any
 
+    @abstractmethod
+    def with_solver(self, solver: Solver) -> Any:
+        """The same distribution in the form that ``solver`` scores with."""
+
+    @abstractmethod
     def lower_factors(self, positions: Positions) -> Float[np.ndarray, "k d d"]:
         """On the host and in float64, lower triangular L with ``L Lᵀ = Σ`` at some positions."""
-        raise NotImplementedError
+
+    def left_out_distances(
+        self,
+        x: Float[Array, "p n d"],
+        count: Float[Array, ""],
+        weights: Float[Array, " n"],
+        ridge: Scalar,
+        prior_images: Scalar = 0,
+    ) -> Float[Array, "p n"]:
+        """Distances of images from the Gaussian of all the others; :func:`leave_one_out` has formula and arguments."""
+        whitened = self.with_solver("inverse-factor")
+        factors = whitened.mean, whitened.whitening
+        return leave_one_out(*factors, x, count, weights, ridge, whitened.strength, prior_images)
 
     @property
     def condition_cost(self) -> int:
@@ -83,17 +101,6 @@ class Gaussian(WholeFactors):
             return jnp.sqrt(jnp.sum(z**2, axis=-1))
 
         return map_chunks(solve, self.factor, x - self.mean[:, None])
-
-    def left_out_distances(
-        self,
-        x: Float[Array, "p n d"],
-        count: Float[Array, ""],
-        weights: Float[Array, " n"],
-        ridge: Scalar,
-        prior_images: Scalar = 0,
-    ) -> Float[Array, "p n"]:
-        """Distances of images from the Gaussian of all the others; :func:`leave_one_out` has formula and arguments."""
-        return self.with_solver("inverse-factor").left_out_distances(x, count, weights, ridge, prior_images)
 
     def is_finite(self) -> Bool[Array, " p"]:
         """Per position, whether mean and factor hold finite numbers only."""
@@ -158,17 +165,6 @@ class WhitenedGaussian(WholeFactors):
         if x.size * x.dtype.itemsize <= 8 * CACHE_BYTES or chunk < 16:
             return norms(x, self.mean, self.whitening)
         return map_in_cache(norms, chunk, x, self.mean, self.whitening)
-
-    def left_out_distances(
-        self,
-        x: Float[Array, "p n d"],
-        count: Float[Array, ""],
-        weights: Float[Array, " n"],
-        ridge: Scalar,
-        prior_images: Scalar = 0,
-    ) -> Float[Array, "p n"]:
-        """Distances of images from the Gaussian of all the others; :func:`leave_one_out` has formula and arguments."""
-        return leave_one_out(self.mean, self.whitening, x, count, weights, ridge, self.strength, prior_images)
 
     def is_finite(self) -> Bool[Array, " p"]:
         """Per position, whether mean and whitening hold finite numbers only."""

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -13,7 +15,7 @@ from padim_jax.images import find_value_range, load_batches
 from padim_jax.images.survey import ImageFacts
 from padim_jax.method.correlation import edge_image
 from padim_jax.method.registration import estimate_pose, find_reference
-from padim_jax.method.warping import Poses
+from padim_jax.method.warping import Poses, turn
 from padim_jax.runs.watch import Watch, ignore_note, skip_unreadable
 
 _MOST, _FEWEST = 100, 10  # images looked at
@@ -121,9 +123,7 @@ def _part_shifts(edges: Float[np.ndarray, "height width"], poses: Poses) -> Floa
     """
     weights = np.maximum(edges, 0) ** 2  # elsewhere they lie below their mean
     grid = np.moveaxis(np.indices(edges.shape), 0, -1) - (np.array(edges.shape) - 1) / 2
-    row, column = (weights[..., None] * grid).sum(axis=(0, 1)) / max(weights.sum(), 1e-12)
-    angle = np.deg2rad(np.asarray(poses.angle))
-    turned = np.stack(
-        [np.cos(angle) * row - np.sin(angle) * column, np.sin(angle) * row + np.cos(angle) * column], axis=-1
-    )
-    return turned + np.asarray(poses.shift) - np.array([row, column])
+    centre = (weights[..., None] * grid).sum(axis=(0, 1)) / max(weights.sum(), 1e-12)
+    points = jnp.asarray(centre, jnp.float32).reshape(1, 1, 2)
+    turned = np.asarray(jax.vmap(turn, (None, 0))(points, poses.angle))[:, 0, 0]
+    return turned + np.asarray(poses.shift) - centre

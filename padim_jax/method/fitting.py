@@ -235,11 +235,10 @@ def fit(
         projection = principal_components(
             backbone, draw_embedding(backbone, config), pad_batches("fit", batches, config)
         )
-    moments, sample = init(backbone, config, projection=projection), ImageSample()
-    for updated in accumulate(backbone, moments, sample.watch(batches) if config.chooses else batches):
+    moments, sample = init(backbone, config, projection=projection), ImageSample(config)
+    for updated in accumulate(backbone, moments, sample.watch(batches)):
         moments = updated
-    if config.chooses:
-        moments = regularise(backbone, moments, sample.batches(), sample.weights)
+    moments = regularise(backbone, moments, sample.batches(), sample.weights)
     return finalize(backbone, moments, solver=solver, donate=True)
 
 

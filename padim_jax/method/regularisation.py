@@ -70,10 +70,12 @@ class Regularisation:
 class ImageSample:
     """Images evenly spread over all different ones that pass by, whatever their batches.
 
-    Up to twice :data:`SAMPLE_IMAGES` are kept, and a digest of every image, by which copies are counted.
+    Up to twice :data:`SAMPLE_IMAGES` are kept, and a digest of every image, by which copies are counted; nothing where
+    the settings leave nothing to be chosen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: PadimConfig) -> None:
+        self._keeps = config.chooses
         self._images: list[tuple[bytes, np.ndarray]] = []
         self._copies = Counter[bytes]()
         self._interval = 1
@@ -82,8 +84,8 @@ class ImageSample:
         """The same batches, of whose images some are kept."""
         for batch in batches:
             yield batch
-            for image in batch:
-                self._add(image)
+            for image in batch if self._keeps else ():
+                self._add(np.asarray(image))
 
     def batches(self, size: int = 16) -> Iterator[UInt8[np.ndarray, "n height width 3"]]:
         """The images kept, in order."""
@@ -95,11 +97,10 @@ class ImageSample:
         """How many copies there were of each image kept."""
         return [float(self._copies[digest]) for digest, _ in self._images]
 
-    def _add(self, image: Array | np.ndarray) -> None:
-        pixels = np.array(image)
-        digest = hashlib.sha256(pixels.tobytes()).digest()
+    def _add(self, image: np.ndarray) -> None:
+        digest = hashlib.sha256(image.tobytes()).digest()
         if digest not in self._copies and len(self._copies) % self._interval == 0:
-            self._images.append((digest, pixels))
+            self._images.append((digest, image.copy()))
             if len(self._images) == 2 * SAMPLE_IMAGES:
                 self._images, self._interval = self._images[::2], 2 * self._interval
         self._copies[digest] += 1
@@ -130,6 +131,8 @@ def regularise(
     ('float', 'float')
     """
     check_backbone("regularise", backbone, moments.embedding)
+    if not moments.config.chooses:
+        return moments
     positions = sample_positions(moments.embedding)
     statistics = statistics_at(moments, positions)
     x = embed_sample(
@@ -179,7 +182,7 @@ def embed_sample(
     backbone: Backbone,
     embedding: Embedding,
     projection: Float[Array | np.ndarray, "c d"] | None,
-    batches: Iterable[tuple[Array, Array]],
+    batches: Iterable[tuple[Array | np.ndarray, Array | np.ndarray]],
 ) -> Float[np.ndarray, "q k d"]:
     """Embeddings of images at :func:`sample_positions`; the batches say which of their images count."""
     positions = sample_positions(embedding)

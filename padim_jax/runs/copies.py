@@ -38,10 +38,10 @@ class Copies:
         return firsts
 
     def weight(self, file: File) -> float:
-        """What an image was fitted with, all its copies together; 1 of other files."""
+        """What an image was fitted with, all its copies together; 1 of other files, and of those that have changed."""
         if self._images is None:
             return 1.0
-        return sum(self._images[digest] for digest in self._groups[file.pixels])
+        return sum(self._images.get(digest, 1.0) for digest in self._groups[file.pixels])
 
     def start_again(self) -> None:
         """Begin a second pass over the images, with what the first one learnt about copies."""

@@ -186,16 +186,16 @@ class PadimDetector(OutlierMixin, BaseEstimator):
             batches = Rereadable(lambda: self._batches(paths, array, config, notes))
             # a copy, because accumulating uses its moments up, and reading may fail
             moments = _start(call, backbone, config, batches) if before is None else jax.tree.map(jnp.copy, before)
-            sample = ImageSample()
-            for later in fitting.accumulate(backbone, moments, sample.watch(batches) if config.chooses else batches):
+            sample = ImageSample(config)
+            for later in fitting.accumulate(backbone, moments, sample.watch(batches)):
                 moments = later
             count = int(moments.count)
             if call == "fit" and count < 3:
                 raise ValueError(f"fit: n_samples={count}, wanted 3 or more images, as each is left out to calibrate")
-            chosen = moments
-            if config.chooses and count > 1:  # anew each time, by the images of this call
+            model = None
+            if count > 1:  # numbers are chosen anew each time, by the images of this call
                 chosen = regularise(backbone, moments, sample.batches(), sample.weights)
-            model = fitting.finalize(backbone, chosen) if count > 1 else None
+                model = fitting.finalize(backbone, chosen)
             new = count if before is None else count - int(before.count)
             if model is not None and (new if config.anomaly_map == "standardised" else count) > 2:
                 rate = self.false_alarm_rate

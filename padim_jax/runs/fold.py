@@ -128,12 +128,10 @@ def fit_batches(
       ValueError, FloatingPointError: as :func:`padim_jax.fit`.
     """
     state: Any = engine.init(config, _find_directions(engine, (Step.of(images, size) for images in read()), config))
-    sample = ImageSample()
-    for images in sample.watch(read()) if config.chooses else read():
+    sample = ImageSample(config)
+    for images in sample.watch(read()):
         state = engine.fold(state, Step.of(images, size), None)
-    moments = engine.whole(state)
-    if config.chooses:
-        moments = regularise_images(engine, moments, sample, size)
+    moments = regularise_images(engine, engine.whole(state), sample, size)
     return engine.finalize(moments, None, donate=True)
 
 

@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
 
 from padim_jax.images.folder import load_batches
 from padim_jax.mesh.processes import gather
@@ -21,8 +19,9 @@ from padim_jax.method.regularisation import (
     sample_positions,
     with_regularisation,
 )
+from padim_jax.runs.copies import Copies
 from padim_jax.runs.engines import Engine
-from padim_jax.runs.score import fill_up
+from padim_jax.runs.steps import File, Step
 from padim_jax.runs.watch import Interrupted, Watch, ignore_note
 
 
@@ -55,22 +54,26 @@ def regularise_files(
         return moments
     sample = paths[:: -(-len(paths) // SAMPLE_IMAGES)] if paths else []
     size = engine.step_size(batch_size, len(sample))
-    copies: dict[bytes, dict[str, None]] = {}  # digests of files, by that of their pixels
+    copies, counted = Copies(images), list[File]()
 
-    def read() -> Iterator[tuple[Array, Array]]:
+    def read() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for batch in load_batches(sample, moments.config, size, note=ignore_note):
-            first = []
-            for image, digest in zip(batch.images, batch.digests, strict=True):
-                pixels = hashlib.sha256(image).digest()
-                first.append(pixels not in copies)
-                copies.setdefault(pixels, {})[digest] = None
-            yield pad(batch.images[np.array(first)], size)
+            files = [
+                File(path, digest, hashlib.sha256(image).digest(), image_size)
+                for path, image, digest, image_size in zip(
+                    batch.paths, batch.images, batch.digests, batch.sizes, strict=True
+                )
+            ]
+            is_first = np.array(copies.first_ones(files), bool)
+            counted.extend(file for file, first in zip(files, is_first, strict=True) if first)
+            step = Step.of(batch.images[is_first], size)
+            yield step.images, step.valid
             advance(len(batch.paths))
             if gather(np.array([watch.stopped()])).any():
                 raise Interrupted("interrupted while the ridge was chosen")
 
     def weights() -> list[float]:
-        return [sum(images.get(digest, 1.0) for digest in digests) for digests in copies.values()]
+        return [copies.weight(file) for file in counted]
 
     with watch.progress("regularise", len(sample)) as advance:
         chosen = _choose(engine, moments, read(), weights)
@@ -87,19 +90,17 @@ def regularise_images(engine: Engine, moments: PadimMoments, sample: ImageSample
       sample: some of them.
       size: that batches are filled up to.
     """
-    batches = (pad(images, size) for images in sample.batches(size))
+    if not moments.config.chooses:
+        return moments
+    steps = (Step.of(images, size) for images in sample.batches(size))
+    batches = ((step.images, step.valid) for step in steps)
     return with_regularisation(moments, _choose(engine, moments, batches, lambda: sample.weights))
-
-
-def pad(images: UInt8[np.ndarray, "n height width 3"], size: int) -> tuple[Array, Array]:
-    """Images filled up with black, and which of them count."""
-    return jnp.asarray(fill_up(images, size)), jnp.arange(size) < len(images)
 
 
 def _choose(
     engine: Engine,
     moments: PadimMoments,
-    batches: Iterable[tuple[Array, Array]],
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
     weights: Callable[[], list[float]],
 ) -> Regularisation:
     """What process 0 chooses; ``weights`` are called for once the batches were read."""
