@@ -13,6 +13,7 @@ Covariance = Literal["ridge", "ledoit-wolf", "pooled"]
 Projection = Literal["random-channels", "semi-orthogonal", "principal-components"]
 Resize = Literal["stretch", "shorter-side", "pad"]
 AnomalyMap = Literal["distance", "standardised"]
+Align = Literal["none", "shift", "rigid"]
 Precision = Literal["float32", "bfloat16"]
 Form = Literal["updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-16bit"]  # of a model on disk
 ProtocolName = Literal["standard", "rotated"]
@@ -21,6 +22,7 @@ Size = int | tuple[int, int]
 Regulariser = float | Literal["auto"]  # "auto" is chosen from the images of the fit
 _MAX_PIXELS = 89_478_485  # Pillow's limit: larger images are refused
 _MAX_NEIGHBOURHOOD = 255  # cells of a neighbourhood's side
+_LEAST_ALIGNED = 32  # pixels of the shorter side: less has too few edges to register by
 RIDGE = 0.01  # PaDiM section III-B
 
 FALSE_ALARM_RATE = 0.01
@@ -143,6 +145,10 @@ class PadimConfig:
       anomaly_map: "distance", M as PaDiM has it; or "standardised", ``(M - m) / s`` with the mean m and the standard
         deviation s of good images' maps at each pixel, which calibrating finds (:mod:`padim_jax.method.standard`).
         Scores are then in standard deviations, and a model has to be calibrated before it scores.
+      align: "none" takes parts to lie still; "shift" registers each image to a reference, made of the good images, and
+        moves it there before the network sees it, and "rigid" turns it too (:mod:`padim_jax.method.aligned`). Maps are
+        those of the images as they came.
+      max_angle: the largest angle that "rigid" looks for, in degrees, above 0 and at most 180.
       precision: of the backbone's weights and activations; "bfloat16" keeps 8 significant bits of each and is for GPUs
         and TPUs, which are faster in it (a CPU is slower). Statistics and distances are float32 in either.
 
@@ -246,6 +252,20 @@ class PadimConfig:
         "Maps of distances; or standardised at each pixel by what good images have there, which takes calibrating.",
     )
 
+    align: Align = _choice(
+        "none",
+        Align,
+        "Register each image to a reference made of the good images, by shifts, or by shifts and turns, before it is "
+        "judged.",
+    )
+    max_angle: float = _setting(
+        180.0,
+        lambda v: _is_number(v) and 0 < v <= 180,
+        "a number of degrees, above 0 and at most 180",
+        "The largest angle by which rigid alignment turns an image.",
+        normalise=_to_float,
+    )
+
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
             value = setting.normalise(getattr(self, name))
@@ -263,6 +283,21 @@ class PadimConfig:
                 f"PadimConfig: prior_images={self.prior_images!r} does not go with covariance={self.covariance!r}; it "
                 "is for 'pooled'"
             )
+        if self.max_angle != 180 and self.align != "rigid":
+            raise ValueError(
+                f"PadimConfig: max_angle={self.max_angle!r} does not go with align={self.align!r}; it is for 'rigid'"
+            )
+        if self.align != "none" and min(self.crop) < _LEAST_ALIGNED:
+            raise ValueError(
+                f"PadimConfig: align={self.align!r} does not go with crop_size={self.crop_size}, wanted sides of "
+                f"{_LEAST_ALIGNED} pixels or more"
+            )
+        for name in ("covariance", "projection"):
+            if self.align != "none" and (value := getattr(self, name)) in ("ledoit-wolf", "principal-components"):
+                raise ValueError(
+                    f"PadimConfig: align={self.align!r} does not go with {name}={value!r}, which takes every image to "
+                    "cover every position"
+                )
         if self.sigma > max(self.crop):
             raise ValueError(
                 f"PadimConfig: sigma={self.sigma!r}, wanted a number of pixels from 0 to the crop's {max(self.crop)}"
@@ -288,9 +323,22 @@ class PadimConfig:
         """The settings that programs are made for: models that differ only in the others share them.
 
         The value range matters only where files are read; ridge and prior images are given to programs as numbers, and
-        maps are standardised by what a model holds for it.
+        maps are standardised, and images aligned, by what a model holds for it.
         """
-        return dataclasses.replace(self, value_range=None, ridge=RIDGE, prior_images="auto", anomaly_map="distance")
+        return dataclasses.replace(
+            self,
+            value_range=None,
+            ridge=RIDGE,
+            prior_images="auto",
+            anomaly_map="distance",
+            align="none",
+            max_angle=180.0,
+        )
+
+    @property
+    def largest_angle(self) -> float:
+        """Degrees by which an image may be turned to align it; 0 where it is shifted alone."""
+        return self.max_angle if self.align == "rigid" else 0.0
 
     @property
     def chooses(self) -> bool:
@@ -313,7 +361,7 @@ class PadimConfig:
 
     @property
     def passes(self) -> int:
-        """How many times a fit reads its images."""
+        """How many times a fit reads its images; to align them, it reads some of them once more."""
         return 2 if self.projection == "principal-components" else 1
 
 

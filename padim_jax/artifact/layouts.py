@@ -24,7 +24,7 @@ from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.quantised import Quantised, dequantise, dequantise_basis
 from padim_jax.gaussians.triangle import Panels, TriangularMatrix
 
-_COMMON = "count"  # a field that all forms store under one name
+_COMMON = ("count", "coverage")  # fields that all forms store under one name
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class Sizes:
       dimension: d, numbers a position.
       rank: r of a low rank; the other forms ignore it.
       shrunk: whether Ledoit-Wolf shrinkage adds arrays of its own.
+      covered: whether images need not cover all positions, so that each has a count of its own.
     """
 
     positions: int
     dimension: int
     rank: int = 1
     shrunk: bool = False
+    covered: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Layout:
         """The arrays of ``record`` by name; for a 16-bit form, ``quantised`` takes the place of its largest field."""
         fields = _fields(record, self.field)
         packed = self.pack(fields.pop(self.field), record.mean.shape)
-        arrays = {f"{self.prefix}.{name}": array for name, array in fields.items() if name != _COMMON}
+        arrays = {f"{self.prefix}.{name}": array for name, array in fields.items() if name not in _COMMON}
         if quantised is None:
             return {**arrays, self.array: packed}
         return {**arrays, self.array: quantised.values, f"{self.prefix}.scale": quantised.scale}
@@ -107,7 +109,7 @@ class Layout:
         scale = arrays.pop(f"{self.prefix}.scale", None)
 
         def restore_field(name: str, shapes: Any) -> Any:
-            if name == _COMMON:
+            if name in _COMMON:
                 return common[name]
             if name == self.field:
                 return self.unpack(parts if scale is None else self._dequantise_parts(parts, scale), shapes)
@@ -137,7 +139,8 @@ def _fields(record: Any, field: str) -> dict[str, Any]:
 
 @cache
 def _example(record: Callable[[Moments, int], Any], sizes: Sizes) -> Any:
-    moments = jax.eval_shape(lambda: gaussian_moments.init(sizes.positions, sizes.dimension, higher=sizes.shrunk))
+    flags = {"higher": sizes.shrunk, "covered": sizes.covered}
+    moments = jax.eval_shape(lambda: gaussian_moments.init(sizes.positions, sizes.dimension, **flags))
     return jax.eval_shape(lambda moments: record(moments, sizes.rank), moments)
 
 

@@ -16,6 +16,7 @@ from padim_jax.artifact.settings import Settings, check_settings, layout_of
 from padim_jax.artifact.stored import StoredArrays
 from padim_jax.artifact.updatable import Updatable, is_weight
 from padim_jax.backbones import Backbone, build_backbone
+from padim_jax.method.aligned import Alignment
 from padim_jax.method.calibration import calibration
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import Padim, PadimMoments
@@ -116,7 +117,7 @@ def _build_updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
         raise ArtifactError(f"load: {folder} is damaged: its progress is {type(progress).__name__}")
     settings = check_settings(folder, manifest)
     moments, backbone, common = _read_record(folder, manifest, settings)
-    state = PadimMoments(moments, common["config"], common["embedding"], common["projection"])
+    state = PadimMoments(moments, common["config"], common["embedding"], common["projection"], common["alignment"])
     details = common["calibration"], common["roi"], progress, settings.image_sizes, common["standard"]
     return Updatable(backbone, state, images, *details)
 
@@ -143,8 +144,9 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
     calibrated, roi, projection = None, arrays.pop("roi", None), arrays.pop("projection", None)
     if settings.rates is not None:
         scores, pixels = arrays.pop("calibration.scores"), arrays.pop("calibration.pixels")
+        match = arrays.pop("calibration.least_match", None)
         try:
-            calibrated = calibration(scores, pixels, **settings.rates)
+            calibrated = calibration(scores, pixels, **settings.rates, least_match=match)
         except (ValueError, TypeError) as error:
             raise manifest_error(folder, error) from error
     standard = None
@@ -153,6 +155,7 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
         if not (standard_arrays[1] > 0).all():
             raise ArtifactError(f"load: {folder} is damaged: calibration.map_spread is not above 0 everywhere")
         standard = MapStandard(*jax.device_put(standard_arrays))
+    image, coverage = arrays.pop("alignment.image", None), arrays.pop("coverage", None)
     return {
         "config": settings.config,
         "embedding": settings.embedding,
@@ -161,6 +164,8 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
         "calibration": calibrated,
         "roi": None if roi is None else jnp.asarray(roi != 0),
         "standard": standard,
+        "alignment": None if image is None else Alignment.to(image, settings.config),
+        "coverage": None if coverage is None else jax.device_put(coverage),
     }
 
 

@@ -140,6 +140,9 @@ def _save(
         )
     arrays |= {"count": fitted.count}
     arrays |= {f"backbone.{name}": array for name, array in backbone_parameters(model.backbone).items()}
+    coverage = fitted.moments.coverage if isinstance(fitted, PadimMoments) else fitted.coverage
+    if fitted.alignment is not None:
+        arrays |= {"alignment.image": fitted.alignment.image, "coverage": coverage}
     if fitted.projection is not None:
         arrays["projection"] = fitted.projection
     if model.roi is not None:
@@ -147,6 +150,8 @@ def _save(
     if model.calibration is not None:
         scores, pixels = model.calibration.scores, model.calibration.pixels
         arrays |= {"calibration.scores": scores, "calibration.pixels": pixels}
+        if fitted.alignment is not None:
+            arrays["calibration.least_match"] = model.calibration.least_match
     if model.calibration is not None and model.standard is not None:
         arrays |= {f"calibration.map_{name}": array for name, array in vars(model.standard).items()}
     manifest = {

@@ -40,12 +40,16 @@ class Settings:
         shapes: dict[str, tuple[int, ...]] = {"count": ()}
         if self.embedding.projected is not None:
             shapes["projection"] = (len(self.embedding.channels), self.embedding.dimension)
+        if self.config.align != "none":
+            shapes |= {"alignment.image": (*self.config.crop, 3), "coverage": (self.embedding.n_positions,)}
         if "roi" in self.shapes:
             shapes["roi"] = self.config.crop
         if self.rates is not None:  # any number of scores
             scores = self.shapes.get("calibration.scores")
             shapes["calibration.scores"] = tuple(scores[:1]) if isinstance(scores, list) else ()
             shapes["calibration.pixels"] = (BINS,)
+            if self.config.align != "none":
+                shapes["calibration.least_match"] = ()
             if self.config.anomaly_map == "standardised":
                 shapes |= {f"calibration.map_{name}": self.config.crop for name in ("mean", "spread")}
                 shapes["calibration.map_count"] = ()
@@ -95,7 +99,8 @@ def layout_of(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> 
         case _:
             rank = 1
     shrunk = settings.config.covariance == "ledoit-wolf" and not squares
-    return layout, Sizes(settings.embedding.n_positions, d, rank, shrunk)
+    covered = settings.config.align != "none"
+    return layout, Sizes(settings.embedding.n_positions, d, rank, shrunk, covered)
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:

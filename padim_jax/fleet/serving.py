@@ -18,8 +18,8 @@ from padim_jax.config import PadimConfig
 from padim_jax.images import UnreadableImage, read_image
 from padim_jax.images.decode import Note
 from padim_jax.images.image import centre_crop, resize
-from padim_jax.method.calibration import is_anomalous, p_values
 from padim_jax.method.checks import check_images
+from padim_jax.method.programs import judge
 from padim_jax.method.records import Padim, Scores
 from padim_jax.method.scoring import score
 from padim_jax.runs.regions import RegionSearch
@@ -135,9 +135,7 @@ class Fleet:
                 batch = np.stack([_read_pixels(model, image, note) for image in images[first : first + batch_size]])
                 scores = jax.device_get(score(uncalibrated, fill_up(batch, filled_size(len(batch), batch_size))))
                 if calibration is not None:
-                    values = scores.image_score
-                    verdicts = is_anomalous(calibration, values)
-                    scores = replace(scores, p_value=p_values(calibration, values), anomalous=verdicts)
+                    scores = judge(calibration, scores)
                 results += [jax.tree.map(lambda a, i=i: a[i : i + 1], scores) for i in range(len(batch))]
             return results
 

@@ -49,8 +49,8 @@ class WholeFactors(ABC):
     def left_out_distances(
         self,
         x: Float[Array, "p n d"],
-        count: Float[Array, ""],
-        weights: Float[Array, " n"],
+        count: Float[Array, ""] | Float[Array, " p"],
+        weights: Float[Array, " n"] | Float[Array, "p n"],
         ridge: Scalar,
         prior_images: Scalar = 0,
     ) -> Float[Array, "p n"]:
@@ -208,30 +208,30 @@ def finalize(
         return finalize_whitened(moments, ridge, prior)
 
     def factorise(*operands: Any) -> Array:
-        return cholesky.factor(_covariance(moments.count, ridge, prior, *operands))
+        return cholesky.factor(_covariance(ridge, prior, *operands))
 
     strength = shrinkage_strength(moments)
     strengths = () if strength is None else (strength,)
-    return Gaussian(moments.mean, map_chunks(factorise, moments.scatter, *strengths), strength)
+    return Gaussian(moments.mean, map_chunks(factorise, moments.scatter, moments.divisor, *strengths), strength)
 
 
 def finalize_whitened(moments: Moments, ridge: Scalar, prior: Prior | None = None) -> WhitenedGaussian:
     """:func:`finalize` for "inverse-factor"; where the scatter is donated, the whitening takes its room."""
 
     def whiten(*operands: Any) -> SymmetricMatrix:  # symmetric by name only: a loop keeps the type that it writes over
-        whitening = cholesky.inverse_factor(_covariance(moments.count, ridge, prior, *operands)).mT
+        whitening = cholesky.inverse_factor(_covariance(ridge, prior, *operands)).mT
         return SymmetricMatrix(TriangularMatrix.from_square(whitening).panels)
 
     strength = shrinkage_strength(moments)
     strengths = () if strength is None else (strength,)
-    panels = map_in_place(whiten, moments.scatter, *strengths).panels
+    panels = map_in_place(whiten, moments.scatter, moments.divisor, *strengths).panels
     return WhitenedGaussian(moments.mean, TriangularMatrix(panels), strength)
 
 
 def _covariance(
-    count: Float[Array, ""], ridge: Scalar, prior: Prior | None, scatter: SymmetricMatrix, *strength: Array
+    ridge: Scalar, prior: Prior | None, scatter: SymmetricMatrix, divisor: Float[Array, " p"], *strength: Array
 ) -> Float[Array, "p d d"]:
-    divisor = jnp.where(count > 1, count - 1, jnp.nan)
+    divisor = divisor[:, None, None]
     if prior is None:
         covariance = scatter.square() / divisor
     else:

@@ -26,8 +26,8 @@ def leave_one_out(
     mean: Float[Array, "p d"],
     whitening: TriangularMatrix,
     x: Float[Array, "p n d"],
-    count: Float[Array, ""],
-    weights: Float[Array, " n"],
+    count: Float[Array, ""] | Float[Array, " p"],
+    weights: Float[Array, " n"] | Float[Array, "p n"],
     ridge: Scalar,
     strength: Float[Array, " p"] | None = None,
     prior_images: Scalar = 0,
@@ -48,18 +48,20 @@ def leave_one_out(
       mean: μ of all images.
       whitening: W = L⁻ᵀ of Σ = L Lᵀ of all images.
       x: embeddings of some of them.
-      count: n, the sum of all images' weights.
-      weights: with which they were fitted; an image that was fitted twice is left out twice by weight 2.
+      count: n, the sum of all images' weights, or of those that cover each position.
+      weights: with which they were fitted; an image that was fitted twice is left out twice by weight 2. At each
+        position where images do not cover all of them, 0 where they don't; what is given there means nothing.
       ridge: ε.
       strength: ρ; None where Σ is not shrunk.
       prior_images: ν of ``Σ = (C + ν T) / (n - 1 + ν) + ε I``; 0 where nothing is pooled.
     """
     # chunk by chunk: XLA packs the transposed factors of a whole batched product once more on CPU
     strength = jnp.zeros(len(x), x.dtype) if strength is None else strength
-    chunk_distances = functools.partial(
-        _chunk_distances, count=count, weights=weights, ridge=ridge, prior_images=prior_images
+    counts = jnp.broadcast_to(count, len(x))
+    chunk_distances = functools.partial(_chunk_distances, ridge=ridge, prior_images=prior_images)
+    return map_chunks(
+        chunk_distances, whitening, mean, strength, x, counts, jnp.broadcast_to(weights.astype(x.dtype), x.shape[:2])
     )
-    return map_chunks(chunk_distances, whitening, mean, strength, x)
 
 
 def _chunk_distances(
@@ -67,15 +69,14 @@ def _chunk_distances(
     mean: Array,
     strength: Array,
     x: Array,
-    *,
     count: Array,
-    weights: Array,
+    weight: Array,
+    *,
     ridge: Scalar,
     prior_images: Scalar,
 ) -> Array:
-    d, strength = x.shape[-1], strength[:, None]
+    d, strength, count = x.shape[-1], strength[:, None], count[:, None]
     delta = x - mean[:, None]
-    weight = weights.astype(x.dtype)[None]
     divisor = count - 1 + prior_images
     divisor_left = divisor - weight
     b = weight * count / (count - weight)

@@ -134,9 +134,8 @@ def low_rank(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
         raise ValueError(f"low_rank: rank={rank}, wanted 1 to {d}, the channels; n - 1 is exact for n images")
     width = min(d, rank + OVERSAMPLING)
     omega = jax.random.normal(jax.random.key(0), (d, width), moments.mean.dtype)
-    divisor = jnp.where(moments.count > 1, moments.count - 1, jnp.nan)
 
-    def decompose(matrices: SymmetricMatrix, *strength: Array) -> tuple[Array, Array, Array]:
+    def decompose(matrices: SymmetricMatrix, divisor: Array, *strength: Array) -> tuple[Array, Array, Array]:
         scatter = matrices.square()
         # orthonormal whatever the sketch: Householder reflections make it so even of zeros
         q = jnp.linalg.qr(jnp.einsum("pij,jk->pik", scatter, omega, precision=_HIGHEST))[0]
@@ -148,7 +147,7 @@ def low_rank(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
         eigenvalues, vectors = jnp.linalg.eigh(projected)
         leading = vectors[:, :, ::-1][:, :, :rank]
         basis = jnp.einsum("pkr,pik->pri", leading, q, precision=_HIGHEST)
-        spread = jnp.maximum(eigenvalues[:, ::-1][:, :rank], 0) / divisor
+        spread = jnp.maximum(eigenvalues[:, ::-1][:, :rank], 0) / divisor[:, None]
         noise = jnp.full(len(scatter), ridge, scatter.dtype) + 0 * divisor
         if strength:
             noise = noise + strength[0] * jnp.trace(scatter, axis1=1, axis2=2) / (d * divisor)
@@ -157,4 +156,4 @@ def low_rank(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
 
     strength = shrinkage_strength(moments)
     strengths = () if strength is None else (strength,)
-    return LowRankGaussian(moments.mean, *map_chunks(decompose, moments.scatter, *strengths), strength)
+    return LowRankGaussian(moments.mean, *map_chunks(decompose, moments.scatter, moments.divisor, *strengths), strength)

@@ -30,45 +30,68 @@ class Moments:
       mean: float32 (p, d), μ.
       scatter: symmetric (p, d, d), Σ_k w_k (x_k - μ)(x_k - μ)ᵀ, not divided.
       higher: what Ledoit-Wolf shrinkage needs in addition; None where the covariance is not shrunk.
+      coverage: float32 (p,), n of each position, where images need not cover all of them; None where they do.
     """
 
     count: Float[Array, ""]
     mean: Float[Array, "p d"]
     scatter: SymmetricMatrix
     higher: HigherMoments | None = None
+    coverage: Float[Array, " p"] | None = None
+
+    @property
+    def counts(self) -> Float[Array, "#p 1"]:
+        """The n of each position, or that of all, beside the means."""
+        return (self.count[None] if self.coverage is None else self.coverage)[:, None]
+
+    @property
+    def divisor(self) -> Float[Array, " p"]:
+        """``n - 1`` of each position, but 1 where fewer than two images cover it; not finite for fewer in all."""
+        positions = jnp.full(len(self.mean), self.count) if self.coverage is None else jnp.maximum(self.coverage, 2)
+        return jnp.where(self.count > 1, positions - 1, jnp.nan)
 
 
-def init(n_positions: int, n_channels: int, *, higher: bool = False) -> Moments:
-    """Moments of no image at all; with the ``higher`` ones for Ledoit-Wolf shrinkage."""
+def init(n_positions: int, n_channels: int, *, higher: bool = False, covered: bool = False) -> Moments:
+    """Moments of no image at all; with the ``higher`` ones for Ledoit-Wolf shrinkage, with the ``coverage``."""
     return Moments(
         count=jnp.zeros((), jnp.float32),
         mean=jnp.zeros((n_positions, n_channels), jnp.float32),
         scatter=SymmetricMatrix.zeros(n_positions, n_channels),
         higher=shrinkage.init(n_positions, n_channels) if higher else None,
+        coverage=jnp.zeros(n_positions, jnp.float32) if covered else None,
     )
 
 
-def update(moments: Moments, x: Float[Array, "p n d"], weights: Float[Array, " n"] | Bool[Array, " n"]) -> Moments:
+def update(
+    moments: Moments,
+    x: Float[Array, "p n d"],
+    weights: Float[Array, " n"] | Bool[Array, " n"],
+    inside: Bool[Array, "p n"] | None = None,
+) -> Moments:
     """Fold a batch in: Chan, Golub & LeVeque (1983), equation 2.1.
 
     With a earlier images of mean μ and a batch of b images of mean m, ``δ = m - μ``:
     ``μ' = μ + δ b/(a + b)`` and ``C' = C + Σ (x - m)(x - m)ᵀ + δ δᵀ ab/(a + b)``.
-    An image of weight w counts as w images; rows of weight 0 (padding) do not count.
+    An image of weight w counts as w images; rows of weight 0 (padding) do not count, nor do, in moments with a
+    coverage, those that are not ``inside``.
     """
     weights = weights.astype(x.dtype)
-    batch_count = jnp.sum(weights)
-    count = moments.count + batch_count
-    share = batch_count / jnp.maximum(count, 1)
+    count = moments.count + jnp.sum(weights)
+    own_weights = () if moments.coverage is None or inside is None else (jnp.where(inside, weights[None], 0),)
+    own_counts = () if moments.coverage is None else (moments.coverage,)
 
-    def fold(state: tuple[SymmetricMatrix, Array], x: Array) -> tuple[SymmetricMatrix, Array]:
-        scatter, mean = state
-        rows, shift = _update_rows(moments.count, mean, x, weights)
-        return scatter.add_products(rows), mean + shift * share
+    def fold(state: tuple[SymmetricMatrix, Array], x: Array, *of_positions: Array) -> tuple[SymmetricMatrix, Array]:
+        (scatter, mean), (earlier, batch) = state, of_positions or (moments.count[None], weights[None])
+        rows, shift = _update_rows(earlier, mean, x, batch)
+        return scatter.add_products(rows), mean + shift * _share(earlier, batch)
 
-    scatter, mean = map_in_place(fold, (moments.scatter, moments.mean), x)
+    scatter, mean = map_in_place(fold, (moments.scatter, moments.mean), x, *own_counts, *own_weights)
+    if moments.coverage is not None:
+        return Moments(count, mean, scatter, coverage=moments.coverage + jnp.sum(own_weights[0], axis=1))
     if moments.higher is None:
         return Moments(count, mean, scatter)
-    rows, shift = _update_rows(moments.count, moments.mean, x, weights)
+    rows, shift = _update_rows(moments.count[None], moments.mean, x, weights[None])
+    share = _share(moments.count[None], weights[None])
     step = jnp.where(moments.count > 0, shift * share, 0)  # no images have no mean to move from
     # C s by way of the new scatter: read before it is written over, the old one would be copied
     products = jnp.einsum("pnj,pj->pn", rows, step, precision=lax.Precision.HIGHEST)
@@ -78,24 +101,38 @@ def update(moments: Moments, x: Float[Array, "p n d"], weights: Float[Array, " n
     return Moments(count, mean, scatter, shrinkage.add(earlier, batch))
 
 
+def _share(count: Float[Array, " #p"], weights: Float[Array, "#p n"]) -> Float[Array, "#p 1"]:
+    """``b / (a + b)``."""
+    batch_count = jnp.sum(weights, axis=1)
+    return (batch_count / _or_one(count + batch_count))[:, None]
+
+
 def _update_rows(
-    count: Float[Array, ""], mean: Float[Array, "p d"], x: Float[Array, "p n d"], weights: Float[Array, " n"]
+    count: Float[Array, " #p"], mean: Float[Array, "p d"], x: Float[Array, "p n d"], weights: Float[Array, "#p n"]
 ) -> tuple[Float[Array, "p m d"], Float[Array, "p d"]]:
     """Rows r of which ``C' = C + Σ r rᵀ``, the last one for the rank-one term; and ``δ``."""
-    batch_count = jnp.sum(weights)
-    weight = weights[None, :, None]
-    batch_mean = jnp.sum(x * weight, axis=1) / jnp.maximum(batch_count, 1)
+    batch_count, count = jnp.sum(weights, axis=1)[:, None], count[:, None]
+    weight = weights[..., None]
+    batch_mean = jnp.sum(x * weight, axis=1) / _or_one(batch_count)
     shift = batch_mean - mean
-    mean_row = shift * jnp.sqrt(count * batch_count / jnp.maximum(count + batch_count, 1))
+    mean_row = shift * jnp.sqrt(count * batch_count / _or_one(count + batch_count))
     return jnp.concatenate([(x - batch_mean[:, None]) * jnp.sqrt(weight), mean_row[:, None]], axis=1), shift
+
+
+def _or_one(count: Array) -> Array:
+    """A divisor, 1 where it would be 0: what is divided is 0 there."""
+    return jnp.where(count > 0, count, 1)
+
+
+def _sum_coverage(a: Moments, b: Moments, sign: int = 1) -> Float[Array, " p"] | None:
+    return None if a.coverage is None or b.coverage is None else a.coverage + sign * b.coverage
 
 
 def merge(a: Moments, b: Moments) -> Moments:
     """Moments of both samples together, by the formula of :func:`update`."""
     shift = b.mean - a.mean
-    count = a.count + b.count
-    share = b.count / jnp.maximum(count, 1)
-    scaled = shift * jnp.sqrt(a.count * share)
+    share = b.counts / _or_one(a.counts + b.counts)
+    scaled = shift * jnp.sqrt(a.counts * share)
 
     def fold(scatter: SymmetricMatrix, other: SymmetricMatrix, scaled: Array) -> SymmetricMatrix:
         return jax.tree.map(jnp.add, scatter.add_products(scaled[:, None]), other)
@@ -108,14 +145,16 @@ def merge(a: Moments, b: Moments) -> Moments:
             shrinkage.recentre(a.higher, a.count, step_a, _multiply(a.scatter, step_a)),
             shrinkage.recentre(b.higher, b.count, step_b, _multiply(b.scatter, step_b)),
         )
-    return Moments(count, mean, map_in_place(fold, a.scatter, b.scatter, scaled), higher)
+    scatter = map_in_place(fold, a.scatter, b.scatter, scaled)
+    return Moments(a.count + b.count, mean, scatter, higher, _sum_coverage(a, b))
 
 
 def decay(moments: Moments, factor: Float[Array, ""]) -> Moments:
     """Moments in which every image counts ``factor`` times as much as before."""
     higher = None if moments.higher is None else jax.tree.map(lambda value: value * factor, moments.higher)
     scatter = jax.tree.map(lambda panel: panel * factor, moments.scatter)
-    return Moments(moments.count * factor, moments.mean, scatter, higher)
+    coverage = None if moments.coverage is None else moments.coverage * factor
+    return Moments(moments.count * factor, moments.mean, scatter, higher, coverage)
 
 
 def forget(moments: Moments, gone: Moments) -> Moments:
@@ -124,9 +163,9 @@ def forget(moments: Moments, gone: Moments) -> Moments:
     With n images of mean μ, b of them gone, those of mean m, ``s = (μ - m) b/(n - b)``: ``μ' = μ + s`` and
     ``C' = C - C_gone - s sᵀ (n - b) n/b``. Digits are lost where C' is much smaller than C.
     """
-    remaining = moments.count - gone.count
-    shift = (moments.mean - gone.mean) * (gone.count / remaining)
-    scaled = shift * jnp.sqrt(remaining * moments.count / gone.count)
+    remaining = moments.counts - gone.counts
+    difference, share = moments.mean - gone.mean, gone.counts / _or_one(remaining)
+    shift, scaled = difference * share, difference * jnp.sqrt(share * moments.counts)
 
     def fold(scatter: SymmetricMatrix, other: SymmetricMatrix, scaled: Array) -> SymmetricMatrix:
         return jax.tree.map(jnp.subtract, scatter, other.add_products(scaled[:, None]))
@@ -138,7 +177,8 @@ def forget(moments: Moments, gone: Moments) -> Moments:
         before = shrinkage.recentre(moments.higher, moments.count, shift, _multiply(moments.scatter, shift))
         gone_higher = shrinkage.recentre(gone.higher, gone.count, gone_shift, _multiply(gone.scatter, gone_shift))
         higher = jax.tree.map(jnp.subtract, before, gone_higher)
-    return Moments(remaining, mean, map_in_place(fold, moments.scatter, gone.scatter, scaled), higher)
+    scatter = map_in_place(fold, moments.scatter, gone.scatter, scaled)
+    return Moments(moments.count - gone.count, mean, scatter, higher, _sum_coverage(moments, gone, -1))
 
 
 def rounding_left(before: Moments, after: Moments, whitening: TriangularMatrix) -> Float[Array, " p"]:
@@ -153,7 +193,7 @@ def rounding_left(before: Moments, after: Moments, whitening: TriangularMatrix) 
     rounding = (largest + 2 * offset * jnp.sqrt(before.count * largest)) * 2.0**-24
     squares = jax.tree.map(jnp.square, whitening)
     precision = jnp.max(squares.rows_times_transposed(jnp.ones_like(before.mean)[:, None]), axis=(1, 2))
-    return rounding / (after.count - 1) * precision
+    return rounding / after.divisor * precision
 
 
 def shrinkage_strength(moments: Moments) -> Float[Array, " p"] | None:

@@ -36,12 +36,15 @@ class Prior:
 def pooled_covariance(moments: Moments, n_positions: int) -> Float[Array, "d d"]:
     """``T = Σ_p C_p / (P (n - 1))``, the mean over P positions of their sample covariances.
 
-    Not finite for fewer than two images.
+    Where n_p images cover each position, the divisor is ``Σ_p max(n_p - 1, 0)``. Not finite for fewer than two images.
 
     Args:
       moments: of the positions; more of them than P hold zeros, as a mesh fills up.
       n_positions: P.
     """
-    divisor = n_positions * jnp.where(moments.count > 1, moments.count - 1, jnp.nan)
+    if moments.coverage is None:
+        divisor = n_positions * jnp.where(moments.count > 1, moments.count - 1, jnp.nan)
+    else:
+        divisor = jnp.where(moments.count > 1, jnp.sum(jnp.maximum(moments.coverage - 1, 0)), jnp.nan)
     total = SymmetricMatrix(tuple(jnp.sum(panel, axis=0, keepdims=True) for panel in moments.scatter.panels))
     return total.square()[0] / divisor

@@ -33,9 +33,10 @@ from padim_jax.gaussians.pooling import Prior
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.inspection.cost import Cost, measure_compiling, measure_run, resident
 from padim_jax.method import fitting, programs
+from padim_jax.method.aligned import Alignment, embed_aligned
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import BINS
-from padim_jax.method.embedding import draw_embedding, embed
+from padim_jax.method.embedding import draw_embedding
 from padim_jax.method.projection import semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
 from padim_jax.runs.outputs import LONGEST_SIDE, write_heatmap
@@ -271,11 +272,13 @@ class _Pieces:
 
 
 def _abstract_state(backbone: Backbone, config: PadimConfig) -> PadimMoments:
-    if config.projection != "principal-components":
-        return jax.eval_shape(lambda: fitting.init(backbone, config))
-    drawn = draw_embedding(backbone, config)
-    shape = jax.ShapeDtypeStruct((len(drawn.channels), drawn.dimension), jnp.float32)
-    return jax.eval_shape(lambda w: fitting.init(backbone, config, projection=w), shape)
+    """Moments of no image, for their shapes alone."""
+    drawn, shapes = draw_embedding(backbone, config), dict[str, jax.ShapeDtypeStruct]()
+    if config.projection == "principal-components":
+        shapes["projection"] = jax.ShapeDtypeStruct((len(drawn.channels), drawn.dimension), jnp.float32)
+    if config.align != "none":
+        shapes["reference"] = jax.ShapeDtypeStruct((*config.crop, 3), jnp.float32)
+    return jax.eval_shape(lambda found: fitting.init(backbone, config, **found), shapes)
 
 
 def _compile_update(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> Cost:
@@ -287,8 +290,9 @@ def _embed_batch(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> 
     projection = None
     if state.projection is not None:
         projection = jnp.asarray(semi_orthogonal(state.config.seed, *state.projection.shape))
-    function = jax.jit(lambda network, images: embed(network, state.embedding, images, projection))
-    return measure_run(function, backbone, jnp.asarray(batch))
+    alignment = None if state.alignment is None else Alignment.to(batch[0], state.config)
+    function = jax.jit(lambda network, *of: embed_aligned(network, state.embedding, *of).x)
+    return measure_run(function, backbone, jnp.asarray(batch), projection, alignment)
 
 
 def _compile_programs(
@@ -307,7 +311,7 @@ def _compile_programs(
     prior = Prior(jax.ShapeDtypeStruct((d, d), jnp.float32), number) if pooled else None  # pyright: ignore[reportArgumentType]
     fitted = jax.eval_shape(partial(programs.factor, solver=solver), scatter, without_scatter, number, prior=prior)
     factor = measure_compiling(programs.factor, scatter, without_scatter, number, solver, prior)
-    model = Padim(backbone, fitted, state.count, state.config, state.embedding, projection=state.projection)
+    model = fitting.model_of(backbone, fitted, state)
     left_out = measure_compiling(programs.leave_one_out, model, images, weights, number, number)
     score = measure_compiling(programs.score, model, images)
     score = replace(score, code=max(score.code, update.code))

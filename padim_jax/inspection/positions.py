@@ -9,10 +9,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
+from padim_jax.method.aligned import embed_aligned
 from padim_jax.method.alignment import FEWEST, split_in_two, two_peaked_limit
 from padim_jax.method.calibration import conformal_p_values
 from padim_jax.method.checks import pad_batches
-from padim_jax.method.embedding import embed
 from padim_jax.method.records import Padim
 
 OUTLIER_RANGES = 1.5  # interquartile ranges beyond the upper quartile: Tukey's fence
@@ -137,5 +137,5 @@ def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n heig
 
 @jax.jit
 def _project(model: Padim, directions: Array, images: Array) -> Float[Array, "p n"]:
-    x = embed(model.backbone, model.embedding, images, model.projection)
+    x = embed_aligned(model.backbone, model.embedding, images, model.projection, model.alignment).x
     return jnp.einsum("pnd,pd->pn", x - model.gaussian.mean[:, None], directions, precision=lax.Precision.HIGHEST)

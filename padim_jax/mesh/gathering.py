@@ -24,8 +24,10 @@ def handed_over(moments: PadimMoments) -> PadimMoments:
     without_scatter = jax.tree.map(
         lambda a: _positions(a, 0, p) if a.ndim else np.asarray(a), replace(moments.moments, scatter=None)
     )
-    projection: Any = None if moments.projection is None else np.asarray(moments.projection)
-    return replace(moments, moments=replace(without_scatter, scatter=scatter), projection=projection)
+    common: dict[str, Any] = {
+        name: jax.tree.map(np.asarray, getattr(moments, name)) for name in ("projection", "alignment")
+    }
+    return replace(moments, moments=replace(without_scatter, scatter=scatter), **common)
 
 
 class _GatheredScatter:

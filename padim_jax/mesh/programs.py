@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Num, Shaped, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
@@ -39,12 +39,13 @@ from padim_jax.mesh.shardings import (
     shared_out,
 )
 from padim_jax.method import fitting, programs, scoring, variants
+from padim_jax.method.aligned import Alignment, Patches, View, embed_aligned
 from padim_jax.method.checks import check_backbone, check_images
-from padim_jax.method.embedding import Embedding, embed
+from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import Padim, PadimMoments, Scores
 
-_of_rows: Any = (PartitionSpec("data"), ROWS, ROWS, ROWS)
-_of_all: Any = (SAME, SPREAD, SPREAD, SPREAD)
+_of_rows: Any = (PartitionSpec("data"), ROWS, ROWS, ROWS, ROWS)
+_of_all: Any = (SAME, SPREAD, SPREAD, SPREAD, SPREAD)
 _OF_ROWS, _OF_ALL = Moments(*_of_rows), Moments(*_of_all)
 
 
@@ -57,7 +58,7 @@ class MeshMoments:
       rows: moments of each row's images: count (rows,), the others (rows, positions, ...), positions filled up.
       config, embedding: as of :class:`padim_jax.PadimMoments`; static.
       mesh: static.
-      projection: as of :class:`padim_jax.PadimMoments`.
+      projection, alignment: as of :class:`padim_jax.PadimMoments`.
     """
 
     rows: Moments
@@ -65,6 +66,7 @@ class MeshMoments:
     embedding: Embedding = field(metadata={"static": True})
     mesh: Mesh = field(metadata={"static": True})
     projection: Float[Array, "c d"] | None = None
+    alignment: Alignment | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -87,13 +89,15 @@ def init(
     config: PadimConfig | None = None,
     *,
     projection: Float[Array | np.ndarray, "c d"] | None = None,
+    reference: Num[Array | np.ndarray, "height width 3"] | Alignment | None = None,
 ) -> MeshMoments:
     """Start a fit on a mesh: :func:`padim_jax.init` with its 0.6 p·d² floats shared out along ``grid``.
 
     Raises:
       ValueError: as :func:`padim_jax.init`.
     """
-    state = jax.eval_shape(lambda: fitting.init(backbone, config, projection=projection))
+    alignment = fitting.alignment_of(PadimConfig() if config is None else config, reference)
+    state = jax.eval_shape(lambda: fitting.init(backbone, config, projection=projection, reference=alignment))
     p = padded_length(mesh, state.embedding.n_positions)
 
     def zeros(leaf: Any) -> Array:
@@ -101,8 +105,8 @@ def init(
         return jnp.zeros((mesh.shape["data"], *shape), leaf.dtype, device=NamedSharding(mesh, spec))
 
     matrix = fitting.projection_of(state.config, state.embedding, projection)
-    replicated_matrix = None if matrix is None else replicated(mesh, matrix)
-    return MeshMoments(jax.tree.map(zeros, state.moments), state.config, state.embedding, mesh, replicated_matrix)
+    common = replicated(mesh, (matrix, alignment))
+    return MeshMoments(jax.tree.map(zeros, state.moments), state.config, state.embedding, mesh, *common)
 
 
 def update(
@@ -136,16 +140,15 @@ def update(
         valid = jax.device_put(valid, NamedSharding(moments.mesh, IMAGES))
     if n == 0:
         return moments
-    rows = _update(
-        backbone, moments.rows, moments.projection, images, valid, half, embedding=moments.embedding, mesh=moments.mesh
-    )
+    common = moments.projection, moments.alignment
+    rows = _update(backbone, moments.rows, common, images, valid, half, embedding=moments.embedding, mesh=moments.mesh)
     return replace(moments, rows=rows)
 
 
 def joined(moments: MeshMoments) -> PadimMoments:
     """Moments of all rows' images, positions (filled up) shared out over all devices; the rows' are used up."""
     merged = _join(moments.rows, mesh=moments.mesh)
-    return PadimMoments(merged, moments.config, moments.embedding, moments.projection)
+    return PadimMoments(merged, moments.config, moments.embedding, moments.projection, moments.alignment)
 
 
 def split(mesh: Mesh, moments: PadimMoments) -> MeshMoments:
@@ -156,8 +159,8 @@ def split(mesh: Mesh, moments: PadimMoments) -> MeshMoments:
         out_shardings=jax.tree.map(lambda a: NamedSharding(mesh, SPREAD if a.ndim else SAME), moments.moments),
     )(moments.moments)
     rows = _split(placed, mesh)
-    projection = None if moments.projection is None else replicated(mesh, moments.projection)
-    return MeshMoments(rows, moments.config, moments.embedding, mesh, projection)
+    common = replicated(mesh, (moments.projection, moments.alignment))
+    return MeshMoments(rows, moments.config, moments.embedding, mesh, *common)
 
 
 def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel:
@@ -170,7 +173,11 @@ def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel
     fitting.check_count(moments)
     ridge, _ = moments.config.regularisation("finalize")
     fitted = _finalize(moments.moments, ridge, fitting.pooled_prior("finalize", moments), mesh)
-    model = Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
+    model = fitting.model_of(backbone, fitted, moments)
+    if model.coverage is not None:  # maps are made where their images lie
+        everywhere = NamedSharding(mesh, SAME)
+        coverage = jax.jit(lambda array: array[: moments.embedding.n_positions], out_shardings=everywhere)
+        model = replace(model, coverage=coverage(model.coverage))
     finite = jax.jit(lambda gaussian: gaussian.is_finite(), out_shardings=NamedSharding(mesh, SAME))(fitted)
     return MeshModel(fitting.check_factors(model, finite), mesh)
 
@@ -242,8 +249,9 @@ def _score(model: MeshModel, images: Array) -> tuple[Scores, Array]:
     mesh, padim = model.mesh, model.model
 
     def local(fitted: Any, common: Padim, images: Array) -> tuple[Scores, Array]:
-        x = _exchange_embeddings(mesh, common.backbone, padim.embedding, images, common.projection)
-        return _make_scores(mesh, common, fitted.distances(x))
+        patches = _embed(common, images)
+        view = None if patches.inside is None else programs.view_of(common, patches, jnp.zeros(len(images)))
+        return _make_scores(mesh, common, fitted.distances(_exchange(mesh, patches.x)), view)
 
     run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES), out_specs=IMAGES, check_vma=False)
     return run(padim.gaussian, _common_part(padim), images)
@@ -258,12 +266,19 @@ def _leave_out(
     def local(
         fitted: Any, common: Padim, images: Array, weights: Array, regularisation: tuple[Array, Array]
     ) -> tuple[Scores, Array, Array]:
-        x = _exchange_embeddings(mesh, common.backbone, padim.embedding, images, common.projection)
-        of_row = lax.all_gather(weights, "grid", tiled=True)
-        distances = fitted.left_out_distances(x, common.count, of_row, *regularisation)
+        patches = _embed(common, images)
+        x, count, of_row, view = _exchange(mesh, patches.x), common.count, None, None
+        if patches.inside is None:
+            of_row = lax.all_gather(weights, "grid", tiled=True)
+        else:
+            view = programs.view_of(common, patches, weights)
+            of_row = _exchange(mesh, patches.weights(weights))
+            coverage = resize_positions(common.coverage, padded_length(mesh, padim.embedding.n_positions))
+            count = lax.dynamic_slice_in_dim(coverage, lax.axis_index("grid") * len(x), len(x))
+        distances = fitted.left_out_distances(x, count, of_row, *regularisation)
         sample = programs.some_embeddings(x, padim.embedding.n_positions)
         sample = lax.all_to_all(sample, "grid", split_axis=1, concat_axis=0, tiled=True)
-        scores, grid = _make_scores(mesh, common, distances)
+        scores, grid = _make_scores(mesh, common, distances, view)
         return scores, sample, grid
 
     specs = (IMAGES, PartitionSpec(None, ("data", "grid")), IMAGES)
@@ -276,17 +291,21 @@ def _common_part(model: Padim) -> Padim:
     return replace(model, gaussian=None)  # pyright: ignore[reportArgumentType]
 
 
-def _make_scores(mesh: Mesh, common: Padim, distances: Float[Array, "p n"]) -> tuple[Scores, Array]:
+def _embed(common: Padim, images: Array) -> Patches:
+    return embed_aligned(common.backbone, common.embedding, images, common.projection, common.alignment)
+
+
+def _make_scores(mesh: Mesh, common: Padim, distances: Float[Array, "p n"], view: View | None) -> tuple[Scores, Array]:
     """Maps, scores and grids of the images that lie here, of the distances at the positions that do."""
     local_distances = lax.all_to_all(distances, "grid", split_axis=1, concat_axis=0, tiled=True)
-    return scoring.scores_from_distances(common, local_distances[: common.embedding.n_positions])
+    return scoring.scores_from_distances(common, local_distances[: common.embedding.n_positions], view)
 
 
 @functools.partial(jax.jit, static_argnames=("embedding", "mesh"), donate_argnames="rows")
 def _update(
     backbone: Backbone,
     rows: Moments,
-    projection: Array | None,
+    common: tuple[Array | None, Alignment | None],
     images: Array,
     valid: Array,
     half_life: Array | None,
@@ -294,26 +313,24 @@ def _update(
     mesh: Mesh,
 ) -> Moments:
     def local(*arguments: Any) -> Moments:
-        backbone, rows, projection, images, valid, half_life = arguments
-        x = _exchange_embeddings(mesh, backbone, embedding, images, projection)
-        own = _without_row(rows)
+        backbone, rows, common, images, valid, half_life = arguments
+        patches = embed_aligned(backbone, embedding, images, *common)
+        x, own = _exchange(mesh, patches.x), _without_row(rows)
+        inside = None if patches.inside is None else _exchange(mesh, patches.inside)
         if half_life is None:
-            return _with_row(gaussian_moments.update(own, x, lax.all_gather(valid, "grid", tiled=True)))
+            return _with_row(gaussian_moments.update(own, x, lax.all_gather(valid, "grid", tiled=True), inside))
         weights, factor = programs.faded_weights(lax.all_gather(valid, ("data", "grid"), tiled=True), half_life)
         of_row = lax.dynamic_slice_in_dim(weights, lax.axis_index("data") * x.shape[1], x.shape[1])
-        return _with_row(gaussian_moments.update(gaussian_moments.decay(own, factor), x, of_row))
+        return _with_row(gaussian_moments.update(gaussian_moments.decay(own, factor), x, of_row, inside))
 
     specs = (SAME, _OF_ROWS, SAME, IMAGES, IMAGES, SAME)
     run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_OF_ROWS, check_vma=False)
-    return run(backbone, rows, projection, images, valid, half_life)
+    return run(backbone, rows, common, images, valid, half_life)
 
 
-def _exchange_embeddings(
-    mesh: Mesh, backbone: Backbone, embedding: Embedding, images: Array, projection: Array | None
-) -> Float[Array, "p n d"]:
-    """Of the row's images, embeddings at this device's positions."""
-    x = embed(backbone, embedding, images, projection)
-    x = resize_positions(x, padded_length(mesh, embedding.n_positions))
+def _exchange(mesh: Mesh, x: Shaped[Array, "p n *d"]) -> Shaped[Array, "_p _n *d"]:
+    """Of the row's images, what this device's positions have."""
+    x = resize_positions(x, padded_length(mesh, len(x)))
     return lax.all_to_all(x, "grid", split_axis=0, concat_axis=1, tiled=True)
 
 

@@ -55,6 +55,15 @@ def standard(self: Any) -> str:
     )
 
 
+def alignment(self: Any) -> str:
+    """How large the reference is, and how far images are turned."""
+    return line(
+        self,
+        lambda: f"reference {'×'.join(map(str, self.image.shape[:2]))}",
+        lambda: f"turned by up to {number(self.reference.max_angle)}°" if self.reference.max_angle else "shifts alone",
+    )
+
+
 def scores(self: Any) -> str:
     """How many images, the range of their scores, the size of the maps, and the verdicts."""
     return line(

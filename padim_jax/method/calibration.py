@@ -12,7 +12,7 @@ of these is standardised by the others (:mod:`padim_jax.method.standard`), and a
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -51,6 +51,8 @@ class Calibration:
       pixel_rate: share of good images' pixels above ``pixel_threshold``; static.
       threshold_source: "rate" where ``threshold`` follows from ``false_alarm_rate``, "set" where a person set it,
         or labelled images did; static.
+      least_match: float32 (), images that match the reference of an aligned model less are anomalous, see
+        :func:`least_match`; None where images are not aligned.
 
     >>> model.calibration.method, model.calibration.false_alarm_rate, len(model.calibration.scores)
     ('leave-one-out', 0.1, 20)
@@ -67,6 +69,7 @@ class Calibration:
     false_alarm_rate: float = field(metadata={"static": True})
     pixel_rate: float = field(metadata={"static": True})
     threshold_source: Source = field(default="rate", metadata={"static": True})
+    least_match: Float[Array, ""] | None = None
 
     __repr__ = brief.calibration
 
@@ -129,6 +132,7 @@ def calibration(
     false_alarm_rate: float = FALSE_ALARM_RATE,
     pixel_rate: float = PIXEL_RATE,
     threshold: float | None = None,
+    least_match: float | None = None,
 ) -> Calibration:
     """Calibration from good images' scores and the histogram of their pixels.
 
@@ -169,7 +173,20 @@ def calibration(
         false_alarm_rate=float(false_alarm_rate),
         pixel_rate=float(pixel_rate),
         threshold_source="rate" if threshold is None else "set",
+        least_match=None if least_match is None else jax.device_put(np.float32(least_match)),
     )
+
+
+def least_match(matches: Float[np.ndarray, " n"]) -> float | None:
+    """How well an image has to match the reference: the worst good one, less what that lies below their median.
+
+    A good new image is the worst of n + 1 with a probability of 1 / (n + 1); one that is as much worse again is rarer.
+
+    Args:
+      matches: of good images; those that are not finite, and none at all where nothing is aligned, tell nothing.
+    """
+    known = matches[np.isfinite(matches)]
+    return float(2 * known.min() - np.median(known)) if len(known) else None
 
 
 def images_wanted(false_alarm_rate: float) -> int:
@@ -186,7 +203,9 @@ def recipe(reference: Calibration) -> dict[str, Any]:
 def at_rates(reference: Calibration, false_alarm_rate: float, pixel_rate: float) -> Calibration:
     """The same scores with thresholds for other rates, also where the threshold was set before."""
     scores, pixels = np.asarray(reference.scores), np.asarray(reference.pixels)
-    return calibration(scores, pixels, reference.method, false_alarm_rate, pixel_rate)
+    return replace(
+        calibration(scores, pixels, reference.method, false_alarm_rate, pixel_rate), least_match=reference.least_match
+    )
 
 
 def join_calibrations(parts: Sequence[Calibration], false_alarm_rate: float, pixel_rate: float) -> Calibration:
@@ -202,7 +221,10 @@ def join_calibrations(parts: Sequence[Calibration], false_alarm_rate: float, pix
     scores = np.concatenate([np.asarray(part.scores) for part in parts])
     pixels = sum((np.asarray(part.pixels) for part in parts), np.zeros(BINS, np.float32))
     method: Method = parts[0].method if len(parts) == 1 else "kept"
-    return calibration(scores, pixels, method, false_alarm_rate, pixel_rate)
+    matches = [float(part.least_match) for part in parts if part.least_match is not None]
+    return calibration(
+        scores, pixels, method, false_alarm_rate, pixel_rate, least_match=min(matches) if matches else None
+    )
 
 
 def at_threshold(reference: Calibration, threshold: float, pixel_rate: float | None = None) -> Calibration:
@@ -213,7 +235,9 @@ def at_threshold(reference: Calibration, threshold: float, pixel_rate: float | N
     """
     scores, pixels = np.asarray(reference.scores), np.asarray(reference.pixels)
     pixel_rate = reference.pixel_rate if pixel_rate is None else pixel_rate
-    return calibration(scores, pixels, reference.method, reference.false_alarm_rate, pixel_rate, float(threshold))
+    rates = reference.false_alarm_rate, pixel_rate
+    changed = calibration(scores, pixels, reference.method, *rates, float(threshold))
+    return replace(changed, least_match=reference.least_match)
 
 
 def p_values(reference: Calibration, scores: Float[Array | np.ndarray, " m"]) -> Float[Array | np.ndarray, " m"]:
@@ -241,10 +265,23 @@ def conformal_p_values(
     return at_least.astype(np.float64 if library is np else jnp.float32) / max(1, n)
 
 
-def is_anomalous(reference: Calibration, scores: Float[Array | np.ndarray, " m"]) -> Bool[Array | np.ndarray, " m"]:
-    """Which scores lie above the threshold; those that are not finite count as above. NumPy scores stay on the host."""
-    threshold = np.asarray(reference.threshold) if isinstance(scores, np.ndarray) else reference.threshold
-    return ~(scores <= threshold)
+def is_anomalous(
+    reference: Calibration,
+    scores: Float[Array | np.ndarray, " m"],
+    matches: Float[Array | np.ndarray, " m"] | None = None,
+) -> Bool[Array | np.ndarray, " m"]:
+    """Which scores lie above the threshold, or which images match the reference of an aligned model too badly.
+
+    Those that are not finite count as above. NumPy scores stay on the host.
+    """
+    is_above = ~(scores <= _beside(reference.threshold, scores))
+    if matches is None or reference.least_match is None:
+        return is_above
+    return is_above | ~(matches >= _beside(reference.least_match, matches))
+
+
+def _beside(limit: Array, values: Array | np.ndarray) -> Array | np.ndarray:
+    return np.asarray(limit) if isinstance(values, np.ndarray) else limit
 
 
 def _rank(n: int, rate: float) -> int:

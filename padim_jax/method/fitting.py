@@ -6,19 +6,22 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Num, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig, differences
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.factors import Solver
+from padim_jax.gaussians.low_rank import AnyGaussian
 from padim_jax.gaussians.pooling import Prior
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method import programs
+from padim_jax.method.aligned import Alignment, is_supported
 from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, pad_batches
 from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.projection import principal_components, semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
+from padim_jax.method.reference import reference_of
 from padim_jax.method.regularisation import ImageSample, regularise
 
 # where none is named: on CPU at d = 100, one image takes 5 ms by the product with the inverse factor and 100 ms by
@@ -26,6 +29,7 @@ from padim_jax.method.regularisation import ImageSample, regularise
 DEFAULT_SOLVER: Solver = "inverse-factor"
 
 PROJECTION_TOLERANCE = 1e-4  # between matrices drawn from one seed by two LAPACKs, entry by entry
+_REFERENCE_TOLERANCE = 0.01  # grey levels: as much as another device's rounding may change
 _LARGEST_ERROR = 1e-3  # relative, of a distance: as much rounding as forgetting may leave
 
 
@@ -34,6 +38,7 @@ def init(
     config: PadimConfig | None = None,
     *,
     projection: Float[Array | np.ndarray, "c d"] | None = None,
+    reference: Num[Array | np.ndarray, "height width 3"] | Alignment | None = None,
 ) -> PadimMoments:
     """Start a fit: draw the channels or the projection from ``config.seed`` and allocate the moments, 0.6 p·d² floats.
 
@@ -42,10 +47,13 @@ def init(
       config: the settings; None for the defaults.
       projection: the matrix W of ``config.projection="principal-components"``, which :func:`fit` finds in a
         separate pass (:func:`padim_jax.method.projection.principal_components`); None for other projections.
+      reference: RGB from 0 to 255 of ``config.crop_size``, what images are registered to where ``config.align`` asks
+        for that, which :func:`fit` makes of its images (:func:`padim_jax.method.registration.find_reference`), or the
+        alignment of other moments; None elsewhere.
 
     Raises:
-      ValueError: an unknown tap, more channels than the taps have, or a projection that is missing, is not
-        called for, or has another shape.
+      ValueError: an unknown tap, more channels than the taps have, or a projection or reference that is missing, is
+        not called for, or has another shape.
 
     >>> moments = padim.init(backbone, config)
     >>> int(moments.count), len(moments.embedding.channels)
@@ -59,12 +67,28 @@ def init(
         raise ValueError(f"init: projection is {fault}, with config.projection={config.projection!r}; see fit")
     if projection is not None and projection.shape != shape:
         raise ValueError(f"init: projection is {tuple(projection.shape)}, wanted {shape}: (channels, dimension)")
+    higher, covered = config.covariance == "ledoit-wolf", config.align != "none"
     return PadimMoments(
-        gaussian_moments.init(embedding.n_positions, embedding.dimension, higher=config.covariance == "ledoit-wolf"),
+        gaussian_moments.init(embedding.n_positions, embedding.dimension, higher=higher, covered=covered),
         config,
         embedding,
         projection_of(config, embedding, projection),
+        alignment_of(config, reference),
     )
+
+
+def alignment_of(
+    config: PadimConfig, reference: Num[Array | np.ndarray, "height width 3"] | Alignment | None
+) -> Alignment | None:
+    """The alignment of a fit: to a reference image, that of other moments, or None; errors as of :func:`init`."""
+    if (reference is not None) != (config.align != "none"):
+        fault = "missing" if reference is None else "given"
+        raise ValueError(f"init: reference is {fault}, with config.align={config.align!r}; see fit")
+    if reference is None or isinstance(reference, Alignment):
+        return reference
+    if reference.shape != (*config.crop, 3):
+        raise ValueError(f"init: reference is {tuple(reference.shape)}, wanted {(*config.crop, 3)}, an image")
+    return Alignment.to(reference, config)
 
 
 def projection_of(
@@ -156,8 +180,10 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     if not (later >= -1e-5 * before.max(axis=-1, keepdims=True)).all():
         raise ValueError("forget: the moments hold less variance than the images to forget; those were never folded in")
     ridge, _ = moments.config.regularisation("forget")
-    error = programs.rounding_left(moments.moments, after.moments, ridge, pooled_prior("forget", after)).max()
-    if not error <= _LARGEST_ERROR:  # NaN where the covariance is no longer definite
+    error = np.asarray(programs.rounding_left(moments.moments, after.moments, ridge, pooled_prior("forget", after)))
+    if after.moments.coverage is not None:  # positions that are not judged are no worse for it
+        error = error[np.asarray(is_supported(after.moments.coverage[:, None], after.count[None])[:, 0])]
+    if not error.max(initial=0) <= _LARGEST_ERROR:  # NaN where the covariance is no longer definite
         raise FloatingPointError(
             f"forget: {n_left:g} of {float(moments.count):g} images would be left, and what rounding leaves of the "
             "others would show in distances; fit anew on the images to keep"
@@ -198,8 +224,20 @@ def finalize(
     others = replace(moments.moments, scatter=SymmetricMatrix(()))
     ridge, _ = moments.config.regularisation("finalize")
     fitted = factor(moments.moments.scatter, others, ridge, solver, pooled_prior("finalize", moments))
-    return check_factors(
-        Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
+    return check_factors(model_of(backbone, fitted, moments))
+
+
+def model_of(backbone: Backbone, fitted: AnyGaussian, moments: PadimMoments) -> Padim:
+    """The model of Gaussians that were factored from moments."""
+    return Padim(
+        backbone,
+        fitted,
+        moments.count,
+        moments.config,
+        moments.embedding,
+        projection=moments.projection,
+        alignment=moments.alignment,
+        coverage=moments.moments.coverage,
     )
 
 
@@ -218,24 +256,28 @@ def fit(
     Args:
       backbone: from :func:`load_backbone`.
       batches: uint8 RGB arrays (n, height, width, 3) of ``config.crop_size``; n may vary. Read once, but twice
-        for principal components.
+        for principal components, and where images are to be aligned.
       config: the settings; None for the defaults.
       solver: see :func:`finalize`.
 
     Raises:
       TypeError, ValueError, FloatingPointError: as the three functions it calls; fewer than two images;
-        principal components asked for on batches that can be read only once.
+        principal components or aligned images asked for on batches that can be read only once.
     """
     check_solver("fit", solver)
     config = PadimConfig() if config is None else config
     projection = None
+    if (config.passes > 1 or config.align != "none") and iter(batches) is batches:
+        raise ValueError(
+            "fit: principal components, and images to be aligned, take two passes; give a list, or an iterable that "
+            "starts anew"
+        )
     if config.projection == "principal-components":
-        if iter(batches) is batches:
-            raise ValueError("fit: principal components take two passes; give a list, or an iterable that starts anew")
         projection = principal_components(
             backbone, draw_embedding(backbone, config), pad_batches("fit", batches, config)
         )
-    moments, sample = init(backbone, config, projection=projection), ImageSample(config)
+    reference = reference_of((images for images, _ in pad_batches("fit", batches, config)), config)
+    moments, sample = init(backbone, config, projection=projection, reference=reference), ImageSample(config)
     for updated in accumulate(backbone, moments, sample.watch(batches)):
         moments = updated
     moments = regularise(backbone, moments, sample.batches(), sample.weights)
@@ -299,6 +341,13 @@ def _check_alike(call: str, a: PadimMoments, b: PadimMoments) -> None:
         gap = float(np.abs(np.asarray(a.projection) - np.asarray(b.projection)).max())
         if not gap < PROJECTION_TOLERANCE:
             raise ValueError(f"{call}: the projections differ by up to {gap:.2g}; begin both fits with the same one")
+    if a.alignment is not None and b.alignment is not None and not is_traced(a.alignment.image, b.alignment.image):
+        gap = float(np.abs(np.asarray(a.alignment.image) - np.asarray(b.alignment.image)).max())
+        if not gap < _REFERENCE_TOLERANCE:
+            raise ValueError(
+                f"{call}: images are aligned to other references, which differ by up to {gap:.3g} grey levels; begin "
+                "both fits with the same one (init's reference), or fit anew on all images"
+            )
 
 
 def pooled_prior(call: str, moments: PadimMoments) -> Prior | None:

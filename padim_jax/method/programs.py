@@ -20,9 +20,10 @@ from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.pooling import Prior, pooled_covariance
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method import calibration
+from padim_jax.method.aligned import Alignment, Patches, View, embed_aligned, is_supported
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import Calibration
-from padim_jax.method.embedding import Embedding, embed
+from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import Padim, PadimMoments, Scores
 
 _SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # enough to see how parts lie
@@ -31,11 +32,12 @@ _SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # enough to see how parts lie
 def _update(
     backbone: Backbone, state: PadimMoments, images: Array, valid: Array, half_life: Array | None
 ) -> PadimMoments:
-    x = embed(backbone, state.embedding, images, state.projection)
-    if half_life is None:
-        return replace(state, moments=moments.update(state.moments, x, valid))
-    weights, factor = faded_weights(valid, half_life)
-    return replace(state, moments=moments.update(moments.decay(state.moments, factor), x, weights))
+    patches = embed_aligned(backbone, state.embedding, images, state.projection, state.alignment)
+    before, weights = state.moments, valid
+    if half_life is not None:
+        weights, factor = faded_weights(valid, half_life)
+        before = moments.decay(before, factor)
+    return replace(state, moments=moments.update(before, patches.x, weights, patches.inside))
 
 
 update = jax.jit(_update)
@@ -78,10 +80,15 @@ def rounding_left(before: Moments, after: Moments, ridge: Scalar, prior: Prior |
 
 @functools.partial(jax.jit, static_argnames="embedding")
 def embed_at(
-    backbone: Backbone, embedding: Embedding, images: Array, projection: Array | None, positions: Array
+    backbone: Backbone,
+    embedding: Embedding,
+    images: Array,
+    projection: Array | None,
+    alignment: Alignment | None,
+    positions: Array,
 ) -> Float[Array, "q n d"]:
     """Embeddings of images at some positions."""
-    return embed(backbone, embedding, images, projection)[positions]
+    return embed_aligned(backbone, embedding, images, projection, alignment).x[positions]
 
 
 @functools.partial(jax.jit, static_argnames="n_positions")
@@ -111,13 +118,14 @@ def with_solver(gaussian: AnyGaussian, solver: Solver) -> AnyGaussian:
 @jax.jit
 def score(model: Padim, images: Array) -> tuple[Scores, Float[Array, "n h w"]]:
     """Maps and image scores, and the distances that they follow from."""
-    x = embed(model.backbone, model.embedding, images, model.projection)
+    patches = embed_aligned(model.backbone, model.embedding, images, model.projection, model.alignment)
+    x, view = patches.x, None if patches.inside is None else view_of(model, patches, jnp.zeros(len(images)))
     if images.dtype == jnp.uint8:
-        return scores_of(model, model.gaussian.distances(x))
+        return scores_of(model, model.gaussian.distances(x), view)
     # the gradient of a square root at 0 is infinite, and times the 0 of pixels that don't matter it is not a number
     at_mean = (x == model.gaussian.mean[:, None]).all(axis=-1)
     distances = model.gaussian.distances(jnp.where(at_mean[..., None], x + 1, x))
-    return scores_of(model, jnp.where(at_mean, 0, distances))
+    return scores_of(model, jnp.where(at_mean, 0, distances), view)
 
 
 @jax.jit
@@ -125,19 +133,27 @@ def leave_one_out(
     model: Padim, images: Array, weights: Array, ridge: Scalar, prior_images: Scalar
 ) -> tuple[Scores, Array, Array, Array]:
     """Scores by the models of all others, Σ w (x - μ), which is 0 over all images, some embeddings, and the grid."""
-    x = embed(model.backbone, model.embedding, images, model.projection)
-    distances = model.gaussian.left_out_distances(x, model.count, weights, ridge, prior_images)
-    shift = jnp.einsum("pnd,n->pd", x - model.gaussian.mean[:, None], weights, precision="highest")
-    scores, grid = scores_of(model, distances)
+    patches = embed_aligned(model.backbone, model.embedding, images, model.projection, model.alignment)
+    x, of_positions, count, view = patches.x, weights, model.count, None
+    if patches.inside is not None:
+        of_positions, count, view = patches.weights(weights), model.coverage, view_of(model, patches, weights)
+    distances = model.gaussian.left_out_distances(x, count, of_positions, ridge, prior_images)
+    terms = "pnd,n->pd" if view is None else "pnd,pn->pd"
+    shift = jnp.einsum(terms, x - model.gaussian.mean[:, None], of_positions, precision="highest")
+    scores, grid = scores_of(model, distances, view)
     return scores, shift, some_embeddings(x, len(x)), grid
 
 
 @jax.jit
 def verdicts(reference: Calibration, scores: Scores) -> Scores:
     """The same scores with p-values and verdicts."""
-    values = scores.image_score
-    p, verdict = calibration.p_values(reference, values), calibration.is_anomalous(reference, values)
-    return replace(scores, p_value=p, anomalous=verdict)
+    return judge(reference, scores)
+
+
+def judge(reference: Calibration, scores: Scores) -> Scores:
+    """As :func:`verdicts`; scores of NumPy stay on the host."""
+    p = calibration.p_values(reference, scores.image_score)
+    return replace(scores, p_value=p, anomalous=calibration.is_anomalous(reference, scores.image_score, scores.match))
 
 
 def faded_weights(valid: Bool[Array, " n"], half_life: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, ""]]:
@@ -153,15 +169,24 @@ def some_embeddings(x: Float[Array, "p n d"], n_positions: int) -> Float[Array, 
     return x[:: -(-n_positions // _SOME_POSITIONS)][..., np.linspace(0, d - 1, min(d, _SOME_CHANNELS)).astype(int)]
 
 
-def _lowest(maps: Float[Array, "n height width"], roi: Bool[Array, "height width"]) -> Float[Array, "n 1 1"]:
-    """What standardised maps are outside of a region: at most 0, and no higher than anywhere inside."""
-    return jnp.minimum(0, jnp.min(jnp.where(roi[None], maps, jnp.inf), axis=(1, 2), keepdims=True))
+def _lowest(maps: Float[Array, "n height width"], inside: Bool[Array, "#n height width"]) -> Float[Array, "n 1 1"]:
+    """What standardised maps are where they are not judged: at most 0, and no higher than anywhere ``inside``."""
+    return jnp.minimum(0, jnp.min(jnp.where(inside, maps, jnp.inf), axis=(1, 2), keepdims=True))
 
 
-def scores_of(model: Padim, distances: Float[Array, "p n"]) -> tuple[Scores, Float[Array, "n h w"]]:
+def view_of(model: Padim, patches: Patches, weights: Float[Array, " n"]) -> View:
+    """Where maps of aligned images are judged, by a model that was fitted on them with these weights, without them."""
+    coverage = model.coverage[:, None] - patches.weights(weights)
+    return View(patches.inside & is_supported(coverage, model.count - weights), patches.poses)
+
+
+def scores_of(
+    model: Padim, distances: Float[Array, "p n"], view: View | None = None
+) -> tuple[Scores, Float[Array, "n h w"]]:
     """Maps and image scores, and the distances on their grid, 0 outside of the region of interest.
 
-    A part of programs, not one itself.
+    A part of programs, not one itself. The grid of aligned images lies as the reference does, not a number where it is
+    not judged; their maps lie as the images do, and their scores are of the maps before they were brought back.
     """
     grid = distances.T.reshape(-1, *model.embedding.grid)
     if model.roi is not None:
@@ -171,9 +196,20 @@ def scores_of(model: Padim, distances: Float[Array, "p n"]) -> tuple[Scores, Flo
         )
         cells = jnp.zeros(model.embedding.grid, bool).at[rows[:, None], columns[None]].max(model.roi)
         grid = jnp.where(cells[None], grid, 0)
-    maps = anomaly_map(grid, model.config.crop, model.config.sigma, model.config.interpolation)
+    inside = None if model.roi is None else model.roi[None]
+    if view is None:
+        maps = anomaly_map(grid, model.config.crop, model.config.sigma, model.config.interpolation)
+    else:
+        maps, is_judged = view.maps(grid, model.config)
+        grid = jnp.where(view.judged.T.reshape(grid.shape), grid, jnp.nan)
+        inside = is_judged if inside is None else is_judged & inside
     if model.standard is not None:
         maps = model.standard.standardise(maps)
-    if model.roi is not None:
-        maps = jnp.where(model.roi[None], maps, 0 if model.standard is None else _lowest(maps, model.roi))
-    return Scores(image_score(maps), maps), grid
+    outside = jnp.zeros((len(maps), 1, 1))
+    if inside is not None:
+        outside = outside if model.standard is None else _lowest(maps, inside)
+        maps = jnp.where(inside, maps, outside)
+    scores = image_score(maps)
+    if view is None:
+        return Scores(scores, maps), grid
+    return Scores(scores, view.bring_back(maps, outside), match=view.poses.quality), grid

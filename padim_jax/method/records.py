@@ -12,6 +12,7 @@ from padim_jax.config import PadimConfig
 from padim_jax.gaussians.low_rank import AnyGaussian
 from padim_jax.gaussians.moments import Moments
 from padim_jax.method import album, brief
+from padim_jax.method.aligned import Alignment
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.standard import MapStandard
@@ -27,6 +28,7 @@ class PadimMoments:
       config: the settings; static.
       embedding: the channels drawn, the grid, the weights' digest; static.
       projection: float32 (c, d), what all channels are multiplied with; None for random channels.
+      alignment: what images are registered to; None where they are taken as they lie.
 
     >>> moments = padim.update(backbone, padim.init(backbone, config), good_images)
     >>> int(moments.count), moments.embedding.taps
@@ -37,6 +39,7 @@ class PadimMoments:
     config: PadimConfig = field(metadata={"static": True})
     embedding: Embedding = field(metadata={"static": True})
     projection: Float[Array, "c d"] | None = None
+    alignment: Alignment | None = None
 
     __repr__ = brief.moments
 
@@ -62,6 +65,9 @@ class Padim:
       roi: bool (height, width) at crop size, the region of interest: maps are 0 outside; None for everywhere.
       standard: what maps are standardised by, from :func:`padim_jax.calibrate` where the settings ask for that
         (``anomaly_map="standardised"``); None before, and for maps of distances.
+      alignment: what images are registered to; None where they are taken as they lie. The region of interest, and what
+        maps are standardised by, are of images that lie as the reference does.
+      coverage: float32 (p,), images that cover each position, or the sum of their weights; None where all do.
 
     >>> model = padim.fit(backbone, good_images, config)
     >>> model.embedding.grid, model.calibration
@@ -77,6 +83,8 @@ class Padim:
     calibration: Calibration | None = None
     roi: Bool[Array, "height width"] | None = None
     standard: MapStandard | None = None
+    alignment: Alignment | None = None
+    coverage: Float[Array, " p"] | None = None
 
     __repr__ = brief.padim
 
@@ -95,7 +103,10 @@ class Scores:
       anomaly_map: float32 (n, height, width) at crop size: where it is.
       p_value: float32 (n,), in (0, 1]: how rarely a good image scores as much (:mod:`padim_jax.method.calibration`);
         None where the model is not calibrated.
-      anomalous: bool (n,), the verdict: whether the score is above the calibration's threshold; None likewise.
+      anomalous: bool (n,), the verdict: whether the score is above the calibration's threshold; None likewise. Images
+        that match the reference of an aligned model worse than good ones do are anomalous too.
+      match: float32 (n,), from -1 to 1, how well images match the reference that they were registered to (the quality
+        of :class:`padim_jax.method.warping.Poses`); None where images are not aligned.
 
     >>> scores = padim.score(model, test_images)
     >>> scores.image_score.shape, scores.p_value.shape
@@ -107,6 +118,7 @@ class Scores:
     anomaly_map: Float[Array, "n height width"]
     p_value: Float[Array, " n"] | None = None
     anomalous: Bool[Array, " n"] | None = None
+    match: Float[Array, " n"] | None = None
 
     __repr__ = brief.scores
     _repr_html_ = album.table

@@ -18,7 +18,7 @@ _REFINED = 4  # coarse angles that are refined, besides 0
 _SAME_QUALITY, _CHANCE = 0.01, 0.03  # qualities above the best q - 0.01 - 0.03 (1 - q) may be as good but for noise
 _FLAT = 0.005  # a quality that varies by less over ±3° does not tell the angle; that of pills varies by 0.01
 _MAX_SHIFT = 0.25  # of height and width
-_SAMPLE = 32  # images that a reference is made of
+REFERENCE_IMAGES = 32  # images that a reference is made of
 
 
 @jax.tree_util.register_dataclass
@@ -90,16 +90,23 @@ def estimate_prepared(reference: Reference, images: Num[Array | np.ndarray, "n h
     Raises:
       ValueError: images of another size than the reference.
     """
+    return estimate_with_shifts("estimate_prepared", reference, images)[0]
+
+
+def estimate_with_shifts(
+    call: str, reference: Reference, images: Num[Array | np.ndarray, "n height width c"]
+) -> tuple[Poses, Poses]:
+    """Poses as of :func:`estimate_prepared`, and the best ones without turning; errors name ``call``."""
     if images.shape[1:3] != reference.size:
         raise ValueError(
-            f"estimate_prepared: images are {images.shape[1:3]} pixels large, wanted {reference.size}, as the "
-            "reference is; resize them alike"
+            f"{call}: images are {images.shape[1:3]} pixels large, wanted {reference.size}, as the reference is; "
+            "resize them alike"
         )
     return jax.lax.map(partial(_estimate, reference), images)
 
 
 def find_reference(
-    images: Num[Array | np.ndarray, "n height width c"], *, max_angle: float = 180.0, sample: int = _SAMPLE
+    images: Num[Array | np.ndarray, "n height width c"], *, max_angle: float = 180.0, sample: int = REFERENCE_IMAGES
 ) -> Float32[Array, "height width c"]:
     """Make a reference of images: that which matches the others best, then twice the mean of those aligned to it.
 
@@ -170,7 +177,7 @@ class _Angles:
         return _Angles(fine, coarse, np.clip(coarse[:, None] + reach, 0, 2 * n), False)
 
 
-def _estimate(reference: Reference, image: Num[Array, "height width c"]) -> Poses:
+def _estimate(reference: Reference, image: Num[Array, "height width c"]) -> tuple[Poses, Poses]:
     angles, factor = _Angles.up_to(reference.max_angle), shrinking(reference.size)
     near = jnp.asarray(angles.near)[_coarse_candidates(reference, angles, image)]
     surfaces = correlate(reference.fine[near.reshape(-1)], edge_image(image, factor), reference.max_shift)
@@ -183,7 +190,12 @@ def _estimate(reference: Reference, image: Num[Array, "height width c"]) -> Pose
     limit = reference.max_angle
     angle = jnp.where(angle < -180, angle + 360, angle) if angles.full_circle else jnp.clip(angle, -limit, limit)
     index = candidate * near.shape[1] + place
-    return Poses(angle, factor * shifts[index], qualities[index])
+    # the first candidate is the coarse angle nearest to 0, which 0 itself is near
+    unturned = jnp.argmin(sizes[0])
+    return (
+        Poses(angle, factor * shifts[index], qualities[index]),
+        Poses(jnp.zeros_like(angle), factor * shifts[unturned], qualities[unturned]),
+    )
 
 
 def _coarse_candidates(

@@ -21,7 +21,6 @@ from padim_jax.config import RIDGE, PadimConfig
 from padim_jax.gaussians.likelihood import left_out_log_likelihoods
 from padim_jax.method import programs
 from padim_jax.method.checks import check_backbone, pad_batches
-from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import PadimMoments
 
 Batch = UInt8[Array | np.ndarray, "n height width 3"]
@@ -35,6 +34,7 @@ _RELATIVE_RIDGES = tuple(10.0**exponent for exponent in np.arange(-3, 0.5, 0.5))
 _PRIOR_IMAGES = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _POSITIONS, _FEWEST_POSITIONS = 64, 8
 _OPERATIONS = 2e9  # about as many as the eigendecompositions may take
+_WHOLE = 0.9999  # of the images, up to rounding
 _STILL = 1e-6  # of the mean variance: positions of less never change, and any ridge suits them
 
 
@@ -71,11 +71,11 @@ class ImageSample:
     """Images evenly spread over all different ones that pass by, whatever their batches.
 
     Up to twice :data:`SAMPLE_IMAGES` are kept, and a digest of every image, by which copies are counted; nothing where
-    the settings leave nothing to be chosen.
+    the settings leave nothing to be chosen, unless ``keep`` says otherwise.
     """
 
-    def __init__(self, config: PadimConfig) -> None:
-        self._keeps = config.chooses
+    def __init__(self, config: PadimConfig, *, keep: bool | None = None) -> None:
+        self._keeps = config.chooses if keep is None else keep
         self._images: list[tuple[bytes, np.ndarray]] = []
         self._copies = Counter[bytes]()
         self._interval = 1
@@ -133,11 +133,9 @@ def regularise(
     check_backbone("regularise", backbone, moments.embedding)
     if not moments.config.chooses:
         return moments
-    positions = sample_positions(moments.embedding)
+    positions = sample_positions(moments, coverage_of(moments))
     statistics = statistics_at(moments, positions)
-    x = embed_sample(
-        backbone, moments.embedding, moments.projection, pad_batches("regularise", batches, moments.config)
-    )
+    x = embed_sample(backbone, moments, positions, pad_batches("regularise", batches, moments.config))
     weights = np.ones(x.shape[1]) if weights is None else np.fromiter(weights, np.float64)
     return with_regularisation(moments, choose(moments.config, statistics, x, weights))
 
@@ -180,24 +178,38 @@ def statistics_at(
 
 def embed_sample(
     backbone: Backbone,
-    embedding: Embedding,
-    projection: Float[Array | np.ndarray, "c d"] | None,
+    moments: PadimMoments,
+    positions: Int[np.ndarray, " q"],
     batches: Iterable[tuple[Array | np.ndarray, Array | np.ndarray]],
 ) -> Float[np.ndarray, "q k d"]:
-    """Embeddings of images at :func:`sample_positions`; the batches say which of their images count."""
-    positions = sample_positions(embedding)
+    """Embeddings of images at some positions, as the moments have them; the batches say which of their images count."""
+    embedding, projection, alignment = moments.embedding, moments.projection, moments.alignment
     parts = [np.zeros((len(positions), 0, embedding.dimension), np.float32)]
     for images, valid in batches:
-        x = programs.embed_at(backbone, embedding, images, projection, positions)
+        x = programs.embed_at(backbone, embedding, images, projection, alignment, positions)
         parts.append(np.asarray(x)[:, : int(valid.sum())])
     return np.concatenate(parts, axis=1)
 
 
-def sample_positions(embedding: Embedding) -> Int[np.ndarray, " q"]:
-    """Positions, evenly spread, at which the numbers are chosen; fewer in many dimensions."""
+def coverage_of(moments: PadimMoments, out_shardings: Sharding | None = None) -> Float[np.ndarray, " p"] | None:
+    """How many images cover each position, on the host; None where all do. ``out_shardings`` as above."""
+    if moments.moments.coverage is None:
+        return None
+    fetch = jax.jit(lambda array: array[: moments.embedding.n_positions], out_shardings=out_shardings)
+    return np.asarray(fetch(moments.moments.coverage))
+
+
+def sample_positions(moments: PadimMoments, coverage: Float[np.ndarray, " p"] | None) -> Int[np.ndarray, " q"]:
+    """Positions, evenly spread, at which the numbers are chosen; fewer in many dimensions.
+
+    Of aligned images, among the positions that all of them cover; there may be none.
+    """
+    embedding, positions = moments.embedding, np.arange(moments.embedding.n_positions)
+    if coverage is not None:
+        positions = positions[coverage >= _WHOLE * float(moments.count)]
     affordable = int(_OPERATIONS / (len(_PRIOR_IMAGES) * embedding.dimension**3))
-    count = min(embedding.n_positions, _POSITIONS, max(_FEWEST_POSITIONS, affordable))
-    return ((np.arange(count) + 0.5) * embedding.n_positions / count).astype(np.int32)
+    count = min(len(positions), _POSITIONS, max(_FEWEST_POSITIONS, affordable))
+    return positions[((np.arange(count) + 0.5) * len(positions) / max(count, 1)).astype(int)].astype(np.int32)
 
 
 def choose(
@@ -216,7 +228,8 @@ def choose(
     pooled = config.covariance == "pooled"
     changing = np.trace(statistics.scatter, axis1=1, axis2=2) > _STILL * variance * count * len(statistics.pooled)
     usable = (count - weights >= FEWEST_IMAGES - 1) & (weights > 0)
-    varies = variance > _STILL * float((statistics.mean**2).mean())  # beyond rounding; False where it is not finite
+    level = float((statistics.mean**2).mean()) if statistics.mean.size else 0.0
+    varies = variance > _STILL * level  # beyond rounding; False where it is not finite
     if not varies or usable.sum() < FEWEST_IMAGES or not changing.any():
         ridge = config.ridge
         if ridge == "auto":

@@ -1,14 +1,16 @@
 """Scoring with a fitted model, and what it depends on: solver, region of interest, calibration."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
 from padim_jax.method import calibration, programs
+from padim_jax.method.aligned import View
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
 from padim_jax.method.checks import check_images, pad_batches, run_exclusively
 from padim_jax.method.records import Padim, Scores
@@ -109,17 +111,28 @@ def calibrate(
         of fewer than 3.
       FloatingPointError: a score that is not finite.
     """
-    scores, histogram, standard = _score_good("calibrate", model, batches, weights, held_out, partial)
+    good = _score_good("calibrate", model, batches, weights, held_out, partial)
     method = "held-out" if held_out else "leave-one-out"
-    calibrated = calibration.calibration(scores, histogram.counts, method, false_alarm_rate, pixel_rate)
-    return replace(model, calibration=calibrated, standard=standard)
+    rates = false_alarm_rate, pixel_rate
+    calibrated = calibration.calibration(good.scores, good.pixels, method, *rates, least_match=good.least_match)
+    return replace(model, calibration=calibrated, standard=good.standard)
 
 
 def calibration_scores(
     model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]]
 ) -> Float[np.ndarray, " n"]:
     """Image scores that :func:`calibrate` calibrates on, in the order of the images; errors as there."""
-    return _score_good("calibration_scores", model, batches)[0]
+    return _score_good("calibration_scores", model, batches).scores
+
+
+@dataclass(frozen=True)
+class _Good:
+    """What good images give: scores in order, the histogram of their pixels, the standard, and the least match."""
+
+    scores: Float[np.ndarray, " n"]
+    pixels: Float[np.ndarray, " bins"]
+    standard: MapStandard | None
+    least_match: float | None
 
 
 def _score_good(
@@ -129,33 +142,41 @@ def _score_good(
     weights: Iterable[float] | None = None,
     held_out: bool = False,
     partial: bool = False,
-) -> tuple[Float[np.ndarray, " n"], Histogram, MapStandard | None]:
-    """Image scores in order, the histogram of their pixels, and the standard where maps are standardised."""
+) -> _Good:
     left_out_model = None if held_out else for_leave_one_out(call, model)
     sample = MapSample(model.config, model.roi) if model.config.anomaly_map == "standardised" else None
-    histogram, scores = Histogram(), list[np.ndarray]()
+    histogram, scores, matches = Histogram(), list[np.ndarray](), [np.zeros(0)]
 
-    def count(maps: np.ndarray) -> None:
-        scores.extend(maps.max(axis=(1, 2)))
-        histogram.add(maps if model.roi is None else maps[:, np.asarray(model.roi)])
+    def count(scores_of_maps: np.ndarray, maps: np.ndarray) -> None:
+        scores.extend(scores_of_maps)
+        histogram.add(judged_pixels(model, maps))
 
     total, shift_sum = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
     scored = _score_batches(call, with_standard(model, None), left_out_model, batches, weights)
     for batch_scores, grid, n, weight, shift in scored:
         if sample is None:
-            count(np.asarray(batch_scores.anomaly_map)[:n])
+            count(np.asarray(batch_scores.image_score)[:n], np.asarray(batch_scores.anomaly_map)[:n])
         else:
             sample.add(np.asarray(grid)[:n])
+        if batch_scores.match is not None:
+            matches.append(np.asarray(batch_scores.match)[:n])
         total += weight
         shift_sum = shift_sum if shift is None else shift_sum + np.asarray(shift, np.float64)
     if left_out_model is not None:
         _check_fitted(left_out_model, total, shift_sum, partial or weights is not None)
-    if sample is None:
-        return np.asarray(scores), histogram, None
-    standard = sample.standard(call, sample.moments)
-    for maps in sample.left_out(sample.moments):
-        count(maps)
-    return np.asarray(scores), histogram, standard
+    standard = None
+    if sample is not None:
+        standard = sample.standard(call, sample.moments)
+        for maps in sample.left_out(sample.moments):
+            count(maps.max(axis=(1, 2)), maps)
+    return _Good(np.asarray(scores), histogram.counts, standard, calibration.least_match(np.concatenate(matches)))
+
+
+def judged_pixels(model: Padim, maps: Float[np.ndarray, "n height width"]) -> np.ndarray:
+    """The pixels of good images' maps that are counted: of which the pixel rate is a share."""
+    if model.alignment is not None and model.config.anomaly_map == "distance":  # brought back to where the images lie
+        return maps[maps > 0]
+    return maps if model.roi is None else maps[:, np.asarray(model.roi)]
 
 
 def leave_one_out_scores(
@@ -181,7 +202,7 @@ def leave_one_out_scores(
     """
     left_out_model = for_leave_one_out("leave_one_out_scores", model)
     for batch_scores, _, n, *_ in _score_batches("leave_one_out_scores", model, left_out_model, batches, weights):
-        yield Scores(batch_scores.image_score[:n], batch_scores.anomaly_map[:n])
+        yield jax.tree.map(lambda array, n=n: array[:n], batch_scores)
 
 
 def _score_batches(
@@ -251,9 +272,11 @@ def score_left_out(
     return programs.leave_one_out(_strip_settings(model), jnp.asarray(images), weights, *regularisation)
 
 
-def scores_from_distances(model: Padim, distances: Float[Array, "p n"]) -> tuple[Scores, Float[Array, "n h w"]]:
+def scores_from_distances(
+    model: Padim, distances: Float[Array, "p n"], view: View | None
+) -> tuple[Scores, Float[Array, "n h w"]]:
     """Maps and image scores, with p-values and verdicts where the model is calibrated, and the distances on a grid."""
-    scores, grid = programs.scores_of(model, distances)
+    scores, grid = programs.scores_of(model, distances, view)
     return (scores if model.calibration is None else programs.verdicts(model.calibration, scores)), grid
 
 

@@ -33,6 +33,7 @@ from jaxtyping import Array, Bool, Float
 
 from padim_jax.config import PadimConfig
 from padim_jax.method import brief
+from padim_jax.method.aligned import LEAST_SHARE
 from padim_jax.method.anomaly_map import resampling
 
 FEWEST = 3  # images, of which one is left out and two have a variance
@@ -67,46 +68,75 @@ class MapMoments:
     """Mean and variance of maps at q pixels; of several samples, where the arrays have leading axes.
 
     Attributes:
-      count: n.
+      count: n, or that of each pixel, where maps are not judged everywhere.
       mean: (..., q).
-      variance: (..., q), divided by n - 1; 0 for n = 1.
+      variance: (..., q), divided by n - 1; 0 for n ≤ 1.
     """
 
-    count: float
+    count: float | Float[np.ndarray, "*samples q"]
     mean: Float[np.ndarray, "*samples q"]
     variance: Float[np.ndarray, "*samples q"]
 
     @classmethod
     def of(cls, maps: Float[np.ndarray, "n q"]) -> "MapMoments":
-        """Of one or more maps."""
-        return cls(len(maps), maps.mean(axis=0), maps.var(axis=0, ddof=1) if len(maps) > 1 else np.zeros(maps.shape[1]))
+        """Of one or more maps; pixels that are not judged are not numbers."""
+        judged = np.isfinite(maps)
+        if judged.all():
+            return cls(len(maps), maps.mean(axis=0), maps.var(axis=0, ddof=1) if len(maps) > 1 else 0 * maps[0])
+        count = judged.sum(axis=0).astype(np.float64)
+        mean = np.where(judged, maps, 0).sum(axis=0) / np.maximum(count, 1)
+        scatter = np.where(judged, maps - mean, 0) ** 2
+        return cls(count, mean, scatter.sum(axis=0) / np.maximum(count - 1, 1))
+
+    @property
+    def images(self) -> float:
+        """How many maps there are, at the pixel where most are judged."""
+        return float(np.max(self.count))
 
     def merge(self, other: "MapMoments") -> "MapMoments":
         """Of both samples together, by the formula of Chan, Golub and LeVeque (1979)."""
+        if not self.images or not other.images:
+            return self if self.images else other
         count = self.count + other.count
-        if not self.count or not other.count:
-            return self if self.count else other
+        share = other.count / np.maximum(count, 1)
         delta = other.mean - self.mean
-        scatter = (self.count - 1) * self.variance + (other.count - 1) * other.variance
-        scatter += delta**2 * (self.count * other.count / count)
-        return MapMoments(count, self.mean + delta * (other.count / count), scatter / (count - 1))
+        scatter = np.maximum(self.count - 1, 0) * self.variance + np.maximum(other.count - 1, 0) * other.variance
+        scatter += delta**2 * (self.count * share)
+        return MapMoments(count, self.mean + delta * share, scatter / np.maximum(count - 1, 1))
 
     def without(self, maps: Float[np.ndarray, "k q"]) -> "MapMoments":
         """Of all but one map, for each of k maps that are among the n ≥ 3."""
-        n, delta = self.count, maps - self.mean
-        variance = ((n - 1) * self.variance - n / (n - 1) * delta**2) / (n - 2)
-        return MapMoments(n - 1, self.mean - delta / (n - 1), np.maximum(variance, 0))
+        judged = np.isfinite(maps)
+        n, delta = self.count, np.where(judged, maps - self.mean, 0)
+        scatter = (n - 1) * self.variance - n / np.maximum(n - 1, 1) * delta**2
+        variance = np.where(judged, np.maximum(scatter / np.maximum(n - 2, 1), 0), self.variance)
+        count = n - 1 if judged.all() else n - judged
+        return MapMoments(count, self.mean - delta / np.maximum(n - 1, 1), variance)
 
     def spread(self) -> Float[np.ndarray, "*samples q"]:
-        """The standard deviations s, above 0: no less than a thousandth of the mean distance, or 1 where that is 0."""
-        pooled = self.variance.mean(axis=-1, keepdims=True)
-        over_pixels = self.variance.var(axis=-1, keepdims=True)
+        """The standard deviations s, above 0: no less than a thousandth of the mean distance, or 1 where that is 0.
+
+        The share b is that of a pixel where all n maps are judged; where fewer are, it is larger, by the same ν.
+        """
+        n = np.max(self.count, axis=-1, keepdims=True)
+        known = np.broadcast_to(self.count, self.mean.shape) > 1  # at each pixel, whether it has a variance
+        pooled = _mean(self.variance, known)
+        over_pixels = _mean((self.variance - pooled) ** 2, known)
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.minimum(1, 2 * (over_pixels + pooled**2) / ((self.count + 1) * over_pixels))
+            share = np.minimum(1, 2 * (over_pixels + pooled**2) / ((n + 1) * over_pixels))
         share = np.where(over_pixels > 0, share, 1)
-        least = _LEAST_SPREAD * np.abs(self.mean).mean(axis=-1, keepdims=True)
+        of_chance = share * (n - 1)
+        share = of_chance / np.where(known, of_chance + (1 - share) * (self.count - 1), of_chance)
+        least = _LEAST_SPREAD * _mean(np.abs(self.mean), known)
         spread = np.maximum(np.sqrt(self.variance + share * (pooled - self.variance)), least)
         return np.where(spread > 0, spread, 1)
+
+
+def _mean(
+    values: Float[np.ndarray, "*samples q"], known: Bool[np.ndarray, "*samples q"]
+) -> Float[np.ndarray, "*samples 1"]:
+    """Mean over the pixels where something is known; 0 where it is nowhere."""
+    return np.where(known, values, 0).sum(axis=-1, keepdims=True) / np.maximum(known.sum(axis=-1, keepdims=True), 1)
 
 
 class MapSample:
@@ -128,7 +158,10 @@ class MapSample:
         self.moments = MapMoments(0, np.zeros(pixels), np.zeros(pixels))
 
     def add(self, grids: Float[np.ndarray, "n h w"]) -> None:
-        """Take in the distances of some images, as :func:`padim_jax.method.programs.scores_of` gives them."""
+        """Take in the distances of some images, as :func:`padim_jax.method.programs.scores_of` gives them.
+
+        Cells that are not judged are not numbers.
+        """
         if len(grids) == 0:
             return
         self.moments = self.moments.merge(MapMoments.of(self._maps(grids)))
@@ -172,13 +205,13 @@ class MapSample:
         Raises:
           ValueError: naming ``call``, fewer than three images.
         """
-        if moments.count < FEWEST:
+        if moments.images < FEWEST:
             raise ValueError(
-                f"{call}: {moments.count:g} images, wanted {FEWEST} or more, whose maps others are standardised by "
+                f"{call}: {moments.images:g} images, wanted {FEWEST} or more, whose maps others are standardised by "
                 "(anomaly_map='standardised')"
             )
         mean, spread = self._whole(moments.mean[None])[0], self._whole(moments.spread()[None], outside=1)[0]
-        return MapStandard(*jax.device_put((mean, spread, np.float32(moments.count))))
+        return MapStandard(*jax.device_put((mean, spread, np.float32(moments.images))))
 
     def _grids(self) -> Iterator[Float[np.ndarray, "n h w"]]:
         yield from self._kept
@@ -188,22 +221,34 @@ class MapSample:
                 yield np.frombuffer(self._file.read(4 * int(np.prod(shape))), np.float32).reshape(shape)
 
     def _maps(self, grids: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n q"]:
-        """Of all pixels in the region of interest, row by row."""
+        """Of all pixels in the region of interest, row by row; those that are not judged are not numbers."""
         config = self._config
         rows, columns = (
             resampling(cells, pixels, config.sigma, config.interpolation)
             for cells, pixels in zip(grids.shape[1:], config.crop, strict=True)
         )
-        maps = rows @ (grids.astype(np.float64) @ columns.T)
+
+        def maps_of(grids: np.ndarray) -> np.ndarray:
+            return rows @ (grids.astype(np.float64) @ columns.T)
+
+        judged = np.isfinite(grids)
+        if judged.all():
+            maps = maps_of(grids)
+        else:  # as :meth:`padim_jax.method.aligned.View.maps` has them
+            share = maps_of(judged)
+            maps = np.where(
+                share > LEAST_SHARE, maps_of(np.where(judged, grids, 0)) / np.where(share > 0, share, 1), np.nan
+            )
         return maps.reshape(len(maps), -1) if self._roi is None else maps[:, self._roi]
 
     def _standardised(self, values: Float[np.ndarray, "n q"]) -> Float[np.ndarray, "n height width"]:
-        """Whole maps, outside of the region no higher than anywhere inside, as the programs of the method have them."""
-        return self._whole(values, np.minimum(0, values.min(axis=1))[:, None, None])
+        """Whole maps, no higher where they are not judged than anywhere else, as the method's programs have them."""
+        return self._whole(values, np.minimum(0, np.nanmin(values, axis=1))[:, None, None])
 
     def _whole(
         self, values: Float[np.ndarray, "n q"], outside: float | Float[np.ndarray, "n 1 1"] = 0
     ) -> Float[np.ndarray, "n height width"]:
+        values = np.where(np.isfinite(values), values, np.reshape(outside, (-1, 1)))
         if self._roi is None:
             return values.astype(np.float32).reshape(-1, *self._config.crop)
         whole = np.full((len(values), *self._config.crop), outside, np.float32)

@@ -46,7 +46,7 @@ def warp(
     """
 
     def moved(image: Array, angle: Array, shift: Array) -> tuple[Array, Array]:
-        grid, centre = pixel_grid(image.shape[:2]), _centre(image.shape)
+        grid, centre = pixel_grid(image.shape[:2]), centre_of(image.shape)
         points = turn(grid - centre, angle) + centre + shift.reshape(1, 1, 2)
         values = bilinear(image, points)
         return (jnp.round(values) if image.dtype == jnp.uint8 else values).astype(image.dtype), _inside(points)
@@ -71,7 +71,7 @@ def unwarp_map(
     """
 
     def moved(values: Array, angle: Array, shift: Array) -> tuple[Array, Array]:
-        grid, centre = pixel_grid(values.shape), _centre(values.shape)
+        grid, centre = pixel_grid(values.shape), centre_of(values.shape)
         points = turn(grid - centre - shift.reshape(1, 1, 2), -angle) + centre
         inside = _inside(points)
         return jnp.where(inside, bilinear(values[..., None], points)[..., 0].astype(values.dtype), 0), inside
@@ -107,7 +107,8 @@ def bilinear(image: Num[Array, "h w c"], points: Float[Array, "height width 2"])
     return upper * (1 - down) + lower * down
 
 
-def _centre(shape: tuple[int, ...]) -> Float32[Array, "1 1 2"]:
+def centre_of(shape: tuple[int, ...]) -> Float32[Array, "1 1 2"]:
+    """Row and column of an image's centre."""
     return jnp.asarray([[[(shape[0] - 1) / 2, (shape[1] - 1) / 2]]], jnp.float32)
 
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from padim_jax.method.calibration import (
     Method,
     calibration,
     images_wanted,
+    least_match,
 )
 from padim_jax.method.records import Padim
-from padim_jax.method.scoring import NoLeaveOneOut, check_scores
+from padim_jax.method.scoring import NoLeaveOneOut, check_scores, judged_pixels
 from padim_jax.method.standard import FEWEST, MapMoments, MapSample, MapStandard
 from padim_jax.runs.copies import Copies
 from padim_jax.runs.engines import Engine, LeftOut
@@ -289,9 +291,9 @@ class _Sample:
     """
 
     def __init__(self, model: Padim, total: int) -> None:
-        self._roi = None if model.roi is None else np.asarray(model.roi)
+        self._judged_pixels = partial(judged_pixels, model)
         self._maps = MapSample(model.config, model.roi) if model.config.anomaly_map == "standardised" else None
-        self._histogram, self._scores = Histogram(), list[np.ndarray]()
+        self._histogram, self._scores, self._matches = Histogram(), list[np.ndarray](), [np.zeros(0, np.float32)]
         self._embeddings, self._interval = list[np.ndarray](), max(1, -(-total // COMPARED))
         self.size, self.paths = 0, list[Path]()  # of all scores, in order
         self.final_scores = np.zeros(0, np.float32)  # those of the last reference, in order
@@ -301,6 +303,7 @@ class _Sample:
         values = np.full(size, np.nan, np.float32)
         values[: len(is_first)] = np.where(is_first, left_out.image_score, np.nan)
         self._scores.append(values)
+        self._matches.append(np.pad(left_out.match[is_first], (0, size - int(is_first.sum())), constant_values=np.nan))
         if self._maps is None:
             self._count_pixels(left_out.anomaly_map[is_first])
         else:
@@ -317,19 +320,20 @@ class _Sample:
         scores, standard = self._in_order(self._scores), None
         if self._maps is not None:
             moments = _gather_moments(self._maps.moments)
-            if earlier is not None and (before := earlier.kept_beside(int(moments.count), rates[0])) is not None:
+            if earlier is not None and (before := earlier.kept_beside(int(moments.images), rates[0])) is not None:
                 moments = self._maps.moments_of(before).merge(moments)
-            if moments.count < FEWEST:
+            if moments.images < FEWEST:
                 raise TooFewImages(
                     f"standardised maps take {FEWEST} or more different good images to calibrate on, and there "
-                    f"{'is' if moments.count == 1 else 'are'} {moments.count:g}; calibrate on more (padim calibrate)"
+                    f"{'is' if moments.images == 1 else 'are'} {moments.images:g}; calibrate on more (padim calibrate)"
                 )
             standard = self._maps.standard("calibrate", moments)
             scores = self._in_order(self._rescored(self._maps.left_out(moments), self._count_pixels))
         method: Method = "held-out" if held_out else "leave-one-out"
         pixels = gather(self._histogram.counts).sum(axis=0)
         self.final_scores = scores
-        return Reference(calibration(scores, pixels, method, *rates), standard)
+        worst = least_match(gather(np.concatenate(self._matches)).reshape(-1))
+        return Reference(calibration(scores, pixels, method, *rates, least_match=worst), standard)
 
     def scores(self, standard: MapStandard | None) -> Float[np.ndarray, " n"]:
         """Of all processes, in the order of the files, standardised by ``standard`` of other images."""
@@ -339,7 +343,7 @@ class _Sample:
         return self._in_order(scores)
 
     def _count_pixels(self, maps: np.ndarray) -> None:
-        self._histogram.add(maps if self._roi is None else maps[:, self._roi])
+        self._histogram.add(self._judged_pixels(maps))
 
     def _rescored(
         self, parts: Iterable[np.ndarray], count: Callable[[np.ndarray], None] = lambda maps: None
@@ -372,9 +376,9 @@ class _Sample:
 
 def _gather_moments(own: MapMoments) -> MapMoments:
     """Of the maps of all processes."""
-    numbers = np.stack([np.full_like(own.mean, own.count), own.mean, own.variance])
+    numbers = np.stack([np.broadcast_to(own.count, own.mean.shape), own.mean, own.variance])
     parts = gather(numbers.view(np.uint32)).view(np.float64)  # JAX would round float64
-    return functools.reduce(MapMoments.merge, (MapMoments(float(count[0]), *rest) for count, *rest in parts))
+    return functools.reduce(MapMoments.merge, (MapMoments(*part) for part in parts))
 
 
 def check_fitted(call: str, files: Sequence[File], images: Mapping[str, float]) -> None:

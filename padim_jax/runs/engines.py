@@ -23,7 +23,7 @@ from padim_jax.mesh.processes import explain_failures, gather
 from padim_jax.method import fitting, projection, scoring, variants
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import Padim, PadimMoments, Scores
-from padim_jax.method.regularisation import Statistics, statistics_at
+from padim_jax.method.regularisation import Statistics, coverage_of, statistics_at
 from padim_jax.method.standard import MapStandard
 from padim_jax.runs.steps import Step
 
@@ -39,12 +39,14 @@ class LeftOut:
       anomaly_map: (n, height, width).
       grid: (n, h, w), the distances that the map follows from.
       embeddings: (q, n, k) at some positions and of some channels, to see whether the parts are aligned.
+      match: (n,), of aligned images; not a number of others.
     """
 
     image_score: Float[np.ndarray, " n"]
     anomaly_map: Float[np.ndarray, "n height width"]
     grid: Float[np.ndarray, "n h w"]
     embeddings: Float[np.ndarray, "q n k"]
+    match: Float[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,11 @@ class OneDevice:
         """Images that each step of ``count`` files is filled up to."""
         return batch_size if self.full else min(batch_size, max(1, count))
 
-    def init(self, config: PadimConfig, directions: Float[Array | np.ndarray, "c d"] | None = None) -> PadimMoments:
-        """Moments of no image, with the projection's matrix where it was found in a pass of its own."""
-        return fitting.init(self.backbone, config, projection=directions)
+    def init(
+        self, config: PadimConfig, directions: Float[Array | np.ndarray, "c d"] | None = None, reference: Any = None
+    ) -> PadimMoments:
+        """Moments of no image, with the projection's matrix and the reference where they were found before."""
+        return fitting.init(self.backbone, config, projection=directions, reference=reference)
 
     def place(self, moments: PadimMoments) -> PadimMoments:
         """Moments to continue from, in the form that :meth:`fold` takes."""
@@ -98,6 +102,10 @@ class OneDevice:
     def statistics(self, moments: PadimMoments, positions: np.ndarray) -> Statistics:
         """Of :meth:`whole` moments at some positions, on the host."""
         return statistics_at(moments, positions)
+
+    def coverage(self, moments: PadimMoments) -> Float[np.ndarray, " p"] | None:
+        """How many images cover each position, of :meth:`whole` moments, on the host; None where all do."""
+        return coverage_of(moments)
 
     def finalize(self, moments: PadimMoments, roi: Roi, *, donate: bool = False) -> Padim:
         """The model of :meth:`whole` or :meth:`local` moments; ``donate`` uses them up where that saves room."""
@@ -141,7 +149,8 @@ class OneDevice:
     @staticmethod
     def _own(n: int, scores: Scores, grid: Array, embeddings: np.ndarray) -> LeftOut:
         values, maps, distances = (np.asarray(array)[:n] for array in (scores.image_score, scores.anomaly_map, grid))
-        return LeftOut(values, maps, distances, embeddings)
+        match = np.full(n, np.nan, np.float32) if scores.match is None else np.asarray(scores.match)[:n]
+        return LeftOut(values, maps, distances, embeddings, match)
 
 
 class ManyDevices:
@@ -161,9 +170,11 @@ class ManyDevices:
         n_local = len(self.mesh.local_devices)
         return -(-min(batch_size, max(1, count)) // n_local) * n_local
 
-    def init(self, config: PadimConfig, directions: Float[Array | np.ndarray, "c d"] | None = None) -> MeshMoments:
+    def init(
+        self, config: PadimConfig, directions: Float[Array | np.ndarray, "c d"] | None = None, reference: Any = None
+    ) -> MeshMoments:
         """As :meth:`OneDevice.init`."""
-        return meshes.init(self.mesh, self.backbone, config, projection=directions)
+        return meshes.init(self.mesh, self.backbone, config, projection=directions, reference=reference)
 
     def place(self, moments: PadimMoments) -> MeshMoments:
         """As :meth:`OneDevice.place`; from one device, or as :meth:`whole` gives them."""
@@ -208,6 +219,11 @@ class ManyDevices:
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         with explain_failures():
             return statistics_at(moments, positions, out_shardings=everywhere)
+
+    def coverage(self, moments: PadimMoments) -> Float[np.ndarray, " p"] | None:
+        """As :meth:`OneDevice.coverage`."""
+        with explain_failures():
+            return coverage_of(moments, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
 
     def finalize(self, moments: PadimMoments, roi: Roi, *, donate: bool = False) -> MeshModel:
         """As :meth:`OneDevice.finalize`."""
@@ -277,7 +293,8 @@ class ManyDevices:
         values, maps, distances = (
             meshes.rows_here(array)[:n] for array in (scores.image_score, scores.anomaly_map, grid)
         )
-        return LeftOut(values, maps, distances, sample)
+        match = np.full(n, np.nan, np.float32) if scores.match is None else meshes.rows_here(scores.match)[:n]
+        return LeftOut(values, maps, distances, sample, match)
 
 
 Engine = OneDevice | ManyDevices

@@ -7,12 +7,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from padim_jax.config import PadimConfig
 from padim_jax.gaussians.moments import Moments
-from padim_jax.images import UnreadableImage
+from padim_jax.images import UnreadableImage, load_batches
+from padim_jax.mesh.processes import gather
 from padim_jax.method.embedding import draw_embedding
+from padim_jax.method.reference import reference_of
+from padim_jax.method.registration import REFERENCE_IMAGES
 from padim_jax.method.regularisation import ImageSample
 from padim_jax.runs.checkpoint import Checkpoint
 from padim_jax.runs.engines import Engine
@@ -53,8 +56,9 @@ def fit_moments(
         if fold is not None:
             advance(len(paths) * (config.passes - 1) + fold.done)
         else:
+            reference = _find_reference(paths, config, batch_size, watch)
             steps = _read_for_directions(engine, paths, config, batch_size, watch, advance)
-            fold = Fold(engine.init(config, _find_directions(engine, steps, config)))
+            fold = Fold(engine.init(config, _find_directions(engine, steps, config), reference))
         fold_files(engine, fold, paths[fold.done :], batch_size, watch, advance, checkpoint=checkpoint)
     return fold
 
@@ -127,12 +131,32 @@ def fit_batches(
     Raises:
       ValueError, FloatingPointError: as :func:`padim_jax.fit`.
     """
-    state: Any = engine.init(config, _find_directions(engine, (Step.of(images, size) for images in read()), config))
+    directions = _find_directions(engine, (Step.of(images, size) for images in read()), config)
+    state: Any = engine.init(config, directions, reference_of(read(), config))
     sample = ImageSample(config)
     for images in sample.watch(read()):
         state = engine.fold(state, Step.of(images, size), None)
     moments = regularise_images(engine, engine.whole(state), sample, size)
     return engine.finalize(moments, None, donate=True)
+
+
+def _find_reference(
+    paths: Sequence[Path], config: PadimConfig, batch_size: int, watch: Watch
+) -> Float32[np.ndarray, "height width 3"] | None:
+    """The reference, of files evenly spread over all, alike in every process; None where nothing is to be aligned."""
+    if config.align == "none":
+        return None
+    some = paths[:: -(-len(paths) // REFERENCE_IMAGES)]
+    with watch.progress("align", len(some)) as advance:
+
+        def read() -> Iterator[UInt8[np.ndarray, "n height width 3"]]:
+            for batch in load_batches(some, config, batch_size, skip_unreadable, ignore_note):
+                yield batch.images
+                advance(len(batch.images))
+                if gather(np.array([watch.stopped()])).any():
+                    raise Interrupted("interrupted before anything could be kept")
+
+        return gather(np.asarray(reference_of(read(), config)))[0]
 
 
 def _read_for_directions(

@@ -48,11 +48,11 @@ def forget_files(
         images[digest] -= 1
         if not images[digest]:
             del images[digest]
-    # the very projection of the model, which principal components would not find again
+    # the very projection and reference of the model, which other images would not give again
     config = model.moments.config
     projection = model.moments.projection if config.projection == "principal-components" else None
     engine = engine or OneDevice(model.backbone)
-    gone = Fold(engine.init(config, projection))
+    gone = Fold(engine.init(config, projection, model.moments.alignment))
     with watch.progress("forget", len(paths)) as advance:
         quiet = Watch(note=watch.note, stopped=watch.stopped)
         fold_files(engine, gone, paths, batch_size, quiet, advance)

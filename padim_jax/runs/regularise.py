@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from padim_jax.images.folder import load_batches
@@ -104,9 +105,10 @@ def _choose(
     weights: Callable[[], list[float]],
 ) -> Regularisation:
     """What process 0 chooses; ``weights`` are called for once the batches were read."""
-    statistics = engine.statistics(moments, sample_positions(moments.embedding))
-    projection = None if moments.projection is None else np.asarray(moments.projection)
-    x = embed_sample(engine.backbone, moments.embedding, projection, batches)
+    positions = sample_positions(moments, engine.coverage(moments))
+    statistics = engine.statistics(moments, positions)
+    held = replace(moments, **{name: jax.device_get(getattr(moments, name)) for name in ("projection", "alignment")})
+    x = embed_sample(engine.backbone, held, positions, batches)
     chosen = choose(moments.config, statistics, x, np.array(weights()))
     # six digits, because numbers travel between processes in float32
     ridge, prior_images = (float(f"{v:.6g}") for v in gather(np.array([chosen.ridge, chosen.prior_images]))[0])

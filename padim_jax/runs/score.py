@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
@@ -16,13 +17,15 @@ from padim_jax.config import PadimConfig
 from padim_jax.images import UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.images.decode import Note
 from padim_jax.images.geometry import place_in_original
-from padim_jax.method.calibration import is_anomalous, p_values
+from padim_jax.method.calibration import Calibration
+from padim_jax.method.programs import judge
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
 from padim_jax.runs.regions import Region, RegionSearch
 from padim_jax.runs.watch import Advance
 
 FITTED_ON = "was among the images the model was fitted on"  # notes of results
+POOR_MATCH = "does not lie as the good images do"
 OTHER_SIZE = "another size than every image the model was fitted on"
 
 T = TypeVar("T")
@@ -122,9 +125,10 @@ def score_files(
     for batch in load_batches(paths, model.config, batch_size, report, note):
         size = batch_size if is_many else filled_size(len(batch.images), batch_size)
         scores = run(fill_up(batch.images, size))
-        values, maps = np.asarray(scores.image_score), np.asarray(scores.anomaly_map)
-        probabilities = None if calibration is None else p_values(calibration, values)
-        verdicts = None if calibration is None else is_anomalous(calibration, values)
+        scores = jax.device_get(scores)
+        values, maps = scores.image_score, scores.anomaly_map
+        judged = scores if calibration is None else judge(calibration, scores)
+        probabilities, verdicts = judged.p_value, judged.anomalous
         for index, (path, image) in enumerate(zip(batch.paths, batch.images, strict=True)):
             if not np.isfinite(values[index]):
                 raise FloatingPointError(f"score: {path} got {values[index]}; the model or the image is broken")
@@ -140,11 +144,20 @@ def score_files(
                 anomaly_map=maps[index],
                 size=batch.sizes[index],
                 digest=batch.digests[index],
+                notes=() if calibration is None else _note_match(calibration, scores.match, index),
                 regions=found,
             )
         advance(len(batch.paths))
         if stopped():
             return
+
+
+def _note_match(calibration: Calibration, match: Float[np.ndarray, " n"] | None, index: int) -> tuple[str, ...]:
+    """A note where an image is anomalous because it does not match the reference."""
+    if match is None or calibration.least_match is None or match[index] >= calibration.least_match:
+        return ()
+    own, least = match[index], float(calibration.least_match)
+    return (f"{POOR_MATCH} (match {own:.2f}, good images {least:.2f} or more): is the part there, and whole?",)
 
 
 def find_summit(item: ScoredImage, config: PadimConfig) -> tuple[int, int]:
