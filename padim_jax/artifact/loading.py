@@ -156,6 +156,12 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
             raise ArtifactError(f"load: {folder} is damaged: calibration.map_spread is not above 0 everywhere")
         standard = MapStandard(*jax.device_put(standard_arrays))
     image, coverage = arrays.pop("alignment.image", None), arrays.pop("coverage", None)
+    alignment = None
+    if image is not None:
+        stored, asked = float(arrays.pop("alignment.max_angle")), settings.config.largest_angle
+        if stored not in (0, np.float32(asked)):
+            raise ArtifactError(f"load: {folder} is damaged: alignment.max_angle is {stored:g}")
+        alignment = Alignment.to(image, asked if stored else 0.0)
     return {
         "config": settings.config,
         "embedding": settings.embedding,
@@ -164,7 +170,7 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
         "calibration": calibrated,
         "roi": None if roi is None else jnp.asarray(roi != 0),
         "standard": standard,
-        "alignment": None if image is None else Alignment.to(image, settings.config),
+        "alignment": alignment,
         "coverage": None if coverage is None else jax.device_put(coverage),
     }
 

@@ -142,7 +142,11 @@ def _save(
     arrays |= {f"backbone.{name}": array for name, array in backbone_parameters(model.backbone).items()}
     coverage = fitted.moments.coverage if isinstance(fitted, PadimMoments) else fitted.coverage
     if fitted.alignment is not None:
-        arrays |= {"alignment.image": fitted.alignment.image, "coverage": coverage}
+        arrays |= {
+            "alignment.image": fitted.alignment.image,
+            "alignment.max_angle": np.float32(fitted.alignment.max_angle),
+        }
+        arrays["coverage"] = coverage
     if fitted.projection is not None:
         arrays["projection"] = fitted.projection
     if model.roi is not None:

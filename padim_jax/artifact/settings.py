@@ -41,7 +41,8 @@ class Settings:
         if self.embedding.projected is not None:
             shapes["projection"] = (len(self.embedding.channels), self.embedding.dimension)
         if self.config.align != "none":
-            shapes |= {"alignment.image": (*self.config.crop, 3), "coverage": (self.embedding.n_positions,)}
+            shapes |= {"alignment.image": (*self.config.crop, 3), "alignment.max_angle": ()}
+            shapes["coverage"] = (self.embedding.n_positions,)
         if "roi" in self.shapes:
             shapes["roi"] = self.config.crop
         if self.rates is not None:  # any number of scores

@@ -290,7 +290,7 @@ def _embed_batch(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> 
     projection = None
     if state.projection is not None:
         projection = jnp.asarray(semi_orthogonal(state.config.seed, *state.projection.shape))
-    alignment = None if state.alignment is None else Alignment.to(batch[0], state.config)
+    alignment = None if state.alignment is None else Alignment.to(batch[0], state.alignment.max_angle)
     function = jax.jit(lambda network, *of: embed_aligned(network, state.embedding, *of).x)
     return measure_run(function, backbone, jnp.asarray(batch), projection, alignment)
 

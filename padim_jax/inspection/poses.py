@@ -14,6 +14,7 @@ from padim_jax.config import PadimConfig
 from padim_jax.images import find_value_range, load_batches
 from padim_jax.images.survey import ImageFacts
 from padim_jax.method.correlation import edge_image
+from padim_jax.method.reference import EXPLAINED, TURNED
 from padim_jax.method.registration import estimate_pose, find_reference
 from padim_jax.method.warping import Poses, turn
 from padim_jax.runs.watch import Watch, ignore_note, skip_unreadable
@@ -22,9 +23,6 @@ _MOST, _FEWEST = 100, 10  # images looked at
 _FOR_REFERENCE = 16  # of these
 _SHORT, _LONG, _SMALLEST = 224, 448, 32  # pixels that the shorter and the longer side are shrunk to; of the shorter
 _MATCHING = 0.5  # quality from which an image matches; figures have 0.8 or more, plates 0.67, cookies 0.48 (medians)
-# Turning has to explain so much of what shifting leaves unexplained, in so many of the images. It does in 58 % of the
-# figures, turned by 3°, in 81 % of plates turned freely, and in 23 % of round pills, whose shadows fall differently.
-_EXPLAINED, _TURNED = 0.25, 1 / 3
 _CLEAR_SHIFT, _CLEAR_ANGLE = 0.06, 5.0  # of nine in ten: figures that lie still 0.045 and 3°, plates 0.058 and 147°
 
 
@@ -98,7 +96,7 @@ def spread_of(images: UInt8[np.ndarray, "n height width 3"]) -> PartPoses:
     if median < _MATCHING:
         return PartPoses(len(images), int(matching.sum()), median, "the images do not match each other well enough")
     gain = (quality - unturned) / np.maximum(1 - unturned, 1e-6)
-    is_turned = np.mean(gain[matching] > _EXPLAINED) > _TURNED
+    is_turned = np.mean(gain[matching] > EXPLAINED) > TURNED
     chosen = poses if is_turned else shifts_alone
     moved = _part_shifts(np.asarray(edge_image(reference, 1)), chosen)[matching]
     moved = np.linalg.norm(moved - np.median(moved, axis=0), axis=1) / images.shape[2]

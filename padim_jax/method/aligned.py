@@ -24,7 +24,7 @@ from padim_jax.method.warping import Poses, centre_of, turn, unwarp_map, warp
 
 _LEAST_COVERAGE = 0.5  # share of the images, of positions that are judged
 LEAST_SHARE = 0.5  # of the weights of cells that make up a pixel, of pixels that are judged
-EXPLAINED = 0.25  # share of what shifting leaves unexplained that turning has to explain, or the part is not turned
+_EXPLAINED = 0.1  # share of what shifting leaves unexplained that turning an image has to explain
 
 
 @jax.tree_util.register_dataclass
@@ -43,10 +43,15 @@ class Alignment:
     __repr__ = brief.alignment
 
     @classmethod
-    def to(cls, image: Num[Array | np.ndarray, "height width 3"], config: PadimConfig) -> "Alignment":
-        """The alignment to a reference image by the settings' ``align`` and ``max_angle``."""
+    def to(cls, image: Num[Array | np.ndarray, "height width 3"], max_angle: float) -> "Alignment":
+        """The alignment to a reference image, by turns of up to ``max_angle`` degrees; where it is 0, by shifts."""
         pixels = jnp.asarray(image, jnp.float32)
-        return cls(pixels, prepare_reference(pixels, max_angle=config.largest_angle))
+        return cls(pixels, prepare_reference(pixels, max_angle=max_angle))
+
+    @property
+    def max_angle(self) -> float:
+        """Degrees by which an image may be turned; 0 where images are shifted alone."""
+        return self.reference.max_angle
 
     def poses(self, images: Num[Array, "n height width 3"]) -> Poses:
         """Poses of images; one is turned only where that explains much of what shifting it leaves unexplained.
@@ -54,7 +59,7 @@ class Alignment:
         One that is not turned is shifted by whole pixels, which does not blur it.
         """
         turned, shifted = estimate_with_shifts("align", self.reference, images)
-        is_turned = turned.quality - shifted.quality > EXPLAINED * (1 - shifted.quality)
+        is_turned = turned.quality - shifted.quality > _EXPLAINED * (1 - shifted.quality)
         return Poses(
             jnp.where(is_turned, turned.angle, 0),
             jnp.where(is_turned[:, None], turned.shift, jnp.round(shifted.shift)),

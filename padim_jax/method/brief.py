@@ -60,7 +60,7 @@ def alignment(self: Any) -> str:
     return line(
         self,
         lambda: f"reference {'×'.join(map(str, self.image.shape[:2]))}",
-        lambda: f"turned by up to {number(self.reference.max_angle)}°" if self.reference.max_angle else "shifts alone",
+        lambda: f"turned by up to {number(self.max_angle)}°" if self.max_angle else "shifts alone",
     )
 
 

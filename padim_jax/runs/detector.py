@@ -22,7 +22,7 @@ from padim_jax.method.checks import pad_batches
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.method.projection import principal_components
 from padim_jax.method.records import Padim, PadimMoments
-from padim_jax.method.reference import reference_of
+from padim_jax.method.reference import find_alignment
 from padim_jax.method.regularisation import ImageSample, regularise
 from padim_jax.runs.inputs import Images, Notes, Place, as_backbone, image_paths, paths_in, read_images
 from padim_jax.runs.score import Rereadable
@@ -259,7 +259,7 @@ def _places_or_array(call: str, X: Any) -> tuple[Sequence[Place] | None, Any]:
 
 
 def _start(call: str, backbone: Backbone, config: PadimConfig, batches: Rereadable[Images]) -> PadimMoments:
-    reference = reference_of((images for images, _ in pad_batches(call, batches, config)), config)
+    reference = find_alignment(batches, config)
     if config.projection != "principal-components":
         return fitting.init(backbone, config, reference=reference)
     if call == "partial_fit":

@@ -21,6 +21,7 @@ from padim_jax.gaussians.moments import Moments
 from padim_jax.mesh import MeshModel, MeshMoments
 from padim_jax.mesh.processes import explain_failures, gather
 from padim_jax.method import fitting, projection, scoring, variants
+from padim_jax.method.aligned import Alignment
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import Padim, PadimMoments, Scores
 from padim_jax.method.regularisation import Statistics, coverage_of, statistics_at
@@ -66,10 +67,13 @@ class OneDevice:
         return batch_size if self.full else min(batch_size, max(1, count))
 
     def init(
-        self, config: PadimConfig, directions: Float[Array | np.ndarray, "c d"] | None = None, reference: Any = None
+        self,
+        config: PadimConfig,
+        directions: Float[Array | np.ndarray, "c d"] | None = None,
+        alignment: Alignment | None = None,
     ) -> PadimMoments:
-        """Moments of no image, with the projection's matrix and the reference where they were found before."""
-        return fitting.init(self.backbone, config, projection=directions, reference=reference)
+        """Moments of no image, with the projection's matrix and the alignment where they were found before."""
+        return fitting.init(self.backbone, config, projection=directions, reference=alignment)
 
     def place(self, moments: PadimMoments) -> PadimMoments:
         """Moments to continue from, in the form that :meth:`fold` takes."""
@@ -171,10 +175,13 @@ class ManyDevices:
         return -(-min(batch_size, max(1, count)) // n_local) * n_local
 
     def init(
-        self, config: PadimConfig, directions: Float[Array | np.ndarray, "c d"] | None = None, reference: Any = None
+        self,
+        config: PadimConfig,
+        directions: Float[Array | np.ndarray, "c d"] | None = None,
+        alignment: Alignment | None = None,
     ) -> MeshMoments:
         """As :meth:`OneDevice.init`."""
-        return meshes.init(self.mesh, self.backbone, config, projection=directions, reference=reference)
+        return meshes.init(self.mesh, self.backbone, config, projection=directions, reference=alignment)
 
     def place(self, moments: PadimMoments) -> MeshMoments:
         """As :meth:`OneDevice.place`; from one device, or as :meth:`whole` gives them."""

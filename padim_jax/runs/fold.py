@@ -7,14 +7,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, UInt8
 
 from padim_jax.config import PadimConfig
 from padim_jax.gaussians.moments import Moments
 from padim_jax.images import UnreadableImage, load_batches
 from padim_jax.mesh.processes import gather
+from padim_jax.method.aligned import Alignment
 from padim_jax.method.embedding import draw_embedding
-from padim_jax.method.reference import reference_of
+from padim_jax.method.reference import find_alignment
 from padim_jax.method.registration import REFERENCE_IMAGES
 from padim_jax.method.regularisation import ImageSample
 from padim_jax.runs.checkpoint import Checkpoint
@@ -56,9 +57,9 @@ def fit_moments(
         if fold is not None:
             advance(len(paths) * (config.passes - 1) + fold.done)
         else:
-            reference = _find_reference(paths, config, batch_size, watch)
+            alignment = _find_alignment(paths, config, batch_size, watch)
             steps = _read_for_directions(engine, paths, config, batch_size, watch, advance)
-            fold = Fold(engine.init(config, _find_directions(engine, steps, config), reference))
+            fold = Fold(engine.init(config, _find_directions(engine, steps, config), alignment))
         fold_files(engine, fold, paths[fold.done :], batch_size, watch, advance, checkpoint=checkpoint)
     return fold
 
@@ -132,7 +133,7 @@ def fit_batches(
       ValueError, FloatingPointError: as :func:`padim_jax.fit`.
     """
     directions = _find_directions(engine, (Step.of(images, size) for images in read()), config)
-    state: Any = engine.init(config, directions, reference_of(read(), config))
+    state: Any = engine.init(config, directions, find_alignment(read(), config))
     sample = ImageSample(config)
     for images in sample.watch(read()):
         state = engine.fold(state, Step.of(images, size), None)
@@ -140,10 +141,8 @@ def fit_batches(
     return engine.finalize(moments, None, donate=True)
 
 
-def _find_reference(
-    paths: Sequence[Path], config: PadimConfig, batch_size: int, watch: Watch
-) -> Float32[np.ndarray, "height width 3"] | None:
-    """The reference, of files evenly spread over all, alike in every process; None where nothing is to be aligned."""
+def _find_alignment(paths: Sequence[Path], config: PadimConfig, batch_size: int, watch: Watch) -> Alignment | None:
+    """The alignment to a reference of evenly spread files, alike in every process; None where none is wanted."""
     if config.align == "none":
         return None
     some = paths[:: -(-len(paths) // REFERENCE_IMAGES)]
@@ -156,7 +155,12 @@ def _find_reference(
                 if gather(np.array([watch.stopped()])).any():
                     raise Interrupted("interrupted before anything could be kept")
 
-        return gather(np.asarray(reference_of(read(), config)))[0]
+        found = find_alignment(read(), config)
+    if found is None:
+        return None
+    if found.max_angle < config.largest_angle:
+        watch.remark("note: the parts are not turned, so images are aligned by shifts alone")
+    return Alignment.to(gather(np.asarray(found.image))[0], found.max_angle)
 
 
 def _read_for_directions(

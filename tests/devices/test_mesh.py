@@ -11,7 +11,9 @@ import padim_jax as padim
 from padim_jax import mesh as meshes
 from padim_jax.gaussians.factors import WhitenedGaussian
 from padim_jax.mesh import programs
+from padim_jax.method.scoring import leave_one_out_scores
 from tests.conftest import SMALL, images
+from tests.test_aligned import ALIGNED, GOOD, TURNED
 
 UNEVEN = replace(SMALL, crop_size=(40, 56), image_size=(48, 64))  # 10×14 cells: 140 are not a multiple of 8
 
@@ -147,3 +149,30 @@ def test_images_of_another_size_are_refused(lite0: padim.Backbone) -> None:
     network, moments = by_many(meshes.device_mesh(), lite0, SMALL)
     with pytest.raises(ValueError, match="crop_size"):
         meshes.update(network, moments, images(3, UNEVEN))
+
+
+@pytest.mark.parametrize("rows", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_aligned_images_are_those_of_one_device(lite0: padim.Backbone, rows: int) -> None:
+    mesh = meshes.device_mesh(rows)
+    expected = padim.fit(lite0, [GOOD], ALIGNED)
+    network = meshes.replicated(mesh, lite0)
+    moments = meshes.init(mesh, network, ALIGNED, reference=expected.alignment)
+    for batch in (GOOD[:9], GOOD[9:]):
+        moments = meshes.update(network, moments, batch)
+    joined = meshes.joined(moments)
+    fitted = meshes.finalize(network, joined, mesh)
+    weights = np.zeros(16, np.float32)
+    weights[: len(GOOD)] = 1
+    padded = np.concatenate([GOOD, GOOD[:2]])
+    left_out = meshes.leave_one_out_scores(
+        fitted, meshes.shared_out(mesh, padded), meshes.shared_out(mesh, weights)
+    ).image_score
+    by_one = next(iter(leave_one_out_scores(expected, [GOOD]))).image_score
+    np.testing.assert_allclose(left_out[: len(GOOD)], by_one, rtol=5e-3)
+    wanted = padim.score(expected, TURNED)
+    for model in (fitted, meshes.place(mesh, expected)):
+        scores = meshes.score(model, TURNED)
+        np.testing.assert_allclose(scores.anomaly_map, wanted.anomaly_map, rtol=1e-3, atol=2e-2)
+        np.testing.assert_allclose(scores.match, wanted.match, atol=1e-4)
+    again = meshes.joined(meshes.split(meshes.device_mesh(8 // rows), joined))
+    np.testing.assert_allclose(again.moments.coverage[: expected.embedding.n_positions], expected.coverage)

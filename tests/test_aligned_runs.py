@@ -1,0 +1,126 @@
+"""Aligned images from the commands, and where alignment meets the other features."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import padim_jax as padim
+from padim_jax.artifact import load_updatable
+from padim_jax.cli import main
+from padim_jax.runs.score import POOR_MATCH
+from tests.conftest import write_images
+from tests.datasets import write_mvtec
+from tests.test_aligned import ALIGNED, GOOD, TURNED
+from tests.test_cli import rows
+from tests.test_registration import SIDE, bracket, placed
+
+SIZES = f"--tap block2 --tap block4 --n-channels 12 --image-size {SIDE} --crop-size {SIDE} --sigma 1.5".split()
+RIGID = (*SIZES, "--align", "rigid")
+EMPTY = np.full((1, SIDE, SIDE, 3), 90, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parts that are turned, more of them, and test images, of which the last has no part."""
+    place = tmp_path_factory.mktemp("aligned")
+    rng = np.random.default_rng(7)
+    write_images(place / "good", GOOD)
+    write_images(place / "more", placed(bracket(), rng.uniform(-180, 180, 4), rng.uniform(-4, 4, (4, 2)), noise=3.0))
+    write_images(place / "test", np.concatenate([TURNED, EMPTY]))
+    run("fit", place / "good", "--out", place / "model", *RIGID)
+    return place
+
+
+def run(*words: object) -> None:
+    assert main(list(map(str, words))) == 0
+
+
+def test_commands_fit_and_score_as_python_does(folder: Path, lite0: padim.Backbone) -> None:
+    expected = padim.score(padim.calibrate(padim.fit(lite0, [GOOD], ALIGNED), [GOOD]), TURNED)
+    run("score", folder / "model", folder / "test", "--out", folder / "scores", "--maps", "crop")
+    table = rows(folder / "scores" / "scores.csv")
+    np.testing.assert_allclose([float(row["score"]) for row in table[:2]], expected.image_score, rtol=2e-3)
+    assert [row["anomalous"] for row in table][2] == "1"
+    assert [POOR_MATCH in row["notes"] for row in table] == [False, False, True]
+
+
+def test_a_model_of_parts_that_do_not_turn_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    still = placed(bracket(), np.zeros(6), np.random.default_rng(1).uniform(-3, 3, (6, 2)))
+    write_images(folder / "still", still)
+    capsys.readouterr()
+    run("fit", folder / "still", "--out", folder / "still-model", *RIGID)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the parts are not turned, so images are aligned by shifts alone" in said
+    assert load_updatable(folder / "still-model").moments.alignment.max_angle == 0
+
+
+def test_an_update_keeps_the_reference_and_forget_undoes_it(folder: Path, tmp_path: Path) -> None:
+    before = load_updatable(folder / "model")
+    run("update", folder / "model", folder / "more", "--out", tmp_path / "more")
+    after = load_updatable(tmp_path / "more")
+    np.testing.assert_array_equal(after.moments.alignment.image, before.moments.alignment.image)
+    assert float(after.moments.count) == len(GOOD) + 4
+    assert after.calibration.least_match is not None
+    run("forget", tmp_path / "more", folder / "more", "--out", tmp_path / "less", "--no-calibrate")
+    less = load_updatable(tmp_path / "less")
+    np.testing.assert_allclose(less.moments.moments.coverage, before.moments.moments.coverage, atol=1e-4)
+    np.testing.assert_allclose(less.moments.moments.mean, before.moments.moments.mean, atol=1e-3)
+
+
+def test_fits_of_other_images_have_other_references_and_are_not_merged(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("fit", folder / "more", "--out", tmp_path / "other", *RIGID)
+    capsys.readouterr()
+    assert main(["merge", str(folder / "model"), str(tmp_path / "other"), "--out", str(tmp_path / "both")]) != 0
+    assert "aligned to different references" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "both").exists()
+
+
+def test_many_models_align_each_to_its_own_reference(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(f"name,good\none,{folder / 'good'}\ntwo,{folder / 'more'}\n")
+    run("fit-many", tmp_path / "table.csv", "--out", tmp_path / "models", *RIGID)
+    many, one = padim.load(tmp_path / "models" / "one"), padim.load(folder / "model")
+    np.testing.assert_allclose(padim.score(many, TURNED).image_score, padim.score(one, TURNED).image_score, rtol=1e-3)
+
+
+def test_an_evaluation_aligns(tmp_path: Path) -> None:
+    category = write_mvtec(tmp_path, "bottle", (8, 3, 4), size=SIDE)
+    run("evaluate", category, "--out", tmp_path / "out", *RIGID, "--anomaly-map", "standardised")
+    (record,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    assert record["settings"]["members"][0]["align"] == "rigid"
+    assert all(np.isfinite(row["score"]) for row in record["files"]["test"])
+
+
+def test_the_detector_aligns(lite0: padim.Backbone) -> None:
+    detector = padim.PadimDetector(lite0, config=ALIGNED, false_alarm_rate=0.1).fit(GOOD)
+    assert detector.model_.alignment is not None
+    more = detector.partial_fit(placed(bracket(), np.array([80.0, -20.0, 5.0]), np.zeros((3, 2))))
+    assert int(more.moments_.count) == len(GOOD) + 3
+
+
+def test_a_checkpoint_goes_on_with_its_reference(folder: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
+    from padim_jax.images import find_images
+    from padim_jax.runs.checkpoint import Checkpoint, identity
+    from padim_jax.runs.engines import OneDevice
+    from padim_jax.runs.fold import fit_moments
+    from padim_jax.runs.watch import Interrupted, Watch
+
+    paths = find_images([folder / "good"]).paths
+    checkpoint = Checkpoint(tmp_path / "model.unfinished", identity(lite0, ALIGNED, paths), every=4)
+    calls = iter([False, False, False, True, True, True, True])
+    with pytest.raises(Interrupted, match="files are kept"):
+        fit_moments(OneDevice(lite0), paths, ALIGNED, 4, Watch(stopped=lambda: next(calls)), checkpoint)
+    fold = fit_moments(OneDevice(lite0), paths, ALIGNED, 4, Watch(), checkpoint)
+    whole = load_updatable(folder / "model").moments
+    np.testing.assert_allclose(fold.state.moments.coverage, whole.moments.coverage, atol=1e-4)
+    np.testing.assert_allclose(fold.state.moments.mean, whole.moments.mean, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_an_estimate_knows_aligned_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    run("estimate", folder / "good", *RIGID)
+    assert "score" in capsys.readouterr().out
