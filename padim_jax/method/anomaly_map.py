@@ -62,15 +62,16 @@ def image_score(
     if roi is not None:
         values, count = library.where(roi.reshape(1, -1), values, -np.inf), _top_count(share, roi.sum())
     highest = np.sort(np.partition(values, -most)[:, -most:])[:, ::-1] if library is np else lax.top_k(values, most)[0]
+    counted = library.where(library.arange(most, dtype=np.float32)[None] < count, highest, 0)
     width = 1 << (most - 1).bit_length()
-    terms = library.pad(library.where(library.arange(most)[None] < count, highest, 0), [(0, 0), (0, width - most)])
+    terms = library.pad(counted, [(0, 0), (0, width - most)])
     while width > 1:
         width //= 2
         terms = terms[:, :width] + terms[:, width:]
     return terms[:, 0] * (1 / count)  # a division by a constant would be rounded otherwise on a device
 
 
-def _top_count(share: float, pixels: int | Array) -> Any:
+def _top_count(share: float, pixels: int | np.integer | Array) -> Any:
     """The k of so many pixels, float32."""
     library = jnp if isinstance(pixels, Array) else np
     return library.maximum(1, library.rint(np.float32(share) * library.asarray(pixels, np.float32)))
