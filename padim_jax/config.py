@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -107,6 +108,20 @@ def _to_range(value: Any) -> Any:
     return tuple(map(float, value)) if _is_range(value) else value
 
 
+def _percent(value: Any) -> float | None:
+    """P of "top-P%"; None of anything else."""
+    try:
+        percent = float(re.fullmatch(r"top-([\d.e-]+)%", value)[1])  # type: ignore[index]
+    except (TypeError, ValueError):
+        return None
+    return percent if 0 < percent <= 100 else None
+
+
+def _to_image_score(value: Any) -> Any:
+    percent = _percent(value)
+    return value if percent is None else f"top-{repr(percent).removesuffix('.0')}%"
+
+
 _SIZE = "a positive integer or a (height, width) pair"
 
 
@@ -145,6 +160,9 @@ class PadimConfig:
       anomaly_map: "distance", M as PaDiM has it; or "standardised", ``(M - m) / s`` with the mean m and the standard
         deviation s of good images' maps at each pixel, which calibrating finds (:mod:`padim_jax.method.standard`).
         Scores are then in standard deviations, and a model has to be calibrated before it scores.
+      image_score: what an image scores: "max", the highest value of its map (section III-D); or "top-P%", such as
+        "top-1%", the mean of the k highest of the q pixels judged, those in the region of interest where there is one,
+        ``k = max(1, round(q P / 100))``, 0 < P ≤ 100 (:func:`padim_jax.method.anomaly_map.image_score`).
       align: "none" takes parts to lie still; "shift" registers each image to a reference, made of the good images, and
         moves it there before the network sees it, and "rigid" turns it too (:mod:`padim_jax.method.aligned`). Maps are
         those of the images as they came.
@@ -251,6 +269,13 @@ class PadimConfig:
         AnomalyMap,
         "Maps of distances; or standardised at each pixel by what good images have there, which takes calibrating.",
     )
+    image_score: str = _setting(
+        "max",
+        lambda v: v == "max" or _percent(v) is not None,
+        "'max' or 'top-P%' with P above 0 and at most 100, such as 'top-1%'",
+        "An image scores its map's maximum; or, as top-1%, the mean of the highest percent of its pixels.",
+        normalise=_to_image_score,
+    )
 
     align: Align = _choice(
         "none",
@@ -339,6 +364,12 @@ class PadimConfig:
     def largest_angle(self) -> float:
         """Degrees by which an image may be turned to align it; 0 where it is shifted alone."""
         return self.max_angle if self.align == "rigid" else 0.0
+
+    @property
+    def top_share(self) -> float | None:
+        """The share of the pixels, in (0, 1], whose mean an image scores; None for the maximum."""
+        percent = _percent(self.image_score)
+        return None if percent is None else percent / 100
 
     @property
     def chooses(self) -> bool:

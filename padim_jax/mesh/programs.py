@@ -43,6 +43,7 @@ from padim_jax.method.aligned import Alignment, Patches, View, embed_aligned
 from padim_jax.method.checks import check_backbone, check_images
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import Padim, PadimMoments, Scores
+from padim_jax.method.reference import alignment_of
 
 _of_rows: Any = (PartitionSpec("data"), ROWS, ROWS, ROWS, ROWS)
 _of_all: Any = (SAME, SPREAD, SPREAD, SPREAD, SPREAD)
@@ -96,7 +97,7 @@ def init(
     Raises:
       ValueError: as :func:`padim_jax.init`.
     """
-    alignment = fitting.alignment_of(PadimConfig() if config is None else config, reference)
+    alignment = alignment_of(PadimConfig() if config is None else config, reference)
     state = jax.eval_shape(lambda: fitting.init(backbone, config, projection=projection, reference=alignment))
     p = padded_length(mesh, state.embedding.n_positions)
 

@@ -21,7 +21,7 @@ from padim_jax.method.checks import check_backbone, check_images, check_solver, 
 from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.projection import principal_components, semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
-from padim_jax.method.reference import find_alignment
+from padim_jax.method.reference import alignment_of, find_alignment
 from padim_jax.method.regularisation import ImageSample, regularise
 
 # where none is named: on CPU at d = 100, one image takes 5 ms by the product with the inverse factor and 100 ms by
@@ -75,20 +75,6 @@ def init(
         projection_of(config, embedding, projection),
         alignment_of(config, reference),
     )
-
-
-def alignment_of(
-    config: PadimConfig, reference: Num[Array | np.ndarray, "height width 3"] | Alignment | None
-) -> Alignment | None:
-    """The alignment of a fit: to a reference image, that of other moments, or None; errors as of :func:`init`."""
-    if (reference is not None) != (config.align != "none"):
-        fault = "missing" if reference is None else "given"
-        raise ValueError(f"init: reference is {fault}, with config.align={config.align!r}; see fit")
-    if reference is None or isinstance(reference, Alignment):
-        return reference
-    if reference.shape != (*config.crop, 3):
-        raise ValueError(f"init: reference is {tuple(reference.shape)}, wanted {(*config.crop, 3)}, an image")
-    return Alignment.to(reference, config.largest_angle)
 
 
 def projection_of(
@@ -329,7 +315,8 @@ def update_in_place(
     check_backbone("fit", backbone, moments.embedding)
     half, config = half_life_array("fit", half_life), moments.config
     images, valid = jnp.asarray(images), jnp.asarray(valid)
-    updated = programs.update_donating(backbone, replace(moments, config=config.computed), images, valid, half)
+    computed = replace(config.computed, image_score="max")  # what an image scores changes no fit
+    updated = programs.update_donating(backbone, replace(moments, config=computed), images, valid, half)
     return replace(jax.block_until_ready(updated), config=config)
 
 

@@ -5,6 +5,7 @@ Each is a pure function under ``jax.jit``. The callers check the arguments, and 
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -209,7 +210,7 @@ def scores_of(
     if inside is not None:
         outside = outside if model.standard is None else _lowest(maps, inside)
         maps = jnp.where(inside, maps, outside)
-    scores = image_score(maps)
+    values: Any = image_score(maps, model.config.top_share, model.roi)
     if view is None:
-        return Scores(scores, maps), grid
-    return Scores(scores, view.bring_back(maps, outside), match=view.poses.quality), grid
+        return Scores(values, maps), grid
+    return Scores(values, view.bring_back(maps, outside), match=view.poses.quality), grid

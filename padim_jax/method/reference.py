@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Num, UInt8
 
 from padim_jax.config import PadimConfig
 from padim_jax.method.aligned import Alignment
@@ -46,3 +46,17 @@ def find_alignment(
     if float(jnp.mean(gain > EXPLAINED)) > TURNED:
         return turned
     return Alignment.to(find_reference(images, max_angle=0), 0.0)
+
+
+def alignment_of(
+    config: PadimConfig, reference: Num[Array | np.ndarray, "height width 3"] | Alignment | None
+) -> Alignment | None:
+    """The alignment of a fit: to an image, that of other moments, or None; errors as of :func:`padim_jax.init`."""
+    if (reference is not None) != (config.align != "none"):
+        fault = "missing" if reference is None else "given"
+        raise ValueError(f"init: reference is {fault}, with config.align={config.align!r}; see fit")
+    if reference is None or isinstance(reference, Alignment):
+        return reference
+    if reference.shape != (*config.crop, 3):
+        raise ValueError(f"init: reference is {tuple(reference.shape)}, wanted {(*config.crop, 3)}, an image")
+    return Alignment.to(reference, config.largest_angle)
