@@ -210,7 +210,7 @@ def test_a_compacted_model_looks_where_the_whole_one_does(model: padim.Padim, tm
 
 def test_only_fits_to_one_reference_are_merged(model: padim.Padim) -> None:
     start = padim.init(model.backbone, ALIGNED, reference=model.alignment)
-    halves = [padim.update(model.backbone, start, part) for part in (GOOD[:7], GOOD[7:])]
+    halves = [padim.update(model.backbone, start, part) for part in (GOOD[:12], GOOD[12:])]
     whole = padim.finalize(model.backbone, padim.merge(*halves))
     expected = padim.score(model, TURNED).image_score
     np.testing.assert_allclose(padim.score(whole, TURNED).image_score, expected, rtol=1e-3)
