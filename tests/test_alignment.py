@@ -30,7 +30,7 @@ def parts(angles: np.ndarray, seed: int = 0) -> np.ndarray:
     ("name", "angles", "words"),
     [
         ("still", np.zeros(40), None),
-        ("turned", np.linspace(0, 350, 40), "the parts do not lie alike: .* try --preset lite0-plus"),
+        ("turned", np.linspace(0, 350, 40), "the parts do not lie alike: .* try --align rigid"),
         ("two ways", np.arange(40) % 2 * 180.0, "the images fall into two groups at .* fit a model for each"),
     ],
 )

@@ -70,7 +70,8 @@ def _pose_lines(poses: Mapping[str, Any] | None) -> Iterator[str]:
     if poses["is_clear"]:
         yield (
             "weak defects may be missed on parts that lie so differently: hold them in a fixture before the camera, "
-            "or fit with --preset lite0-plus, which forgives small shifts, or lite0-pooled, where they are turned"
+            f"or fit with --align {'rigid, which turns them back' if poses['angle'] else 'shift, which moves them back'}, "
+            "or --preset lite0-pooled, which forgives much of it"
         )
 
 

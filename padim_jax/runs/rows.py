@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from padim_jax.config import PadimConfig
-from padim_jax.runs.score import FITTED_ON, OTHER_SIZE, ScoredImage, find_summit
+from padim_jax.runs.score import FITTED_ON, OTHER_SIZE, POOR_MATCH, ScoredImage, find_summit
 
 COLUMNS = ("path", "score", "p_value", "verdict", "row", "column", "threshold", "heatmap", "note")
 _BETWEEN = "; "  # notes of an image
@@ -79,9 +79,11 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     """Sentences on the images whose scores tell less than they seem to."""
     fitted_on = [row for row in rows if FITTED_ON in row.notes]
     others = [row for row in rows if any(OTHER_SIZE in note for note in row.notes)]
+    poor = [row for row in rows if any(POOR_MATCH in note for note in row.notes)]
     aspect = " or aspect ratio" * any("aspect" in note for row in others for note in row.notes)
     kinds = (
         (fitted_on, "were among those the model was fitted on", "they score lower than new images would"),
+        (poor, "do not lie as the good images do and are anomalous for that", "are the parts there, and whole?"),
         (others, f"are of {OTHER_SIZE}{aspect}", "is it the same camera, and the same part of the picture?"),
     )
     return [
