@@ -70,7 +70,7 @@ def _pose_lines(poses: Mapping[str, Any] | None) -> Iterator[str]:
     if poses["is_clear"]:
         yield (
             "weak defects may be missed on parts that lie so differently: hold them in a fixture before the camera, "
-            f"or fit with --align {'rigid, which turns them back' if poses['angle'] else 'shift, which moves them back'}, "
+            f"or fit with --align {'rigid, which turns' if poses['angle'] else 'shift, which moves'} them back, "
             "or --preset lite0-pooled, which forgives much of it"
         )
 
