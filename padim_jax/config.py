@@ -10,6 +10,7 @@ import numpy as np
 
 Interpolation = Literal["bilinear", "bicubic"]
 Covariance = Literal["ridge", "ledoit-wolf", "pooled"]
+Positions = Literal["own", "shared"]
 Projection = Literal["random-channels", "semi-orthogonal", "principal-components"]
 Resize = Literal["stretch", "shorter-side", "pad"]
 AnomalyMap = Literal["distance", "standardised"]
@@ -132,6 +133,9 @@ class PadimConfig:
         :mod:`padim_jax.gaussians.pooling`).
       prior_images: ν of the "pooled" covariance, 0 or more: how many images the pooled covariance counts as; "auto"
         has the fit choose it.
+      positions: "own", a Gaussian for each cell of the grid, as PaDiM has it; or "shared", one N(μ, Σ) for all cells,
+        which does not know where in the image they lie (see :mod:`padim_jax.gaussians.arrangement`): for parts that
+        are turned freely.
       projection: how the taps' C channels become d: "random-channels" keeps d of them (section III-C);
         "semi-orthogonal", x ↦ Wᵀx with W (C, d) uniform among those with ``WᵀW = I`` (arXiv 2105.14737);
         "principal-components", W the leading eigenvectors of the covariance over all patches (the paper's
@@ -216,6 +220,11 @@ class PadimConfig:
         "How many images the pooled covariance counts as; auto chooses it from the images.",
         normalise=_to_float,
     )
+    positions: Positions = _choice(
+        "own",
+        Positions,
+        "A Gaussian for each position of the grid; or one shared by all, for parts that are turned freely.",
+    )
     projection: Projection = _choice(
         "random-channels",
         Projection,
@@ -263,6 +272,13 @@ class PadimConfig:
                 f"PadimConfig: prior_images={self.prior_images!r} does not go with covariance={self.covariance!r}; it "
                 "is for 'pooled'"
             )
+        if self.positions == "shared" and self.covariance != "ridge":
+            raise ValueError(
+                f"PadimConfig: covariance={self.covariance!r} does not go with positions='shared', which has as many "
+                "patches as it needs; leave it at 'ridge'"
+            )
+        if self.positions == "shared" and self.ridge == "auto":
+            raise ValueError("PadimConfig: ridge='auto' does not go with positions='shared'; give a number")
         if self.sigma > max(self.crop):
             raise ValueError(
                 f"PadimConfig: sigma={self.sigma!r}, wanted a number of pixels from 0 to the crop's {max(self.crop)}"
@@ -310,6 +326,11 @@ class PadimConfig:
                 "or call padim_jax.regularise on the moments first, as fit does"
             )
         return self.ridge, prior_images
+
+    @property
+    def has_full_rank(self) -> bool:
+        """Whether few images do not make covariances of low rank, because these are of the patches of all positions."""
+        return self.covariance == "pooled" or self.positions == "shared"
 
     @property
     def passes(self) -> int:

@@ -72,7 +72,7 @@ def compact(
     exact = model if isinstance(model.gaussian, WhitenedGaussian) else with_solver(model, "inverse-factor")
     assert isinstance(exact.gaussian, WhitenedGaussian)
     p, d = exact.gaussian.mean.shape
-    full_rank = model.config.covariance == "pooled"  # as the covariance of all positions is
+    full_rank = model.config.has_full_rank
     ranked = moments is not None and rank is not None and 1 <= rank < d and not full_rank
     names: list[DeployedForm] = ["triangle", "triangle-16bit", *(("low-rank", "low-rank-16bit") if ranked else ())]
     tried: list[tuple[DeployedForm, int, float]] = []

@@ -5,7 +5,8 @@ the axis' length. Along ``data`` images are shared out: each row of the mesh kee
 :func:`joined` merges. Images are embedded where they lie; then the embeddings change hands once, along ``grid``, so
 that each device has all of its row's images at its own positions. Factoring and distances need no other device, and
 distances change hands back, so that maps are made where their images lie. A grid that does not divide evenly is
-filled up with positions whose embeddings are 0; they reach no map.
+filled up with positions whose embeddings are 0; they reach no map. Where all cells share a Gaussian, it lies on every
+device, and no embedding changes hands: :mod:`padim_jax.mesh.spreading` has both ways.
 """
 
 import functools
@@ -26,26 +27,13 @@ from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.leave_one_out import Scalar
 from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.pooling import Prior
-from padim_jax.mesh.shardings import (
-    GRID,
-    IMAGES,
-    ROWS,
-    SAME,
-    SPREAD,
-    pad_rows,
-    padded_length,
-    replicated,
-    resize_positions,
-    shared_out,
-)
+from padim_jax.mesh.shardings import IMAGES, SAME, pad_rows, replicated, resize_positions, shared_out
+from padim_jax.mesh.spreading import Spreading, spreading_of
 from padim_jax.method import fitting, programs, scoring, variants
 from padim_jax.method.checks import check_backbone, check_images
 from padim_jax.method.embedding import Embedding, embed
+from padim_jax.method.positions import arrangement_of
 from padim_jax.method.records import Padim, PadimMoments, Scores
-
-_of_rows: Any = (PartitionSpec("data"), ROWS, ROWS, ROWS)
-_of_all: Any = (SAME, SPREAD, SPREAD, SPREAD)
-_OF_ROWS, _OF_ALL = Moments(*_of_rows), Moments(*_of_all)
 
 
 @jax.tree_util.register_dataclass
@@ -94,10 +82,11 @@ def init(
       ValueError: as :func:`padim_jax.init`.
     """
     state = jax.eval_shape(lambda: fitting.init(backbone, config, projection=projection))
-    p = padded_length(mesh, state.embedding.n_positions)
+    spreading = spreading_of(state.config)
+    p = spreading.length(mesh, state.config, state.embedding)
 
     def zeros(leaf: Any) -> Array:
-        shape, spec = ((p, *leaf.shape[1:]), ROWS) if leaf.shape else ((), PartitionSpec("data"))
+        shape, spec = ((p, *leaf.shape[1:]), spreading.rows) if leaf.shape else ((), PartitionSpec("data"))
         return jnp.zeros((mesh.shape["data"], *shape), leaf.dtype, device=NamedSharding(mesh, spec))
 
     matrix = fitting.projection_of(state.config, state.embedding, projection)
@@ -137,25 +126,34 @@ def update(
     if n == 0:
         return moments
     rows = _update(
-        backbone, moments.rows, moments.projection, images, valid, half, embedding=moments.embedding, mesh=moments.mesh
+        backbone,
+        moments.rows,
+        moments.projection,
+        images,
+        valid,
+        half,
+        embedding=moments.embedding,
+        mesh=moments.mesh,
+        config=moments.config.computed,
     )
     return replace(moments, rows=rows)
 
 
 def joined(moments: MeshMoments) -> PadimMoments:
     """Moments of all rows' images, positions (filled up) shared out over all devices; the rows' are used up."""
-    merged = _join(moments.rows, mesh=moments.mesh)
+    merged = _join(moments.rows, mesh=moments.mesh, spreading=spreading_of(moments.config))
     return PadimMoments(merged, moments.config, moments.embedding, moments.projection)
 
 
 def split(mesh: Mesh, moments: PadimMoments) -> MeshMoments:
     """Moments on a mesh, to go on from: of one device, or as :func:`joined` gives them on any mesh."""
-    p = padded_length(mesh, moments.embedding.n_positions)
+    spreading = spreading_of(moments.config)
+    p = spreading.length(mesh, moments.config, moments.embedding)
     placed = jax.jit(
         lambda tree: jax.tree.map(lambda a: resize_positions(a, p), tree),
-        out_shardings=jax.tree.map(lambda a: NamedSharding(mesh, SPREAD if a.ndim else SAME), moments.moments),
+        out_shardings=jax.tree.map(lambda a: NamedSharding(mesh, spreading.whole if a.ndim else SAME), moments.moments),
     )(moments.moments)
-    rows = _split(placed, mesh)
+    rows = _split(placed, mesh, spreading)
     projection = None if moments.projection is None else replicated(mesh, moments.projection)
     return MeshMoments(rows, moments.config, moments.embedding, mesh, projection)
 
@@ -169,7 +167,9 @@ def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel
     check_backbone("finalize", backbone, moments.embedding)
     fitting.check_count(moments)
     ridge, _ = moments.config.regularisation("finalize")
-    fitted = _finalize(moments.moments, ridge, fitting.pooled_prior("finalize", moments), mesh)
+    fitted = _finalize(
+        moments.moments, ridge, fitting.pooled_prior("finalize", moments), mesh, spreading_of(moments.config)
+    )
     model = Padim(backbone, fitted, moments.count, moments.config, moments.embedding, projection=moments.projection)
     finite = jax.jit(lambda gaussian: gaussian.is_finite(), out_shardings=NamedSharding(mesh, SAME))(fitted)
     return MeshModel(fitting.check_factors(model, finite), mesh)
@@ -179,10 +179,11 @@ def place(mesh: Mesh, model: Padim) -> MeshModel:
     """A model of one device on a mesh; it scores by inverse factors, or in its low rank."""
     if model.gaussian.solver == "triangular-solve":
         model = variants.with_solver(model, "inverse-factor")
-    p = padded_length(mesh, model.embedding.n_positions)
+    spreading = spreading_of(model.config)
+    p = spreading.length(mesh, model.config, model.embedding)
 
     def put(array: Any) -> Array:
-        return jax.device_put(resize_positions(array, p), NamedSharding(mesh, GRID))
+        return jax.device_put(resize_positions(array, p), NamedSharding(mesh, spreading.fitted))
 
     common = replicated(mesh, replace(model, gaussian=None))  # pyright: ignore[reportArgumentType]
     return MeshModel(replace(common, gaussian=jax.tree.map(put, model.gaussian)), mesh)
@@ -241,11 +242,14 @@ def score_left_out(
 def _score(model: MeshModel, images: Array) -> tuple[Scores, Array]:
     mesh, padim = model.mesh, model.model
 
-    def local(fitted: Any, common: Padim, images: Array) -> tuple[Scores, Array]:
-        x = _exchange_embeddings(mesh, common.backbone, padim.embedding, images, common.projection)
-        return _make_scores(mesh, common, fitted.distances(x))
+    spreading = spreading_of(padim.config)
 
-    run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES), out_specs=IMAGES, check_vma=False)
+    def local(fitted: Any, common: Padim, images: Array) -> tuple[Scores, Array]:
+        x = spreading.collect(mesh, embed(common.backbone, padim.embedding, images, common.projection))
+        return _make_scores(spreading, common, arrangement_of(padim.config).distances(fitted, x))
+
+    specs = (spreading.fitted, SAME, IMAGES)
+    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=IMAGES, check_vma=False)
     return run(padim.gaussian, _common_part(padim), images)
 
 
@@ -254,20 +258,21 @@ def _leave_out(
     model: MeshModel, images: Array, weights: Array, regularisation: tuple[Scalar, Scalar]
 ) -> tuple[Scores, Array, Array]:
     mesh, padim = model.mesh, model.model
+    spreading = spreading_of(padim.config)
 
     def local(
         fitted: Any, common: Padim, images: Array, weights: Array, regularisation: tuple[Array, Array]
     ) -> tuple[Scores, Array, Array]:
-        x = _exchange_embeddings(mesh, common.backbone, padim.embedding, images, common.projection)
-        of_row = lax.all_gather(weights, "grid", tiled=True)
-        distances = fitted.left_out_distances(x, common.count, of_row, *regularisation)
-        sample = programs.some_embeddings(x, padim.embedding.n_positions)
-        sample = lax.all_to_all(sample, "grid", split_axis=1, concat_axis=0, tiled=True)
-        scores, grid = _make_scores(mesh, common, distances)
+        x = spreading.collect(mesh, embed(common.backbone, padim.embedding, images, common.projection))
+        arrangement, own_weights = arrangement_of(padim.config), spreading.weights_of(weights)
+        distances = arrangement.left_out_distances(fitted, x, common.count, own_weights, *regularisation)
+        sample = spreading.give_back(programs.some_embeddings(x, padim.embedding.n_positions))
+        scores, grid = _make_scores(spreading, common, distances)
         return scores, sample, grid
 
     specs = (IMAGES, PartitionSpec(None, ("data", "grid")), IMAGES)
-    run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES, IMAGES, SAME), out_specs=specs, check_vma=False)
+    of = (spreading.fitted, SAME, IMAGES, IMAGES, SAME)
+    run = jax.shard_map(local, mesh=mesh, in_specs=of, out_specs=specs, check_vma=False)
     return run(padim.gaussian, _common_part(padim), images, weights, jax.tree.map(jnp.asarray, regularisation))
 
 
@@ -276,13 +281,13 @@ def _common_part(model: Padim) -> Padim:
     return replace(model, gaussian=None)  # pyright: ignore[reportArgumentType]
 
 
-def _make_scores(mesh: Mesh, common: Padim, distances: Float[Array, "p n"]) -> tuple[Scores, Array]:
-    """Maps, scores and grids of the images that lie here, of the distances at the positions that do."""
-    local_distances = lax.all_to_all(distances, "grid", split_axis=1, concat_axis=0, tiled=True)
+def _make_scores(spreading: Spreading, common: Padim, distances: Float[Array, "q m"]) -> tuple[Scores, Array]:
+    """Maps, scores and grids of the images that lie here, of the distances that were computed here."""
+    local_distances = spreading.give_back(distances)
     return scoring.scores_from_distances(common, local_distances[: common.embedding.n_positions])
 
 
-@functools.partial(jax.jit, static_argnames=("embedding", "mesh"), donate_argnames="rows")
+@functools.partial(jax.jit, static_argnames=("embedding", "mesh", "config"), donate_argnames="rows")
 def _update(
     backbone: Backbone,
     rows: Moments,
@@ -292,40 +297,35 @@ def _update(
     half_life: Array | None,
     embedding: Embedding,
     mesh: Mesh,
+    config: PadimConfig,
 ) -> Moments:
+    spreading = spreading_of(config)
+
     def local(*arguments: Any) -> Moments:
         backbone, rows, projection, images, valid, half_life = arguments
-        x = _exchange_embeddings(mesh, backbone, embedding, images, projection)
+        x = spreading.collect(mesh, embed(backbone, embedding, images, projection))
         own = _without_row(rows)
         if half_life is None:
-            return _with_row(gaussian_moments.update(own, x, lax.all_gather(valid, "grid", tiled=True)))
+            return _with_row(spreading.fold(config, own, x, spreading.weights_of(valid)))
         weights, factor = programs.faded_weights(lax.all_gather(valid, ("data", "grid"), tiled=True), half_life)
-        of_row = lax.dynamic_slice_in_dim(weights, lax.axis_index("data") * x.shape[1], x.shape[1])
-        return _with_row(gaussian_moments.update(gaussian_moments.decay(own, factor), x, of_row))
+        first = lax.axis_index(("data", "grid")) * len(valid)
+        here = spreading.weights_of(lax.dynamic_slice_in_dim(weights, first, len(valid)))
+        return _with_row(spreading.fold(config, gaussian_moments.decay(own, factor), x, here))
 
-    specs = (SAME, _OF_ROWS, SAME, IMAGES, IMAGES, SAME)
-    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_OF_ROWS, check_vma=False)
+    specs = (SAME, spreading.of_rows, SAME, IMAGES, IMAGES, SAME)
+    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spreading.of_rows, check_vma=False)
     return run(backbone, rows, projection, images, valid, half_life)
 
 
-def _exchange_embeddings(
-    mesh: Mesh, backbone: Backbone, embedding: Embedding, images: Array, projection: Array | None
-) -> Float[Array, "p n d"]:
-    """Of the row's images, embeddings at this device's positions."""
-    x = embed(backbone, embedding, images, projection)
-    x = resize_positions(x, padded_length(mesh, embedding.n_positions))
-    return lax.all_to_all(x, "grid", split_axis=0, concat_axis=1, tiled=True)
-
-
-@functools.partial(jax.jit, static_argnames="mesh", donate_argnames="rows")
-def _join(rows: Moments, mesh: Mesh) -> Moments:
+@functools.partial(jax.jit, static_argnames=("mesh", "spreading"), donate_argnames="rows")
+def _join(rows: Moments, mesh: Mesh, spreading: Spreading) -> Moments:
     count = mesh.shape["data"]
 
     def local(own: Moments) -> Moments:
         def exchange(array: Array) -> Array:
             if array.ndim == 1:
                 return lax.all_gather(array, "data", tiled=True)
-            return lax.all_to_all(array, "data", split_axis=1, concat_axis=0, tiled=True)
+            return spreading.of_every_row(array)
 
         per_row = jax.tree.map(exchange, own)  # every row's, at fewer positions
         merged = jax.tree.map(lambda array: array[0], per_row)
@@ -333,30 +333,34 @@ def _join(rows: Moments, mesh: Mesh) -> Moments:
             merged = gaussian_moments.merge(merged, jax.tree.map(lambda array, row=row: array[row], per_row))
         return merged
 
-    return jax.shard_map(local, mesh=mesh, in_specs=(_OF_ROWS,), out_specs=_OF_ALL, check_vma=False)(rows)
+    specs = (spreading.of_rows,)
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spreading.of_all, check_vma=False)(rows)
 
 
-@functools.partial(jax.jit, static_argnames="mesh")
-def _split(moments: Moments, mesh: Mesh) -> Moments:
+@functools.partial(jax.jit, static_argnames=("mesh", "spreading"))
+def _split(moments: Moments, mesh: Mesh, spreading: Spreading) -> Moments:
     """All moments to the first row, none to the others."""
 
     def local(own: Moments) -> Moments:
         first = lax.axis_index("data") == 0
-        row = jax.tree.map(lambda a: lax.all_gather(a, "data", tiled=True) if a.ndim else a, own)
+        row = jax.tree.map(lambda a: spreading.of_row(a) if a.ndim else a, own)
         return _with_row(jax.tree.map(lambda a: jnp.where(first, a, 0), row))
 
-    return jax.shard_map(local, mesh=mesh, in_specs=(_OF_ALL,), out_specs=_OF_ROWS, check_vma=False)(moments)
+    specs = (spreading.of_all,)
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spreading.of_rows, check_vma=False)(moments)
 
 
-@functools.partial(jax.jit, static_argnames="mesh")
-def _finalize(moments: Moments, ridge: Scalar, prior: Prior | None, mesh: Mesh) -> factors.WhitenedGaussian:
+@functools.partial(jax.jit, static_argnames=("mesh", "spreading"))
+def _finalize(
+    moments: Moments, ridge: Scalar, prior: Prior | None, mesh: Mesh, spreading: Spreading
+) -> factors.WhitenedGaussian:
     def local(own: Moments, ridge: Array, prior: Prior | None) -> Any:
         return factors.finalize(own, ridge, "inverse-factor", prior)
 
-    specs = (_OF_ALL, SAME, SAME)
-    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=SPREAD, check_vma=False)
+    specs = (spreading.of_all, SAME, SAME)
+    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spreading.whole, check_vma=False)
     fitted = run(moments, jnp.asarray(ridge), prior)
-    return lax.with_sharding_constraint(fitted, NamedSharding(mesh, GRID))
+    return lax.with_sharding_constraint(fitted, NamedSharding(mesh, spreading.fitted))
 
 
 def _with_row(moments: Moments) -> Moments:

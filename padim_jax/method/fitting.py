@@ -17,6 +17,7 @@ from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method import programs
 from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, pad_batches
 from padim_jax.method.embedding import Embedding, draw_embedding
+from padim_jax.method.positions import n_gaussians
 from padim_jax.method.projection import principal_components, semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
 from padim_jax.method.regularisation import ImageSample, regularise
@@ -60,7 +61,9 @@ def init(
     if projection is not None and projection.shape != shape:
         raise ValueError(f"init: projection is {tuple(projection.shape)}, wanted {shape}: (channels, dimension)")
     return PadimMoments(
-        gaussian_moments.init(embedding.n_positions, embedding.dimension, higher=config.covariance == "ledoit-wolf"),
+        gaussian_moments.init(
+            n_gaussians(config, embedding), embedding.dimension, higher=config.covariance == "ledoit-wolf"
+        ),
         config,
         embedding,
         projection_of(config, embedding, projection),
@@ -310,7 +313,7 @@ def pooled_prior(call: str, moments: PadimMoments) -> Prior | None:
     if moments.config.covariance != "pooled":
         return None
     _, prior_images = moments.config.regularisation(call)
-    return programs.pool(moments.moments, moments.embedding.n_positions, prior_images)
+    return programs.pool(moments.moments, n_gaussians(moments.config, moments.embedding), prior_images)
 
 
 def half_life_array(call: str, images: float | None) -> Array | None:
@@ -342,6 +345,11 @@ def check_factors(model: Padim, finite: Bool[Array, " p"] | None = None) -> Padi
         return model
     valid = np.asarray(programs.is_finite(model.gaussian) if finite is None else finite)
     if not valid.all():
+        if model.config.positions == "shared":
+            raise FloatingPointError(
+                "finalize: the covariance that all positions share could not be factored; raise ridge (now "
+                f"{model.config.ridge}) or look for odd images"
+            )
         width = model.embedding.grid[1]
         cells = ", ".join(f"({p // width}, {p % width})" for p in np.flatnonzero(~valid)[:5])
         raise FloatingPointError(

@@ -23,6 +23,7 @@ from padim_jax.method import calibration
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.embedding import Embedding, embed
+from padim_jax.method.positions import arrangement_of
 from padim_jax.method.records import Padim, PadimMoments, Scores
 
 _SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # enough to see how parts lie
@@ -32,10 +33,11 @@ def _update(
     backbone: Backbone, state: PadimMoments, images: Array, valid: Array, half_life: Array | None
 ) -> PadimMoments:
     x = embed(backbone, state.embedding, images, state.projection)
+    fold = arrangement_of(state.config).update
     if half_life is None:
-        return replace(state, moments=moments.update(state.moments, x, valid))
+        return replace(state, moments=fold(state.moments, x, valid))
     weights, factor = faded_weights(valid, half_life)
-    return replace(state, moments=moments.update(moments.decay(state.moments, factor), x, weights))
+    return replace(state, moments=fold(moments.decay(state.moments, factor), x, weights))
 
 
 update = jax.jit(_update)
@@ -112,11 +114,12 @@ def with_solver(gaussian: AnyGaussian, solver: Solver) -> AnyGaussian:
 def score(model: Padim, images: Array) -> tuple[Scores, Float[Array, "n h w"]]:
     """Maps and image scores, and the distances that they follow from."""
     x = embed(model.backbone, model.embedding, images, model.projection)
+    distances_of = arrangement_of(model.config).distances
     if images.dtype == jnp.uint8:
-        return scores_of(model, model.gaussian.distances(x))
+        return scores_of(model, distances_of(model.gaussian, x))
     # the gradient of a square root at 0 is infinite, and times the 0 of pixels that don't matter it is not a number
     at_mean = (x == model.gaussian.mean[:, None]).all(axis=-1)
-    distances = model.gaussian.distances(jnp.where(at_mean[..., None], x + 1, x))
+    distances = distances_of(model.gaussian, jnp.where(at_mean[..., None], x + 1, x))
     return scores_of(model, jnp.where(at_mean, 0, distances))
 
 
@@ -126,8 +129,9 @@ def leave_one_out(
 ) -> tuple[Scores, Array, Array, Array]:
     """Scores by the models of all others, Σ w (x - μ), which is 0 over all images, some embeddings, and the grid."""
     x = embed(model.backbone, model.embedding, images, model.projection)
-    distances = model.gaussian.left_out_distances(x, model.count, weights, ridge, prior_images)
-    shift = jnp.einsum("pnd,n->pd", x - model.gaussian.mean[:, None], weights, precision="highest")
+    arrangement = arrangement_of(model.config)
+    distances = arrangement.left_out_distances(model.gaussian, x, model.count, weights, ridge, prior_images)
+    shift = arrangement.deviations(model.gaussian, x, weights)
     scores, grid = scores_of(model, distances)
     return scores, shift, some_embeddings(x, len(x)), grid
 
