@@ -22,6 +22,7 @@ Size = int | tuple[int, int]
 Regulariser = float | Literal["auto"]  # "auto" is chosen from the images of the fit
 _MAX_PIXELS = 89_478_485  # Pillow's limit: larger images are refused
 _MAX_NEIGHBOURHOOD = 255  # cells of a neighbourhood's side
+MOST_COMPONENTS = 256
 RIDGE = 0.01  # PaDiM section III-B
 
 FALSE_ALARM_RATE = 0.01
@@ -130,12 +131,15 @@ class PadimConfig:
       covariance: "ridge", ``Σ = S + ε I``; or "ledoit-wolf", ``Σ = (1 - ρ) S + ρ (tr S / d) I + ε I`` with ρ
         estimated at each position (see :mod:`padim_jax.gaussians.shrinkage`); or "pooled",
         ``Σ = (C + ν T) / (n - 1 + ν) + ε I`` with C = (n - 1) S and T the mean of S over all positions (see
-        :mod:`padim_jax.gaussians.pooling`).
+        :mod:`padim_jax.gaussians.pooling`), or over the components of shared positions.
       prior_images: ν of the "pooled" covariance, 0 or more: how many images the pooled covariance counts as; "auto"
         has the fit choose it.
       positions: "own", a Gaussian for each cell of the grid, as PaDiM has it; or "shared", one N(μ, Σ) for all cells,
         which does not know where in the image they lie (see :mod:`padim_jax.gaussians.arrangement`): for parts that
         are turned freely.
+      n_components: K Gaussians for "shared" positions: patches belong to the one whose centre is nearest, and their
+        distance is that of the likeliest. The centres are found in a pass of their own, by k-means from ``seed``
+        (:mod:`padim_jax.method.centres`).
       projection: how the taps' C channels become d: "random-channels" keeps d of them (section III-C);
         "semi-orthogonal", x ↦ Wᵀx with W (C, d) uniform among those with ``WᵀW = I`` (arXiv 2105.14737);
         "principal-components", W the leading eigenvectors of the covariance over all patches (the paper's
@@ -225,6 +229,12 @@ class PadimConfig:
         Positions,
         "A Gaussian for each position of the grid; or one shared by all, for parts that are turned freely.",
     )
+    n_components: int = _setting(
+        1,
+        lambda v: _is_int(v) and 1 <= v <= MOST_COMPONENTS,
+        f"an integer from 1 to {MOST_COMPONENTS}",
+        "How many Gaussians shared positions have; more than one takes another pass over the images.",
+    )
     projection: Projection = _choice(
         "random-channels",
         Projection,
@@ -272,11 +282,18 @@ class PadimConfig:
                 f"PadimConfig: prior_images={self.prior_images!r} does not go with covariance={self.covariance!r}; it "
                 "is for 'pooled'"
             )
-        if self.positions == "shared" and self.covariance != "ridge":
+        if self.positions == "own" and self.n_components > 1:
             raise ValueError(
-                f"PadimConfig: covariance={self.covariance!r} does not go with positions='shared', which has as many "
-                "patches as it needs; leave it at 'ridge'"
+                f"PadimConfig: n_components={self.n_components} does not go with positions='own'; it is for 'shared'"
             )
+        covariances = ("ridge", "pooled") if self.n_components > 1 else ("ridge",)
+        if self.positions == "shared" and self.covariance not in covariances:
+            raise ValueError(
+                f"PadimConfig: covariance={self.covariance!r} does not go with positions='shared' and n_components="
+                f"{self.n_components}; wanted {' or '.join(covariances)}"
+            )
+        if self.positions == "shared" and self.covariance == "pooled" and self.prior_images == "auto":
+            raise ValueError("PadimConfig: prior_images='auto' does not go with positions='shared'; give a number")
         if self.positions == "shared" and self.ridge == "auto":
             raise ValueError("PadimConfig: ridge='auto' does not go with positions='shared'; give a number")
         if self.sigma > max(self.crop):
@@ -306,7 +323,10 @@ class PadimConfig:
         The value range matters only where files are read; ridge and prior images are given to programs as numbers, and
         maps are standardised by what a model holds for it.
         """
-        return dataclasses.replace(self, value_range=None, ridge=RIDGE, prior_images="auto", anomaly_map="distance")
+        prior_images = 0.0 if self.covariance == "pooled" else "auto"  # a number, which all kinds of positions take
+        return dataclasses.replace(
+            self, value_range=None, ridge=RIDGE, prior_images=prior_images, anomaly_map="distance"
+        )
 
     @property
     def chooses(self) -> bool:
@@ -335,7 +355,7 @@ class PadimConfig:
     @property
     def passes(self) -> int:
         """How many times a fit reads its images."""
-        return 2 if self.projection == "principal-components" else 1
+        return 1 + (self.projection == "principal-components") + (self.n_components > 1)
 
 
 SETTINGS: Mapping[str, Setting] = {f.name: f.metadata["setting"] for f in dataclasses.fields(PadimConfig)}

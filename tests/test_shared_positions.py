@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from padim_jax.artifact.compaction import compact
 from padim_jax.artifact.saving import save_compacted
 from padim_jax.gaussians import factors
 from padim_jax.gaussians import moments as gaussian_moments
-from padim_jax.gaussians.arrangement import SharedGaussian
+from padim_jax.gaussians.arrangement import SharedGaussians
 from padim_jax.gaussians.factors import Solver
 from padim_jax.gaussians.moments import Moments
 from padim_jax.inspection.model import inspect_model
@@ -48,7 +49,7 @@ def distances(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.nda
 def fold(*batches: np.ndarray) -> Moments:
     state = gaussian_moments.init(1, batches[0].shape[2])
     for x in batches:
-        state = jax.jit(SharedGaussian().update)(state, jnp.asarray(x), jnp.ones(x.shape[1]))
+        state = jax.jit(SharedGaussians().update)(state, jnp.asarray(x), jnp.ones(x.shape[1]))
     return state
 
 
@@ -60,7 +61,7 @@ def test_distances_are_those_of_one_gaussian_of_all_cells(n: int, solver: Solver
     assert float(state.count) == n
     fitted = factors.finalize(state, RIDGE, solver)
     expected = distances(y, *reference(x, np.ones(n), RIDGE))
-    np.testing.assert_allclose(SharedGaussian().distances(fitted, jnp.asarray(y)), expected, rtol=1e-4)
+    np.testing.assert_allclose(SharedGaussians().distances(fitted, jnp.asarray(y)), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("copies", [1, 2])
@@ -72,7 +73,7 @@ def test_left_out_distances_are_those_of_refits_without_the_whole_image(n: int, 
     weights = np.where(np.arange(n) == n - 1, copies, 1.0)
     fitted = factors.finalize_whitened(state, RIDGE)
     arguments = jnp.asarray(x[:, :n]), state.count, jnp.asarray(weights, jnp.float32), RIDGE
-    found = np.asarray(SharedGaussian().left_out_distances(fitted, *arguments))
+    found = np.asarray(SharedGaussians().left_out_distances(fitted, *arguments))
     for k in range(n):
         others = np.delete(weights, k)
         expected = distances(x[:, k], *reference(np.delete(x[:, :n], k, axis=1), others, RIDGE))
@@ -84,11 +85,11 @@ def test_what_cannot_be_left_out_is_not_finite() -> None:
     state, strange = fold(x), 100 * sample(7, 2, 6, seed=5)
     fitted = factors.finalize_whitened(state, RIDGE)
     one = jnp.ones(2)
-    assert np.isnan(SharedGaussian().left_out_distances(fitted, jnp.asarray(x), state.count, one, RIDGE)).all()
+    assert np.isnan(SharedGaussians().left_out_distances(fitted, jnp.asarray(x), state.count, one, RIDGE)).all()
     more = fold(np.concatenate([x, sample(7, 4, 6, seed=6)], axis=1))
     fitted = factors.finalize_whitened(more, RIDGE)
-    assert np.isnan(SharedGaussian().left_out_distances(fitted, jnp.asarray(strange), more.count, one, RIDGE)).all()
-    assert np.isfinite(SharedGaussian().left_out_distances(fitted, jnp.asarray(x), more.count, 0 * one, RIDGE)).all()
+    assert np.isnan(SharedGaussians().left_out_distances(fitted, jnp.asarray(strange), more.count, one, RIDGE)).all()
+    assert np.isfinite(SharedGaussians().left_out_distances(fitted, jnp.asarray(x), more.count, 0 * one, RIDGE)).all()
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +137,8 @@ def test_calibration_scores_are_those_of_refits_without_each_image(lite0: padim.
 
 def test_where_a_part_lies_does_not_matter(shared: padim.Padim) -> None:
     x = jnp.asarray(sample(96, 2, 12, seed=7))
-    turned = SharedGaussian().distances(shared.gaussian, x[::-1])
-    np.testing.assert_allclose(turned[::-1], SharedGaussian().distances(shared.gaussian, x), rtol=1e-6)
+    turned = SharedGaussians().distances(shared.gaussian, x[::-1])
+    np.testing.assert_allclose(turned[::-1], SharedGaussians().distances(shared.gaussian, x), rtol=1e-6)
 
 
 def test_merged_and_forgotten_moments_are_those_of_a_fit(lite0: padim.Backbone) -> None:
@@ -207,7 +208,7 @@ def test_inspection_speaks_of_one_covariance(shared: padim.Padim, tmp_path: Path
     cell = padim.parameters_at(shared, 7, 11)
     np.testing.assert_array_equal(cell.covariance, padim.parameters_at(shared, 0, 0).covariance)
     assert record["log_determinant"]["most"] == pytest.approx(np.linalg.slogdet(cell.covariance)[1], rel=1e-5)
-    with pytest.raises(ValueError, match=r"^find_peaks: all positions share one Gaussian"):
+    with pytest.raises(ValueError, match=r"^find_peaks: all positions share Gaussians"):
         find_peaks(shared, [images(20, SHARED)])
 
 
@@ -229,11 +230,15 @@ def test_leave_one_out_takes_three_images_and_whole_factors(lite0: padim.Backbon
     [
         ({"covariance": "ledoit-wolf"}, r"covariance='ledoit-wolf' does not go with positions='shared'"),
         ({"covariance": "pooled"}, r"covariance='pooled' does not go with positions='shared'"),
+        ({"covariance": "ledoit-wolf", "n_components": 4}, r"n_components=4; wanted ridge or pooled"),
+        ({"covariance": "pooled", "n_components": 4}, r"prior_images='auto' does not go with positions='shared'"),
+        ({"positions": "own", "n_components": 4}, r"n_components=4 does not go with positions='own'"),
+        ({"n_components": 0}, r"n_components=0, wanted an integer from 1 to 256"),
         ({"ridge": "auto"}, r"ridge='auto' does not go with positions='shared'"),
         ({"positions": "few"}, r"positions='few', wanted one of own, shared"),
     ],
     ids=str,
 )
-def test_what_does_not_go_together_is_refused(settings: dict[str, str], said: str) -> None:
+def test_what_does_not_go_together_is_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        padim.PadimConfig(**({"positions": "shared"} | settings))  # type: ignore[arg-type]
+        padim.PadimConfig(**({"positions": "shared"} | settings))

@@ -36,12 +36,14 @@ class Sizes:
       dimension: d, numbers a position.
       rank: r of a low rank; the other forms ignore it.
       shrunk: whether Ledoit-Wolf shrinkage adds arrays of its own.
+      components: whether the positions are components, whose centres and shares are arrays of their own.
     """
 
     positions: int
     dimension: int
     rank: int = 1
     shrunk: bool = False
+    components: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ def _fields(record: Any, field: str) -> dict[str, Any]:
 
 @cache
 def _example(record: Callable[[Moments, int], Any], sizes: Sizes) -> Any:
-    moments = jax.eval_shape(lambda: gaussian_moments.init(sizes.positions, sizes.dimension, higher=sizes.shrunk))
+    shape = (sizes.positions, sizes.dimension)
+    centres = jax.ShapeDtypeStruct(shape, np.float32) if sizes.components else None
+    moments = jax.eval_shape(lambda c: gaussian_moments.init(*shape, higher=sizes.shrunk, centres=c), centres)
     return jax.eval_shape(lambda moments: record(moments, sizes.rank), moments)
 
 
@@ -191,7 +195,7 @@ def _low_rank(moments: Moments, rank: int) -> LowRankGaussian:
 _WHITENED = Layout(
     prefix="gaussian",
     record=lambda moments, rank: WhitenedGaussian(
-        moments.mean, TriangularMatrix(moments.scatter.panels), _strength(moments)
+        moments.mean, TriangularMatrix(moments.scatter.panels), _strength(moments), moments.components
     ),
     field="whitening",
     array="gaussian.triangle",
@@ -200,7 +204,9 @@ _WHITENED = Layout(
 )
 _FACTORED = Layout(
     prefix="gaussian",
-    record=lambda moments, rank: Gaussian(moments.mean, moments.scatter.square(), _strength(moments)),
+    record=lambda moments, rank: Gaussian(
+        moments.mean, moments.scatter.square(), _strength(moments), moments.components
+    ),
     field="factor",
     array="gaussian.triangle",
     pack=partial(_pack_triangle, lower=True),

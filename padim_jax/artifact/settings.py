@@ -96,7 +96,8 @@ def layout_of(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> 
         case _:
             rank = 1
     shrunk = settings.config.covariance == "ledoit-wolf" and not squares
-    return layout, Sizes(n_gaussians(settings.config, settings.embedding), d, rank, shrunk)
+    positions, components = n_gaussians(settings.config, settings.embedding), settings.config.n_components > 1
+    return layout, Sizes(positions, d, rank, shrunk, components)
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,12 @@ def model_lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield from _calibration_lines(record["calibration"])
     numbers, spread = record["condition_numbers"], record["log_determinant"]
     if is_shared:
-        yield f"  conditioning: condition number {numbers['worst']:.3g} of the covariance that all positions share"
-        yield f"  variation:    log det Σ {spread['most']:.4g}"
+        of = "the covariance" if numbers["of"] == 1 else f"the {numbers['of']} covariances"
+        yield (
+            f"  conditioning: condition numbers of {of} that all positions share: median {numbers['median']:.3g}, "
+            f"worst {numbers['worst']:.3g}"
+        )
+        yield f"  variation:    log det Σ from {spread['least']:.4g} to {spread['most']:.4g}"
     else:
         yield from _covariance_lines(numbers, spread)
     yield from _peak_lines(record["two_peaked"])

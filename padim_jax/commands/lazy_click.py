@@ -14,8 +14,9 @@ _COLUMN = 36
 HEADINGS = {
     "Expert options": (
         *("backbone", "weights", "taps", "n_channels", "ridge", "seed", "resize", "sigma", "interpolation"),
-        *("neighbourhood", "covariance", "prior_images", "positions", "anomaly_map", "projection", "precision"),
-        *("value_range", "calibrate", "pixel_rate", "checkpoint_every", "batch_size", "debug"),
+        *("neighbourhood", "covariance", "prior_images", "positions", "n_components"),
+        *("anomaly_map", "projection", "precision", "value_range"),
+        *("calibrate", "pixel_rate", "checkpoint_every", "batch_size", "debug"),
         *("colour_range", "memory", "prepared", "trusted", "replace_changed"),
     ),
     "Several devices": ("devices", "part", "coordinator", "num_processes", "process_id", "distributed", "grid"),

@@ -5,7 +5,7 @@ triangles (:mod:`padim_jax.gaussians.triangle`) and the grid is processed in chu
 The record is spared the tests' run-time shape checks: JAX builds it with placeholders too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import no_type_check
 
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from padim_jax.gaussians import shrinkage
 from padim_jax.gaussians.chunks import map_chunks, map_in_place
+from padim_jax.gaussians.components import Components
 from padim_jax.gaussians.shrinkage import HigherMoments
 from padim_jax.gaussians.triangle import SymmetricMatrix, TriangularMatrix
 
@@ -30,21 +31,31 @@ class Moments:
       mean: float32 (p, d), μ.
       scatter: symmetric (p, d, d), Σ_k w_k (x_k - μ)(x_k - μ)ᵀ, not divided.
       higher: what Ledoit-Wolf shrinkage needs in addition; None where the covariance is not shrunk.
+      components: where p Gaussians share the cells of all positions, their centres and what each holds; else None.
     """
 
     count: Float[Array, ""]
     mean: Float[Array, "p d"]
     scatter: SymmetricMatrix
     higher: HigherMoments | None = None
+    components: Components | None = None
+
+    @property
+    def held(self) -> Float[Array, "..."]:
+        """How many images each position holds: the count (), or that of each component (p, 1)."""
+        return self.count if self.components is None else self.components.shares[:, None]
 
 
-def init(n_positions: int, n_channels: int, *, higher: bool = False) -> Moments:
-    """Moments of no image at all; with the ``higher`` ones for Ledoit-Wolf shrinkage."""
+def init(
+    n_positions: int, n_channels: int, *, higher: bool = False, centres: Float[Array, "p d"] | None = None
+) -> Moments:
+    """Moments of no image at all; with the ``higher`` ones for Ledoit-Wolf shrinkage, or of components."""
     return Moments(
         count=jnp.zeros((), jnp.float32),
         mean=jnp.zeros((n_positions, n_channels), jnp.float32),
         scatter=SymmetricMatrix.zeros(n_positions, n_channels),
         higher=shrinkage.init(n_positions, n_channels) if higher else None,
+        components=None if centres is None else Components(centres, jnp.zeros(n_positions, jnp.float32)),
     )
 
 
@@ -91,11 +102,11 @@ def _update_rows(
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Moments of both samples together, by the formula of :func:`update`."""
+    """Moments of both samples together, by the formula of :func:`update`; of components with the same centres."""
     shift = b.mean - a.mean
-    count = a.count + b.count
-    share = b.count / jnp.maximum(count, 1)
-    scaled = shift * jnp.sqrt(a.count * share)
+    held = a.held + b.held
+    share = b.held / jnp.where(held > 0, held, 1)
+    scaled = shift * jnp.sqrt(a.held * share)
 
     def fold(scatter: SymmetricMatrix, other: SymmetricMatrix, scaled: Array) -> SymmetricMatrix:
         return jax.tree.map(jnp.add, scatter.add_products(scaled[:, None]), other)
@@ -108,14 +119,20 @@ def merge(a: Moments, b: Moments) -> Moments:
             shrinkage.recentre(a.higher, a.count, step_a, _multiply(a.scatter, step_a)),
             shrinkage.recentre(b.higher, b.count, step_b, _multiply(b.scatter, step_b)),
         )
-    return Moments(count, mean, map_in_place(fold, a.scatter, b.scatter, scaled), higher)
+    components = None
+    if a.components is not None and b.components is not None:
+        components = replace(a.components, shares=a.components.shares + b.components.shares)
+    scatter = map_in_place(fold, a.scatter, b.scatter, scaled)
+    return Moments(a.count + b.count, mean, scatter, higher, components)
 
 
 def decay(moments: Moments, factor: Float[Array, ""]) -> Moments:
     """Moments in which every image counts ``factor`` times as much as before."""
     higher = None if moments.higher is None else jax.tree.map(lambda value: value * factor, moments.higher)
     scatter = jax.tree.map(lambda panel: panel * factor, moments.scatter)
-    return Moments(moments.count * factor, moments.mean, scatter, higher)
+    components = moments.components
+    components = None if components is None else replace(components, shares=components.shares * factor)
+    return Moments(moments.count * factor, moments.mean, scatter, higher, components)
 
 
 def forget(moments: Moments, gone: Moments) -> Moments:
@@ -124,9 +141,9 @@ def forget(moments: Moments, gone: Moments) -> Moments:
     With n images of mean μ, b of them gone, those of mean m, ``s = (μ - m) b/(n - b)``: ``μ' = μ + s`` and
     ``C' = C - C_gone - s sᵀ (n - b) n/b``. Digits are lost where C' is much smaller than C.
     """
-    remaining = moments.count - gone.count
-    shift = (moments.mean - gone.mean) * (gone.count / remaining)
-    scaled = shift * jnp.sqrt(remaining * moments.count / gone.count)
+    remaining = moments.held - gone.held
+    shift = (moments.mean - gone.mean) * (gone.held / jnp.where(remaining > 0, remaining, 1))
+    scaled = shift * jnp.sqrt(remaining * moments.held / jnp.where(gone.held > 0, gone.held, 1))
 
     def fold(scatter: SymmetricMatrix, other: SymmetricMatrix, scaled: Array) -> SymmetricMatrix:
         return jax.tree.map(jnp.subtract, scatter, other.add_products(scaled[:, None]))
@@ -138,7 +155,11 @@ def forget(moments: Moments, gone: Moments) -> Moments:
         before = shrinkage.recentre(moments.higher, moments.count, shift, _multiply(moments.scatter, shift))
         gone_higher = shrinkage.recentre(gone.higher, gone.count, gone_shift, _multiply(gone.scatter, gone_shift))
         higher = jax.tree.map(jnp.subtract, before, gone_higher)
-    return Moments(remaining, mean, map_in_place(fold, moments.scatter, gone.scatter, scaled), higher)
+    components = None
+    if moments.components is not None and gone.components is not None:
+        components = replace(moments.components, shares=remaining[:, 0])
+    scatter = map_in_place(fold, moments.scatter, gone.scatter, scaled)
+    return Moments(moments.count - gone.count, mean, scatter, higher, components)
 
 
 def rounding_left(before: Moments, after: Moments, whitening: TriangularMatrix) -> Float[Array, " p"]:
@@ -150,10 +171,15 @@ def rounding_left(before: Moments, after: Moments, whitening: TriangularMatrix) 
     """
     largest = jnp.max(before.scatter.diagonal(), axis=-1)
     offset = jnp.max(jnp.abs(before.mean), axis=-1)
-    rounding = (largest + 2 * offset * jnp.sqrt(before.count * largest)) * 2.0**-24
+    held = before.count if before.components is None else before.components.shares
+    rounding = (largest + 2 * offset * jnp.sqrt(held * largest)) * 2.0**-24
     squares = jax.tree.map(jnp.square, whitening)
     precision = jnp.max(squares.rows_times_transposed(jnp.ones_like(before.mean)[:, None]), axis=(1, 2))
-    return rounding / (after.count - 1) * precision
+    divisor = after.count - 1
+    if after.components is not None:
+        shares = after.components.shares
+        divisor = jnp.where(shares > 0, divisor * shares / after.count, jnp.inf)
+    return rounding / divisor * precision
 
 
 def shrinkage_strength(moments: Moments) -> Float[Array, " p"] | None:

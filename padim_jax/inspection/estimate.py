@@ -273,11 +273,15 @@ class _Pieces:
 
 
 def _abstract_state(backbone: Backbone, config: PadimConfig) -> PadimMoments:
-    if config.projection != "principal-components":
-        return jax.eval_shape(lambda: fitting.init(backbone, config))
     drawn = draw_embedding(backbone, config)
-    shape = jax.ShapeDtypeStruct((len(drawn.channels), drawn.dimension), jnp.float32)
-    return jax.eval_shape(lambda w: fitting.init(backbone, config, projection=w), shape)
+    projection, centres = (
+        jax.ShapeDtypeStruct((rows, drawn.dimension), jnp.float32) if is_found else None
+        for rows, is_found in (
+            (len(drawn.channels), config.projection == "principal-components"),
+            (config.n_components, config.n_components > 1),
+        )
+    )
+    return jax.eval_shape(lambda w, c: fitting.init(backbone, config, projection=w, centres=c), projection, centres)
 
 
 def _compile_update(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> Cost:
@@ -327,7 +331,9 @@ def _run_piece(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Co
     costs = {"embed": cost}
     x = embedded[first : first + piece]
     weights = jnp.ones(len(batch), jnp.float32)
-    moments = gaussian_moments.init(arrangement.n_gaussians(piece), d, higher=state.moments.higher is not None)
+    g, higher = arrangement.n_gaussians(piece), state.moments.higher is not None
+    centres = None if state.moments.components is None else x[(np.arange(g) * 97) % len(x), 0]
+    moments = gaussian_moments.init(g, d, higher=higher, centres=centres)
     update = jax.jit(lambda *of: arrangement.update(*of))
     moments, fold = measure_run(update, moments, x, weights)
     moments = update(moments, x[:, ::-1] * 0.5, weights)  # no two batches are alike

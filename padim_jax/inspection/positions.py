@@ -13,12 +13,12 @@ from padim_jax.method.alignment import FEWEST, split_in_two, two_peaked_limit
 from padim_jax.method.calibration import conformal_p_values
 from padim_jax.method.checks import pad_batches
 from padim_jax.method.embedding import embed
-from padim_jax.method.positions import arrangement_of, n_gaussians
+from padim_jax.method.positions import n_gaussians
 from padim_jax.method.records import Padim
 
 OUTLIER_RANGES = 1.5  # interquartile ranges beyond the upper quartile: Tukey's fence
 MOST_FOR_PEAKS = 1024
-SHARED = "all positions share one Gaussian; two peaks are looked for where each has its own"
+SHARED = "all positions share Gaussians; two peaks are looked for where each has its own"
 _NARROWEST_RANGE = 0.01  # of log scores: rounding must not make outliers among equal images
 _EIGENVALUE_BUDGET = 3e10  # operations on eigenvalues worth waiting for, about half a minute of two CPU cores
 
@@ -103,9 +103,8 @@ def mean_lengths(model: Padim) -> Float[np.ndarray, "rows columns"]:
 
 
 def _on_grid(model: Padim, values: Float[np.ndarray, " g"]) -> Float[np.ndarray, "rows columns"]:
-    """For each cell of the grid, the value of the Gaussian that it is held against."""
-    cells = np.arange(model.embedding.n_positions)
-    return values[arrangement_of(model.config).gaussians_of(cells)].reshape(model.embedding.grid)
+    """The value of each cell's own Gaussian, on the grid; of those that all cells share, in one row."""
+    return values.reshape(model.embedding.grid if model.config.positions == "own" else (1, -1))
 
 
 def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]]) -> Peaks:

@@ -28,7 +28,7 @@ from padim_jax.gaussians.leave_one_out import Scalar
 from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.pooling import Prior
 from padim_jax.mesh.shardings import IMAGES, SAME, pad_rows, replicated, resize_positions, shared_out
-from padim_jax.mesh.spreading import Spreading, spreading_of
+from padim_jax.mesh.spreading import Spreading, check_components, spreading_of
 from padim_jax.method import fitting, programs, scoring, variants
 from padim_jax.method.checks import check_backbone, check_images
 from padim_jax.method.embedding import Embedding, embed
@@ -79,8 +79,10 @@ def init(
     """Start a fit on a mesh: :func:`padim_jax.init` with its 0.6 p·d² floats shared out along ``grid``.
 
     Raises:
-      ValueError: as :func:`padim_jax.init`.
+      ValueError: as :func:`padim_jax.init`; several components, which are fitted on one device.
     """
+    if config is not None:
+        check_components("init", config)
     state = jax.eval_shape(lambda: fitting.init(backbone, config, projection=projection))
     spreading = spreading_of(state.config)
     p = spreading.length(mesh, state.config, state.embedding)
@@ -146,7 +148,12 @@ def joined(moments: MeshMoments) -> PadimMoments:
 
 
 def split(mesh: Mesh, moments: PadimMoments) -> MeshMoments:
-    """Moments on a mesh, to go on from: of one device, or as :func:`joined` gives them on any mesh."""
+    """Moments on a mesh, to go on from: of one device, or as :func:`joined` gives them on any mesh.
+
+    Raises:
+      ValueError: several components, which are fitted on one device.
+    """
+    check_components("split", moments.config)
     spreading = spreading_of(moments.config)
     p = spreading.length(mesh, moments.config, moments.embedding)
     placed = jax.jit(

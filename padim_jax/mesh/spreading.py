@@ -42,13 +42,13 @@ class Spreading(ABC):
     @property
     def of_rows(self) -> Moments:
         """Specifications of all of a row's moments."""
-        specs: Any = (_OF_A_ROW, self.rows, self.rows, self.rows)
+        specs: Any = (_OF_A_ROW, self.rows, self.rows, self.rows, self.rows)
         return Moments(*specs)
 
     @property
     def of_all(self) -> Moments:
         """Specifications of all moments together."""
-        specs: Any = (SAME, self.whole, self.whole, self.whole)
+        specs: Any = (SAME, self.whole, self.whole, self.whole, self.whole)
         return Moments(*specs)
 
     @abstractmethod
@@ -156,6 +156,15 @@ class Everywhere(Spreading):
     def of_row(self, array: Array) -> Array:
         """As it is."""
         return array
+
+
+def check_components(call: str, config: PadimConfig) -> None:
+    """Raise ``ValueError`` naming ``call`` where there are several components: they are fitted on one device."""
+    if config.n_components > 1:
+        raise ValueError(
+            f"{call}: n_components={config.n_components} is fitted on one device, and one network alone takes longer "
+            "than all components; leave --devices and the like out, or take 1"
+        )
 
 
 def spreading_of(config: PadimConfig) -> Spreading:

@@ -15,6 +15,7 @@ from padim_jax.gaussians.factors import Solver
 from padim_jax.gaussians.pooling import Prior
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method import programs
+from padim_jax.method.centres import centres_of
 from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, pad_batches
 from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.positions import n_gaussians
@@ -35,6 +36,7 @@ def init(
     config: PadimConfig | None = None,
     *,
     projection: Float[Array | np.ndarray, "c d"] | None = None,
+    centres: Float[Array | np.ndarray, "k d"] | None = None,
 ) -> PadimMoments:
     """Start a fit: draw the channels or the projection from ``config.seed`` and allocate the moments, 0.6 p·d² floats.
 
@@ -43,10 +45,12 @@ def init(
       config: the settings; None for the defaults.
       projection: the matrix W of ``config.projection="principal-components"``, which :func:`fit` finds in a
         separate pass (:func:`padim_jax.method.projection.principal_components`); None for other projections.
+      centres: of the components, with ``config.n_components`` above 1, which :func:`fit` finds in a separate pass too
+        (:func:`padim_jax.method.centres.centres_of`); None otherwise.
 
     Raises:
-      ValueError: an unknown tap, more channels than the taps have, or a projection that is missing, is not
-        called for, or has another shape.
+      ValueError: an unknown tap, more channels than the taps have, or a projection, or centres, that are missing, are
+        not called for, or have another shape.
 
     >>> moments = padim.init(backbone, config)
     >>> int(moments.count), len(moments.embedding.channels)
@@ -60,9 +64,17 @@ def init(
         raise ValueError(f"init: projection is {fault}, with config.projection={config.projection!r}; see fit")
     if projection is not None and projection.shape != shape:
         raise ValueError(f"init: projection is {tuple(projection.shape)}, wanted {shape}: (channels, dimension)")
+    if (centres is not None) != (config.n_components > 1):
+        fault = "are missing" if centres is None else "are given"
+        raise ValueError(f"init: centres {fault}, with config.n_components={config.n_components}; see fit")
+    size = (n_gaussians(config, embedding), embedding.dimension)
+    if centres is not None and centres.shape != size:
+        raise ValueError(f"init: centres are {tuple(centres.shape)}, wanted {size}: (components, dimension)")
     return PadimMoments(
         gaussian_moments.init(
-            n_gaussians(config, embedding), embedding.dimension, higher=config.covariance == "ledoit-wolf"
+            *size,
+            higher=config.covariance == "ledoit-wolf",
+            centres=None if centres is None else jnp.array(centres, jnp.float32),
         ),
         config,
         embedding,
@@ -155,6 +167,13 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     if n_left < 2:
         raise ValueError(f"forget: {n_left:g} of {float(moments.count):g} images would be left; a fit needs 2 or more")
     after = programs.forget(moments, gone)
+    if (components := after.moments.components) is not None:
+        least = float(jnp.min(components.shares)) * moments.embedding.n_positions
+        if least < 1:  # patches of an image of weight 1
+            raise ValueError(
+                "forget: a component would be left without patches; fit anew on the images to keep, or with fewer "
+                f"components (now {moments.config.n_components})"
+            )
     before, later = (np.asarray(programs.diagonal(state.moments.scatter)) for state in (moments, after))
     if not (later >= -1e-5 * before.max(axis=-1, keepdims=True)).all():
         raise ValueError("forget: the moments hold less variance than the images to forget; those were never folded in")
@@ -221,28 +240,45 @@ def fit(
     Args:
       backbone: from :func:`load_backbone`.
       batches: uint8 RGB arrays (n, height, width, 3) of ``config.crop_size``; n may vary. Read once, but twice
-        for principal components.
+        for principal components, and once more for several components.
       config: the settings; None for the defaults.
       solver: see :func:`finalize`.
 
     Raises:
       TypeError, ValueError, FloatingPointError: as the three functions it calls; fewer than two images;
-        principal components asked for on batches that can be read only once.
+        principal components, or several components, asked for on batches that can be read only once.
     """
     check_solver("fit", solver)
     config = PadimConfig() if config is None else config
-    projection = None
-    if config.projection == "principal-components":
-        if iter(batches) is batches:
-            raise ValueError("fit: principal components take two passes; give a list, or an iterable that starts anew")
-        projection = principal_components(
-            backbone, draw_embedding(backbone, config), pad_batches("fit", batches, config)
-        )
-    moments, sample = init(backbone, config, projection=projection), ImageSample(config)
+    moments, sample = begin("fit", backbone, batches, config), ImageSample(config)
     for updated in accumulate(backbone, moments, sample.watch(batches)):
         moments = updated
     moments = regularise(backbone, moments, sample.batches(), sample.weights)
     return finalize(backbone, moments, solver=solver, donate=True)
+
+
+def begin(
+    call: str,
+    backbone: Backbone,
+    batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
+    config: PadimConfig,
+) -> PadimMoments:
+    """Start a fit as :func:`init` does, with what ``config`` has found in passes of their own over the batches.
+
+    Raises:
+      TypeError, ValueError: as :func:`fit`, naming ``call``.
+    """
+    if config.passes > 1 and iter(batches) is batches:
+        what = "several components" if config.n_components > 1 else "principal components"
+        passes = "two" if config.passes == 2 else "three"
+        raise ValueError(f"{call}: {what} take {passes} passes; give a list, or an iterable that starts anew")
+    embedding, projection, centres = draw_embedding(backbone, config), None, None
+    if config.projection == "principal-components":
+        projection = principal_components(backbone, embedding, pad_batches(call, batches, config))
+    if config.n_components > 1:
+        matrix = projection_of(config, embedding, projection)
+        centres = centres_of(backbone, embedding, matrix, pad_batches(call, batches, config), config)
+    return init(backbone, config, projection=projection, centres=centres)
 
 
 def accumulate(
@@ -302,10 +338,18 @@ def _check_alike(call: str, a: PadimMoments, b: PadimMoments) -> None:
         gap = float(np.abs(np.asarray(a.projection) - np.asarray(b.projection)).max())
         if not gap < PROJECTION_TOLERANCE:
             raise ValueError(f"{call}: the projections differ by up to {gap:.2g}; begin both fits with the same one")
+    own, other = a.moments.components, b.moments.components
+    if own is None or other is None or is_traced(own.centres, other.centres):
+        return
+    if not np.array_equal(own.centres, other.centres):
+        raise ValueError(
+            f"{call}: the two have other components (their centres differ); update one with the images of the other, "
+            "or begin both with the same centres (padim_jax.init)"
+        )
 
 
 def pooled_prior(call: str, moments: PadimMoments) -> Prior | None:
-    """The covariance pooled over all positions, as many images as it counts as; None where it is not pooled.
+    """The covariance pooled over all positions or components, and as how many images it counts; None without.
 
     Raises:
       ValueError: naming ``call``, where that number is yet to be chosen.
@@ -313,7 +357,9 @@ def pooled_prior(call: str, moments: PadimMoments) -> Prior | None:
     if moments.config.covariance != "pooled":
         return None
     _, prior_images = moments.config.regularisation(call)
-    return programs.pool(moments.moments, n_gaussians(moments.config, moments.embedding), prior_images)
+    # components hold the cells of every image together, positions those of their own place each
+    n_positions = moments.embedding.n_positions if moments.moments.components is None else 1
+    return programs.pool(moments.moments, n_positions, prior_images)
 
 
 def half_life_array(call: str, images: float | None) -> Array | None:

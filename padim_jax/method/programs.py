@@ -118,9 +118,9 @@ def score(model: Padim, images: Array) -> tuple[Scores, Float[Array, "n h w"]]:
     if images.dtype == jnp.uint8:
         return scores_of(model, distances_of(model.gaussian, x))
     # the gradient of a square root at 0 is infinite, and times the 0 of pixels that don't matter it is not a number
-    at_mean = (x == model.gaussian.mean[:, None]).all(axis=-1)
-    distances = distances_of(model.gaussian, jnp.where(at_mean[..., None], x + 1, x))
-    return scores_of(model, jnp.where(at_mean, 0, distances))
+    at_kink = arrangement_of(model.config).at_kink(model.gaussian, x)
+    distances = distances_of(model.gaussian, jnp.where(at_kink[..., None], x + 1, x))
+    return scores_of(model, jnp.where(at_kink, 0, distances))
 
 
 @jax.jit

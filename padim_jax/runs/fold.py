@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from padim_jax.config import PadimConfig
 from padim_jax.gaussians.moments import Moments
 from padim_jax.images import UnreadableImage
+from padim_jax.method.centres import PatchSample
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.method.regularisation import ImageSample
 from padim_jax.runs.checkpoint import Checkpoint
@@ -44,7 +45,8 @@ def fit_moments(
       UnreadableImage: from ``watch.unreadable``.
       Interrupted: one of the processes was asked to stop; the checkpoint holds what was done.
       ProcessFailed: another process stopped.
-      ValueError: no readable image for the principal components.
+      ValueError: no readable image for the principal components; fewer different patches than components, or
+        several of them on many devices.
     """
     fold = None if checkpoint is None else checkpoint.read(engine)
     if checkpoint is not None and fold is None and checkpoint.folder.exists():
@@ -53,8 +55,7 @@ def fit_moments(
         if fold is not None:
             advance(len(paths) * (config.passes - 1) + fold.done)
         else:
-            steps = _read_for_directions(engine, paths, config, batch_size, watch, advance)
-            fold = Fold(engine.init(config, _find_directions(engine, steps, config)))
+            fold = Fold(_begin(engine, config, lambda: _read_ahead(engine, paths, config, batch_size, watch, advance)))
         fold_files(engine, fold, paths[fold.done :], batch_size, watch, advance, checkpoint=checkpoint)
     return fold
 
@@ -120,14 +121,15 @@ def fit_batches(
 
     Args:
       engine: where to compute.
-      read: gives the batches anew each time it is called; principal components take two passes.
+      read: gives the batches anew each time it is called; principal components, and several components,
+        take passes of their own.
       config: the settings.
       size: that batches are filled up to, as :meth:`padim_jax.runs.engines.OneDevice.step_size` says.
 
     Raises:
       ValueError, FloatingPointError: as :func:`padim_jax.fit`.
     """
-    state: Any = engine.init(config, _find_directions(engine, (Step.of(images, size) for images in read()), config))
+    state = _begin(engine, config, lambda: (Step.of(images, size) for images in read()))
     sample = ImageSample(config)
     for images in sample.watch(read()):
         state = engine.fold(state, Step.of(images, size), None)
@@ -135,7 +137,18 @@ def fit_batches(
     return engine.finalize(moments, None, donate=True)
 
 
-def _read_for_directions(
+def _begin(engine: Engine, config: PadimConfig, read: Callable[[], Iterable[Step]]) -> Any:
+    """Moments of no image, with what the settings have found in passes of their own; ``read`` begins one."""
+    directions = _find_directions(engine, read(), config)
+    if config.n_components == 1:
+        return engine.init(config, directions)
+    sample = PatchSample(draw_embedding(engine.backbone, config))
+    for step in read():
+        engine.add_patches(config, directions, sample, step)
+    return engine.init(config, directions, sample.centres(config))
+
+
+def _read_ahead(
     engine: Engine, paths: Sequence[Path], config: PadimConfig, batch_size: int, watch: Watch, advance: Advance
 ) -> Iterator[Step]:
     """A pass over all files before the one that folds them, which reports on files."""

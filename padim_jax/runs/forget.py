@@ -52,7 +52,8 @@ def forget_files(
     config = model.moments.config
     projection = model.moments.projection if config.projection == "principal-components" else None
     engine = engine or OneDevice(model.backbone)
-    gone = Fold(engine.init(config, projection))
+    components = model.moments.moments.components  # whose centres other images would not find again either
+    gone = Fold(engine.init(config, projection, None if components is None else components.centres))
     with watch.progress("forget", len(paths)) as advance:
         quiet = Watch(note=watch.note, stopped=watch.stopped)
         fold_files(engine, gone, paths, batch_size, quiet, advance)
