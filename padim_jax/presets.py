@@ -59,7 +59,7 @@ _PLUS = replace(_OURS, neighbourhood=3, projection="semi-orthogonal")
 # what benchmarks/sharper.py found to help where positions alone say little: parts that are turned, few images
 _POOLED = replace(_PLUS, covariance="pooled", ridge="auto")
 # what benchmarks/sharper.py found best among models that do not know where in the image a patch lies
-_SHARED = replace(_PLUS, positions="shared", n_components=16, covariance="pooled", prior_images=3.0)
+_SHARED = replace(_PLUS, positions="shared", n_components=16, covariance="pooled", prior_images=1.0)
 
 
 def _ablations(

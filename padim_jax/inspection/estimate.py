@@ -105,9 +105,16 @@ class Files:
 
 
 def sizes_on_disk(
-    positions: int, dimension: int, images: int, parameters: int, map_pixels: int = 0, *, full_rank: bool = False
+    positions: int,
+    dimension: int,
+    images: int,
+    parameters: int,
+    map_pixels: int = 0,
+    *,
+    full_rank: bool = False,
+    exact: bool = False,
 ) -> dict[str, int]:
-    """Bytes of each form of a calibrated model; the low-rank forms only where n ≤ d and the covariances are not full.
+    """Bytes of each form of a calibrated model; of low rank where n ≤ d and not full, in 16 bits unless ``exact``.
 
     Those of :func:`padim_jax.artifact.layouts.form_bytes` with rank n - 1, and the backbone's ``parameters``, the
     scores and the histogram of the calibration, and two maps where others are standardised by them.
@@ -117,7 +124,7 @@ def sizes_on_disk(
     sizes = {
         form: common + form_bytes(form, positions, dimension, max(1, images - 1))
         for form in FORMS
-        if low or not form.startswith("low-rank")
+        if (low or not form.startswith("low-rank")) and not (exact and form.endswith("16bit"))
     }
     sizes["updatable"] += 50 * images  # a digest and a weight each
     return sizes
@@ -163,7 +170,9 @@ def estimate(
     g = n_gaussians(config, state.embedding)
     parameters = sum(array.size for array in backbone_parameters(backbone).values())
     map_pixels = math.prod(config.crop) if config.anomaly_map == "standardised" else 0
-    disk = sizes_on_disk(g, d, images, parameters, map_pixels, full_rank=config.has_full_rank)
+    disk = sizes_on_disk(
+        g, d, images, parameters, map_pixels, full_rank=config.has_full_rank, exact=config.n_components > 1
+    )
     memory = _Memory(
         loaded=loaded,
         decoding=(_AHEAD + 2) * batch.nbytes + (os.cpu_count() or 1) * 6 * files.pixels,

@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from padim_jax.backbones import Backbone
-from padim_jax.config import PadimConfig, differences
+from padim_jax.config import PadimConfig
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.factors import Solver
 from padim_jax.gaussians.pooling import Prior
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method import programs
+from padim_jax.method.alike import check_alike
 from padim_jax.method.centres import centres_of
 from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, pad_batches
 from padim_jax.method.embedding import Embedding, draw_embedding
@@ -27,7 +28,6 @@ from padim_jax.method.regularisation import ImageSample, regularise
 # triangular solves
 DEFAULT_SOLVER: Solver = "inverse-factor"
 
-PROJECTION_TOLERANCE = 1e-4  # between matrices drawn from one seed by two LAPACKs, entry by entry
 _LARGEST_ERROR = 1e-3  # relative, of a distance: as much rounding as forgetting may leave
 
 
@@ -138,7 +138,7 @@ def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
     >>> int(padim.merge(moments, other).count)
     40
     """
-    _check_alike("merge", a, b)
+    check_alike("merge", a, b)
     return programs.merge(a, b)
 
 
@@ -158,7 +158,7 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     >>> int(padim.forget(padim.merge(moments, other), other).count)
     20
     """
-    _check_alike("forget", moments, gone)
+    check_alike("forget", moments, gone)
     if is_traced(moments.count, gone.count):
         return programs.forget(moments, gone)
     n_left = float(moments.count) - float(gone.count)
@@ -328,24 +328,6 @@ def update_in_place(
     images, valid = jnp.asarray(images), jnp.asarray(valid)
     updated = programs.update_donating(backbone, replace(moments, config=config.computed), images, valid, half)
     return replace(jax.block_until_ready(updated), config=config)
-
-
-def _check_alike(call: str, a: PadimMoments, b: PadimMoments) -> None:
-    difference = "; ".join(filter(None, (differences(a.config, b.config), differences(a.embedding, b.embedding))))
-    if difference:
-        raise ValueError(f"{call}: the two were not fitted alike ({difference}); only like moments can be combined")
-    if a.projection is not None and b.projection is not None and not is_traced(a.projection, b.projection):
-        gap = float(np.abs(np.asarray(a.projection) - np.asarray(b.projection)).max())
-        if not gap < PROJECTION_TOLERANCE:
-            raise ValueError(f"{call}: the projections differ by up to {gap:.2g}; begin both fits with the same one")
-    own, other = a.moments.components, b.moments.components
-    if own is None or other is None or is_traced(own.centres, other.centres):
-        return
-    if not np.array_equal(own.centres, other.centres):
-        raise ValueError(
-            f"{call}: the two have other components (their centres differ); update one with the images of the other, "
-            "or begin both with the same centres (padim_jax.init)"
-        )
 
 
 def pooled_prior(call: str, moments: PadimMoments) -> Prior | None:
