@@ -60,13 +60,13 @@ def reference(
         mean = held @ own / held.sum() if len(own) else np.zeros(d)
         parts.append((held.sum() / weights.sum(), mean, ((own - mean) * held[:, None]).T @ (own - mean)))
     divisor = weights.sum() - 1
-    pooled = np.sum([scatter for _, _, scatter in parts], axis=0) / divisor if pooled is None else pooled
+    held_fixed = np.sum([scatter for _, _, scatter in parts], axis=0) / divisor if pooled is None else pooled
     components = [
-        (share, mean, (scatter + prior * pooled) / (share * divisor + prior) + ridge * np.eye(d))
+        (share, mean, (scatter + prior * held_fixed) / (share * divisor + prior) + ridge * np.eye(d))
         for share, mean, scatter in parts
         if share > 0
     ]
-    return components, pooled
+    return components, held_fixed
 
 
 def distances(x: np.ndarray, components: list[tuple[float, np.ndarray, np.ndarray]]) -> np.ndarray:

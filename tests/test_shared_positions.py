@@ -240,5 +240,6 @@ def test_leave_one_out_takes_three_images_and_whole_factors(lite0: padim.Backbon
     ids=str,
 )
 def test_what_does_not_go_together_is_refused(settings: dict[str, Any], said: str) -> None:
+    settings = {"positions": "shared", **settings}
     with pytest.raises(ValueError, match=said):
-        padim.PadimConfig(**({"positions": "shared"} | settings))
+        padim.PadimConfig(**settings)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from padim_jax.gaussians import cholesky
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.components import nearest
-from padim_jax.gaussians.factors import WhitenedGaussian
+from padim_jax.gaussians.factors import Gaussian, WhitenedGaussian
 from padim_jax.gaussians.leave_one_out import Scalar
 from padim_jax.gaussians.low_rank import AnyGaussian
 from padim_jax.gaussians.moments import Moments
@@ -207,7 +207,9 @@ class SharedGaussians(Arrangement):
         """
         if gaussian.no_leave_one_out:
             return gaussian.left_out_distances(x, count, weights, ridge, prior_images)
-        factor = gaussian.with_solver("triangular-solve").factor
+        factored = gaussian.with_solver("triangular-solve")
+        assert isinstance(factored, Gaussian)
+        factor = factored.factor
         identity = jnp.eye(x.shape[-1], dtype=x.dtype)[None]
         covariance = jnp.einsum("pij,pkj->pik", factor, factor, precision=lax.Precision.HIGHEST)
         cells, weight = x.transpose(1, 0, 2), weights.astype(x.dtype)

@@ -129,7 +129,7 @@ def fit_batches(
     Raises:
       ValueError, FloatingPointError: as :func:`padim_jax.fit`.
     """
-    state = _begin(engine, config, lambda: (Step.of(images, size) for images in read()))
+    state: Any = _begin(engine, config, lambda: (Step.of(images, size) for images in read()))
     sample = ImageSample(config)
     for images in sample.watch(read()):
         state = engine.fold(state, Step.of(images, size), None)
