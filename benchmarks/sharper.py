@@ -33,6 +33,7 @@ from padim_jax.method.calibration import at_rates
 from padim_jax.presets import preset
 
 PLUS = preset("lite0-plus").members[0]
+SHARED = preset("lite0-shared").members[0]
 VARIANTS = {
     "lite0": preset("lite0").members[0],
     "lite0-plus": PLUS,
@@ -42,6 +43,11 @@ VARIANTS = {
     "pooled": replace(PLUS, covariance="pooled", ridge="auto"),
     "standardised": replace(PLUS, anomaly_map="standardised"),
     "pooled, standardised": replace(PLUS, covariance="pooled", ridge="auto", anomaly_map="standardised"),
+    "shared": replace(PLUS, positions="shared"),
+    "shared, 16": replace(SHARED, covariance="ridge", prior_images="auto"),
+    "shared, 4, pooled": replace(SHARED, n_components=4),
+    "shared, 16, pooled": SHARED,
+    "shared, 64, pooled": replace(SHARED, n_components=64),
     "lite0, pooled": replace(preset("lite0").members[0], covariance="pooled", ridge="auto"),
     "top 1 %": replace(PLUS, image_score="top-1%"),
     "pooled, top 1 %": replace(PLUS, covariance="pooled", ridge="auto", image_score="top-1%"),

@@ -2,15 +2,29 @@
 
 import dataclasses
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal
 
-import numpy as np
+from padim_jax.rules import (
+    Setting,
+    choice,
+    is_int,
+    is_number,
+    is_range,
+    is_size,
+    pair,
+    percent_of,
+    setting,
+    to_float,
+    to_image_score,
+    to_range,
+    to_size,
+)
 
 Interpolation = Literal["bilinear", "bicubic"]
 Covariance = Literal["ridge", "ledoit-wolf", "pooled"]
+Positions = Literal["own", "shared"]
 Projection = Literal["random-channels", "semi-orthogonal", "principal-components"]
 Resize = Literal["stretch", "shorter-side", "pad"]
 AnomalyMap = Literal["distance", "standardised"]
@@ -24,102 +38,11 @@ Regulariser = float | Literal["auto"]  # "auto" is chosen from the images of the
 _MAX_PIXELS = 89_478_485  # Pillow's limit: larger images are refused
 _MAX_NEIGHBOURHOOD = 255  # cells of a neighbourhood's side
 _LEAST_ALIGNED = 32  # pixels of the shorter side: less has too few edges to register by
+MOST_COMPONENTS = 256
 RIDGE = 0.01  # PaDiM section III-B
 
 FALSE_ALARM_RATE = 0.01
 PIXEL_RATE = 0.001
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The rule of one field of :class:`PadimConfig`, and its help text for the commands.
-
-    Attributes:
-      is_valid: whether a value, in the form in which it is stored, is allowed.
-      rule: the rule in words, as an error states it.
-      help: one sentence.
-      normalise: brings a value to the form in which it is stored; leaves what has no such form as it is.
-      default: the default in words, for the help text, where its value says too little.
-    """
-
-    is_valid: Callable[[Any], bool]
-    rule: str
-    help: str
-    normalise: Callable[[Any], Any]
-    default: str | None
-
-
-def _setting(
-    default: Any,
-    is_valid: Callable[[Any], bool],
-    rule: str,
-    help_text: str,
-    default_in_words: str | None = None,
-    normalise: Callable[[Any], Any] | None = None,
-) -> Any:
-    setting = Setting(is_valid, rule, help_text, normalise or _to_plain, default_in_words)
-    return dataclasses.field(default=default, metadata={"setting": setting})
-
-
-def _choice(default: str, kind: Any, help_text: str) -> Any:
-    names = get_args(kind)
-    return _setting(default, lambda v: isinstance(v, str) and v in names, f"one of {', '.join(names)}", help_text)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return number and math.isfinite(value)
-
-
-def _is_size(value: Any) -> bool:
-    pair = _pair(value)
-    return len(pair) == 2 and all(_is_int(side) and side > 0 for side in pair)
-
-
-def _is_range(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value)) and value[0] < value[1]
-
-
-def _pair(size: Any) -> tuple[Any, ...]:
-    return tuple(size) if isinstance(size, tuple | list) else (size, size)
-
-
-def _to_plain(value: Any) -> Any:
-    """``value`` with tuples for lists, which can't be hashed, and Python's numbers for NumPy's."""
-    if isinstance(value, tuple | list):
-        return tuple(map(_to_plain, value))
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _to_float(value: Any) -> Any:
-    return float(value) if _is_number(value) else value
-
-
-def _to_size(value: Any) -> Any:
-    square = _is_size(value) and len(set(_pair(value))) == 1
-    return _to_plain(_pair(value)[0] if square else value)
-
-
-def _to_range(value: Any) -> Any:
-    return tuple(map(float, value)) if _is_range(value) else value
-
-
-def _percent(value: Any) -> float | None:
-    """P of "top-P%"; None of anything else."""
-    try:
-        percent = float(re.fullmatch(r"top-([\d.e-]+)%", value)[1])  # type: ignore[index]
-    except (TypeError, ValueError):
-        return None
-    return percent if 0 < percent <= 100 else None
-
-
-def _to_image_score(value: Any) -> Any:
-    percent = _percent(value)
-    return value if percent is None else f"top-{repr(percent).removesuffix('.0')}%"
 
 
 _SIZE = "a positive integer or a (height, width) pair"
@@ -146,9 +69,15 @@ class PadimConfig:
       covariance: "ridge", ``Σ = S + ε I``; or "ledoit-wolf", ``Σ = (1 - ρ) S + ρ (tr S / d) I + ε I`` with ρ
         estimated at each position (see :mod:`padim_jax.gaussians.shrinkage`); or "pooled",
         ``Σ = (C + ν T) / (n - 1 + ν) + ε I`` with C = (n - 1) S and T the mean of S over all positions (see
-        :mod:`padim_jax.gaussians.pooling`).
+        :mod:`padim_jax.gaussians.pooling`), or over the components of shared positions.
       prior_images: ν of the "pooled" covariance, 0 or more: how many images the pooled covariance counts as; "auto"
         has the fit choose it.
+      positions: "own", a Gaussian for each cell of the grid, as PaDiM has it; or "shared", one N(μ, Σ) for all cells,
+        which does not know where in the image they lie (see :mod:`padim_jax.gaussians.arrangement`): for parts that
+        are turned freely.
+      n_components: K Gaussians for "shared" positions: patches belong to the one whose centre is nearest, and their
+        distance is that of the likeliest. The centres are found in a pass of their own, by k-means from ``seed``
+        (:mod:`padim_jax.method.centres`).
       projection: how the taps' C channels become d: "random-channels" keeps d of them (section III-C);
         "semi-orthogonal", x ↦ Wᵀx with W (C, d) uniform among those with ``WᵀW = I`` (arXiv 2105.14737);
         "principal-components", W the leading eigenvectors of the covariance over all patches (the paper's
@@ -181,122 +110,133 @@ class PadimConfig:
     ValueError: PadimConfig: ridge=0.0, wanted a positive number...
     """
 
-    n_channels: int | None = _setting(
+    n_channels: int | None = setting(
         None,
-        lambda v: v is None or (_is_int(v) and v >= 1),
+        lambda v: v is None or (is_int(v) and v >= 1),
         "a positive integer or None",
         "Dimension d of the embedding.",
         "the backbone's",
     )
-    ridge: Regulariser = _setting(
+    ridge: Regulariser = setting(
         RIDGE,
-        lambda v: v == "auto" or (_is_number(v) and v > 0),
+        lambda v: v == "auto" or (is_number(v) and v > 0),
         "a positive number (without it the covariance of n ≤ d images has no inverse) or 'auto'",
         "ε added to the covariance's diagonal; auto chooses it from the images.",
-        normalise=_to_float,
+        normalise=to_float,
     )
-    seed: int = _setting(
+    seed: int = setting(
         0,
-        lambda v: _is_int(v) and 0 <= v < 2**32,
+        lambda v: is_int(v) and 0 <= v < 2**32,
         "an integer from 0 to 2³² - 1",
         "Seed of the random channel selection.",
     )
-    image_size: Size = _setting(256, _is_size, _SIZE, "Resize images to this size.", "the preset's", _to_size)
-    crop_size: Size = _setting(
-        224, _is_size, _SIZE, "Then cut out a centre of this size; the rest is not judged.", "the preset's", _to_size
+    image_size: Size = setting(256, is_size, _SIZE, "Resize images to this size.", "the preset's", to_size)
+    crop_size: Size = setting(
+        224, is_size, _SIZE, "Then cut out a centre of this size; the rest is not judged.", "the preset's", to_size
     )
-    sigma: float = _setting(
+    sigma: float = setting(
         4.0,
-        lambda v: _is_number(v) and v >= 0,
+        lambda v: is_number(v) and v >= 0,
         "a number of pixels, 0 or more",
         "Standard deviation of the map's Gaussian blur, in pixels.",
-        normalise=_to_float,
+        normalise=to_float,
     )
-    taps: tuple[str, ...] | None = _setting(
+    taps: tuple[str, ...] | None = setting(
         None,
         lambda v: v is None or (isinstance(v, tuple) and all(isinstance(name, str) for name in v)),
         "a tuple of names, such as ('block2', 'block4'), or None",
         "Layer to embed; repeat for several.",
         "the backbone's",
     )
-    interpolation: Interpolation = _choice(
+    interpolation: Interpolation = choice(
         "bilinear", Interpolation, "How images and maps are resized; the paper's is bicubic."
     )
-    neighbourhood: int = _setting(
+    neighbourhood: int = setting(
         1,
-        lambda v: _is_int(v) and v % 2 == 1 and 1 <= v <= _MAX_NEIGHBOURHOOD,
+        lambda v: is_int(v) and v % 2 == 1 and 1 <= v <= _MAX_NEIGHBOURHOOD,
         f"an odd number of cells from 1 to {_MAX_NEIGHBOURHOOD}",
         "Average activations over k x k cells; k is odd.",
     )
-    covariance: Covariance = _choice(
+    covariance: Covariance = choice(
         "ridge",
         Covariance,
         "The sample covariance + ε I; or shrunk at each position too; or pooled with those of all positions.",
     )
-    prior_images: Regulariser = _setting(
+    prior_images: Regulariser = setting(
         "auto",
-        lambda v: v == "auto" or (_is_number(v) and v >= 0),
+        lambda v: v == "auto" or (is_number(v) and v >= 0),
         "a number of images, 0 or more, or 'auto'",
         "How many images the pooled covariance counts as; auto chooses it from the images.",
-        normalise=_to_float,
+        normalise=to_float,
     )
-    projection: Projection = _choice(
+    positions: Positions = choice(
+        "own",
+        Positions,
+        "A Gaussian for each position of the grid; or one shared by all, for parts that are turned freely.",
+    )
+    n_components: int = setting(
+        1,
+        lambda v: is_int(v) and 1 <= v <= MOST_COMPONENTS,
+        f"an integer from 1 to {MOST_COMPONENTS}",
+        "How many Gaussians shared positions have; more than one takes another pass over the images.",
+    )
+    projection: Projection = choice(
         "random-channels",
         Projection,
         "How the taps' channels are reduced to d; principal components read the images twice.",
     )
-    resize: Resize = _choice(
+    resize: Resize = choice(
         "stretch",
         Resize,
         "Stretch to the image size; or keep the aspect ratio: cover the size and take the centre, or fit inside "
         "with black borders.",
     )
-    value_range: tuple[float, float] | None = _setting(
+    value_range: tuple[float, float] | None = setting(
         None,
-        lambda v: v is None or _is_range(v),
+        lambda v: v is None or is_range(v),
         "(low, high), two numbers, low below high, or None",
         "For images of more than 8 bits a channel: the values that become black and white.",
         "the range found in the files",
-        _to_range,
+        to_range,
     )
-    precision: Precision = _choice(
+    precision: Precision = choice(
         "float32",
         Precision,
         "Precision of the backbone; bfloat16 is for GPUs and TPUs. Statistics are float32 in either.",
     )
-    anomaly_map: AnomalyMap = _choice(
+    anomaly_map: AnomalyMap = choice(
         "distance",
         AnomalyMap,
         "Maps of distances; or standardised at each pixel by what good images have there, which takes calibrating.",
     )
-    image_score: str = _setting(
+    image_score: str = setting(
         "max",
-        lambda v: v == "max" or _percent(v) is not None,
+        lambda v: v == "max" or percent_of(v) is not None,
         "'max' or 'top-P%' with P above 0 and at most 100, such as 'top-1%'",
         "An image scores its map's maximum; or, as top-1%, the mean of the highest percent of its pixels.",
-        normalise=_to_image_score,
+        normalise=to_image_score,
     )
 
-    align: Align = _choice(
+    align: Align = choice(
         "none",
         Align,
         "Register each image to a reference made of the good images, by shifts, or by shifts and turns, before it is "
         "judged.",
     )
-    max_angle: float = _setting(
+    max_angle: float = setting(
         180.0,
-        lambda v: _is_number(v) and 0 < v <= 180,
+        lambda v: is_number(v) and 0 < v <= 180,
         "a number of degrees, above 0 and at most 180",
         "The largest angle by which rigid alignment turns an image.",
-        normalise=_to_float,
+        normalise=to_float,
     )
 
     def __post_init__(self) -> None:
-        for name, setting in SETTINGS.items():
-            value = setting.normalise(getattr(self, name))
+        for name, field_rule in SETTINGS.items():
+            value = field_rule.normalise(getattr(self, name))
             object.__setattr__(self, name, value)
-            if not setting.is_valid(value):
-                raise ValueError(f"PadimConfig: {name}={value!r}, wanted {setting.rule}")
+            if not field_rule.is_valid(value):
+                raise ValueError(f"PadimConfig: {name}={value!r}, wanted {field_rule.rule}")
         if math.prod(self.image) > _MAX_PIXELS:
             raise ValueError(
                 f"PadimConfig: image_size={self.image_size}, wanted at most {_MAX_PIXELS / 1e6:.0f} megapixels"
@@ -323,6 +263,25 @@ class PadimConfig:
                     f"PadimConfig: align={self.align!r} does not go with {name}={value!r}, which takes every image to "
                     "cover every position"
                 )
+        if self.positions == "own" and self.n_components > 1:
+            raise ValueError(
+                f"PadimConfig: n_components={self.n_components} does not go with positions='own'; it is for 'shared'"
+            )
+        covariances = ("ridge", "pooled") if self.n_components > 1 else ("ridge",)
+        if self.positions == "shared" and self.covariance not in covariances:
+            raise ValueError(
+                f"PadimConfig: covariance={self.covariance!r} does not go with positions='shared' and n_components="
+                f"{self.n_components}; wanted {' or '.join(covariances)}"
+            )
+        if self.positions == "shared" and self.covariance == "pooled" and self.prior_images == "auto":
+            raise ValueError("PadimConfig: prior_images='auto' does not go with positions='shared'; give a number")
+        if self.positions == "shared" and self.align != "none":
+            raise ValueError(
+                f"PadimConfig: align={self.align!r} does not go with positions='shared', which do not look where a "
+                "patch lies"
+            )
+        if self.positions == "shared" and self.ridge == "auto":
+            raise ValueError("PadimConfig: ridge='auto' does not go with positions='shared'; give a number")
         if self.sigma > max(self.crop):
             raise ValueError(
                 f"PadimConfig: sigma={self.sigma!r}, wanted a number of pixels from 0 to the crop's {max(self.crop)}"
@@ -336,12 +295,12 @@ class PadimConfig:
     @property
     def image(self) -> tuple[int, int]:
         """``image_size`` as (height, width)."""
-        return _pair(self.image_size)
+        return pair(self.image_size)
 
     @property
     def crop(self) -> tuple[int, int]:
         """``crop_size`` as (height, width)."""
-        return _pair(self.crop_size)
+        return pair(self.crop_size)
 
     @property
     def computed(self) -> "PadimConfig":
@@ -354,7 +313,7 @@ class PadimConfig:
             self,
             value_range=None,
             ridge=RIDGE,
-            prior_images="auto",
+            prior_images=0.0 if self.covariance == "pooled" else "auto",  # a number, which all kinds of positions take
             anomaly_map="distance",
             align="none",
             max_angle=180.0,
@@ -368,7 +327,7 @@ class PadimConfig:
     @property
     def top_share(self) -> float | None:
         """The share of the pixels, in (0, 1], whose mean an image scores; None for the maximum."""
-        percent = _percent(self.image_score)
+        percent = percent_of(self.image_score)
         return None if percent is None else percent / 100
 
     @property
@@ -391,9 +350,14 @@ class PadimConfig:
         return self.ridge, prior_images
 
     @property
+    def has_full_rank(self) -> bool:
+        """Whether few images do not make covariances of low rank, because these are of the patches of all positions."""
+        return self.covariance == "pooled" or self.positions == "shared"
+
+    @property
     def passes(self) -> int:
         """How many times a fit reads its images; to align them, it reads some of them once more."""
-        return 2 if self.projection == "principal-components" else 1
+        return 1 + (self.projection == "principal-components") + (self.n_components > 1)
 
 
 SETTINGS: Mapping[str, Setting] = {f.name: f.metadata["setting"] for f in dataclasses.fields(PadimConfig)}

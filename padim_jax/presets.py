@@ -58,6 +58,8 @@ _OURS = PadimConfig(image_size=224)  # the whole image: a defect at its edge is 
 _PLUS = replace(_OURS, neighbourhood=3, projection="semi-orthogonal")
 # what benchmarks/sharper.py found to help where positions alone say little: parts that are turned, few images
 _POOLED = replace(_PLUS, covariance="pooled", ridge="auto")
+# what benchmarks/sharper.py found best among models that do not know where in the image a patch lies
+_SHARED = replace(_PLUS, positions="shared", n_components=16, covariance="pooled", prior_images=1.0)
 
 
 def _ablations(
@@ -100,6 +102,7 @@ PRESETS: Mapping[str, Preset] = {
         Preset("lite0", "EfficientNet-Lite0, 100 channels: small, fast, no download", "efficientnet_lite0", (_OURS,)),
         Preset("lite0-plus", "for parts that lie a little differently each time", "efficientnet_lite0", (_PLUS,)),
         Preset("lite0-pooled", "for parts that are turned, and for few images", "efficientnet_lite0", (_POOLED,)),
+        Preset("lite0-shared", "for parts that lie anywhere, at any angle", "efficientnet_lite0", (_SHARED,)),
         Preset("r18-rd100", "the paper's PaDiM-R18-Rd100", "resnet18", (replace(_PAPER, n_channels=100),)),
         Preset("wr50-rd550", "the paper's PaDiM-WR50-Rd550", "wide_resnet50_2", (replace(_PAPER, n_channels=550),)),
         Preset("efficientnet-b5", "the paper's PaDiM-EfficientNet-B5, all channels", "efficientnet_b5", (_PAPER,)),

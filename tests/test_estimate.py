@@ -61,7 +61,8 @@ def test_low_rank_where_images_are_few() -> None:
     assert few["low-rank"] - few["low-rank-16bit"] == 100 * (2 * 19 * 50 - 4 * 19)
     assert few["low-rank"] < few["triangle"]
     assert "low-rank" not in many
-    assert "low-rank" not in sizes_on_disk(100, 50, 20, 0, pooled=True)
+    assert "low-rank" not in sizes_on_disk(100, 50, 20, 0, full_rank=True)
+    assert set(sizes_on_disk(16, 50, 20, 0, full_rank=True, exact=True)) == {"updatable", "triangle"}
 
 
 @pytest.mark.parametrize("changes", [{}, {"covariance": "ledoit-wolf"}, {"projection": "principal-components"}])

@@ -72,9 +72,13 @@ def compact(
     exact = model if isinstance(model.gaussian, WhitenedGaussian) else with_solver(model, "inverse-factor")
     assert isinstance(exact.gaussian, WhitenedGaussian)
     p, d = exact.gaussian.mean.shape
-    full_rank = model.config.covariance == "pooled"  # as the covariance of all positions is
+    full_rank = model.config.has_full_rank
     ranked = moments is not None and rank is not None and 1 <= rank < d and not full_rank
-    names: list[DeployedForm] = ["triangle", "triangle-16bit", *(("low-rank", "low-rank-16bit") if ranked else ())]
+    # the likeliest component depends on determinants too, which the bound says nothing of; they take little anyway
+    is_exact = exact.gaussian.components is not None
+    rounded: list[DeployedForm] = [] if is_exact else ["triangle-16bit"]
+    low_forms: list[DeployedForm] = ["low-rank", "low-rank-16bit"] if ranked else []
+    names: list[DeployedForm] = ["triangle", *rounded, *low_forms]
     tried: list[tuple[DeployedForm, int, float]] = []
     low: LowRankGaussian | None = None
     for form in sorted(names, key=lambda name: form_bytes(name, p, d, rank or 1)):

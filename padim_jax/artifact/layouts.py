@@ -37,6 +37,7 @@ class Sizes:
       rank: r of a low rank; the other forms ignore it.
       shrunk: whether Ledoit-Wolf shrinkage adds arrays of its own.
       covered: whether images need not cover all positions, so that each has a count of its own.
+      components: whether the positions are components, whose centres and shares are arrays of their own.
     """
 
     positions: int
@@ -44,6 +45,7 @@ class Sizes:
     rank: int = 1
     shrunk: bool = False
     covered: bool = False
+    components: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,10 @@ def _fields(record: Any, field: str) -> dict[str, Any]:
 
 @cache
 def _example(record: Callable[[Moments, int], Any], sizes: Sizes) -> Any:
+    shape = (sizes.positions, sizes.dimension)
+    centres = jax.ShapeDtypeStruct(shape, np.float32) if sizes.components else None
     flags = {"higher": sizes.shrunk, "covered": sizes.covered}
-    moments = jax.eval_shape(lambda: gaussian_moments.init(sizes.positions, sizes.dimension, **flags))
+    moments = jax.eval_shape(lambda c: gaussian_moments.init(*shape, **flags, centres=c), centres)
     return jax.eval_shape(lambda moments: record(moments, sizes.rank), moments)
 
 
@@ -194,7 +198,7 @@ def _low_rank(moments: Moments, rank: int) -> LowRankGaussian:
 _WHITENED = Layout(
     prefix="gaussian",
     record=lambda moments, rank: WhitenedGaussian(
-        moments.mean, TriangularMatrix(moments.scatter.panels), _strength(moments)
+        moments.mean, TriangularMatrix(moments.scatter.panels), _strength(moments), moments.components
     ),
     field="whitening",
     array="gaussian.triangle",
@@ -203,7 +207,9 @@ _WHITENED = Layout(
 )
 _FACTORED = Layout(
     prefix="gaussian",
-    record=lambda moments, rank: Gaussian(moments.mean, moments.scatter.square(), _strength(moments)),
+    record=lambda moments, rank: Gaussian(
+        moments.mean, moments.scatter.square(), _strength(moments), moments.components
+    ),
     field="factor",
     array="gaussian.triangle",
     pack=partial(_pack_triangle, lower=True),

@@ -14,6 +14,7 @@ from padim_jax.artifact.manifest import manifest_error
 from padim_jax.config import PadimConfig
 from padim_jax.method.calibration import BINS, RECIPE
 from padim_jax.method.embedding import Embedding, check_embedding
+from padim_jax.method.positions import n_gaussians
 
 SQUARES = 2  # up to this schema, factors are stored as whole squares, without the strength of shrinkage
 
@@ -100,8 +101,8 @@ def layout_of(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> 
         case _:
             rank = 1
     shrunk = settings.config.covariance == "ledoit-wolf" and not squares
-    covered = settings.config.align != "none"
-    return layout, Sizes(settings.embedding.n_positions, d, rank, shrunk, covered)
+    covered, components = settings.config.align != "none", settings.config.n_components > 1
+    return layout, Sizes(n_gaussians(settings.config, settings.embedding), d, rank, shrunk, covered, components)
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,9 @@ def model_lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"  backbone:     {record['backbone']}, {', '.join(record['taps'])}, weights {record['weights_digest'][:12]}"
     yield f"  embedding:    d = {record['dimension']} at {grid[0]}×{grid[1]} positions"
     yield f"  settings:     {', '.join(f'{name} = {value}' for name, value in config.items())}"
-    rank = record["n"] - 1
-    low_rank = f"; n ≤ d: covariances have rank {rank:g} before the ridge" if record["n"] <= record["dimension"] else ""
+    rank, is_shared = record["n"] - 1, config.get("positions") == "shared"
+    is_low = record["n"] <= record["dimension"] and not is_shared
+    low_rank = f"; n ≤ d: covariances have rank {rank:g} before the ridge" if is_low else ""
     yield f"  fitted on:    {record['n']:.6g} images{low_rank}"
     listed = record["images_listed"]
     yield "  images:       " + (
@@ -28,20 +29,32 @@ def model_lines(record: Mapping[str, Any]) -> Iterator[str]:
     share = record["roi_share"]
     yield "  looks at:     " + ("everything" if share is None else f"{share:.1%} of the crop (region of interest)")
     yield from _calibration_lines(record["calibration"])
-    numbers = record["condition_numbers"]
+    numbers, spread = record["condition_numbers"], record["log_determinant"]
+    if is_shared:
+        of = "the covariance" if numbers["of"] == 1 else f"the {numbers['of']} covariances"
+        yield (
+            f"  conditioning: condition numbers of {of} that all positions share: median {numbers['median']:.3g}, "
+            f"worst {numbers['worst']:.3g}"
+        )
+        yield f"  variation:    log det Σ from {spread['least']:.4g} to {spread['most']:.4g}"
+    else:
+        yield from _covariance_lines(numbers, spread)
+    yield from _peak_lines(record["two_peaked"])
+    for file in record["unreadable"]:
+        yield f"not read: {file['path']}: {file['reason']}"
+
+
+def _covariance_lines(numbers: Mapping[str, Any], spread: Mapping[str, Any]) -> Iterator[str]:
+    """What there is to say about the covariances of all positions."""
     sample = "" if numbers["positions"] == numbers["of"] else f", of {numbers['positions']} positions drawn evenly"
     yield (
         f"  conditioning: condition numbers of the {numbers['of']} covariances: median {numbers['median']:.3g}, "
         f"worst {numbers['worst']:.3g} at {_at(numbers['worst_at'])}{sample}"
     )
-    spread = record["log_determinant"]
     yield (
         f"  variation:    log det Σ from {spread['least']:.4g} at {_at(spread['least_at'])} to "
         f"{spread['most']:.4g} at {_at(spread['most_at'])}"
     )
-    yield from _peak_lines(record["two_peaked"])
-    for file in record["unreadable"]:
-        yield f"not read: {file['path']}: {file['reason']}"
 
 
 def _calibration_lines(facts: Mapping[str, Any] | None) -> Iterator[str]:

@@ -31,6 +31,7 @@ from padim_jax.images.decode import Note
 from padim_jax.images.folder import describe
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method.embedding import draw_embedding
+from padim_jax.method.positions import n_gaussians
 from padim_jax.runs.calibrate import Terms as Calibrating
 from padim_jax.runs.checkpoint import Checkpoint, identity
 from padim_jax.runs.engines import OneDevice
@@ -263,5 +264,5 @@ def _describe_changes(origin: dict[str, Any]) -> str:
 def _state_bytes(backbone: Backbone, config: PadimConfig) -> int:
     """Of the moments or the factors of one model, much the same."""
     embedding = draw_embedding(backbone, config)
-    state = jax.eval_shape(lambda: gaussian_moments.init(embedding.n_positions, embedding.dimension))
+    state = jax.eval_shape(lambda: gaussian_moments.init(n_gaussians(config, embedding), embedding.dimension))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from padim_jax.gaussians import cholesky, shrinkage
 from padim_jax.gaussians.chunks import largest_divisor, map_chunks, map_in_cache, map_in_place
+from padim_jax.gaussians.components import Components
 from padim_jax.gaussians.leave_one_out import Scalar, leave_one_out
 from padim_jax.gaussians.moments import Moments, shrinkage_strength
 from padim_jax.gaussians.pooling import Prior
@@ -85,6 +86,7 @@ class Gaussian(WholeFactors):
       mean: float32 (p, d).
       factor: float32 (p, d, d), lower triangular L with L Lᵀ = Σ.
       strength: float32 (p,), Ledoit-Wolf's ρ in Σ; None where it is not shrunk.
+      components: as of :class:`padim_jax.gaussians.moments.Moments`.
     """
 
     solver: ClassVar[Solver] = "triangular-solve"
@@ -92,6 +94,7 @@ class Gaussian(WholeFactors):
     mean: Float[Array, "p d"]
     factor: Float[Array, "p d d"]
     strength: Float[Array, " p"] | None = None
+    components: Components | None = None
 
     def distances(self, x: Float[Array, "p n d"]) -> Float[Array, "p n"]:
         """Mahalanobis distances, not squared: ``M = sqrt((x - μ)ᵀ Σ⁻¹ (x - μ)) = ‖L⁻¹ (x - μ)‖`` (PaDiM equation 2)."""
@@ -114,7 +117,7 @@ class Gaussian(WholeFactors):
 
         if solver == self.solver:
             return self
-        return WhitenedGaussian(self.mean, map_chunks(whiten, self.factor), self.strength)
+        return WhitenedGaussian(self.mean, map_chunks(whiten, self.factor), self.strength, self.components)
 
     def lower_factors(self, positions: Positions) -> Float[np.ndarray, "k d d"]:
         """On the host and in float64, lower triangular L with ``L Lᵀ = Σ`` at some positions."""
@@ -142,6 +145,7 @@ class WhitenedGaussian(WholeFactors):
       whitening: upper triangular (p, d, d), W = L⁻ᵀ with L Lᵀ = Σ: rows ``(x - μ) W`` are
         white. Transposed, because XLA's batched product on CPU is up to four times as fast this way round.
       strength: float32 (p,), Ledoit-Wolf's ρ in Σ; None where it is not shrunk.
+      components: as of :class:`padim_jax.gaussians.moments.Moments`.
     """
 
     solver: ClassVar[Solver] = "inverse-factor"
@@ -149,6 +153,7 @@ class WhitenedGaussian(WholeFactors):
     mean: Float[Array, "p d"]
     whitening: TriangularMatrix
     strength: Float[Array, " p"] | None = None
+    components: Components | None = None
 
     def distances(self, x: Float[Array, "p n d"]) -> Float[Array, "p n"]:
         """Mahalanobis distances, not squared: ``M = ‖Wᵀ (x - μ)‖``.
@@ -179,7 +184,7 @@ class WhitenedGaussian(WholeFactors):
 
         if solver == self.solver:
             return self
-        return Gaussian(self.mean, map_chunks(factorise, self.whitening), self.strength)
+        return Gaussian(self.mean, map_chunks(factorise, self.whitening), self.strength, self.components)
 
     def lower_factors(self, positions: Positions) -> Float[np.ndarray, "k d d"]:
         """On the host and in float64, lower triangular ``L = W⁻ᵀ`` with ``L Lᵀ = Σ`` at some positions."""
@@ -201,8 +206,9 @@ def finalize(
 
     Where the higher moments were kept, ``(1 - ρ) S + ρ (tr S / d) I`` takes the place of S, with ρ by
     :func:`padim_jax.gaussians.shrinkage.coefficient`; with a prior, ``(C + ν T) / (n - 1 + ν)`` does. The ridge stays,
-    for positions that never change. Non-finite factors mean failure (fewer than two images, a scatter that is not
-    positive semidefinite); inside ``jit`` that can't be raised, so callers on the host check.
+    for positions that never change. Of a component that holds the share π of all patches, ``π (n - 1)`` replaces n - 1.
+    Non-finite factors mean failure (fewer than two images, a scatter that is not positive semidefinite); inside ``jit``
+    that can't be raised, so callers on the host check.
     """
     if solver == "inverse-factor":
         return finalize_whitened(moments, ridge, prior)
@@ -212,7 +218,8 @@ def finalize(
 
     strength = shrinkage_strength(moments)
     strengths = () if strength is None else (strength,)
-    return Gaussian(moments.mean, map_chunks(factorise, moments.scatter, moments.divisor, *strengths), strength)
+    factor = map_chunks(factorise, moments.scatter, moments.divisor, *strengths)
+    return Gaussian(moments.mean, factor, strength, moments.components)
 
 
 def finalize_whitened(moments: Moments, ridge: Scalar, prior: Prior | None = None) -> WhitenedGaussian:
@@ -225,7 +232,7 @@ def finalize_whitened(moments: Moments, ridge: Scalar, prior: Prior | None = Non
     strength = shrinkage_strength(moments)
     strengths = () if strength is None else (strength,)
     panels = map_in_place(whiten, moments.scatter, moments.divisor, *strengths).panels
-    return WhitenedGaussian(moments.mean, TriangularMatrix(panels), strength)
+    return WhitenedGaussian(moments.mean, TriangularMatrix(panels), strength, moments.components)
 
 
 def _covariance(
@@ -233,9 +240,10 @@ def _covariance(
 ) -> Float[Array, "p d d"]:
     divisor = divisor[:, None, None]
     if prior is None:
-        covariance = scatter.square() / divisor
+        covariance = scatter.square() / jnp.where(divisor == 0, 1, divisor)  # of an empty component: a scatter of 0
     else:
-        covariance = (scatter.square() + prior.images * prior.covariance[None]) / (divisor + prior.images)
+        total = divisor + prior.images
+        covariance = (scatter.square() + prior.images * prior.covariance[None]) / jnp.where(total == 0, 1, total)
     if strength:
         covariance = shrinkage.shrink(covariance, strength[0])
     return covariance + ridge * jnp.eye(scatter.side, dtype=covariance.dtype)[None]

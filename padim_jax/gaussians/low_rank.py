@@ -36,6 +36,7 @@ class LowRankGaussian:
     """
 
     solver: ClassVar[None] = None
+    components: ClassVar[None] = None
     no_leave_one_out: ClassVar[str] = "images can be left out only of the model before it was compacted to low rank"
 
     mean: Float[Array, "p d"]

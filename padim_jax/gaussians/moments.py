@@ -5,7 +5,7 @@ triangles (:mod:`padim_jax.gaussians.triangle`) and the grid is processed in chu
 The record is spared the tests' run-time shape checks: JAX builds it with placeholders too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import no_type_check
 
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from padim_jax.gaussians import shrinkage
 from padim_jax.gaussians.chunks import map_chunks, map_in_place
+from padim_jax.gaussians.components import Components
 from padim_jax.gaussians.shrinkage import HigherMoments
 from padim_jax.gaussians.triangle import SymmetricMatrix, TriangularMatrix
 
@@ -31,6 +32,7 @@ class Moments:
       scatter: symmetric (p, d, d), Σ_k w_k (x_k - μ)(x_k - μ)ᵀ, not divided.
       higher: what Ledoit-Wolf shrinkage needs in addition; None where the covariance is not shrunk.
       coverage: float32 (p,), n of each position, where images need not cover all of them; None where they do.
+      components: where p Gaussians share the cells of all positions, their centres and what each holds; else None.
     """
 
     count: Float[Array, ""]
@@ -38,27 +40,46 @@ class Moments:
     scatter: SymmetricMatrix
     higher: HigherMoments | None = None
     coverage: Float[Array, " p"] | None = None
+    components: Components | None = None
 
     @property
     def counts(self) -> Float[Array, "#p 1"]:
-        """The n of each position, or that of all, beside the means."""
+        """The n of each position, or that of all, or what each component holds; beside the means."""
+        if self.components is not None:
+            return self.components.shares[:, None]
         return (self.count[None] if self.coverage is None else self.coverage)[:, None]
 
     @property
     def divisor(self) -> Float[Array, " p"]:
-        """``n - 1`` of each position, but 1 where fewer than two images cover it; not finite for fewer in all."""
-        positions = jnp.full(len(self.mean), self.count) if self.coverage is None else jnp.maximum(self.coverage, 2)
-        return jnp.where(self.count > 1, positions - 1, jnp.nan)
+        """``n - 1`` of each position, but 1 where fewer than two images cover it; not finite for fewer in all.
+
+        That of a component, which holds a share π of all patches, is ``π (n - 1)``.
+        """
+        if self.components is not None:
+            positions = self.components.shares * ((self.count - 1) / self.count)
+        elif self.coverage is not None:
+            positions = jnp.maximum(self.coverage, 2) - 1
+        else:
+            positions = jnp.full(len(self.mean), self.count - 1)
+        return jnp.where(self.count > 1, positions, jnp.nan)
 
 
-def init(n_positions: int, n_channels: int, *, higher: bool = False, covered: bool = False) -> Moments:
-    """Moments of no image at all; with the ``higher`` ones for Ledoit-Wolf shrinkage, with the ``coverage``."""
+def init(
+    n_positions: int,
+    n_channels: int,
+    *,
+    higher: bool = False,
+    covered: bool = False,
+    centres: Float[Array, "p d"] | None = None,
+) -> Moments:
+    """Moments of no image; with the ``higher`` ones for Ledoit-Wolf shrinkage, with a coverage, or of components."""
     return Moments(
         count=jnp.zeros((), jnp.float32),
         mean=jnp.zeros((n_positions, n_channels), jnp.float32),
         scatter=SymmetricMatrix.zeros(n_positions, n_channels),
         higher=shrinkage.init(n_positions, n_channels) if higher else None,
         coverage=jnp.zeros(n_positions, jnp.float32) if covered else None,
+        components=None if centres is None else Components(centres, jnp.zeros(n_positions, jnp.float32)),
     )
 
 
@@ -124,12 +145,25 @@ def _or_one(count: Array) -> Array:
     return jnp.where(count > 0, count, 1)
 
 
-def _sum_coverage(a: Moments, b: Moments, sign: int = 1) -> Float[Array, " p"] | None:
-    return None if a.coverage is None or b.coverage is None else a.coverage + sign * b.coverage
+def _with_counts(
+    a: Moments,
+    b: Moments,
+    sign: int,
+    mean: Float[Array, "p d"],
+    scatter: SymmetricMatrix,
+    higher: HigherMoments | None,
+) -> Moments:
+    """Moments of the images of ``a`` and of ``b``, or, where the sign is -1, without those of ``b``."""
+    coverage, components = None, None
+    if a.coverage is not None and b.coverage is not None:
+        coverage = a.coverage + sign * b.coverage
+    if a.components is not None and b.components is not None:
+        components = replace(a.components, shares=a.components.shares + sign * b.components.shares)
+    return Moments(a.count + sign * b.count, mean, scatter, higher, coverage, components)
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Moments of both samples together, by the formula of :func:`update`."""
+    """Moments of both samples together, by the formula of :func:`update`; of components with the same centres."""
     shift = b.mean - a.mean
     share = b.counts / _or_one(a.counts + b.counts)
     scaled = shift * jnp.sqrt(a.counts * share)
@@ -145,16 +179,19 @@ def merge(a: Moments, b: Moments) -> Moments:
             shrinkage.recentre(a.higher, a.count, step_a, _multiply(a.scatter, step_a)),
             shrinkage.recentre(b.higher, b.count, step_b, _multiply(b.scatter, step_b)),
         )
-    scatter = map_in_place(fold, a.scatter, b.scatter, scaled)
-    return Moments(a.count + b.count, mean, scatter, higher, _sum_coverage(a, b))
+    return _with_counts(a, b, 1, mean, map_in_place(fold, a.scatter, b.scatter, scaled), higher)
 
 
 def decay(moments: Moments, factor: Float[Array, ""]) -> Moments:
     """Moments in which every image counts ``factor`` times as much as before."""
     higher = None if moments.higher is None else jax.tree.map(lambda value: value * factor, moments.higher)
     scatter = jax.tree.map(lambda panel: panel * factor, moments.scatter)
-    coverage = None if moments.coverage is None else moments.coverage * factor
-    return Moments(moments.count * factor, moments.mean, scatter, higher, coverage)
+    decayed = Moments(moments.count * factor, moments.mean, scatter, higher)
+    if moments.coverage is not None:
+        return replace(decayed, coverage=moments.coverage * factor)
+    if moments.components is not None:
+        return replace(decayed, components=replace(moments.components, shares=moments.components.shares * factor))
+    return decayed
 
 
 def forget(moments: Moments, gone: Moments) -> Moments:
@@ -178,7 +215,7 @@ def forget(moments: Moments, gone: Moments) -> Moments:
         gone_higher = shrinkage.recentre(gone.higher, gone.count, gone_shift, _multiply(gone.scatter, gone_shift))
         higher = jax.tree.map(jnp.subtract, before, gone_higher)
     scatter = map_in_place(fold, moments.scatter, gone.scatter, scaled)
-    return Moments(moments.count - gone.count, mean, scatter, higher, _sum_coverage(moments, gone, -1))
+    return _with_counts(moments, gone, -1, mean, scatter, higher)
 
 
 def rounding_left(before: Moments, after: Moments, whitening: TriangularMatrix) -> Float[Array, " p"]:
@@ -190,10 +227,11 @@ def rounding_left(before: Moments, after: Moments, whitening: TriangularMatrix) 
     """
     largest = jnp.max(before.scatter.diagonal(), axis=-1)
     offset = jnp.max(jnp.abs(before.mean), axis=-1)
-    rounding = (largest + 2 * offset * jnp.sqrt(before.count * largest)) * 2.0**-24
+    rounding = (largest + 2 * offset * jnp.sqrt(before.counts[:, 0] * largest)) * 2.0**-24
     squares = jax.tree.map(jnp.square, whitening)
     precision = jnp.max(squares.rows_times_transposed(jnp.ones_like(before.mean)[:, None]), axis=(1, 2))
-    return rounding / after.divisor * precision
+    divisor = after.divisor
+    return rounding / jnp.where(divisor == 0, jnp.inf, divisor) * precision  # no patch is nearest to an empty component
 
 
 def shrinkage_strength(moments: Moments) -> Float[Array, " p"] | None:

@@ -37,6 +37,7 @@ from padim_jax.method.aligned import Alignment, embed_aligned
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import BINS
 from padim_jax.method.embedding import draw_embedding
+from padim_jax.method.positions import arrangement_of, n_gaussians
 from padim_jax.method.projection import semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
 from padim_jax.runs.outputs import LONGEST_SIDE, write_heatmap
@@ -105,19 +106,26 @@ class Files:
 
 
 def sizes_on_disk(
-    positions: int, dimension: int, images: int, parameters: int, map_pixels: int = 0, *, pooled: bool = False
+    positions: int,
+    dimension: int,
+    images: int,
+    parameters: int,
+    map_pixels: int = 0,
+    *,
+    full_rank: bool = False,
+    exact: bool = False,
 ) -> dict[str, int]:
-    """Bytes of each form of a calibrated model; the low-rank forms only where n ≤ d and the covariance is not pooled.
+    """Bytes of each form of a calibrated model; of low rank where n ≤ d and not full, in 16 bits unless ``exact``.
 
     Those of :func:`padim_jax.artifact.layouts.form_bytes` with rank n - 1, and the backbone's ``parameters``, the
     scores and the histogram of the calibration, and two maps where others are standardised by them.
     """
     common = 4 * (parameters + images + BINS + 2 * map_pixels) + _SMALL
-    low = images <= dimension and not pooled
+    low = images <= dimension and not full_rank
     sizes = {
         form: common + form_bytes(form, positions, dimension, max(1, images - 1))
         for form in FORMS
-        if low or not form.startswith("low-rank")
+        if (low or not form.startswith("low-rank")) and not (exact and form.endswith("16bit"))
     }
     sizes["updatable"] += 50 * images  # a digest and a weight each
     return sizes
@@ -160,9 +168,12 @@ def estimate(
     pieces = _run_piece(state, batch, embedded, embedding, side)
     accelerator = jax.default_backend() != "cpu"
     p, d = state.embedding.n_positions, state.embedding.dimension
+    g = n_gaussians(config, state.embedding)
     parameters = sum(array.size for array in backbone_parameters(backbone).values())
     map_pixels = math.prod(config.crop) if config.anomaly_map == "standardised" else 0
-    disk = sizes_on_disk(p, d, images, parameters, map_pixels, pooled=config.covariance == "pooled")
+    disk = sizes_on_disk(
+        g, d, images, parameters, map_pixels, full_rank=config.has_full_rank, exact=config.n_components > 1
+    )
     memory = _Memory(
         loaded=loaded,
         decoding=(_AHEAD + 2) * batch.nbytes + (os.cpu_count() or 1) * 6 * files.pixels,
@@ -273,12 +284,15 @@ class _Pieces:
 
 def _abstract_state(backbone: Backbone, config: PadimConfig) -> PadimMoments:
     """Moments of no image, for their shapes alone."""
-    drawn, shapes = draw_embedding(backbone, config), dict[str, jax.ShapeDtypeStruct]()
+    drawn, shapes = draw_embedding(backbone, config), dict[str, tuple[int, ...]]()
     if config.projection == "principal-components":
-        shapes["projection"] = jax.ShapeDtypeStruct((len(drawn.channels), drawn.dimension), jnp.float32)
+        shapes["projection"] = (len(drawn.channels), drawn.dimension)
     if config.align != "none":
-        shapes["reference"] = jax.ShapeDtypeStruct((*config.crop, 3), jnp.float32)
-    return jax.eval_shape(lambda found: fitting.init(backbone, config, **found), shapes)
+        shapes["reference"] = (*config.crop, 3)
+    if config.n_components > 1:
+        shapes["centres"] = (config.n_components, drawn.dimension)
+    found = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    return jax.eval_shape(lambda found: fitting.init(backbone, config, **found), found)
 
 
 def _compile_update(backbone: Backbone, state: PadimMoments, batch: np.ndarray) -> Cost:
@@ -322,20 +336,25 @@ def _run_piece(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Co
     """Run what follows the embedding on a piece of the grid, from its middle."""
     config, embedding = state.config, state.embedding
     p, d = embedding.n_positions, embedding.dimension
+    arrangement = arrangement_of(config)
     piece = min(p, max(16, PIECE_BYTES // (4 * d * d) // 16 * 16))  # a number with divisors, as chunks need them
+    piece = p if config.positions == "shared" else piece
     first, share = (p - piece) // 2, p / piece
     costs = {"embed": cost}
     x = embedded[first : first + piece]
     weights = jnp.ones(len(batch), jnp.float32)
-    moments = gaussian_moments.init(piece, d, higher=state.moments.higher is not None)
-    moments, fold = measure_run(jax.jit(gaussian_moments.update), moments, x, weights)
-    moments = gaussian_moments.update(moments, x[:, ::-1] * 0.5, weights)  # no two batches are alike
+    g, higher = arrangement.n_gaussians(piece), state.moments.higher is not None
+    centres = None if state.moments.components is None else x[(np.arange(g) * 97) % len(x), 0]
+    moments = gaussian_moments.init(g, d, higher=higher, centres=centres)
+    update = jax.jit(lambda *of: arrangement.update(*of))
+    moments, fold = measure_run(update, moments, x, weights)
+    moments = update(moments, x[:, ::-1] * 0.5, weights)  # no two batches are alike
     costs["update"] = fold
     finalize = jax.jit(lambda moments: factors.finalize(moments, RIDGE, "inverse-factor"))
     fitted, costs["factor"] = measure_run(finalize, moments)
-    left_out = jax.jit(lambda fitted, *of: fitted.left_out_distances(*of, ridge=RIDGE))
+    left_out = jax.jit(lambda *of: arrangement.left_out_distances(*of, ridge=RIDGE))
     _, costs["leave_one_out"] = measure_run(left_out, fitted, x, moments.count, weights)
-    distances, costs["score"] = measure_run(jax.jit(lambda fitted, x: fitted.distances(x)), fitted, x)
+    distances, costs["score"] = measure_run(jax.jit(lambda *of: arrangement.distances(*of)), fitted, x)
     for name in ("update", "factor", "leave_one_out", "score"):
         part = costs[name]
         costs[name] = replace(part, hidden=int(part.hidden * share), seconds=part.seconds * share)

@@ -14,6 +14,7 @@ from padim_jax.artifact.manifest import read_manifest
 from padim_jax.images import UnreadableImage, load_batches
 from padim_jax.inspection.positions import (
     MOST_FOR_PEAKS,
+    SHARED,
     Conditions,
     Peaks,
     find_conditions,
@@ -194,6 +195,8 @@ def inspect_model(
 def _search_peaks(model: Padim, paths: Sequence[Path], batch_size: int, watch: Watch) -> PeakSearch:
     indices = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), MOST_FOR_PEAKS)).round().astype(int))
     chosen = [paths[index] for index in indices]
+    if model.config.positions == "shared":
+        return PeakSearch(len(paths), (), None, SHARED)
     if len(chosen) < FEWEST:
         return PeakSearch(len(paths), (), None, f"{len(chosen)} images, wanted {FEWEST} or more")
     read: list[Path] = []

@@ -13,10 +13,12 @@ from padim_jax.method.aligned import embed_aligned
 from padim_jax.method.alignment import FEWEST, split_in_two, two_peaked_limit
 from padim_jax.method.calibration import conformal_p_values
 from padim_jax.method.checks import pad_batches
+from padim_jax.method.positions import n_gaussians
 from padim_jax.method.records import Padim
 
 OUTLIER_RANGES = 1.5  # interquartile ranges beyond the upper quartile: Tukey's fence
 MOST_FOR_PEAKS = 1024
+SHARED = "all positions share Gaussians; two peaks are looked for where each has its own"
 _NARROWEST_RANGE = 0.01  # of log scores: rounding must not make outliers among equal images
 _EIGENVALUE_BUDGET = 3e10  # operations on eigenvalues worth waiting for, about half a minute of two CPU cores
 
@@ -84,7 +86,7 @@ def rank_p_values(scores: Sequence[float]) -> Float[np.ndarray, " n"]:
 
 def find_conditions(model: Padim) -> Conditions:
     """Condition numbers ``λ_max / λ_min`` of Σ, in float64 and chunk by chunk."""
-    p = model.embedding.n_positions
+    p = n_gaussians(model.config, model.embedding)
     count = int(min(p, max(1, _EIGENVALUE_BUDGET // model.gaussian.condition_cost)))
     positions = np.sort(np.random.default_rng(0).permutation(p)[:count])
     return Conditions(positions, model.gaussian.condition_numbers(positions), p)
@@ -92,12 +94,17 @@ def find_conditions(model: Padim) -> Conditions:
 
 def log_determinants(model: Padim) -> Float[np.ndarray, "rows columns"]:
     """``log det Σ`` over the grid: where good images vary much, and where little."""
-    return model.gaussian.log_determinants().reshape(model.embedding.grid)
+    return _on_grid(model, model.gaussian.log_determinants())
 
 
 def mean_lengths(model: Padim) -> Float[np.ndarray, "rows columns"]:
     """``‖μ‖`` over the grid: how strongly the network responds there."""
-    return np.linalg.norm(np.asarray(model.gaussian.mean, np.float64), axis=1).reshape(model.embedding.grid)
+    return _on_grid(model, np.linalg.norm(np.asarray(model.gaussian.mean, np.float64), axis=1))
+
+
+def _on_grid(model: Padim, values: Float[np.ndarray, " g"]) -> Float[np.ndarray, "rows columns"]:
+    """The value of each cell's own Gaussian, on the grid; of those that all cells share, in one row."""
+    return values.reshape(model.embedding.grid if model.config.positions == "own" else (1, -1))
 
 
 def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]]) -> Peaks:
@@ -113,8 +120,10 @@ def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n heig
       batches: good images, 20 to 1024; p numbers are kept of each.
 
     Raises:
-      ValueError: fewer images, or more.
+      ValueError: fewer images, or more; positions that share a Gaussian, whose patches are of many kinds anyway.
     """
+    if model.config.positions == "shared":
+        raise ValueError(f"find_peaks: {SHARED}")
     directions = model.gaussian.leading_directions()
     projections, count = [], 0
     for images, valid in pad_batches("find_peaks", batches, model.config):

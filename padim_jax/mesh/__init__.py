@@ -17,12 +17,14 @@ from padim_jax.mesh.programs import (
     update,
 )
 from padim_jax.mesh.shardings import bytes_per_image, columns_here, device_mesh, replicated, rows_here, shared_out
+from padim_jax.mesh.spreading import check_components
 
 __all__ = [
     "MeshModel",
     "MeshMoments",
     "bytes_per_image",
     "channel_moments",
+    "check_components",
     "columns_here",
     "device_mesh",
     "finalize",

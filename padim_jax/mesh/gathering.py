@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.mesh.shardings import SAME
+from padim_jax.method.positions import n_gaussians
 from padim_jax.method.records import PadimMoments
 
 
@@ -19,7 +20,7 @@ def handed_over(moments: PadimMoments) -> PadimMoments:
 
     The scatter is fetched in the parts that it is asked for; all processes must ask for the same.
     """
-    p = moments.embedding.n_positions
+    p = n_gaussians(moments.config, moments.embedding)
     scatter: Any = _GatheredScatter(moments.moments.scatter, p)
     without_scatter = jax.tree.map(
         lambda a: _positions(a, 0, p) if a.ndim else np.asarray(a), replace(moments.moments, scatter=None)

@@ -5,7 +5,8 @@ the axis' length. Along ``data`` images are shared out: each row of the mesh kee
 :func:`joined` merges. Images are embedded where they lie; then the embeddings change hands once, along ``grid``, so
 that each device has all of its row's images at its own positions. Factoring and distances need no other device, and
 distances change hands back, so that maps are made where their images lie. A grid that does not divide evenly is
-filled up with positions whose embeddings are 0; they reach no map.
+filled up with positions whose embeddings are 0; they reach no map. Where all cells share a Gaussian, it lies on every
+device, and no embedding changes hands: :mod:`padim_jax.mesh.spreading` has both ways.
 """
 
 import functools
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Num, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Num, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
@@ -26,28 +27,16 @@ from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.leave_one_out import Scalar
 from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.pooling import Prior
-from padim_jax.mesh.shardings import (
-    GRID,
-    IMAGES,
-    ROWS,
-    SAME,
-    SPREAD,
-    pad_rows,
-    padded_length,
-    replicated,
-    resize_positions,
-    shared_out,
-)
-from padim_jax.method import fitting, programs, scoring, variants
+from padim_jax.mesh.rows import join_rows, split_rows, with_row, without_row
+from padim_jax.mesh.shardings import IMAGES, SAME, pad_rows, replicated, resize_positions, shared_out
+from padim_jax.mesh.spreading import Spreading, check_components, spreading_of
+from padim_jax.method import fit_checks, fitting, programs, scoring, variants
 from padim_jax.method.aligned import Alignment, Patches, View, embed_aligned
 from padim_jax.method.checks import check_backbone, check_images
 from padim_jax.method.embedding import Embedding
+from padim_jax.method.positions import arrangement_of
 from padim_jax.method.records import Padim, PadimMoments, Scores
 from padim_jax.method.reference import alignment_of
-
-_of_rows: Any = (PartitionSpec("data"), ROWS, ROWS, ROWS, ROWS)
-_of_all: Any = (SAME, SPREAD, SPREAD, SPREAD, SPREAD)
-_OF_ROWS, _OF_ALL = Moments(*_of_rows), Moments(*_of_all)
 
 
 @jax.tree_util.register_dataclass
@@ -95,14 +84,17 @@ def init(
     """Start a fit on a mesh: :func:`padim_jax.init` with its 0.6 p·d² floats shared out along ``grid``.
 
     Raises:
-      ValueError: as :func:`padim_jax.init`.
+      ValueError: as :func:`padim_jax.init`; several components, which are fitted on one device.
     """
-    alignment = alignment_of(PadimConfig() if config is None else config, reference)
+    config = PadimConfig() if config is None else config
+    check_components("init", config)
+    alignment = alignment_of(config, reference)
     state = jax.eval_shape(lambda: fitting.init(backbone, config, projection=projection, reference=alignment))
-    p = padded_length(mesh, state.embedding.n_positions)
+    spreading = spreading_of(config)
+    p = spreading.length(mesh, config, state.embedding)
 
     def zeros(leaf: Any) -> Array:
-        shape, spec = ((p, *leaf.shape[1:]), ROWS) if leaf.shape else ((), PartitionSpec("data"))
+        shape, spec = ((p, *leaf.shape[1:]), spreading.rows) if leaf.shape else ((), PartitionSpec("data"))
         return jnp.zeros((mesh.shape["data"], *shape), leaf.dtype, device=NamedSharding(mesh, spec))
 
     matrix = fitting.projection_of(state.config, state.embedding, projection)
@@ -130,7 +122,7 @@ def update(
     Raises:
       TypeError, ValueError: as :func:`padim_jax.update`.
     """
-    half = fitting.half_life_array("update", half_life)
+    half = fit_checks.half_life_array("update", half_life)
     check_backbone("update", backbone, moments.embedding)
     check_images("update", images, moments.config)
     n = len(images)
@@ -141,25 +133,40 @@ def update(
         valid = jax.device_put(valid, NamedSharding(moments.mesh, IMAGES))
     if n == 0:
         return moments
-    common = moments.projection, moments.alignment
-    rows = _update(backbone, moments.rows, common, images, valid, half, embedding=moments.embedding, mesh=moments.mesh)
+    rows = _update(
+        backbone,
+        moments.rows,
+        (moments.projection, moments.alignment),
+        images,
+        valid,
+        half,
+        embedding=moments.embedding,
+        mesh=moments.mesh,
+        config=moments.config.computed,
+    )
     return replace(moments, rows=rows)
 
 
 def joined(moments: MeshMoments) -> PadimMoments:
     """Moments of all rows' images, positions (filled up) shared out over all devices; the rows' are used up."""
-    merged = _join(moments.rows, mesh=moments.mesh)
+    merged = join_rows(moments.rows, mesh=moments.mesh, spreading=spreading_of(moments.config))
     return PadimMoments(merged, moments.config, moments.embedding, moments.projection, moments.alignment)
 
 
 def split(mesh: Mesh, moments: PadimMoments) -> MeshMoments:
-    """Moments on a mesh, to go on from: of one device, or as :func:`joined` gives them on any mesh."""
-    p = padded_length(mesh, moments.embedding.n_positions)
+    """Moments on a mesh, to go on from: of one device, or as :func:`joined` gives them on any mesh.
+
+    Raises:
+      ValueError: several components, which are fitted on one device.
+    """
+    check_components("split", moments.config)
+    spreading = spreading_of(moments.config)
+    p = spreading.length(mesh, moments.config, moments.embedding)
     placed = jax.jit(
         lambda tree: jax.tree.map(lambda a: resize_positions(a, p), tree),
-        out_shardings=jax.tree.map(lambda a: NamedSharding(mesh, SPREAD if a.ndim else SAME), moments.moments),
+        out_shardings=jax.tree.map(lambda a: NamedSharding(mesh, spreading.whole if a.ndim else SAME), moments.moments),
     )(moments.moments)
-    rows = _split(placed, mesh)
+    rows = split_rows(placed, mesh, spreading)
     common = replicated(mesh, (moments.projection, moments.alignment))
     return MeshMoments(rows, moments.config, moments.embedding, mesh, *common)
 
@@ -171,26 +178,29 @@ def finalize(backbone: Backbone, moments: PadimMoments, mesh: Mesh) -> MeshModel
       ValueError, FloatingPointError: as :func:`padim_jax.finalize`.
     """
     check_backbone("finalize", backbone, moments.embedding)
-    fitting.check_count(moments)
+    fit_checks.check_count(moments)
     ridge, _ = moments.config.regularisation("finalize")
-    fitted = _finalize(moments.moments, ridge, fitting.pooled_prior("finalize", moments), mesh)
+    fitted = _finalize(
+        moments.moments, ridge, fitting.pooled_prior("finalize", moments), mesh, spreading_of(moments.config)
+    )
     model = fitting.model_of(backbone, fitted, moments)
     if model.coverage is not None:  # maps are made where their images lie
         everywhere = NamedSharding(mesh, SAME)
         coverage = jax.jit(lambda array: array[: moments.embedding.n_positions], out_shardings=everywhere)
         model = replace(model, coverage=coverage(model.coverage))
     finite = jax.jit(lambda gaussian: gaussian.is_finite(), out_shardings=NamedSharding(mesh, SAME))(fitted)
-    return MeshModel(fitting.check_factors(model, finite), mesh)
+    return MeshModel(fit_checks.check_factors(model, finite), mesh)
 
 
 def place(mesh: Mesh, model: Padim) -> MeshModel:
     """A model of one device on a mesh; it scores by inverse factors, or in its low rank."""
     if model.gaussian.solver == "triangular-solve":
         model = variants.with_solver(model, "inverse-factor")
-    p = padded_length(mesh, model.embedding.n_positions)
+    spreading = spreading_of(model.config)
+    p = spreading.length(mesh, model.config, model.embedding)
 
     def put(array: Any) -> Array:
-        return jax.device_put(resize_positions(array, p), NamedSharding(mesh, GRID))
+        return jax.device_put(resize_positions(array, p), NamedSharding(mesh, spreading.fitted))
 
     common = replicated(mesh, replace(model, gaussian=None))  # pyright: ignore[reportArgumentType]
     return MeshModel(replace(common, gaussian=jax.tree.map(put, model.gaussian)), mesh)
@@ -249,12 +259,16 @@ def score_left_out(
 def _score(model: MeshModel, images: Array) -> tuple[Scores, Array]:
     mesh, padim = model.mesh, model.model
 
+    spreading = spreading_of(padim.config)
+
     def local(fitted: Any, common: Padim, images: Array) -> tuple[Scores, Array]:
         patches = _embed(common, images)
         view = None if patches.inside is None else programs.view_of(common, patches, jnp.zeros(len(images)))
-        return _make_scores(mesh, common, fitted.distances(_exchange(mesh, patches.x)), view)
+        distances = arrangement_of(padim.config).distances(fitted, spreading.collect(mesh, patches.x))
+        return _make_scores(spreading, common, distances, view)
 
-    run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES), out_specs=IMAGES, check_vma=False)
+    specs = (spreading.fitted, SAME, IMAGES)
+    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=IMAGES, check_vma=False)
     return run(padim.gaussian, _common_part(padim), images)
 
 
@@ -263,27 +277,27 @@ def _leave_out(
     model: MeshModel, images: Array, weights: Array, regularisation: tuple[Scalar, Scalar]
 ) -> tuple[Scores, Array, Array]:
     mesh, padim = model.mesh, model.model
+    spreading = spreading_of(padim.config)
 
     def local(
         fitted: Any, common: Padim, images: Array, weights: Array, regularisation: tuple[Array, Array]
     ) -> tuple[Scores, Array, Array]:
-        patches = _embed(common, images)
-        x, count, of_row, view = _exchange(mesh, patches.x), common.count, None, None
+        patches, arrangement = _embed(common, images), arrangement_of(padim.config)
+        x, count, own_weights, view = spreading.collect(mesh, patches.x), common.count, None, None
         if patches.inside is None:
-            of_row = lax.all_gather(weights, "grid", tiled=True)
+            own_weights = spreading.weights_of(weights)
         else:
             view = programs.view_of(common, patches, weights)
-            of_row = _exchange(mesh, patches.weights(weights))
-            coverage = resize_positions(common.coverage, padded_length(mesh, padim.embedding.n_positions))
-            count = lax.dynamic_slice_in_dim(coverage, lax.axis_index("grid") * len(x), len(x))
-        distances = fitted.left_out_distances(x, count, of_row, *regularisation)
-        sample = programs.some_embeddings(x, padim.embedding.n_positions)
-        sample = lax.all_to_all(sample, "grid", split_axis=1, concat_axis=0, tiled=True)
-        scores, grid = _make_scores(mesh, common, distances, view)
+            own_weights = spreading.collect(mesh, patches.weights(weights))
+            count = spreading.own_positions(mesh, common.coverage)
+        distances = arrangement.left_out_distances(fitted, x, count, own_weights, *regularisation)
+        sample = spreading.give_back(programs.some_embeddings(x, padim.embedding.n_positions))
+        scores, grid = _make_scores(spreading, common, distances, view)
         return scores, sample, grid
 
     specs = (IMAGES, PartitionSpec(None, ("data", "grid")), IMAGES)
-    run = jax.shard_map(local, mesh=mesh, in_specs=(GRID, SAME, IMAGES, IMAGES, SAME), out_specs=specs, check_vma=False)
+    of = (spreading.fitted, SAME, IMAGES, IMAGES, SAME)
+    run = jax.shard_map(local, mesh=mesh, in_specs=of, out_specs=specs, check_vma=False)
     return run(padim.gaussian, _common_part(padim), images, weights, jax.tree.map(jnp.asarray, regularisation))
 
 
@@ -296,13 +310,15 @@ def _embed(common: Padim, images: Array) -> Patches:
     return embed_aligned(common.backbone, common.embedding, images, common.projection, common.alignment)
 
 
-def _make_scores(mesh: Mesh, common: Padim, distances: Float[Array, "p n"], view: View | None) -> tuple[Scores, Array]:
-    """Maps, scores and grids of the images that lie here, of the distances at the positions that do."""
-    local_distances = lax.all_to_all(distances, "grid", split_axis=1, concat_axis=0, tiled=True)
+def _make_scores(
+    spreading: Spreading, common: Padim, distances: Float[Array, "q m"], view: View | None
+) -> tuple[Scores, Array]:
+    """Maps, scores and grids of the images that lie here, of the distances that were computed here."""
+    local_distances = spreading.give_back(distances)
     return scoring.scores_from_distances(common, local_distances[: common.embedding.n_positions], view)
 
 
-@functools.partial(jax.jit, static_argnames=("embedding", "mesh"), donate_argnames="rows")
+@functools.partial(jax.jit, static_argnames=("embedding", "mesh", "config"), donate_argnames="rows")
 def _update(
     backbone: Backbone,
     rows: Moments,
@@ -312,74 +328,35 @@ def _update(
     half_life: Array | None,
     embedding: Embedding,
     mesh: Mesh,
+    config: PadimConfig,
 ) -> Moments:
+    spreading = spreading_of(config)
+
     def local(*arguments: Any) -> Moments:
         backbone, rows, common, images, valid, half_life = arguments
         patches = embed_aligned(backbone, embedding, images, *common)
-        x, own = _exchange(mesh, patches.x), _without_row(rows)
-        inside = None if patches.inside is None else _exchange(mesh, patches.inside)
+        x, own = spreading.collect(mesh, patches.x), without_row(rows)
+        inside = None if patches.inside is None else spreading.collect(mesh, patches.inside)
         if half_life is None:
-            return _with_row(gaussian_moments.update(own, x, lax.all_gather(valid, "grid", tiled=True), inside))
+            return with_row(spreading.fold(config, own, x, spreading.weights_of(valid), inside))
         weights, factor = programs.faded_weights(lax.all_gather(valid, ("data", "grid"), tiled=True), half_life)
-        of_row = lax.dynamic_slice_in_dim(weights, lax.axis_index("data") * x.shape[1], x.shape[1])
-        return _with_row(gaussian_moments.update(gaussian_moments.decay(own, factor), x, of_row, inside))
+        first = lax.axis_index(("data", "grid")) * len(valid)
+        here = spreading.weights_of(lax.dynamic_slice_in_dim(weights, first, len(valid)))
+        return with_row(spreading.fold(config, gaussian_moments.decay(own, factor), x, here, inside))
 
-    specs = (SAME, _OF_ROWS, SAME, IMAGES, IMAGES, SAME)
-    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_OF_ROWS, check_vma=False)
+    specs = (SAME, spreading.of_rows, SAME, IMAGES, IMAGES, SAME)
+    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spreading.of_rows, check_vma=False)
     return run(backbone, rows, common, images, valid, half_life)
 
 
-def _exchange(mesh: Mesh, x: Shaped[Array, "p n *d"]) -> Shaped[Array, "_p _n *d"]:
-    """Of the row's images, what this device's positions have."""
-    x = resize_positions(x, padded_length(mesh, len(x)))
-    return lax.all_to_all(x, "grid", split_axis=0, concat_axis=1, tiled=True)
-
-
-@functools.partial(jax.jit, static_argnames="mesh", donate_argnames="rows")
-def _join(rows: Moments, mesh: Mesh) -> Moments:
-    count = mesh.shape["data"]
-
-    def local(own: Moments) -> Moments:
-        def exchange(array: Array) -> Array:
-            if array.ndim == 1:
-                return lax.all_gather(array, "data", tiled=True)
-            return lax.all_to_all(array, "data", split_axis=1, concat_axis=0, tiled=True)
-
-        per_row = jax.tree.map(exchange, own)  # every row's, at fewer positions
-        merged = jax.tree.map(lambda array: array[0], per_row)
-        for row in range(1, count):
-            merged = gaussian_moments.merge(merged, jax.tree.map(lambda array, row=row: array[row], per_row))
-        return merged
-
-    return jax.shard_map(local, mesh=mesh, in_specs=(_OF_ROWS,), out_specs=_OF_ALL, check_vma=False)(rows)
-
-
-@functools.partial(jax.jit, static_argnames="mesh")
-def _split(moments: Moments, mesh: Mesh) -> Moments:
-    """All moments to the first row, none to the others."""
-
-    def local(own: Moments) -> Moments:
-        first = lax.axis_index("data") == 0
-        row = jax.tree.map(lambda a: lax.all_gather(a, "data", tiled=True) if a.ndim else a, own)
-        return _with_row(jax.tree.map(lambda a: jnp.where(first, a, 0), row))
-
-    return jax.shard_map(local, mesh=mesh, in_specs=(_OF_ALL,), out_specs=_OF_ROWS, check_vma=False)(moments)
-
-
-@functools.partial(jax.jit, static_argnames="mesh")
-def _finalize(moments: Moments, ridge: Scalar, prior: Prior | None, mesh: Mesh) -> factors.WhitenedGaussian:
+@functools.partial(jax.jit, static_argnames=("mesh", "spreading"))
+def _finalize(
+    moments: Moments, ridge: Scalar, prior: Prior | None, mesh: Mesh, spreading: Spreading
+) -> factors.WhitenedGaussian:
     def local(own: Moments, ridge: Array, prior: Prior | None) -> Any:
         return factors.finalize(own, ridge, "inverse-factor", prior)
 
-    specs = (_OF_ALL, SAME, SAME)
-    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=SPREAD, check_vma=False)
+    specs = (spreading.of_all, SAME, SAME)
+    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spreading.whole, check_vma=False)
     fitted = run(moments, jnp.asarray(ridge), prior)
-    return lax.with_sharding_constraint(fitted, NamedSharding(mesh, GRID))
-
-
-def _with_row(moments: Moments) -> Moments:
-    return jax.tree.map(lambda array: array[None], moments)
-
-
-def _without_row(rows: Moments) -> Moments:
-    return jax.tree.map(lambda array: array[0], rows)
+    return lax.with_sharding_constraint(fitted, NamedSharding(mesh, spreading.fitted))

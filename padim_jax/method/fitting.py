@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num, UInt8
 
 from padim_jax.backbones import Backbone
-from padim_jax.config import PadimConfig, differences
+from padim_jax.config import PadimConfig
 from padim_jax.gaussians import moments as gaussian_moments
 from padim_jax.gaussians.factors import Solver
 from padim_jax.gaussians.low_rank import AnyGaussian
@@ -17,8 +17,12 @@ from padim_jax.gaussians.pooling import Prior
 from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method import programs
 from padim_jax.method.aligned import Alignment, is_supported
+from padim_jax.method.alike import check_alike
+from padim_jax.method.centres import centres_of
 from padim_jax.method.checks import check_backbone, check_images, check_solver, is_traced, pad_batches
 from padim_jax.method.embedding import Embedding, draw_embedding
+from padim_jax.method.fit_checks import check_count, check_factors, check_valid, half_life_array
+from padim_jax.method.positions import n_gaussians
 from padim_jax.method.projection import principal_components, semi_orthogonal
 from padim_jax.method.records import Padim, PadimMoments
 from padim_jax.method.reference import alignment_of, find_alignment
@@ -28,8 +32,6 @@ from padim_jax.method.regularisation import ImageSample, regularise
 # triangular solves
 DEFAULT_SOLVER: Solver = "inverse-factor"
 
-PROJECTION_TOLERANCE = 1e-4  # between matrices drawn from one seed by two LAPACKs, entry by entry
-_REFERENCE_TOLERANCE = 0.01  # grey levels: as much as another device's rounding may change
 _LARGEST_ERROR = 1e-3  # relative, of a distance: as much rounding as forgetting may leave
 
 
@@ -39,6 +41,7 @@ def init(
     *,
     projection: Float[Array | np.ndarray, "c d"] | None = None,
     reference: Num[Array | np.ndarray, "height width 3"] | Alignment | None = None,
+    centres: Float[Array | np.ndarray, "k d"] | None = None,
 ) -> PadimMoments:
     """Start a fit: draw the channels or the projection from ``config.seed`` and allocate the moments, 0.6 p·d² floats.
 
@@ -50,10 +53,12 @@ def init(
       reference: RGB from 0 to 255 of ``config.crop_size``, what images are registered to where ``config.align`` asks
         for that, which :func:`fit` makes of its images (:func:`padim_jax.method.registration.find_reference`), or the
         alignment of other moments; None elsewhere.
+      centres: of the components, with ``config.n_components`` above 1, which :func:`fit` finds in a separate pass too
+        (:func:`padim_jax.method.centres.centres_of`); None otherwise.
 
     Raises:
-      ValueError: an unknown tap, more channels than the taps have, or a projection or reference that is missing, is
-        not called for, or has another shape.
+      ValueError: an unknown tap, more channels than the taps have, or a projection, a reference or centres that are
+        missing, are not called for, or have another shape.
 
     >>> moments = padim.init(backbone, config)
     >>> int(moments.count), len(moments.embedding.channels)
@@ -67,9 +72,19 @@ def init(
         raise ValueError(f"init: projection is {fault}, with config.projection={config.projection!r}; see fit")
     if projection is not None and projection.shape != shape:
         raise ValueError(f"init: projection is {tuple(projection.shape)}, wanted {shape}: (channels, dimension)")
-    higher, covered = config.covariance == "ledoit-wolf", config.align != "none"
+    if (centres is not None) != (config.n_components > 1):
+        fault = "are missing" if centres is None else "are given"
+        raise ValueError(f"init: centres {fault}, with config.n_components={config.n_components}; see fit")
+    size = (n_gaussians(config, embedding), embedding.dimension)
+    if centres is not None and centres.shape != size:
+        raise ValueError(f"init: centres are {tuple(centres.shape)}, wanted {size}: (components, dimension)")
     return PadimMoments(
-        gaussian_moments.init(embedding.n_positions, embedding.dimension, higher=higher, covered=covered),
+        gaussian_moments.init(
+            *size,
+            higher=config.covariance == "ledoit-wolf",
+            covered=config.align != "none",
+            centres=None if centres is None else jnp.array(centres, jnp.float32),
+        ),
         config,
         embedding,
         projection_of(config, embedding, projection),
@@ -117,7 +132,7 @@ def update(
     """
     check_backbone("update", backbone, moments.embedding)
     check_images("update", images, moments.config)
-    valid = jnp.ones(len(images), bool) if valid is None else _check_valid(valid, len(images))
+    valid = jnp.ones(len(images), bool) if valid is None else check_valid(valid, len(images))
     half = half_life_array("update", half_life)
     return programs.update(backbone, moments, jnp.asarray(images), valid, half) if len(images) else moments
 
@@ -133,7 +148,7 @@ def merge(a: PadimMoments, b: PadimMoments) -> PadimMoments:
     >>> int(padim.merge(moments, other).count)
     40
     """
-    _check_alike("merge", a, b)
+    check_alike("merge", a, b)
     return programs.merge(a, b)
 
 
@@ -153,7 +168,7 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     >>> int(padim.forget(padim.merge(moments, other), other).count)
     20
     """
-    _check_alike("forget", moments, gone)
+    check_alike("forget", moments, gone)
     if is_traced(moments.count, gone.count):
         return programs.forget(moments, gone)
     n_left = float(moments.count) - float(gone.count)
@@ -162,6 +177,13 @@ def forget(moments: PadimMoments, gone: PadimMoments) -> PadimMoments:
     if n_left < 2:
         raise ValueError(f"forget: {n_left:g} of {float(moments.count):g} images would be left; a fit needs 2 or more")
     after = programs.forget(moments, gone)
+    if (components := after.moments.components) is not None:
+        least = float(jnp.min(components.shares)) * moments.embedding.n_positions
+        if least < 1:  # patches of an image of weight 1
+            raise ValueError(
+                "forget: a component would be left without patches; fit anew on the images to keep, or with fewer "
+                f"components (now {moments.config.n_components})"
+            )
     before, later = (np.asarray(programs.diagonal(state.moments.scatter)) for state in (moments, after))
     if not (later >= -1e-5 * before.max(axis=-1, keepdims=True)).all():
         raise ValueError("forget: the moments hold less variance than the images to forget; those were never folded in")
@@ -242,32 +264,46 @@ def fit(
     Args:
       backbone: from :func:`load_backbone`.
       batches: uint8 RGB arrays (n, height, width, 3) of ``config.crop_size``; n may vary. Read once, but twice
-        for principal components, and where images are to be aligned.
+        for principal components, once more for several components, and where images are to be aligned.
       config: the settings; None for the defaults.
       solver: see :func:`finalize`.
 
     Raises:
       TypeError, ValueError, FloatingPointError: as the three functions it calls; fewer than two images;
-        principal components or aligned images asked for on batches that can be read only once.
+        principal components, several components, or aligned images asked for on batches that can be read only once.
     """
     check_solver("fit", solver)
     config = PadimConfig() if config is None else config
-    projection = None
-    if (config.passes > 1 or config.align != "none") and iter(batches) is batches:
-        raise ValueError(
-            "fit: principal components, and images to be aligned, take two passes; give a list, or an iterable that "
-            "starts anew"
-        )
-    if config.projection == "principal-components":
-        projection = principal_components(
-            backbone, draw_embedding(backbone, config), pad_batches("fit", batches, config)
-        )
-    reference = find_alignment(batches, config)
-    moments, sample = init(backbone, config, projection=projection, reference=reference), ImageSample(config)
+    moments, sample = begin("fit", backbone, batches, config), ImageSample(config)
     for updated in accumulate(backbone, moments, sample.watch(batches)):
         moments = updated
     moments = regularise(backbone, moments, sample.batches(), sample.weights)
     return finalize(backbone, moments, solver=solver, donate=True)
+
+
+def begin(
+    call: str,
+    backbone: Backbone,
+    batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
+    config: PadimConfig,
+) -> PadimMoments:
+    """Start a fit as :func:`init` does, with what ``config`` has found in passes of their own over the batches.
+
+    Raises:
+      TypeError, ValueError: as :func:`fit`, naming ``call``.
+    """
+    if (config.passes > 1 or config.align != "none") and iter(batches) is batches:
+        what = "several components" if config.n_components > 1 else "principal components"
+        what, passes = ("aligned images", "two") if config.passes == 1 else (what, ("two", "three")[config.passes - 2])
+        raise ValueError(f"{call}: {what} take {passes} passes; give a list, or an iterable that starts anew")
+    embedding, projection, centres = draw_embedding(backbone, config), None, None
+    if config.projection == "principal-components":
+        projection = principal_components(backbone, embedding, pad_batches(call, batches, config))
+    if config.n_components > 1:
+        matrix = projection_of(config, embedding, projection)
+        centres = centres_of(backbone, embedding, matrix, pad_batches(call, batches, config), config)
+    reference = find_alignment(batches, config)
+    return init(backbone, config, projection=projection, reference=reference, centres=centres)
 
 
 def accumulate(
@@ -320,26 +356,8 @@ def update_in_place(
     return replace(jax.block_until_ready(updated), config=config)
 
 
-def _check_alike(call: str, a: PadimMoments, b: PadimMoments) -> None:
-    difference = "; ".join(filter(None, (differences(a.config, b.config), differences(a.embedding, b.embedding))))
-    if difference:
-        raise ValueError(f"{call}: the two were not fitted alike ({difference}); only like moments can be combined")
-    if a.projection is not None and b.projection is not None and not is_traced(a.projection, b.projection):
-        gap = float(np.abs(np.asarray(a.projection) - np.asarray(b.projection)).max())
-        if not gap < PROJECTION_TOLERANCE:
-            raise ValueError(f"{call}: the projections differ by up to {gap:.2g}; begin both fits with the same one")
-    if a.alignment is not None and b.alignment is not None and not is_traced(a.alignment.image, b.alignment.image):
-        gap = float(np.abs(np.asarray(a.alignment.image) - np.asarray(b.alignment.image)).max())
-        if not gap < _REFERENCE_TOLERANCE or a.alignment.max_angle != b.alignment.max_angle:
-            raise ValueError(
-                f"{call}: images are aligned to different references (by up to {gap:.3g} grey levels, for angles of up "
-                f"to {a.alignment.max_angle:g}° and {b.alignment.max_angle:g}°); begin both fits with the same one "
-                "(init's reference), or fit anew on all images"
-            )
-
-
 def pooled_prior(call: str, moments: PadimMoments) -> Prior | None:
-    """The covariance pooled over all positions, as many images as it counts as; None where it is not pooled.
+    """The covariance pooled over all positions or components, and as how many images it counts; None without.
 
     Raises:
       ValueError: naming ``call``, where that number is yet to be chosen.
@@ -347,42 +365,6 @@ def pooled_prior(call: str, moments: PadimMoments) -> Prior | None:
     if moments.config.covariance != "pooled":
         return None
     _, prior_images = moments.config.regularisation(call)
-    return programs.pool(moments.moments, moments.embedding.n_positions, prior_images)
-
-
-def half_life_array(call: str, images: float | None) -> Array | None:
-    """A half-life for compiled code; ``ValueError`` naming ``call`` where it is no positive number of images."""
-    if images is None:
-        return None
-    if not 0 < images < np.inf:
-        raise ValueError(f"{call}: half_life={images!r}, wanted a positive number of images, or None")
-    return jnp.asarray(images, jnp.float32)
-
-
-def _check_valid(valid: Array | np.ndarray, n: int) -> Array:
-    if valid.shape != (n,) or valid.dtype != bool:
-        raise ValueError(f"update: valid is {valid.dtype} {valid.shape}, wanted bool ({n},), one for each image")
-    return jnp.asarray(valid)
-
-
-def check_count(moments: PadimMoments) -> None:
-    """Raise ``ValueError`` where there are too few images for a covariance."""
-    if not is_traced(moments.count) and moments.count < 2:
-        raise ValueError(
-            f"finalize: {int(moments.count)} images give no covariance (its divisor is n - 1); fit on 2 or more"
-        )
-
-
-def check_factors(model: Padim, finite: Bool[Array, " p"] | None = None) -> Padim:
-    """The model; ``FloatingPointError`` names positions that could not be factored, which are not ``finite``."""
-    if is_traced(model.count):
-        return model
-    valid = np.asarray(programs.is_finite(model.gaussian) if finite is None else finite)
-    if not valid.all():
-        width = model.embedding.grid[1]
-        cells = ", ".join(f"({p // width}, {p % width})" for p in np.flatnonzero(~valid)[:5])
-        raise FloatingPointError(
-            f"finalize: the covariance could not be factored at {int((~valid).sum())} of {valid.size} positions, "
-            f"(row, column) {cells}; raise ridge (now {model.config.ridge}) or look for odd images"
-        )
-    return model
+    # components hold the cells of every image together, positions those of their own place each
+    n_positions = moments.embedding.n_positions if moments.moments.components is None else 1
+    return programs.pool(moments.moments, n_positions, prior_images)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from padim_jax.method.positions import arrangement_of
 from padim_jax.method.records import Padim
 
 
@@ -27,8 +28,9 @@ class Parameters:
 def parameters_at(model: Padim, row: int, column: int) -> Parameters:
     """The Gaussian of a model at one position of its grid, of which a distance is ``M = ‖L⁻¹ (x - μ)‖``.
 
-    The position covers a patch of ``crop / grid`` pixels; ``model.embedding.grid`` is (rows, columns). The model holds
-    float32 numbers, as factors, as inverse factors or as a low rank: what is computed from them here is in float64.
+    Where all positions share a Gaussian, it is that one everywhere. The position covers a patch of ``crop / grid``
+    pixels; ``model.embedding.grid`` is (rows, columns). The model holds float32 numbers, as factors, as inverse factors
+    or as a low rank: what is computed from them here is in float64.
 
     Args:
       model: from :func:`padim_jax.fit`, :func:`padim_jax.finalize` or :func:`padim_jax.load`.
@@ -48,6 +50,6 @@ def parameters_at(model: Padim, row: int, column: int) -> Parameters:
             f"parameters_at: position ({row}, {column}) is outside the grid; pass a row from 0 to {rows - 1} and a "
             f"column from 0 to {columns - 1}"
         )
-    position = np.array([row * columns + column])
+    position = arrangement_of(model.config).gaussians_of(np.array([row * columns + column]))
     factor = model.gaussian.lower_factors(position)[0]
     return Parameters(np.asarray(model.gaussian.mean[position[0]], np.float64), factor @ factor.T, factor)

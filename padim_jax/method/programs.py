@@ -25,6 +25,7 @@ from padim_jax.method.aligned import Alignment, Patches, View, embed_aligned, is
 from padim_jax.method.anomaly_map import anomaly_map, image_score
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.embedding import Embedding
+from padim_jax.method.positions import arrangement_of
 from padim_jax.method.records import Padim, PadimMoments, Scores
 
 _SOME_POSITIONS, _SOME_CHANNELS = 1024, 20  # enough to see how parts lie
@@ -38,7 +39,7 @@ def _update(
     if half_life is not None:
         weights, factor = faded_weights(valid, half_life)
         before = moments.decay(before, factor)
-    return replace(state, moments=moments.update(before, patches.x, weights, patches.inside))
+    return replace(state, moments=arrangement_of(state.config).update(before, patches.x, weights, patches.inside))
 
 
 update = jax.jit(_update)
@@ -120,13 +121,14 @@ def with_solver(gaussian: AnyGaussian, solver: Solver) -> AnyGaussian:
 def score(model: Padim, images: Array) -> tuple[Scores, Float[Array, "n h w"]]:
     """Maps and image scores, and the distances that they follow from."""
     patches = embed_aligned(model.backbone, model.embedding, images, model.projection, model.alignment)
-    x, view = patches.x, None if patches.inside is None else view_of(model, patches, jnp.zeros(len(images)))
+    x, arrangement = patches.x, arrangement_of(model.config)
+    view = None if patches.inside is None else view_of(model, patches, jnp.zeros(len(images)))
     if images.dtype == jnp.uint8:
-        return scores_of(model, model.gaussian.distances(x), view)
+        return scores_of(model, arrangement.distances(model.gaussian, x), view)
     # the gradient of a square root at 0 is infinite, and times the 0 of pixels that don't matter it is not a number
-    at_mean = (x == model.gaussian.mean[:, None]).all(axis=-1)
-    distances = model.gaussian.distances(jnp.where(at_mean[..., None], x + 1, x))
-    return scores_of(model, jnp.where(at_mean, 0, distances), view)
+    at_kink = arrangement.at_kink(model.gaussian, x)
+    distances = arrangement.distances(model.gaussian, jnp.where(at_kink[..., None], x + 1, x))
+    return scores_of(model, jnp.where(at_kink, 0, distances), view)
 
 
 @jax.jit
@@ -135,12 +137,12 @@ def leave_one_out(
 ) -> tuple[Scores, Array, Array, Array]:
     """Scores by the models of all others, Σ w (x - μ), which is 0 over all images, some embeddings, and the grid."""
     patches = embed_aligned(model.backbone, model.embedding, images, model.projection, model.alignment)
-    x, of_positions, count, view = patches.x, weights, model.count, None
+    x, arrangement = patches.x, arrangement_of(model.config)
+    of_positions, count, view = weights, model.count, None
     if patches.inside is not None:
         of_positions, count, view = patches.weights(weights), model.coverage, view_of(model, patches, weights)
-    distances = model.gaussian.left_out_distances(x, count, of_positions, ridge, prior_images)
-    terms = "pnd,n->pd" if view is None else "pnd,pn->pd"
-    shift = jnp.einsum(terms, x - model.gaussian.mean[:, None], of_positions, precision="highest")
+    distances = arrangement.left_out_distances(model.gaussian, x, count, of_positions, ridge, prior_images)
+    shift = arrangement.deviations(model.gaussian, x, of_positions)
     scores, grid = scores_of(model, distances, view)
     return scores, shift, some_embeddings(x, len(x)), grid
 

@@ -19,10 +19,7 @@ from padim_jax.lazy import extra
 from padim_jax.method import fitting, scoring
 from padim_jax.method.calibration import FALSE_ALARM_RATE
 from padim_jax.method.checks import pad_batches
-from padim_jax.method.embedding import draw_embedding
-from padim_jax.method.projection import principal_components
 from padim_jax.method.records import Padim, PadimMoments
-from padim_jax.method.reference import find_alignment
 from padim_jax.method.regularisation import ImageSample, regularise
 from padim_jax.runs.inputs import Images, Notes, Place, as_backbone, image_paths, paths_in, read_images
 from padim_jax.runs.score import Rereadable
@@ -92,7 +89,7 @@ class PadimDetector(OutlierMixin, BaseEstimator):
     def fit(self, X: Any, y: object = None) -> "PadimDetector":
         """Fit on good images and calibrate by leaving each of them out in turn.
 
-        Files are read twice, and three times for principal components.
+        Files are read twice, and once more for principal components, and for several components.
 
         Raises:
           ValueError: fewer than 3 images; as :func:`padim_jax.fit` and :func:`padim_jax.calibrate` otherwise.
@@ -109,8 +106,8 @@ class PadimDetector(OutlierMixin, BaseEstimator):
         detector without what it scores by, until a later call has 3. Where anything is raised, it stays as it was.
 
         Raises:
-          ValueError: settings that were changed since the first call, principal components (which take a pass over all
-            images), or no images; as :meth:`fit` otherwise.
+          ValueError: settings that were changed since the first call, principal components or several components
+            (which take a pass over all images), or no images; as :meth:`fit` otherwise.
           TypeError, FileNotFoundError, FloatingPointError: as :meth:`fit`.
         """
         return self._fold("partial_fit", X, getattr(self, "moments_", None))
@@ -259,11 +256,7 @@ def _places_or_array(call: str, X: Any) -> tuple[Sequence[Place] | None, Any]:
 
 
 def _start(call: str, backbone: Backbone, config: PadimConfig, batches: Rereadable[Images]) -> PadimMoments:
-    reference = find_alignment(batches, config)
-    if config.projection != "principal-components":
-        return fitting.init(backbone, config, reference=reference)
-    if call == "partial_fit":
-        raise ValueError("partial_fit: principal components take a pass over all images; give them to fit")
-    embedding = draw_embedding(backbone, config)
-    projection = principal_components(backbone, embedding, pad_batches(call, batches, config))
-    return fitting.init(backbone, config, projection=projection)
+    if call == "partial_fit" and config.passes > 1:
+        what = "several components" if config.n_components > 1 else "principal components"
+        raise ValueError(f"partial_fit: {what} take a pass over all images; give them to fit")
+    return fitting.begin(call, backbone, batches, config)

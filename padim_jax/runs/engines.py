@@ -21,8 +21,8 @@ from padim_jax.gaussians.moments import Moments
 from padim_jax.mesh import MeshModel, MeshMoments
 from padim_jax.mesh.processes import explain_failures, gather
 from padim_jax.method import fitting, projection, scoring, variants
-from padim_jax.method.aligned import Alignment
-from padim_jax.method.embedding import Embedding
+from padim_jax.method.centres import PatchSample, add_batch
+from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.records import Padim, PadimMoments, Scores
 from padim_jax.method.regularisation import Statistics, coverage_of, statistics_at
 from padim_jax.method.standard import MapStandard
@@ -66,14 +66,17 @@ class OneDevice:
         """Images that each step of ``count`` files is filled up to."""
         return batch_size if self.full else min(batch_size, max(1, count))
 
-    def init(
-        self,
-        config: PadimConfig,
-        directions: Float[Array | np.ndarray, "c d"] | None = None,
-        alignment: Alignment | None = None,
-    ) -> PadimMoments:
-        """Moments of no image, with the projection's matrix and the alignment where they were found before."""
-        return fitting.init(self.backbone, config, projection=directions, reference=alignment)
+    def init(self, config: PadimConfig, **found: Any) -> PadimMoments:
+        """Moments of no image, with what passes of their own have found, by the names of :func:`padim_jax.init`."""
+        return fitting.init(self.backbone, config, **found)
+
+    def add_patches(
+        self, config: PadimConfig, projection: Float[np.ndarray, "c d"] | None, sample: PatchSample, step: Step
+    ) -> None:
+        """Add the patches of a step's images to the sample that the components' centres are found from."""
+        embedding = draw_embedding(self.backbone, config)
+        matrix = fitting.projection_of(config, embedding, projection)
+        add_batch(self.backbone, embedding, matrix, sample, step.images, step.valid)
 
     def place(self, moments: PadimMoments) -> PadimMoments:
         """Moments to continue from, in the form that :meth:`fold` takes."""
@@ -174,14 +177,16 @@ class ManyDevices:
         n_local = len(self.mesh.local_devices)
         return -(-min(batch_size, max(1, count)) // n_local) * n_local
 
-    def init(
-        self,
-        config: PadimConfig,
-        directions: Float[Array | np.ndarray, "c d"] | None = None,
-        alignment: Alignment | None = None,
-    ) -> MeshMoments:
-        """As :meth:`OneDevice.init`."""
-        return meshes.init(self.mesh, self.backbone, config, projection=directions, reference=alignment)
+    def init(self, config: PadimConfig, **found: Any) -> MeshMoments:
+        """As :meth:`OneDevice.init`; ``ValueError`` where there are several components."""
+        meshes.check_components("fit", config)
+        return meshes.init(self.mesh, self.backbone, config, **found)
+
+    def add_patches(
+        self, config: PadimConfig, projection: Float[np.ndarray, "c d"] | None, sample: PatchSample, step: Step
+    ) -> None:
+        """Raise ``ValueError``: components are found on one device."""
+        meshes.check_components("fit", config)
 
     def place(self, moments: PadimMoments) -> MeshMoments:
         """As :meth:`OneDevice.place`; from one device, or as :meth:`whole` gives them."""

@@ -14,6 +14,7 @@ from padim_jax.gaussians.moments import Moments
 from padim_jax.images import UnreadableImage, load_batches
 from padim_jax.mesh.processes import gather
 from padim_jax.method.aligned import Alignment
+from padim_jax.method.centres import PatchSample
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.method.reference import find_alignment
 from padim_jax.method.registration import REFERENCE_IMAGES
@@ -48,7 +49,8 @@ def fit_moments(
       UnreadableImage: from ``watch.unreadable``.
       Interrupted: one of the processes was asked to stop; the checkpoint holds what was done.
       ProcessFailed: another process stopped.
-      ValueError: no readable image for the principal components.
+      ValueError: no readable image for the principal components; fewer different patches than components, or
+        several of them on many devices.
     """
     fold = None if checkpoint is None else checkpoint.read(engine)
     if checkpoint is not None and fold is None and checkpoint.folder.exists():
@@ -57,9 +59,12 @@ def fit_moments(
         if fold is not None:
             advance(len(paths) * (config.passes - 1) + fold.done)
         else:
-            alignment = _find_alignment(paths, config, batch_size, watch)
-            steps = _read_for_directions(engine, paths, config, batch_size, watch, advance)
-            fold = Fold(engine.init(config, _find_directions(engine, steps, config), alignment))
+            reference = _find_alignment(paths, config, batch_size, watch)
+
+            def read() -> Iterator[Step]:
+                return _read_ahead(engine, paths, config, batch_size, watch, advance)
+
+            fold = Fold(_begin(engine, config, read, reference))
         fold_files(engine, fold, paths[fold.done :], batch_size, watch, advance, checkpoint=checkpoint)
     return fold
 
@@ -125,15 +130,16 @@ def fit_batches(
 
     Args:
       engine: where to compute.
-      read: gives the batches anew each time it is called; principal components take two passes.
+      read: gives the batches anew each time it is called; principal components, and several components,
+        take passes of their own.
       config: the settings.
       size: that batches are filled up to, as :meth:`padim_jax.runs.engines.OneDevice.step_size` says.
 
     Raises:
       ValueError, FloatingPointError: as :func:`padim_jax.fit`.
     """
-    directions = _find_directions(engine, (Step.of(images, size) for images in read()), config)
-    state: Any = engine.init(config, directions, find_alignment(read(), config))
+    reference = find_alignment(read(), config)
+    state: Any = _begin(engine, config, lambda: (Step.of(images, size) for images in read()), reference)
     sample = ImageSample(config)
     for images in sample.watch(read()):
         state = engine.fold(state, Step.of(images, size), None)
@@ -163,7 +169,18 @@ def _find_alignment(paths: Sequence[Path], config: PadimConfig, batch_size: int,
     return Alignment.to(gather(np.asarray(found.image))[0], found.max_angle)
 
 
-def _read_for_directions(
+def _begin(engine: Engine, config: PadimConfig, read: Callable[[], Iterable[Step]], reference: Alignment | None) -> Any:
+    """Moments of no image, with what the settings have found in passes of their own; ``read`` begins one."""
+    found: dict[str, Any] = {"projection": _find_directions(engine, read(), config), "reference": reference}
+    if config.n_components > 1:
+        sample = PatchSample(draw_embedding(engine.backbone, config))
+        for step in read():
+            engine.add_patches(config, found["projection"], sample, step)
+        found["centres"] = sample.centres(config)
+    return engine.init(config, **found)
+
+
+def _read_ahead(
     engine: Engine, paths: Sequence[Path], config: PadimConfig, batch_size: int, watch: Watch, advance: Advance
 ) -> Iterator[Step]:
     """A pass over all files before the one that folds them, which reports on files."""

@@ -48,11 +48,14 @@ def forget_files(
         images[digest] -= 1
         if not images[digest]:
             del images[digest]
-    # the very projection and reference of the model, which other images would not give again
+    # the very projection, reference and centres of the model, which other images would not give again
     config = model.moments.config
     projection = model.moments.projection if config.projection == "principal-components" else None
     engine = engine or OneDevice(model.backbone)
-    gone = Fold(engine.init(config, projection, model.moments.alignment))
+    components = model.moments.moments.components
+    centres = None if components is None else components.centres
+    found = {"projection": projection, "reference": model.moments.alignment, "centres": centres}
+    gone = Fold(engine.init(config, **found))
     with watch.progress("forget", len(paths)) as advance:
         quiet = Watch(note=watch.note, stopped=watch.stopped)
         fold_files(engine, gone, paths, batch_size, quiet, advance)

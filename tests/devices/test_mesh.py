@@ -11,6 +11,7 @@ import padim_jax as padim
 from padim_jax import mesh as meshes
 from padim_jax.gaussians.factors import WhitenedGaussian
 from padim_jax.mesh import programs
+from padim_jax.method import scoring
 from padim_jax.method.scoring import leave_one_out_scores
 from tests.conftest import SMALL, images
 from tests.test_aligned import ALIGNED, GOOD, TURNED
@@ -97,6 +98,37 @@ def test_means_of_the_highest_pixels_are_those_of_one_device(one: padim.Padim) -
         np.testing.assert_allclose(scores.image_score, padim.score(model, test).image_score, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [2, *(pytest.param(rows, marks=pytest.mark.slow) for rows in (1, 4, 8))])
+def test_a_shared_gaussian_is_that_of_one_device(lite0: padim.Backbone, rows: int) -> None:
+    config = replace(SMALL, positions="shared")
+    model, test = by_one(lite0, config), images(5, config, seed=9)
+    wanted, mesh = padim.score(model, test), meshes.device_mesh(rows)
+    network, moments = by_many(mesh, lite0, config)
+    joined = meshes.joined(moments)
+    assert float(joined.count) == 21
+    on_mesh = meshes.finalize(network, joined, mesh)
+    for fitted in (on_mesh, meshes.place(mesh, model)):
+        np.testing.assert_allclose(meshes.score(fitted, test).anomaly_map, wanted.anomaly_map, rtol=1e-4)
+    good, weights = images(21, config)[:16], np.ones(16, np.float32)
+    left_out, *_ = meshes.score_left_out(on_mesh, meshes.shared_out(mesh, good), meshes.shared_out(mesh, weights))
+    expected, *_ = scoring.score_left_out(model, good, weights)
+    np.testing.assert_allclose(left_out.anomaly_map, expected.anomaly_map, rtol=1e-3)
+    again = meshes.joined(meshes.split(meshes.device_mesh(8 // rows), joined))  # on to another mesh and back
+    np.testing.assert_allclose(again.moments.mean, joined.moments.mean, rtol=1e-6)
+    np.testing.assert_allclose(meshes.handed_over(again).moments.mean, joined.moments.mean, rtol=1e-6)
+    assert float(again.count) == 21
+    half_life = meshes.init(mesh, network, config)
+    faded = padim.init(lite0, config)
+    for batch in (images(16, config), images(16, config, seed=3)):
+        half_life = meshes.update(network, half_life, batch, half_life=8.0)
+        faded = padim.update(lite0, faded, batch, half_life=8.0)
+    found = meshes.joined(half_life).moments
+    np.testing.assert_allclose(found.count, faded.count, rtol=1e-6)
+    np.testing.assert_allclose(found.mean, faded.moments.mean, rtol=1e-5, atol=1e-6)
+    for panel, other in zip(found.scatter.panels, faded.moments.scatter.panels, strict=True):
+        np.testing.assert_allclose(panel, other, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 4, 8])
 def test_each_device_holds_its_share(lite0: padim.Backbone, uneven: padim.Padim, rows: int) -> None:
@@ -136,7 +168,9 @@ def test_nothing_but_embeddings_is_exchanged(lite0: padim.Backbone, uneven: padi
     network, moments = by_many(mesh, lite0, UNEVEN)
     batch, valid = (meshes.shared_out(mesh, array) for array in (images(16, UNEVEN), np.ones(16, bool)))
     own = (network, moments.rows, moments.projection, batch, valid, None)
-    program = programs._update.lower(*own, embedding=moments.embedding, mesh=mesh).compile().as_text()
+    program = (
+        programs._update.lower(*own, embedding=moments.embedding, mesh=mesh, config=UNEVEN.computed).compile().as_text()
+    )
     each = meshes.bytes_per_image(mesh, moments.embedding) * 2  # images a device embeds
     total, kinds = sent(program)
     assert each <= total <= each + 16, (total, each)  # and a byte for each image's validity
