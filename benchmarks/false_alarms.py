@@ -70,11 +70,13 @@ def main() -> int:
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--crop-size", type=int, default=224)
     parser.add_argument("--image-score", default="max", help="as of padim fit, such as top-1%%")
-    options = parser.parse_args()
-    sizes = {"image_size": options.image_size, "crop_size": options.crop_size}
-    config = padim.PadimConfig(**sizes, image_score=options.image_score)
+    parser.add_argument("--anomaly-map", default="distance", help="as of padim fit")
+    parser.add_argument("--align", default="none", help="as of padim fit")
+    parser.add_argument("--positions", default="own", help="as of padim fit")
+    settings = vars(parser.parse_args())
+    splits, config = settings.pop("splits"), padim.PadimConfig(**settings)
     rows = []
-    for row in measure(config, options.splits):
+    for row in measure(config, splits):
         rows.append(row)
         print(json.dumps(asdict(row)), flush=True)
     unseen = sum(row.unseen for row in rows)

@@ -49,6 +49,12 @@ VARIANTS = {
     "shared, 16, pooled": SHARED,
     "shared, 64, pooled": replace(SHARED, n_components=64),
     "lite0, pooled": replace(preset("lite0").members[0], covariance="pooled", ridge="auto"),
+    "shifted back": replace(PLUS, ridge="auto", align="shift"),
+    "turned back": replace(PLUS, ridge="auto", align="rigid"),
+    "turned back, standardised": replace(PLUS, ridge="auto", align="rigid", anomaly_map="standardised"),
+    "turned back, pooled, standardised": replace(
+        PLUS, covariance="pooled", ridge="auto", align="rigid", anomaly_map="standardised"
+    ),
     "top 1 %": replace(PLUS, image_score="top-1%"),
     "pooled, top 1 %": replace(PLUS, covariance="pooled", ridge="auto", image_score="top-1%"),
 }

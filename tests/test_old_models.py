@@ -20,6 +20,7 @@ from padim_jax.artifact import save_compacted, save_updatable
 from padim_jax.artifact.compaction import compact
 from padim_jax.artifact.manifest import SCHEMA, read_manifest
 from padim_jax.backbones import backbone_parameters, build_backbone
+from padim_jax.method.fitting import begin
 from tests.conftest import images
 from weights_conversion import unflatten
 
@@ -32,6 +33,13 @@ MODELS = {
     4: FORMS,
     5: (*FORMS, "triangular-solve", "low-rank-shrunk", "updatable-parts"),
     6: (*FORMS, "low-rank-shrunk", "triangle-pooled", "updatable-pooled", "updatable-parts"),
+    7: (
+        *FORMS,
+        "low-rank-shrunk",
+        "triangle-pooled",
+        "updatable-parts",
+        *("updatable-aligned", "triangle-aligned", "updatable-shared", "triangle-components", "updatable-components"),
+    ),
 }
 CASES = [(schema, name) for schema, names in MODELS.items() for name in names]
 
@@ -73,6 +81,8 @@ def assert_scores_are_those_of_then(old: Callable[[int], Path], schema: int, nam
     assert model.config.covariance == ("ledoit-wolf" if shrunk else "pooled" if pooled else "ridge")
     assert model.config.prior_images == (20 if pooled else "auto")
     assert model.config.image_score == "max"
+    assert (model.alignment is not None) == name.endswith("aligned")
+    assert (model.config.positions == "shared") == name.endswith(("shared", "components"))
     # strengths are kept from schema 3 on
     assert (model.gaussian.strength is not None) == (shrunk and schema > 2)
     assert ("parts" in manifest and bool(manifest["parts"])) == (name == "updatable-parts")
@@ -86,12 +96,12 @@ def test_scores_are_those_of_then(old: Callable[[int], Path], schema: int, name:
 @pytest.mark.optimised  # they are factored anew, which magnifies the rounding of its program
 def test_scores_of_updatable_models_are_those_of_then(old: Callable[[int], Path]) -> None:
     cases = [case for case in CASES if "updatable" in case[1]]
-    assert len(cases) == 8
+    assert len(cases) == 13
     for schema, name in cases:
         assert_scores_are_those_of_then(old, schema, name)
 
 
-@pytest.mark.parametrize("schema", [3, 4, 5, 6])
+@pytest.mark.parametrize("schema", [3, 4, 5, 6, 7])
 def test_an_old_model_goes_on_in_the_new_schema(old: Callable[[int], Path], schema: int, tmp_path: Path) -> None:
     before = old(schema) / f"schema-{schema}-updatable"
     stored = padim.load_updatable(before)
@@ -134,9 +144,12 @@ def write_models(folder: Path) -> None:
     roi = np.zeros(plain.crop, bool)
     roi[2:14, 3:15] = True
     pooled = replace(plain, covariance="pooled", ridge=0.1, prior_images=20)
-    for config, kind in ((plain, ""), (pooled, "-pooled"), (shrunk, "-shrunk")):
+    aligned = replace(plain, image_size=32, crop_size=32, align="shift")  # by whole pixels, on any machine
+    one, two = (replace(plain, positions="shared", n_components=number, ridge=0.1) for number in (1, 2))
+    kinds = {"": plain, "-pooled": pooled, "-aligned": aligned, "-shared": one, "-components": two, "-shrunk": shrunk}
+    for kind, config in kinds.items():
         good = images(4, config)
-        moments = padim.update(network, padim.init(network, config), good)
+        moments = padim.update(network, begin("fit", network, [good], config), good)
         fitted = padim.finalize(network, moments)
         model = padim.calibrate(padim.with_roi(fitted, roi) if config is shrunk else fitted, [good])
         digests = {f"{index:032x}": 1.0 for index in range(len(good))}

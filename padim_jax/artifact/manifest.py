@@ -9,8 +9,8 @@ from typing import Any
 from padim_jax.artifact.arrays import ArtifactError
 
 # 2: neighbourhood, covariance, projection. 3: forms, calibration, region of interest, images. 4: parts
-# 5: checksum of the manifest itself. 6: pooled covariance
-SCHEMA = 6
+# 5: checksum of the manifest itself. 6: pooled covariance. 7: aligned images, shared positions
+SCHEMA = 7
 FORMAT = "padim_jax model"
 MANIFEST = "model.json"
 
