@@ -58,7 +58,6 @@ _OURS = PadimConfig(image_size=224)  # the whole image: a defect at its edge is 
 _PLUS = replace(_OURS, neighbourhood=3, projection="semi-orthogonal")
 # what benchmarks/sharper.py found to help where positions alone say little: parts that are turned, few images
 _POOLED = replace(_PLUS, covariance="pooled", ridge="auto")
-# what benchmarks/sharper.py found best on most sets among models that do not know where in the image a patch lies;
 # what all components have in common counts as one image, as a unit-information prior has it (Kass & Wasserman 1995)
 _SHARED = replace(_PLUS, positions="shared", n_components=16, covariance="pooled", prior_images=1.0)
 
