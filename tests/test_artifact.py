@@ -193,7 +193,7 @@ def _grid_of_floats(saved: Path) -> None:
         (lambda p: (p / "model.json").write_text('{"format": '), "is damaged"),
         (lambda p: (p / "model.json").write_bytes(b"\xff\xfe\x00"), "is damaged"),
         (lambda p: (p / "model.json").write_text("[]"), "does not describe a padim_jax model"),
-        (lambda p: _edit(p, schema=99), "has schema 99, this version reads up to 6.*upgrade"),
+        (lambda p: _edit(p, schema=99), "has schema 99, this version reads up to 7.*upgrade"),
         (lambda p: _edit(p, schema="1"), "has schema '1'"),
         (lambda p: _edit(p, config={"n_channels": -1}), "is damaged.*n_channels=-1"),
         (lambda p: _edit(p, config={"stranger": 1}), "is damaged.*stranger"),
