@@ -1,5 +1,9 @@
 """Models of aligned images: moments with a count per position, against NumPy, and what happens to each image."""
 
+# what other models do not have is there
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+
 from dataclasses import replace
 from pathlib import Path
 

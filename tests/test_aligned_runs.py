@@ -1,5 +1,9 @@
 """Aligned images from the commands, and where alignment meets the other features."""
 
+# what other models do not have is there
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+
 import json
 from pathlib import Path
 

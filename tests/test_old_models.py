@@ -147,6 +147,7 @@ def write_models(folder: Path) -> None:
     aligned = replace(plain, image_size=32, crop_size=32, align="shift")  # by whole pixels, on any machine
     one, two = (replace(plain, positions="shared", n_components=number, ridge=0.1) for number in (1, 2))
     kinds = {"": plain, "-pooled": pooled, "-aligned": aligned, "-shared": one, "-components": two, "-shrunk": shrunk}
+    updatable: dict[str, padim.Updatable] = {}
     for kind, config in kinds.items():
         good = images(4, config)
         moments = padim.update(network, begin("fit", network, [good], config), good)
@@ -154,8 +155,8 @@ def write_models(folder: Path) -> None:
         model = padim.calibrate(padim.with_roi(fitted, roi) if config is shrunk else fitted, [good])
         digests = {f"{index:032x}": 1.0 for index in range(len(good))}
         known = model.calibration, model.roi, {"since": ["updated"]}, ((16, 16),)
-        updatable = padim.Updatable(network, moments, digests, *known)
-        save_updatable(updatable, folder / f"updatable{kind}")
+        updatable[kind] = padim.Updatable(network, moments, digests, *known)
+        save_updatable(updatable[kind], folder / f"updatable{kind}")
         padim.save(model, folder / f"triangle{kind}")
         padim.save(padim.with_solver(model, "triangular-solve"), folder / f"triangular-solve{kind}")
         for max_error in 10.0 ** np.arange(-7, 0):
@@ -165,7 +166,7 @@ def write_models(folder: Path) -> None:
                     save_compacted(found, folder / f"{found.form}{kind}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_folder, "part_rows", lambda arrays: {"moments.scatter": [10, 6]})
-        save_updatable(updatable, folder / "updatable-parts")
+        save_updatable(updatable["-shrunk"], folder / "updatable-parts")
 
 
 def write_archive(folder: Path) -> None:

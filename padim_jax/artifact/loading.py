@@ -144,7 +144,7 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
     calibrated, roi, projection = None, arrays.pop("roi", None), arrays.pop("projection", None)
     if settings.rates is not None:
         scores, pixels = arrays.pop("calibration.scores"), arrays.pop("calibration.pixels")
-        match = arrays.pop("calibration.least_match", None)
+        match = float(arrays.pop("calibration.least_match")) if settings.config.align != "none" else None
         try:
             calibrated = calibration(scores, pixels, **settings.rates, least_match=match)
         except (ValueError, TypeError) as error:

@@ -98,17 +98,19 @@ def update(
     """
     weights = weights.astype(x.dtype)
     count = moments.count + jnp.sum(weights)
-    own_weights = () if moments.coverage is None or inside is None else (jnp.where(inside, weights[None], 0),)
-    own_counts = () if moments.coverage is None else (moments.coverage,)
+    own: list[Array] = []  # the count and the weights of each position, where they differ
+    if moments.coverage is not None:
+        assert inside is not None
+        own = [moments.coverage, jnp.where(inside, weights[None], 0)]
 
     def fold(state: tuple[SymmetricMatrix, Array], x: Array, *of_positions: Array) -> tuple[SymmetricMatrix, Array]:
         (scatter, mean), (earlier, batch) = state, of_positions or (moments.count[None], weights[None])
         rows, shift = _update_rows(earlier, mean, x, batch)
         return scatter.add_products(rows), mean + shift * _share(earlier, batch)
 
-    scatter, mean = map_in_place(fold, (moments.scatter, moments.mean), x, *own_counts, *own_weights)
+    scatter, mean = map_in_place(fold, (moments.scatter, moments.mean), x, *own)
     if moments.coverage is not None:
-        return Moments(count, mean, scatter, coverage=moments.coverage + jnp.sum(own_weights[0], axis=1))
+        return Moments(count, mean, scatter, coverage=own[0] + jnp.sum(own[1], axis=1))
     if moments.higher is None:
         return Moments(count, mean, scatter)
     rows, shift = _update_rows(moments.count[None], moments.mean, x, weights[None])

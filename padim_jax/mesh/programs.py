@@ -263,7 +263,7 @@ def _score(model: MeshModel, images: Array) -> tuple[Scores, Array]:
 
     def local(fitted: Any, common: Padim, images: Array) -> tuple[Scores, Array]:
         patches = _embed(common, images)
-        view = None if patches.inside is None else programs.view_of(common, patches, jnp.zeros(len(images)))
+        view = None if common.coverage is None else programs.view_of(common, patches, jnp.zeros(len(images)))
         distances = arrangement_of(padim.config).distances(fitted, spreading.collect(mesh, patches.x))
         return _make_scores(spreading, common, distances, view)
 
@@ -284,7 +284,7 @@ def _leave_out(
     ) -> tuple[Scores, Array, Array]:
         patches, arrangement = _embed(common, images), arrangement_of(padim.config)
         x, count, own_weights, view = spreading.collect(mesh, patches.x), common.count, None, None
-        if patches.inside is None:
+        if common.coverage is None:
             own_weights = spreading.weights_of(weights)
         else:
             view = programs.view_of(common, patches, weights)

@@ -122,7 +122,7 @@ def score(model: Padim, images: Array) -> tuple[Scores, Float[Array, "n h w"]]:
     """Maps and image scores, and the distances that they follow from."""
     patches = embed_aligned(model.backbone, model.embedding, images, model.projection, model.alignment)
     x, arrangement = patches.x, arrangement_of(model.config)
-    view = None if patches.inside is None else view_of(model, patches, jnp.zeros(len(images)))
+    view = None if model.coverage is None else view_of(model, patches, jnp.zeros(len(images)))
     if images.dtype == jnp.uint8:
         return scores_of(model, arrangement.distances(model.gaussian, x), view)
     # the gradient of a square root at 0 is infinite, and times the 0 of pixels that don't matter it is not a number
@@ -139,7 +139,7 @@ def leave_one_out(
     patches = embed_aligned(model.backbone, model.embedding, images, model.projection, model.alignment)
     x, arrangement = patches.x, arrangement_of(model.config)
     of_positions, count, view = weights, model.count, None
-    if patches.inside is not None:
+    if model.coverage is not None:
         of_positions, count, view = patches.weights(weights), model.coverage, view_of(model, patches, weights)
     distances = arrangement.left_out_distances(model.gaussian, x, count, of_positions, ridge, prior_images)
     shift = arrangement.deviations(model.gaussian, x, of_positions)
@@ -179,6 +179,7 @@ def _lowest(maps: Float[Array, "n height width"], inside: Bool[Array, "#n height
 
 def view_of(model: Padim, patches: Patches, weights: Float[Array, " n"]) -> View:
     """Where maps of aligned images are judged, by a model that was fitted on them with these weights, without them."""
+    assert model.coverage is not None and patches.inside is not None and patches.poses is not None  # noqa: PT018
     coverage = model.coverage[:, None] - patches.weights(weights)
     return View(patches.inside & is_supported(coverage, model.count - weights), patches.poses)
 

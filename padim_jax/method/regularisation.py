@@ -14,13 +14,14 @@ from typing import TypeVar
 import jax
 import numpy as np
 from jax.sharding import Sharding
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import RIDGE, PadimConfig
 from padim_jax.gaussians.likelihood import left_out_log_likelihoods
 from padim_jax.method import programs
 from padim_jax.method.checks import check_backbone, pad_batches
+from padim_jax.method.embedding import Embedding
 from padim_jax.method.records import PadimMoments
 
 Batch = UInt8[Array | np.ndarray, "n height width 3"]
@@ -133,7 +134,7 @@ def regularise(
     check_backbone("regularise", backbone, moments.embedding)
     if not moments.config.chooses:
         return moments
-    positions = sample_positions(moments, coverage_of(moments))
+    positions = sample_positions(moments.embedding, covered_by_all(moments))
     statistics = statistics_at(moments, positions)
     x = embed_sample(backbone, moments, positions, pad_batches("regularise", batches, moments.config))
     weights = np.ones(x.shape[1]) if weights is None else np.fromiter(weights, np.float64)
@@ -191,22 +192,24 @@ def embed_sample(
     return np.concatenate(parts, axis=1)
 
 
-def coverage_of(moments: PadimMoments, out_shardings: Sharding | None = None) -> Float[np.ndarray, " p"] | None:
-    """How many images cover each position, on the host; None where all do. ``out_shardings`` as above."""
-    if moments.moments.coverage is None:
+def covered_by_all(moments: PadimMoments, out_shardings: Sharding | None = None) -> Bool[np.ndarray, " p"] | None:
+    """Which positions all images cover; None where they all do, as images that are not aligned.
+
+    Those of many devices are sent to each by ``out_shardings``.
+    """
+    coverage = moments.moments.coverage
+    if coverage is None:
         return None
     fetch = jax.jit(lambda array: array[: moments.embedding.n_positions], out_shardings=out_shardings)
-    return np.asarray(fetch(moments.moments.coverage))
+    return np.asarray(fetch(coverage)) >= _WHOLE * float(moments.count)
 
 
-def sample_positions(moments: PadimMoments, coverage: Float[np.ndarray, " p"] | None) -> Int[np.ndarray, " q"]:
+def sample_positions(embedding: Embedding, covered: Bool[np.ndarray, " p"] | None = None) -> Int[np.ndarray, " q"]:
     """Positions, evenly spread, at which the numbers are chosen; fewer in many dimensions.
 
-    Of aligned images, among the positions that all of them cover; there may be none.
+    Where not all are :func:`covered_by_all`, among those that are; there may be none.
     """
-    embedding, positions = moments.embedding, np.arange(moments.embedding.n_positions)
-    if coverage is not None:
-        positions = positions[coverage >= _WHOLE * float(moments.count)]
+    positions = np.arange(embedding.n_positions) if covered is None else np.flatnonzero(covered)
     affordable = int(_OPERATIONS / (len(_PRIOR_IMAGES) * embedding.dimension**3))
     count = min(len(positions), _POSITIONS, max(_FEWEST_POSITIONS, affordable))
     return positions[((np.arange(count) + 0.5) * len(positions) / max(count, 1)).astype(int)].astype(np.int32)

@@ -24,7 +24,7 @@ from padim_jax.method import fitting, projection, scoring, variants
 from padim_jax.method.centres import PatchSample, add_batch
 from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.method.records import Padim, PadimMoments, Scores
-from padim_jax.method.regularisation import Statistics, coverage_of, statistics_at
+from padim_jax.method.regularisation import Statistics, covered_by_all, statistics_at
 from padim_jax.method.standard import MapStandard
 from padim_jax.runs.steps import Step
 
@@ -110,9 +110,9 @@ class OneDevice:
         """Of :meth:`whole` moments at some positions, on the host."""
         return statistics_at(moments, positions)
 
-    def coverage(self, moments: PadimMoments) -> Float[np.ndarray, " p"] | None:
-        """How many images cover each position, of :meth:`whole` moments, on the host; None where all do."""
-        return coverage_of(moments)
+    def covered_by_all(self, moments: PadimMoments) -> Bool[np.ndarray, " p"] | None:
+        """As of :mod:`padim_jax.method.regularisation`, of :meth:`whole` moments."""
+        return covered_by_all(moments)
 
     def finalize(self, moments: PadimMoments, roi: Roi, *, donate: bool = False) -> Padim:
         """The model of :meth:`whole` or :meth:`local` moments; ``donate`` uses them up where that saves room."""
@@ -232,10 +232,10 @@ class ManyDevices:
         with explain_failures():
             return statistics_at(moments, positions, out_shardings=everywhere)
 
-    def coverage(self, moments: PadimMoments) -> Float[np.ndarray, " p"] | None:
-        """As :meth:`OneDevice.coverage`."""
+    def covered_by_all(self, moments: PadimMoments) -> Bool[np.ndarray, " p"] | None:
+        """As :meth:`OneDevice.covered_by_all`."""
         with explain_failures():
-            return coverage_of(moments, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+            return covered_by_all(moments, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
 
     def finalize(self, moments: PadimMoments, roi: Roi, *, donate: bool = False) -> MeshModel:
         """As :meth:`OneDevice.finalize`."""

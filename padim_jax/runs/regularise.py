@@ -105,7 +105,7 @@ def _choose(
     weights: Callable[[], list[float]],
 ) -> Regularisation:
     """What process 0 chooses; ``weights`` are called for once the batches were read."""
-    positions = sample_positions(moments, engine.coverage(moments))
+    positions = sample_positions(moments.embedding, engine.covered_by_all(moments))
     statistics = engine.statistics(moments, positions)
     held = replace(moments, **{name: jax.device_get(getattr(moments, name)) for name in ("projection", "alignment")})
     x = embed_sample(engine.backbone, held, positions, batches)

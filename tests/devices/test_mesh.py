@@ -214,6 +214,10 @@ def test_aligned_images_are_those_of_one_device(lite0: padim.Backbone, rows: int
     for model in (fitted, meshes.place(mesh, expected)):
         scores = meshes.score(model, TURNED)
         np.testing.assert_allclose(scores.anomaly_map, wanted.anomaly_map, rtol=1e-3, atol=2e-2)
+        assert scores.match is not None
+        assert wanted.match is not None
         np.testing.assert_allclose(scores.match, wanted.match, atol=1e-4)
     again = meshes.joined(meshes.split(meshes.device_mesh(8 // rows), joined))
+    assert again.moments.coverage is not None
+    assert expected.coverage is not None
     np.testing.assert_allclose(again.moments.coverage[: expected.embedding.n_positions], expected.coverage)

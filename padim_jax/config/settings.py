@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from padim_jax.rules import (
+from padim_jax.config.rules import (
     Setting,
     choice,
     is_int,
@@ -38,7 +38,7 @@ Regulariser = float | Literal["auto"]  # "auto" is chosen from the images of the
 _MAX_PIXELS = 89_478_485  # Pillow's limit: larger images are refused
 _MAX_NEIGHBOURHOOD = 255  # cells of a neighbourhood's side
 _LEAST_ALIGNED = 32  # pixels of the shorter side: less has too few edges to register by
-MOST_COMPONENTS = 256
+_MOST_COMPONENTS = 256
 RIDGE = 0.01  # PaDiM section III-B
 
 FALSE_ALARM_RATE = 0.01
@@ -176,8 +176,8 @@ class PadimConfig:
     )
     n_components: int = setting(
         1,
-        lambda v: is_int(v) and 1 <= v <= MOST_COMPONENTS,
-        f"an integer from 1 to {MOST_COMPONENTS}",
+        lambda v: is_int(v) and 1 <= v <= _MOST_COMPONENTS,
+        f"an integer from 1 to {_MOST_COMPONENTS}",
         "How many Gaussians shared positions have; more than one takes another pass over the images.",
     )
     projection: Projection = choice(
