@@ -198,12 +198,12 @@ def _gap(window: _Window, reach: float, strength: float, rng: np.random.Generato
 
 
 FAMILIES: dict[str, tuple[float, float, _Family]] = {  # the reach at strength 0 and 1, as a share of the image's side
-    "paste": (0.015, 0.06, _paste),
+    "paste": (0.015, 0.15, _paste),
     "scratch": (0.02, 0.125, _scratch),
     "smear": (0.03, 0.1, _smear),
     "stain": (0.025, 0.09, _stain),
     "specks": (0.02, 0.05, _specks),
-    "gap": (0.02, 0.07, _gap),
+    "gap": (0.02, 0.15, _gap),
 }
 
 
