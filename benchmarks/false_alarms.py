@@ -69,8 +69,10 @@ def main() -> int:
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--crop-size", type=int, default=224)
+    parser.add_argument("--image-score", default="max", help="as of padim fit, such as top-1%%")
     options = parser.parse_args()
-    config = padim.PadimConfig(image_size=options.image_size, crop_size=options.crop_size)
+    sizes = {"image_size": options.image_size, "crop_size": options.crop_size}
+    config = padim.PadimConfig(**sizes, image_score=options.image_score)
     rows = []
     for row in measure(config, options.splits):
         rows.append(row)

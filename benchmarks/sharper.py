@@ -42,6 +42,8 @@ VARIANTS = {
     "standardised": replace(PLUS, anomaly_map="standardised"),
     "pooled, standardised": replace(PLUS, covariance="pooled", ridge="auto", anomaly_map="standardised"),
     "lite0, pooled": replace(preset("lite0").members[0], covariance="pooled", ridge="auto"),
+    "top 1 %": replace(PLUS, image_score="top-1%"),
+    "pooled, top 1 %": replace(PLUS, covariance="pooled", ridge="auto", image_score="top-1%"),
 }
 RATES = (0.01, 0.05)
 BATCH = 16

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -105,6 +106,20 @@ def _to_range(value: Any) -> Any:
     return tuple(map(float, value)) if _is_range(value) else value
 
 
+def _percent(value: Any) -> float | None:
+    """P of "top-P%"; None of anything else."""
+    try:
+        percent = float(re.fullmatch(r"top-([\d.e-]+)%", value)[1])  # type: ignore[index]
+    except (TypeError, ValueError):
+        return None
+    return percent if 0 < percent <= 100 else None
+
+
+def _to_image_score(value: Any) -> Any:
+    percent = _percent(value)
+    return value if percent is None else f"top-{repr(percent).removesuffix('.0')}%"
+
+
 _SIZE = "a positive integer or a (height, width) pair"
 
 
@@ -143,6 +158,9 @@ class PadimConfig:
       anomaly_map: "distance", M as PaDiM has it; or "standardised", ``(M - m) / s`` with the mean m and the standard
         deviation s of good images' maps at each pixel, which calibrating finds (:mod:`padim_jax.method.standard`).
         Scores are then in standard deviations, and a model has to be calibrated before it scores.
+      image_score: what an image scores: "max", the highest value of its map (section III-D); or "top-P%", such as
+        "top-1%", the mean of the k highest of the q pixels judged, those in the region of interest where there is one,
+        ``k = max(1, round(q P / 100))``, 0 < P ≤ 100 (:func:`padim_jax.method.anomaly_map.image_score`).
       precision: of the backbone's weights and activations; "bfloat16" keeps 8 significant bits of each and is for GPUs
         and TPUs, which are faster in it (a CPU is slower). Statistics and distances are float32 in either.
 
@@ -245,6 +263,13 @@ class PadimConfig:
         AnomalyMap,
         "Maps of distances; or standardised at each pixel by what good images have there, which takes calibrating.",
     )
+    image_score: str = _setting(
+        "max",
+        lambda v: v == "max" or _percent(v) is not None,
+        "'max' or 'top-P%' with P above 0 and at most 100, such as 'top-1%'",
+        "An image scores its map's maximum; or, as top-1%, the mean of the highest percent of its pixels.",
+        normalise=_to_image_score,
+    )
 
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
@@ -291,6 +316,12 @@ class PadimConfig:
         maps are standardised by what a model holds for it.
         """
         return dataclasses.replace(self, value_range=None, ridge=RIDGE, prior_images="auto", anomaly_map="distance")
+
+    @property
+    def top_share(self) -> float | None:
+        """The share of the pixels, in (0, 1], whose mean an image scores; None for the maximum."""
+        percent = _percent(self.image_score)
+        return None if percent is None else percent / 100
 
     @property
     def chooses(self) -> bool:

@@ -72,6 +72,7 @@ def assert_scores_are_those_of_then(old: Callable[[int], Path], schema: int, nam
     pooled = name.endswith("pooled")
     assert model.config.covariance == ("ledoit-wolf" if shrunk else "pooled" if pooled else "ridge")
     assert model.config.prior_images == (20 if pooled else "auto")
+    assert model.config.image_score == "max"
     # strengths are kept from schema 3 on
     assert (model.gaussian.strength is not None) == (shrunk and schema > 2)
     assert ("parts" in manifest and bool(manifest["parts"])) == (name == "updatable-parts")

@@ -13,6 +13,7 @@ from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.terminal import say, tell, wrong_use
 from padim_jax.commands.watching import watching
+from padim_jax.config import PadimConfig
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold
 from padim_jax.method.records import Padim
 from padim_jax.runs.engines import engine
@@ -31,6 +32,7 @@ def calibrate_command(
     out: Path | None,
     false_alarm_rate: float | None,
     pixel_rate: float | None,
+    image_score: str | None,
     trusted: bool,
     threshold: float | None,
     devices: int | None,
@@ -39,6 +41,11 @@ def calibrate_command(
     """Do what ``padim calibrate`` says it does."""
     if threshold is not None and (good or false_alarm_rate is not None):
         raise click.UsageError("--threshold is set by hand; GOOD images and --false-alarm-rate would find another")
+    if image_score is not None:
+        if not good:
+            raise click.UsageError("--image-score changes what good images score; name GOOD images to calibrate on")
+        with wrong_use():
+            PadimConfig(image_score=image_score)
     mesh = MeshOptions(devices).mesh()
     check_writable(out or model)
     with locked(out or model, "calibrate"):
@@ -63,6 +70,7 @@ def calibrate_command(
                 images.paths,
                 false_alarm_rate=false_alarm_rate,
                 pixel_rate=pixel_rate,
+                image_score=image_score,
                 trusted=trusted,
                 batch_size=batch_size,
                 watch=watch,

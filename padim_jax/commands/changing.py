@@ -11,6 +11,7 @@ from padim_jax.commands.options import (
     calibration_options,
     debug_option,
     devices_option,
+    setting_option,
     trust_option,
 )
 
@@ -29,6 +30,7 @@ _out = click.option("--out", type=click.Path(path_type=Path), help="Model folder
 @_out
 @click.option("--false-alarm-rate", type=RATE, help="Share of good images that may be called anomalous.")
 @click.option("--pixel-rate", type=RATE, help="Share of good images' pixels that masks may mark.")
+@setting_option("image_score", "the model's")
 @trust_option
 @click.option("--threshold", type=float, help="Image score above which an image is anomalous, set by hand.")
 @devices_option
@@ -43,6 +45,8 @@ def calibrate_command() -> None:
 
     --threshold sets the threshold of a calibrated MODEL by hand, as one found on labelled images; p-values stay as they
     are, and --false-alarm-rate goes back to a threshold from good images.
+
+    --image-score changes what images score, which GOOD images then calibrate; MODEL is not fitted anew.
     """
 
 

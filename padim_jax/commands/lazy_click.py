@@ -14,7 +14,8 @@ _COLUMN = 36
 HEADINGS = {
     "Expert options": (
         *("backbone", "weights", "taps", "n_channels", "ridge", "seed", "resize", "sigma", "interpolation"),
-        *("neighbourhood", "covariance", "prior_images", "anomaly_map", "projection", "precision", "value_range"),
+        *("neighbourhood", "covariance", "prior_images", "anomaly_map", "image_score"),
+        *("projection", "precision", "value_range"),
         *("calibrate", "pixel_rate", "checkpoint_every", "batch_size", "debug"),
         *("colour_range", "memory", "prepared", "trusted", "replace_changed"),
     ),

@@ -75,6 +75,7 @@ _KINDS: Mapping[Any, dict[str, Any]] = {
     int | None: {"type": int},
     int: {"type": int},
     float: {"type": float},
+    str: {"metavar": "max|top-P%"},
     config.Regulariser: {"type": NumberOrAuto()},
     config.Size: {"type": Size()},
     tuple[str, ...] | None: {"multiple": True},

@@ -34,6 +34,7 @@ from padim_jax.evaluation.metrics import PixelScores, image_metrics
 from padim_jax.evaluation.operating_points import OperatingPoints, leave_out
 from padim_jax.evaluation.published import published
 from padim_jax.evaluation.report import FORMAT, RUN_FILE, SCHEMA
+from padim_jax.method.anomaly_map import image_score
 from padim_jax.method.embedding import check_channels
 from padim_jax.method.scoring import NoLeaveOneOut
 from padim_jax.presets import Preset
@@ -94,8 +95,13 @@ class Run:
 
 @dataclass
 class Scored:
-    """Results of the test images so far: rows as in ``run.json``, scores of pixels, pictures."""
+    """Results of the test images so far: rows as in ``run.json``, scores of pixels, pictures.
 
+    Attributes:
+      share: of a map's pixels, whose mean an image scores; None for the maximum.
+    """
+
+    share: float | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     medians: list[float] = field(default_factory=list)
     pixels: PixelScores = field(default_factory=PixelScores)
@@ -103,9 +109,9 @@ class Scored:
 
     def add(self, batch: Examples, maps: Float[np.ndarray, "n height width"]) -> None:
         """Add a batch and its maps."""
-        # the largest distance anywhere, as in Scores.image_score, for a sum of maps too
+        values = np.asarray(image_score(maps, self.share))  # as in Scores.image_score, for a sum of maps too
         for index, (name, anomaly_map) in enumerate(zip(batch.file_names, maps, strict=True)):
-            value = float(anomaly_map.max())
+            value = float(values[index])
             if not np.isfinite(value):
                 raise FloatingPointError(f"evaluate: {name} got {value}; the model or the image is broken")
             label, has_mask, placement = bool(batch.labels[index]), bool(batch.has_mask[index]), batch.placements[index]
@@ -293,7 +299,7 @@ def score_batches(
     Raises:
       FloatingPointError: a score is not finite; names the image.
     """
-    scored = Scored()
+    scored = Scored(engine.model(models[0]).config.top_share)
     pending: deque[tuple[Examples, Array]] = deque()
     size = engine.step_size(batch_size, batch_size)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from padim_jax.method.anomaly_map import image_score
 from padim_jax.method.calibration import Calibration, Histogram, p_values
 from padim_jax.method.calibration import calibration as calibrate_scores
 from padim_jax.method.checks import check_images
@@ -117,7 +118,7 @@ def leave_out(
 
     def count(parts: Iterable[np.ndarray]) -> None:
         maps = functools.reduce(operator.add, parts)
-        scores.extend(maps.max(axis=(1, 2)).tolist())
+        scores.extend(np.asarray(image_score(maps, configs[0].top_share)).tolist())
         histogram.add(maps)
 
     n_images = 0

@@ -339,7 +339,7 @@ def _run_piece(state: PadimMoments, batch: np.ndarray, embedded: Array, cost: Co
 
     def draw(grid: Any) -> Any:
         maps = anomaly_map(grid, config.crop, config.sigma, config.interpolation)
-        return maps, image_score(maps)
+        return maps, image_score(maps, config.top_share)
 
     (maps, values), costs["map"] = measure_run(jax.jit(draw), grid)
     packed = packing.pack_triangle(moments.scatter, lower=True)

@@ -2,11 +2,12 @@
 
 import functools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from padim_jax.config import Interpolation
 
@@ -34,9 +35,46 @@ def anomaly_map(
     return jnp.einsum("yh,nhx->nyx", rows, half, precision=lax.Precision.HIGHEST)
 
 
-def image_score(maps: Float[Array, "n height width"]) -> Float[Array, " n"]:
-    """Largest value of each map (PaDiM section III-D), in units of distance."""
-    return jnp.max(maps, axis=(1, 2))
+def image_score(
+    maps: Float[Array | np.ndarray, "n height width"],
+    share: float | None = None,
+    roi: Bool[Array | np.ndarray, "height width"] | None = None,
+) -> Float[Array | np.ndarray, " n"]:
+    """Largest value of each map (PaDiM section III-D), or the mean of its highest ones, in units of the maps.
+
+    With a share f of the q pixels judged, whose values in falling order are m₁ ≥ … ≥ m_q, it is
+    ``(m₁ + … + m_k) / k, k = max(1, round(f q))``.
+
+    NumPy maps stay on the host. One map gives the same number there as on a CPU's device, to the last bit: the sum is
+    made of halves of halves, so its order is fixed, and k is rounded in float32.
+
+    Args:
+      maps: float32; where there is a region of interest, nowhere higher than inside of it.
+      share: f, in (0, 1]; None for the largest value.
+      roi: True where pixels are judged; None for everywhere.
+    """
+    if share is None:
+        return maps.max(axis=(1, 2))
+    library = np if isinstance(maps, np.ndarray) else jnp
+    values = maps.reshape(len(maps), math.prod(maps.shape[1:]))
+    most = int(_top_count(share, values.shape[1]))  # k is never more
+    count = np.float32(most)
+    if roi is not None:
+        values, count = library.where(roi.reshape(1, -1), values, -np.inf), _top_count(share, roi.sum())
+    highest = np.sort(np.partition(values, -most)[:, -most:])[:, ::-1] if library is np else lax.top_k(values, most)[0]
+    counted = library.where(library.arange(most, dtype=np.float32)[None] < count, highest, 0)
+    width = 1 << (most - 1).bit_length()
+    terms = library.pad(counted, [(0, 0), (0, width - most)])
+    while width > 1:
+        width //= 2
+        terms = terms[:, :width] + terms[:, width:]
+    return terms[:, 0] * (1 / count)  # a division by a constant would be rounded otherwise on a device
+
+
+def _top_count(share: float, pixels: int | np.integer | Array) -> Any:
+    """The k of so many pixels, float32."""
+    library = jnp if isinstance(pixels, Array) else np
+    return library.maximum(1, library.rint(np.float32(share) * library.asarray(pixels, np.float32)))
 
 
 @functools.lru_cache(maxsize=64)

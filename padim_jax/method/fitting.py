@@ -287,7 +287,8 @@ def update_in_place(
     check_backbone("fit", backbone, moments.embedding)
     half, config = half_life_array("fit", half_life), moments.config
     images, valid = jnp.asarray(images), jnp.asarray(valid)
-    updated = programs.update_donating(backbone, replace(moments, config=config.computed), images, valid, half)
+    computed = replace(config.computed, image_score="max")  # what an image scores changes no fit
+    updated = programs.update_donating(backbone, replace(moments, config=computed), images, valid, half)
     return replace(jax.block_until_ready(updated), config=config)
 
 

@@ -176,4 +176,5 @@ def scores_of(model: Padim, distances: Float[Array, "p n"]) -> tuple[Scores, Flo
         maps = model.standard.standardise(maps)
     if model.roi is not None:
         maps = jnp.where(model.roi[None], maps, 0 if model.standard is None else _lowest(maps, model.roi))
-    return Scores(image_score(maps), maps), grid
+    values = image_score(maps, model.config.top_share, model.roi)
+    return Scores(values, maps), grid  # pyright: ignore[reportArgumentType]  # an array as the maps are

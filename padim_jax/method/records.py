@@ -91,7 +91,8 @@ class Scores:
     deviations of good images' maps, and of either sign (:mod:`padim_jax.method.standard`).
 
     Attributes:
-      image_score: float32 (n,), the maximum of each map: whether there is a defect.
+      image_score: float32 (n,), the maximum of each map, or the mean of its highest pixels
+        (``config.image_score``): whether there is a defect.
       anomaly_map: float32 (n, height, width) at crop size: where it is.
       p_value: float32 (n,), in (0, 1]: how rarely a good image scores as much (:mod:`padim_jax.method.calibration`);
         None where the model is not calibrated.

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
 from padim_jax.method import calibration, programs
+from padim_jax.method.anomaly_map import image_score
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
 from padim_jax.method.checks import check_images, pad_batches, run_exclusively
 from padim_jax.method.records import Padim, Scores
@@ -38,10 +39,11 @@ def score(
     model: Padim,
     images: UInt8[Array | np.ndarray, "n height width 3"] | Float32[Array | np.ndarray, "n height width 3"],
 ) -> Scores:
-    """Score images: for each a map of Mahalanobis distances, and its maximum.
+    """Score images: for each a map of Mahalanobis distances, and one score.
 
     ``M(x_p) = sqrt((x_p - μ_p)ᵀ Σ_p⁻¹ (x_p - μ_p))`` at each position p (PaDiM equation 2), upsampled to
-    the crop and blurred by ``config.sigma``.
+    the crop and blurred by ``config.sigma``. The score is the map's maximum, or the mean of its highest pixels
+    (``config.image_score``).
 
     A calibrated model (:func:`calibrate`) gives a p-value and a verdict too. With ``anomaly_map="standardised"`` its
     maps are (M - m) / s, in standard deviations (:mod:`padim_jax.method.standard`).
@@ -88,7 +90,7 @@ def calibrate(
     """Calibrate on good images alone, so that scores come with p-values and verdicts.
 
     The images it was fitted on are each scored by the model of all the others, exactly and without refits
-    (:func:`padim_jax.gaussians.leave_one_out.leave_one_out`), map and maximum included; works for n ≤ d. With a
+    (:func:`padim_jax.gaussians.leave_one_out.leave_one_out`), map and score included; works for n ≤ d. With a
     Ledoit-Wolf covariance the coefficient ρ stays that of all images. :mod:`padim_jax.method.calibration` says what
     each way guarantees. With ``anomaly_map="standardised"`` these maps are what others are standardised by, and each
     is standardised itself by all the others (:mod:`padim_jax.method.standard`).
@@ -134,10 +136,11 @@ def _score_good(
     left_out_model = None if held_out else for_leave_one_out(call, model)
     sample = MapSample(model.config, model.roi) if model.config.anomaly_map == "standardised" else None
     histogram, scores = Histogram(), list[np.ndarray]()
+    roi = None if model.roi is None else np.asarray(model.roi)
 
     def count(maps: np.ndarray) -> None:
-        scores.extend(maps.max(axis=(1, 2)))
-        histogram.add(maps if model.roi is None else maps[:, np.asarray(model.roi)])
+        scores.extend(np.asarray(image_score(maps, model.config.top_share, roi)))
+        histogram.add(maps if roi is None else maps[:, roi])
 
     total, shift_sum = 0.0, np.zeros(model.gaussian.mean.shape, np.float64)
     scored = _score_batches(call, with_standard(model, None), left_out_model, batches, weights)

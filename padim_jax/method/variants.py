@@ -80,12 +80,21 @@ def with_threshold(model: Padim, threshold: float) -> Padim:
 def with_smaller_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"]) -> Padim:
     """The same model looking only where its region of interest and ``roi`` both are, its calibration kept.
 
-    The maximum over a part is no larger than over the whole, so p-values err to the high side: fewer false alarms.
+    The maximum over a part is no larger than over the whole, so p-values err to the high side: fewer false alarms. The
+    mean of the highest pixels may be larger, for they are fewer.
 
     Raises:
-      ValueError: as :func:`with_roi`, also where the two have nothing in common.
+      ValueError: as :func:`with_roi`, also where the two have nothing in common; a model that is calibrated for such
+        means, and a region that is smaller indeed.
     """
     common = roi if model.roi is None else np.asarray(roi) & np.asarray(model.roi)
+    is_smaller = (common != (True if model.roi is None else model.roi)).any()
+    if is_smaller and model.calibration is not None and model.config.top_share is not None:
+        raise ValueError(
+            f"with_smaller_roi: image_score={model.config.image_score!r}: the mean may be larger over a part than over "
+            "what the model is calibrated for, so its threshold and p-values don't hold there; calibrate it for the "
+            "region (padim fit --roi, or with_roi and then calibrate)"
+        )
     return replace(with_roi(model, common), calibration=model.calibration, standard=model.standard)
 
 

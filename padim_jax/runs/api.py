@@ -133,7 +133,7 @@ def calibrate(
 
 
 def score(model: Padim, images: Place | Iterable[Place] | Images, *, batch_size: int = 16) -> Scores:
-    """Score images, files or an array: a map of Mahalanobis distances each, and its maximum.
+    """Score images, files or an array: a map of Mahalanobis distances each, and one score.
 
     Of a folder the scores come in the order of :func:`padim_jax.images.find_images`, sorted; of several paths in
     theirs. All maps are held in memory, 0.2 MB an image of 224×224; ``padim score`` holds few at a time.

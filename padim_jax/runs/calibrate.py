@@ -14,6 +14,7 @@ from padim_jax.config import RIDGE
 from padim_jax.images.folder import digest_file
 from padim_jax.mesh.processes import gather
 from padim_jax.method.alignment import remarks
+from padim_jax.method.anomaly_map import image_score
 from padim_jax.method.calibration import (
     FALSE_ALARM_RATE,
     PIXEL_RATE,
@@ -290,6 +291,7 @@ class _Sample:
 
     def __init__(self, model: Padim, total: int) -> None:
         self._roi = None if model.roi is None else np.asarray(model.roi)
+        self._share = model.config.top_share
         self._maps = MapSample(model.config, model.roi) if model.config.anomaly_map == "standardised" else None
         self._histogram, self._scores = Histogram(), list[np.ndarray]()
         self._embeddings, self._interval = list[np.ndarray](), max(1, -(-total // COMPARED))
@@ -348,7 +350,7 @@ class _Sample:
         scores = [np.zeros(0, np.float32)]
         for maps in parts:
             count(maps)
-            scores.append(maps.max(axis=(1, 2)))
+            scores.append(np.asarray(image_score(maps, self._share, self._roi)))
         steps = np.stack(self._scores) if self._scores else np.zeros((0, 0), np.float32)
         steps[np.isfinite(steps)] = np.concatenate(scores)
         return list(steps)

@@ -74,14 +74,15 @@ class LateHeatmaps(Output):
     """Pictures whose colours follow from all results of a run, so that these are kept in a file until the last.
 
     Args:
-      config: as :class:`Heatmaps` has it.
+      model: whose results they are.
       note: as :class:`Heatmaps` has it.
     """
 
     folder, suffix = Heatmaps.folder, Heatmaps.suffix
 
-    def __init__(self, config: PadimConfig, note: Note = ignore_note) -> None:
-        self._config, self._note = config, note
+    def __init__(self, model: Padim, note: Note = ignore_note) -> None:
+        self._config, self._note = model.config, note
+        self._roi = None if model.roi is None else np.asarray(model.roi)
         self._spool: ResultSpool | None = None
 
     @contextmanager
@@ -90,7 +91,7 @@ class LateHeatmaps(Output):
         path = results / "spool"
         path.touch()
         with path.open("r+b", buffering=0) as file:
-            self._spool = ResultSpool(file)
+            self._spool = ResultSpool(file, self._config.top_share, self._roi)
             self._spool.restore([(row.path, row.notes) for row in rows], self._config.crop)
             yield
 
@@ -189,7 +190,7 @@ def choose_outputs(
         scale = float(calibration.colour_scale[0]), float(calibration.colour_scale[1])
     threshold = None if calibration is None else float(calibration.threshold)
     if heatmaps:
-        outputs.append(LateHeatmaps(config, note) if scale is None else Heatmaps(config, scale, threshold, note))
+        outputs.append(LateHeatmaps(model, note) if scale is None else Heatmaps(config, scale, threshold, note))
     if masks is not None:
         if calibration is None:
             raise ValueError("masks take a calibrated model, for its pixel threshold; calibrate it first")

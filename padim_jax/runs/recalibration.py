@@ -28,6 +28,7 @@ def recalibrate(
     keep: bool = False,
     false_alarm_rate: float | None = None,
     pixel_rate: float | None = None,
+    image_score: str | None = None,
     trusted: bool = False,
     batch_size: int = 16,
     watch: Watch | None = None,
@@ -48,6 +49,8 @@ def recalibrate(
         :func:`update_files`): then maps are standardised by the images of both.
       false_alarm_rate: as of :func:`padim_jax.calibrate`. Default: the model's, or 0.01.
       pixel_rate: as of :func:`padim_jax.calibrate`. Default: the model's.
+      image_score: what images are to score from now on, as of :class:`padim_jax.PadimConfig`; earlier scores are not
+        compared with others of another kind. Default: the model's.
       trusted: other images are not compared with the model's own.
       batch_size: images computed at once.
       watch: follows the work.
@@ -62,21 +65,38 @@ def recalibrate(
     """
     watch, before = watch or Watch(), model.calibration
     rates = rates_of(before, false_alarm_rate, pixel_rate)
-    if own is None and before is not None:
+    asked = model if image_score is None else _with_image_score(model, image_score)
+    if own is None and before is not None and asked is model:
         own = np.asarray(before.scores)
     earlier = None if own is None else Earlier(own, model.standard, keep)
     engine = engine or OneDevice(model.backbone)
-    if isinstance(model, Updatable):
-        held, images = engine.finalize(model.moments, model.roi), model.images
+    if isinstance(asked, Updatable):
+        held, images = engine.finalize(asked.moments, asked.roi), asked.images
     else:
-        held, images = engine.hold(model), None
+        held, images = engine.hold(asked), None
     terms = Terms(*rates, good, trusted)
     try:
         reference = calibrate_model(engine, held, fitted, images, terms, batch_size, watch, own=earlier)
     except TooFewImages as error:
         watch.remark(f"not calibrated: {error}")
         return model
-    return replace(model, calibration=reference.calibration, standard=reference.standard)
+    if asked is not model and own is None and not fitted and reference.calibration.method == "held-out":
+        watch.remark(
+            "warning: the model has no scores of its own images by the new image score to compare these with; make "
+            "sure that they are good"
+        )
+    return replace(asked, calibration=reference.calibration, standard=reference.standard)
+
+
+def _with_image_score(model: Model, image_score: str) -> Model:
+    """The same model, not calibrated, whose images score otherwise; ``model`` itself where they score so already."""
+    config = model.moments.config if isinstance(model, Updatable) else model.config
+    changed = replace(config, image_score=image_score)
+    if changed == config:
+        return model
+    if isinstance(model, Updatable):
+        return replace(model, moments=replace(model.moments, config=changed), calibration=None, standard=None)
+    return replace(model, config=changed, calibration=None, standard=None)
 
 
 def rates_of(

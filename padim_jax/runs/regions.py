@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from padim_jax.config import PadimConfig
 from padim_jax.images.geometry import pixel_edges, place_in_original, seen_part
+from padim_jax.method.anomaly_map import image_score
 from padim_jax.method.calibration import Calibration, p_values
 
 COLUMNS = ("path", "region", "left", "top", "width", "height", "area", "peak", "row", "column", "p_value")
@@ -22,9 +23,11 @@ class Region:
       area: how many pixels it covers, as :func:`padim_jax.images.mask_to_original` marks them.
       peak: its largest distance, not squared.
       row, column: where that is.
-      p_value: share of good images whose maximum, over the whole map, reaches ``peak``:
-        ``(1 + #{i: s_i ≥ peak}) / (n + 1)``; None without a calibration. The probability that a good image has any
-        region at all with p ≤ α is at most α, on the terms of an image's p-value (see
+      p_value: share of good images that score no less than this one would by the region alone, s:
+        ``(1 + #{i: s_i ≥ s}) / (n + 1)``; None without a calibration. For s all other pixels above the threshold count
+        as the lowest of the map: where images score their maximum, s is ``peak``, and where they score the mean of
+        their highest pixels, it is the mean of as many. It is never above the image's score, so the probability that a
+        good image has any region at all with p ≤ α is at most α, on the terms of an image's p-value (see
         :mod:`padim_jax.method.calibration`).
     """
 
@@ -60,10 +63,11 @@ class RegionSearch:
         size: tuple[int, int],
         calibration: Calibration,
         config: PadimConfig,
+        roi: Bool[np.ndarray, "height width"] | None = None,
     ) -> tuple[Region, ...]:
         """:func:`find_regions` with the calibration's pixel threshold."""
         threshold, floor = float(calibration.pixel_threshold), good_level(calibration) if self.tight else None
-        options = {"floor": floor, "min_area": self.min_area}
+        options = {"floor": floor, "min_area": self.min_area, "roi": roi}
         return tuple(find_regions(anomaly_map, threshold, size, config, calibration=calibration, **options))
 
 
@@ -101,6 +105,7 @@ def find_regions(
     floor: float | None = None,
     min_area: int = 0,
     calibration: Calibration | None = None,
+    roi: Bool[np.ndarray, "height width"] | None = None,
 ) -> list[Region]:
     """Regions of cells above ``threshold`` that touch by a side or a corner, by falling peak.
 
@@ -115,6 +120,7 @@ def find_regions(
       floor: as of :func:`mask_above`, whose regions these are; what it splits is several.
       min_area: pixels of the original; smaller regions are left out.
       calibration: gives the regions p-values.
+      roi: the model's region of interest, which these depend on; None for everywhere.
 
     Raises:
       ValueError: a map of another shape.
@@ -135,7 +141,7 @@ def find_regions(
     labels = np.zeros(anomaly_map.shape, np.int32)
     ndimage.label(above, _TOUCHING, output=labels)
     edges = pixel_edges(size, config)
-    regions = list[Region]()
+    regions, alone = list[Region](), list[float]()
     for label, part in enumerate(ndimage.find_objects(labels), 1):
         inside = labels[part] == label
         distances = np.where(inside, anomaly_map[part], -np.inf)
@@ -148,7 +154,21 @@ def find_regions(
         if area >= min_area:
             box = first_column, first_row, width, height
             regions.append(Region(box, area, float(distances[summit]), row, column))
+            if calibration is not None:
+                others = (anomaly_map > threshold) & (labels != label)
+                alone.append(_score_without(others, anomaly_map, config, roi))
     if calibration is not None:
-        probabilities = p_values(calibration, np.asarray([region.peak for region in regions]))
+        probabilities = p_values(calibration, np.asarray(alone))
         regions = [replace(region, p_value=float(p)) for region, p in zip(regions, probabilities, strict=True)]
     return sorted(regions, key=lambda region: -region.peak)
+
+
+def _score_without(
+    others: Bool[np.ndarray, "height width"],
+    anomaly_map: Float[np.ndarray, "height width"],
+    config: PadimConfig,
+    roi: Bool[np.ndarray, "height width"] | None,
+) -> float:
+    """What an image would score if its ``others`` were no higher than its lowest pixel."""
+    lowest = anomaly_map.min() if roi is None else anomaly_map[roi].min()
+    return float(image_score(np.where(others, lowest, anomaly_map)[None], config.top_share, roi)[0])

@@ -46,7 +46,7 @@ class ScoredImage:
 
     Attributes:
       path: of the file.
-      score: the map's maximum.
+      score: the image's, as of :class:`padim_jax.Scores`.
       p_value, anomalous: None where the model is not calibrated.
       image: RGB, as the network saw it.
       anomaly_map: at crop size, of distances or standardised.
@@ -112,6 +112,7 @@ def score_files(
         unreadable(error)
         advance(1)
 
+    roi = None if model.roi is None else np.asarray(model.roi)
     is_many = (len(paths) if total is None else total) > batch_size
     calibration, uncalibrated = model.calibration, replace(model, calibration=None)
     run = partial(score, uncalibrated)
@@ -130,7 +131,7 @@ def score_files(
                 raise FloatingPointError(f"score: {path} got {values[index]}; the model or the image is broken")
             found = None
             if regions is not None and calibration is not None:
-                found = regions.find(maps[index], batch.sizes[index], calibration, model.config)
+                found = regions.find(maps[index], batch.sizes[index], calibration, model.config, roi)
             yield ScoredImage(
                 path=path,
                 score=float(values[index]),

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from jaxtyping import Bool
 
+from padim_jax.method.anomaly_map import image_score
 from padim_jax.runs.score import ScoredImage
 
 _SIZE = np.dtype("<u4")
@@ -17,10 +19,13 @@ class ResultSpool:
 
     Args:
       file: open to be read and written, not buffered; closed by whoever opened it.
+      share, roi: what scores follow from maps by, as of :func:`padim_jax.method.anomaly_map.image_score`.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(
+        self, file: BinaryIO, share: float | None = None, roi: Bool[np.ndarray, "height width"] | None = None
+    ) -> None:
+        self._file, self._share, self._roi = file, share, roi
         self._rows: list[tuple[ScoredImage, float]] = []  # without arrays; the map's median
         self._shape = (0, 0)
 
@@ -39,7 +44,8 @@ class ResultSpool:
         self._shape = shape
         for path, notes in rows:
             item = self._read(len(self._rows), ScoredImage.empty(path, notes))
-            summary = replace(item.without_arrays(), score=float(item.anomaly_map.max()))
+            (score,) = np.asarray(image_score(item.anomaly_map[None], self._share, self._roi))
+            summary = replace(item.without_arrays(), score=float(score))
             self._rows.append((summary, float(np.median(item.anomaly_map))))
 
     def scale(self) -> tuple[float, float]:

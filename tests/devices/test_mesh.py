@@ -88,6 +88,13 @@ def test_standardised_maps_are_those_of_one_device(one: padim.Padim, rows: int) 
     np.testing.assert_allclose(scores.p_value, expected.p_value)
 
 
+def test_means_of_the_highest_pixels_are_those_of_one_device(one: padim.Padim) -> None:
+    asked, test = replace(one, config=replace(one.config, image_score="top-5%")), images(5, SMALL, seed=9)
+    for model in (asked, padim.with_roi(asked, np.tri(*SMALL.crop, dtype=bool))):
+        scores = meshes.score(meshes.place(meshes.device_mesh(2), model), test)
+        np.testing.assert_allclose(scores.image_score, padim.score(model, test).image_score, rtol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 4, 8])
 def test_each_device_holds_its_share(lite0: padim.Backbone, uneven: padim.Padim, rows: int) -> None:
