@@ -88,16 +88,19 @@ def write_generated(folder: Path, play: float) -> Path:
     return folder
 
 
-def write_scratches(folder: Path, category: Path) -> Path:
-    """Write the good test images of a category with a scratch on each, in MVTec AD's layout."""
+def write_scratches(folder: Path, category: Path, *, width: float = 0.01, length: float = 0.08) -> Path:
+    """Write the good test images of a category with a scratch on each, in MVTec AD's layout.
+
+    ``width`` and ``length`` of the scratches are shares of the shorter side.
+    """
     rng = np.random.default_rng(0)
     for index, path in enumerate(find_images([category / "test" / "good"]).paths):
         photo = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         mask, side = Image.new("L", photo.size), min(photo.size)
         x, y = (rng.uniform(0.35, 0.65, 2) * photo.size).tolist()
-        angle, length = rng.uniform(0, np.pi), 0.08 * side
-        ends = (x, y, x + length * np.cos(angle), y + length * np.sin(angle))
-        ImageDraw.Draw(mask).line(ends, fill=255, width=max(1, round(0.01 * side)))
+        angle, along = rng.uniform(0, np.pi), length * side
+        ends = (x, y, x + along * np.cos(angle), y + along * np.sin(angle))
+        ImageDraw.Draw(mask).line(ends, fill=255, width=max(1, round(width * side)))
         pixels, marked = np.asarray(photo).astype(int), np.asarray(mask) > 0
         pixels[marked] += 100 if pixels[marked].mean() < 128 else -100
         places = {folder / "test" / "scratch" / f"{index:03}.png": np.clip(pixels, 0, 255)}

@@ -28,6 +28,7 @@ import padim_jax as padim
 from padim_jax.data.protocol import Protocol
 from padim_jax.evaluation.metrics import PixelScores, image_metrics
 from padim_jax.images import find_images, load_batches
+from padim_jax.images.image import centre_crop, find_defective, resize_mask
 from padim_jax.method.calibration import at_rates
 from padim_jax.presets import preset
 
@@ -49,40 +50,54 @@ RATES = (0.01, 0.05)
 BATCH = 16
 
 
-def read_folder(folder: Path) -> DataSet:
-    """The images of a folder in MVTec AD's layout, as all variants see them."""
+def read_folder(folder: Path, config: padim.PadimConfig = PLUS) -> DataSet:
+    """The images of a folder in MVTec AD's layout, as models with the sizes of ``config`` see them."""
+    return DataSet(folder.name, read_images(folder / "train" / "good", config)[1], *read_tests(folder, config))
 
-    def read(place: Path) -> tuple[list[Path], np.ndarray]:
-        paths = list(find_images([place]).paths)
-        return paths, np.concatenate([batch.images for batch in load_batches(paths, PLUS, BATCH)])
 
-    _, fit = read(folder / "train" / "good")
+def read_tests(folder: Path, config: padim.PadimConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Test images of a folder in that layout, which of them are defective, and masks where there are any."""
     images, labels, masks = [], [], []
     for kind in sorted(path for path in (folder / "test").iterdir() if path.is_dir()):
-        paths, pixels = read(kind)
+        paths, pixels = read_images(kind, config)
         images.append(pixels)
         labels += [kind.name != "good"] * len(paths)
-        masks += [read_mask(folder / "ground_truth" / kind.name, path) for path in paths]
+        masks += [read_mask(folder / "ground_truth" / kind.name, path, config) for path in paths]
     has_masks = (folder / "ground_truth").is_dir()
-    return DataSet(folder.name, fit, np.concatenate(images), np.array(labels), np.stack(masks) if has_masks else None)
+    return np.concatenate(images), np.array(labels), np.stack(masks) if has_masks else None
 
 
-def read_mask(folder: Path, image: Path) -> np.ndarray:
-    """The mask of a test image, at crop size; nothing marked where there is none."""
+def read_images(folder: Path, config: padim.PadimConfig) -> tuple[list[Path], np.ndarray]:
+    """Paths and pixels of all images below a folder."""
+    paths = list(find_images([folder]).paths)
+    return paths, np.concatenate([batch.images for batch in load_batches(paths, config, BATCH)])
+
+
+def read_mask(folder: Path, image: Path, config: padim.PadimConfig) -> np.ndarray:
+    """The mask of a test image, as its crop sees it; nothing marked where there is none."""
     found = [path for suffix in ("", "_mask") for path in folder.glob(f"{image.stem}{suffix}.*")]
     if not found:
-        return np.zeros(PLUS.crop, bool)
-    height, width = PLUS.crop
-    return np.asarray(Image.open(found[0]).convert("L").resize((width, height), Image.Resampling.NEAREST)) > 0
+        return np.zeros(config.crop, bool)
+    return find_defective(centre_crop(resize_mask(Image.open(found[0]).convert("L"), config), config))
 
 
 def measure(data: DataSet, backbone: padim.Backbone, config: padim.PadimConfig) -> dict[str, Any]:
     """One variant on one data set."""
+    model, seconds = fit(data, backbone, config)
+    return judge(model, data) | {"fit_seconds": seconds}
+
+
+def fit(data: DataSet, backbone: padim.Backbone, config: padim.PadimConfig) -> tuple[padim.Padim, float]:
+    """A calibrated model of the good images, and the seconds of its fit alone."""
     good = split_batches(data.fit, BATCH)
     start = time.perf_counter()
-    model = padim.fit(backbone, good, config)
+    model = jax.block_until_ready(padim.fit(backbone, good, config))
     seconds = time.perf_counter() - start
-    model = padim.calibrate(model, good)
+    return padim.calibrate(model, good), round(seconds, 2)
+
+
+def judge(model: padim.Padim, data: DataSet) -> dict[str, Any]:
+    """How well a calibrated model tells the test images apart."""
     assert model.calibration is not None
     scores, pixels, start = list[np.ndarray](), PixelScores(), time.perf_counter()
     for batch, masks in zip(
@@ -95,14 +110,13 @@ def measure(data: DataSet, backbone: padim.Backbone, config: padim.PadimConfig) 
         scores.append(result.image_score[: len(batch)])
         for anomaly_map, mask in zip(result.anomaly_map, masks if data.masks is not None else (), strict=False):
             pixels.add(anomaly_map, mask)
-    values = np.concatenate(scores)
+    values, found = np.concatenate(scores), None if data.masks is None else pixels.metrics()
     row: dict[str, Any] = {
         "ridge": model.config.ridge,
         "prior_images": model.config.prior_images,
         "image_auroc": image_metrics(data.labels, values).auroc,
-        "pixel_auroc": None if data.masks is None else pixels.metrics().auroc,
-        "pro": None if data.masks is None else pixels.metrics().pro,
-        "fit_seconds": round(seconds, 2),
+        "pixel_auroc": found and found.auroc,
+        "pro": found and found.pro,
         "ms_an_image": round(1000 * (time.perf_counter() - start) / len(values), 2),
         "bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(model.gaussian)),
     }

@@ -1,5 +1,6 @@
 """Strict climate, and small models shared by the tests."""
 
+import importlib.util
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax.artifact.manifest import manifest_checksum
+from padim_jax.backbones.weights import is_packaged, packaged_file
 
 # compiling is most of the work: what one process has compiled the others, and those that tests start, read
 COMPILED = os.environ.setdefault(
@@ -75,6 +77,21 @@ def _strict() -> Iterator[None]:
 def lite0() -> padim.Backbone:
     """Lite0 with its real weights."""
     return padim.load_backbone("efficientnet_lite0")
+
+
+def packaged_weights(name: str) -> Path:
+    """The weights file of backbone ``name`` in the package that an extra brings; skips where that is not installed."""
+    if not is_packaged(name):
+        pytest.skip(f"the package of {name} is not installed; the extra test brings it")
+    return packaged_file(name)
+
+
+@pytest.fixture
+def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no package of weights were installed."""
+    find = importlib.util.find_spec
+    modules = {spec.package.module for spec in padim.BACKBONES.values() if spec.package}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in modules else find(name, *more))
 
 
 @pytest.fixture

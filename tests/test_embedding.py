@@ -74,7 +74,7 @@ def test_wrong_input(lite0: padim.Backbone) -> None:
         draw_embedding(lite0, padim.PadimConfig(taps=("layer1",)))
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2", "resnet18", "resnet50"])
 @pytest.mark.parametrize("projection", ["random-channels", "semi-orthogonal"])
 @pytest.mark.slow
 def test_bfloat16_is_the_backbones_alone(name: str, projection) -> None:

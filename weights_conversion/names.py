@@ -2,7 +2,7 @@
 
 A table row says which source entries become one convolution of ours. Sources are
 torchvision's ``resnet*``, ``wide_resnet50_2`` and ``efficientnet_b5``, and the
-lukemelas EfficientNet naming that the Lite0 weights carry.
+lukemelas EfficientNet naming that the weights of the Lite variants carry.
 """
 
 import functools
@@ -116,5 +116,5 @@ def _lukemelas_rows(shape: EfficientNetShape) -> list[ConvRow]:
 
 
 def _lukemelas_dropped(shape: EfficientNetShape) -> tuple[str, ...]:
-    later = (f"_blocks.{index}." for index in range(shape.last_block + 1, 16))
+    later = (f"_blocks.{index}." for index in range(shape.last_block + 1, len(shape.all_blocks())))
     return (*later, "_conv_head.", "_bn1.", "_fc.")

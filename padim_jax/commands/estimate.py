@@ -11,7 +11,8 @@ from typing import Any
 import click
 import numpy as np
 
-from padim_jax.backbones import BACKBONES, load_backbone
+from padim_jax.backbones import load_backbone
+from padim_jax.backbones.weights import is_packaged
 from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.settings import start_from_preset
 from padim_jax.commands.terminal import tell, wrong_use
@@ -44,8 +45,8 @@ def estimate_command(
     if count < 2:
         raise click.UsageError(f"{good_dir} holds one image; a fit needs 2 or more")
     start = time.perf_counter()
-    if weights is None and BACKBONES[name].download is not None:
-        weights = "random"
+    if weights is None and not is_packaged(name):
+        weights = "random"  # which are as large and as fast
     network = load_backbone(name, weights)
     starting_seconds = time.perf_counter() - start + _seconds_of_imports()
     with wrong_use():
