@@ -1,9 +1,9 @@
 """Which of several settings suits a kind of part, found out on its good images alone.
 
-Where no defect is known, some are drawn (:mod:`padim_jax.method.pseudo_defects`), one of each family on every good image
-x_i, and each candidate is asked how far they stand out. Its models do not know the image: the images are parted into
+Where no defect is known, some are drawn (:mod:`padim_jax.method.pseudo_defects`), one of each family on every good
+image, and each candidate is asked how far they stand out. Its models do not know the images: these are parted into
 four, and those of each part, with their defects, are scored by a model of the other three. With m and sd the mean and
-the standard deviation of the scores of the n good images, a defect of family f that scores s_fi stands out by
+the standard deviation of the scores of the n good images, a defect of family f on image i that scores s_fi stands out by
 
     a_fi = tanh((s_fi - m) / (2 sd)),
 
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
@@ -264,7 +264,9 @@ def _held_out(
     return good, defects
 
 
-def _stand_out(config: PadimConfig, good: MapSample, defects: Sequence[MapSample], roi: Roi) -> Float[Array, "f n"]:
+def _stand_out(
+    config: PadimConfig, good: MapSample, defects: Sequence[MapSample], roi: Roi
+) -> Float[np.ndarray, "f n"]:
     """a_fi; standardised maps are standardised without the share of their own good image."""
 
     def scores(sample: MapSample) -> Float[np.ndarray, " n"]:
