@@ -3,7 +3,7 @@
 Where no defect is known, some are drawn (:mod:`padim_jax.method.pseudo_defects`), one of each family on every good
 image, and each candidate is asked how far they stand out. Its models do not know the images: these are parted into
 four, and those of each part, with their defects, are scored by a model of the other three. With m and sd the mean and
-the standard deviation of the scores of the n good images, a defect of family f on image i that scores s_fi stands out by
+the standard deviation of the scores of the n good images, a defect of family f on image i, of score s_fi, stands out by
 
     a_fi = tanh((s_fi - m) / (2 sd)),
 

@@ -52,9 +52,9 @@ def choose(
     backbone, configs = as_backbone("choose", backbone), unlike("choose", candidates)
     places, batches = paths_or_arrays("choose", images)
     paths = () if places is None else image_paths("choose", places)
-    if places is not None:
-        if configs[0].value_range is None:
-            configs = tuple(replace(config, value_range=find_value_range(paths)) for config in configs)
+    if places is not None and configs[0].value_range is None:
+        value_range = find_value_range(paths)
+        configs = tuple(replace(config, value_range=value_range) for config in configs)
     with Notes() as notes:
         if places is not None:
             batches = read_images([paths[index] for index in spread(len(paths))], configs[0], batch_size, notes)
