@@ -11,11 +11,11 @@ which is near 1 for any defect that can't be overlooked, so that those decide wh
 the chance that a good image scores less, where scores are logistic with mean m and scale sd.) The criterion is the mean
 of a_fi over families and images.
 
-The first candidate is the one that is kept unless another is better beyond doubt: by more than a standard error of the
-difference, over the images, both of which see the same defects. So the first is to be the one that was right most
-often, and needs no images to be believed; of a preset it is that. Drawn defects are not real ones. On real parts they
-said mostly right whether standardised maps suit a part, and hardly better than chance whether positions should share
-their covariances, so it matters what is among the candidates.
+The first candidate is kept unless another is better beyond doubt: by more than a standard error of the difference,
+which is taken over the images, as all candidates see the same defects. So the first is to be the one that needs no
+images to be believed: the simplest, or, as in the preset "auto", the one that found most on many kinds of parts. Drawn
+defects are not real ones. On real parts they were mostly right about standardised maps, and hardly better than chance
+about whether positions should share their covariances, so it matters what is among the candidates.
 """
 
 import functools
@@ -57,10 +57,6 @@ class Choice:
       images: how many different good images they were compared on.
       criteria: how far drawn defects stand out by each candidate, from -1 to 1; nothing where none were compared.
       standard_errors: of the differences of ``criteria`` from the first one, over images; 0 for that itself.
-
-    >>> choice = padim.choose(backbone, good_images, [config, sharper])
-    >>> choice.config == choice.candidates[choice.index], len(choice.criteria)
-    (True, 2)
     """
 
     candidates: tuple[PadimConfig, ...]

@@ -45,8 +45,10 @@ def choose(
       UnreadableImage: a file that can't be read (a ``ValueError``).
       TypeError, ValueError, FloatingPointError: as :func:`padim_jax.method.choosing.compare`; no image files.
 
-    >>> choice = padim.choose(backbone, good_images, [config, sharper])
-    >>> choice.images, choice.config in (config, sharper)
+    >>> kinds = "standardised", "distance"
+    >>> candidates = [padim.PadimConfig(**{**vars(config), "anomaly_map": kind}) for kind in kinds]
+    >>> choice = padim.choose(backbone, good_images, candidates)
+    >>> choice.images, choice.config in candidates
     (20, True)
     """
     backbone, configs = as_backbone("choose", backbone), unlike("choose", candidates)
