@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from padim_jax.method.variants import with_roi, with_solver, with_threshold
     from padim_jax.presets import PRESETS, preset
     from padim_jax.runs.api import calibrate, fit, score
+    from padim_jax.runs.choosing import choose
     from padim_jax.runs.detector import PadimDetector
 else:  # the command line would wait for JAX to say its version
     __getattr__, __dir__ = lazy_attributes(
@@ -33,6 +34,7 @@ else:  # the command line would wait for JAX to say its version
             "padim_jax.config": ("PadimConfig",),
             "padim_jax.presets": ("PRESETS", "preset"),
             "padim_jax.runs.api": ("calibrate", "fit", "score"),
+            "padim_jax.runs.choosing": ("choose",),
             "padim_jax.runs.detector": ("PadimDetector",),
             "padim_jax.method.records": ("Padim", "PadimMoments", "Scores"),
             "padim_jax.method.fitting": ("accumulate", "finalize", "forget", "init", "merge", "update"),
@@ -57,6 +59,7 @@ __all__ = [
     "Updatable",
     "accumulate",
     "calibrate",
+    "choose",
     "extract",
     "finalize",
     "fit",

@@ -16,12 +16,15 @@ class Preset:
       about: what it is, in one line.
       backbone: one of ``BACKBONES``.
       members: the settings of each model; the maps of several models are summed (the paper's Table I).
+      candidates: settings of which one is chosen by the images of each fit (:func:`padim_jax.choose`), the first of
+        them ``members[0]``; nothing where nothing is chosen.
     """
 
     name: str
     about: str
     backbone: str
     members: tuple[PadimConfig, ...]
+    candidates: tuple[PadimConfig, ...] = ()
 
     @property
     def draws(self) -> bool:
@@ -60,6 +63,8 @@ _PLUS = replace(_OURS, neighbourhood=3, projection="semi-orthogonal")
 _POOLED = replace(_PLUS, covariance="pooled", ridge="auto")
 # what all components have in common counts as one image, as a unit-information prior has it (Kass & Wasserman 1995)
 _SHARED = replace(_PLUS, positions="shared", n_components=16, covariance="pooled", prior_images=1.0)
+# the one that found most on average comes first, because it is kept where a folder's images can't tell
+_CANDIDATES = (replace(_POOLED, anomaly_map="standardised"), _POOLED)
 
 
 def _ablations(
@@ -103,6 +108,13 @@ PRESETS: Mapping[str, Preset] = {
         Preset("lite0-plus", "for parts that lie a little differently each time", "efficientnet_lite0", (_PLUS,)),
         Preset("lite0-pooled", "for parts that are turned, and for few images", "efficientnet_lite0", (_POOLED,)),
         Preset("lite0-shared", "for parts that lie anywhere, at any angle", "efficientnet_lite0", (_SHARED,)),
+        Preset(
+            "auto",
+            "chosen by the good images: lite0-pooled, with standardised maps or without",
+            "efficientnet_lite0",
+            _CANDIDATES[:1],
+            _CANDIDATES,
+        ),
         Preset("r18-rd100", "the paper's PaDiM-R18-Rd100", "resnet18", (replace(_PAPER, n_channels=100),)),
         Preset("wr50-rd550", "the paper's PaDiM-WR50-Rd550", "wide_resnet50_2", (replace(_PAPER, n_channels=550),)),
         Preset("efficientnet-b5", "the paper's PaDiM-EfficientNet-B5, all channels", "efficientnet_b5", (_PAPER,)),

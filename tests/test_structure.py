@@ -205,7 +205,7 @@ def test_import_stays_light(modules: str, heavy: tuple[str, ...]) -> None:
 def test_root_is_pinned() -> None:
     assert padim_jax.__all__ == [
         "BACKBONES", "PRESETS", "ArtifactError", "Backbone", "Calibration", "Padim", "PadimConfig", "PadimDetector",
-        "PadimMoments", "Scores", "Updatable", "accumulate", "calibrate", "extract", "finalize", "fit", "forget",
+        "PadimMoments", "Scores", "Updatable", "accumulate", "calibrate", "choose", "extract", "finalize", "fit", "forget",
         "init", "load", "load_backbone", "load_updatable", "merge", "own_backbone", "parameters_at", "preset",
         "regularise", "save", "save_updatable", "score", "update", "with_roi", "with_solver", "with_threshold",
     ]  # fmt: skip

@@ -148,6 +148,8 @@ def _evaluate_all(
                 except UnreadableImage as error:
                     raise click.ClickException(f"{run.category.folder}: {error} (mend or remove it)") from error
                 remark = f"in {sum(record['seconds'].values()):.1f} s"
+            if "chosen" in record:
+                say(f"{label}: {record['chosen']['why']}")
             records.append(record)
             pages.append(out / place(run, backbone, builder) / REPORT)
             if report and not pages[-1].exists():

@@ -24,6 +24,7 @@ from padim_jax.mesh.processes import check_agreement
 from padim_jax.method.embedding import Embedding, draw_embedding
 from padim_jax.runs.calibrate import Terms
 from padim_jax.runs.checkpoint import Checkpoint, checkpoint_folder, identity
+from padim_jax.runs.choosing import choose_files
 from padim_jax.runs.engines import engine
 from padim_jax.runs.fit import Fitted, fit_files
 from padim_jax.runs.recalibration import rates_of
@@ -48,23 +49,24 @@ def fit_command(
 ) -> None:
     """Do what ``padim fit`` says it does."""
     mesh = MeshOptions(**{field.name: settings.pop(field.name) for field in fields(MeshOptions)}).mesh()
-    name, config = choose_settings(**settings)
+    name, candidates = choose_settings(**settings)
     check_writable(out)  # now, not after an hour of fitting
     Checkpoint(checkpoint_folder(out), "").check()
     first = jax.process_index() == 0
     with locked(out, "fit") if first else nullcontext():
         good = find_inputs([good_dir], out)
         _warn_of_defects(good_dir, good.paths)
-        config = with_value_range(config, good.paths)
-        region = None if roi is None else read_roi_of(roi, config, good.paths)
+        candidates = with_value_range(candidates, good.paths)
+        region = None if roi is None else read_roi_of(roi, candidates[0], good.paths)
         rates = rates_of(None, false_alarm_rate, pixel_rate)
         terms = Terms(*rates, find_inputs(held_out).paths if held_out else None, trusted) if calibrate else None
-        backbone = load_network(name, weights, config)
+        backbone = load_network(name, weights, candidates[0])
         start = time.perf_counter()
-        checkpoint = Checkpoint(checkpoint_folder(out), identity(backbone, config, good.paths), checkpoint_every)
-        check_agreement("files, settings or weights", checkpoint.identity)
+        check_agreement("files, settings or weights", identity(backbone, candidates[0], good.paths))
         state = "the same command goes on from there"
         with watching(state, unreadable_option(skip_unreadable), shown=first) as watch:
+            config = choose_files(backbone, good.paths, candidates, batch_size, watch, roi=region)
+            checkpoint = Checkpoint(checkpoint_folder(out), identity(backbone, config, good.paths), checkpoint_every)
             fitted = fit_files(
                 engine(backbone, mesh),
                 good.paths,

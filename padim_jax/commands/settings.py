@@ -9,17 +9,25 @@ from padim_jax.backbones import BACKBONES, Backbone, load_backbone
 from padim_jax.commands.terminal import megabytes, progress_bar, say, wrong_use
 from padim_jax.config import PadimConfig
 from padim_jax.images import find_value_range
+from padim_jax.method.choosing import unlike
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.presets import preset
 
 
-def choose_settings(preset_name: str | None, backbone: str | None, **options: Any) -> tuple[str, PadimConfig]:
-    """Backbone and settings that the options ask for; the weights are left to :func:`load_network`."""
+def choose_settings(
+    preset_name: str | None, backbone: str | None, **options: Any
+) -> tuple[str, tuple[PadimConfig, ...]]:
+    """Backbone and settings that the options ask for; the weights are left to :func:`load_network`.
+
+    The settings are one, or several of which the images are to choose one, where the preset says so.
+    """
     with wrong_use():
         name, config = start_from_preset(preset_name, backbone)
-        config = replace(config, **{name: value for name, value in options.items() if value not in (None, ())})
-        BACKBONES[name].select(config.taps)
-    return name, config
+        given = {name: value for name, value in options.items() if value not in (None, ())}
+        several = () if preset_name is None else preset(preset_name).candidates
+        candidates = unlike("fit", (replace(one, **given) for one in several or (config,)))
+        BACKBONES[name].select(candidates[0].taps)
+    return name, candidates
 
 
 def load_network(name: str, weights: str | None, config: PadimConfig) -> Backbone:
@@ -31,20 +39,20 @@ def load_network(name: str, weights: str | None, config: PadimConfig) -> Backbon
     return network
 
 
-def with_value_range(config: PadimConfig, paths: Sequence[Path]) -> PadimConfig:
+def with_value_range(candidates: Sequence[PadimConfig], paths: Sequence[Path]) -> Sequence[PadimConfig]:
     """Settings with the range of the files' values, where they have more than 8 bits and none was given."""
-    if config.value_range is not None:
-        return config
+    if candidates[0].value_range is not None:
+        return candidates
     with progress_bar("checking depths", len(paths)) as advance:
         value_range = find_value_range(paths, advance=advance)
     if value_range is None:
-        return config
+        return candidates
     low, high = value_range
     say(
         f"images of more than 8 bits: this model takes values from {low:.12g} (black) to {high:.12g} (white); "
         "others are refused (--value-range sets the range)"
     )
-    return replace(config, value_range=value_range)
+    return [replace(config, value_range=value_range) for config in candidates]
 
 
 def start_from_preset(name: str | None, backbone: str | None) -> tuple[str, PadimConfig]:

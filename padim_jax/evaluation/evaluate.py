@@ -38,6 +38,7 @@ from padim_jax.method.anomaly_map import image_score
 from padim_jax.method.embedding import check_channels
 from padim_jax.method.scoring import NoLeaveOneOut
 from padim_jax.presets import Preset
+from padim_jax.runs.choosing import choose
 from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.fold import fit_batches
 from padim_jax.runs.score import fill_up
@@ -73,19 +74,31 @@ class Run:
     def __post_init__(self) -> None:
         if "taps" in self.settings and len(self.preset.members) > 1:
             raise ValueError(f"the preset {self.preset.name} sums the maps of its own taps, and takes no others")
-        for member in self.members:  # settings are checked before any run starts
+        for member in (*self.members, *self.candidates):  # settings are checked before any run starts
             check_channels(backbone_spec(self.preset.backbone), member)
 
     @property
     def members(self) -> tuple[PadimConfig, ...]:
         """Settings of each model; by default, ShanghaiTech Campus is not cropped (section IV-B)."""
-        uncropped = {"image_size": 256, "crop_size": 256} if self.category.data == ShanghaiTechCampus.name else {}
-        return tuple(replace(member, **{**uncropped, **self.settings}) for member in self.preset.with_seed(self.seed))
+        return tuple(map(self._adapted, self.preset.with_seed(self.seed)))
+
+    @property
+    def candidates(self) -> tuple[PadimConfig, ...]:
+        """Settings of which the good images choose one, the first of them the only member; nothing for other presets.
+
+        Candidates that the run's settings make equal are one, and leave nothing to choose.
+        """
+        found = (self._adapted(replace(candidate, seed=self.seed)) for candidate in self.preset.candidates)
+        return tuple(dict.fromkeys(found))
 
     @property
     def draws(self) -> bool:
         """Whether a seed changes anything: some member keeps a part of its channels, or projects them at random."""
         return replace(self.preset, members=self.members).draws
+
+    def _adapted(self, member: PadimConfig) -> PadimConfig:
+        uncropped = {"image_size": 256, "crop_size": 256} if self.category.data == ShanghaiTechCampus.name else {}
+        return replace(member, **{**uncropped, **self.settings})
 
     @property
     def as_published(self) -> bool:
@@ -144,8 +157,8 @@ def evaluate(
       builder: the prepared data set of ``run.category``.
       out: the folder of the evaluation.
       batch_size: images computed at once; changes nothing but the speed.
-      progress: called at each stage ("fit", "calibrate", "score") with its number of images; what it returns is called
-        with the number of images just done.
+      progress: called at each stage ("choose" where the preset does so, "fit", "calibrate", "score") with its number of
+        images; what it returns is called with the number of images just done.
       engine: where to compute. Default: the default device.
 
     Returns:
@@ -161,8 +174,8 @@ def evaluate(
         if path.exists():
             ownership.mark(path)
     roles, start = assign_roles(builder), time.perf_counter()
-    passes = sum(member.passes for member in run.members)
-    advance = progress("fit", passes * _count(builder, roles.fit))
+    stage = "choose" if run.candidates else "fit"
+    advance = progress(stage, sum(member.passes for member in run.members) * _count(builder, roles.fit))
     fit_names: dict[str, None] = {}  # in order, each once however often its image is read
 
     def read_good(config: PadimConfig) -> Iterator[np.ndarray]:
@@ -176,9 +189,13 @@ def evaluate(
 
     engine = engine or OneDevice(backbone)
     size = engine.step_size(batch_size, _count(builder, roles.fit))
-    models = [fit_batches(engine, partial(read_good, member), member, size) for member in run.members]
+    members, choice = run.members, None
+    if run.candidates:
+        choice = choose(backbone, read_good(members[0]), run.candidates, batch_size=batch_size)
+        members, advance = (choice.config,), progress("fit", choice.config.passes * _count(builder, roles.fit))
+    models = [fit_batches(engine, partial(read_good, member), member, size) for member in members]
     fit_seconds, start = time.perf_counter() - start, time.perf_counter()
-    member = run.members[0]  # members differ in taps, not in how images are read
+    member = members[0]  # members differ in taps, not in how images are read
     advance = progress("calibrate", _count(builder, roles.fit))
     try:
         points = leave_out(engine, models, read_good(member), size)
@@ -196,6 +213,8 @@ def evaluate(
     )
     scored = score_batches(engine, models, chain.from_iterable(test_batches), batch_size, advance)
     record = _record(run, backbone, builder, list(fit_names), points, scored)
+    if choice is not None:
+        record["chosen"] = {"members": [dataclasses.asdict(member) for member in members], "why": choice.describe()}
     seconds = {"fit": fit_seconds, "calibrate": calibrate_seconds}
     record["seconds"] = seconds | {"score": time.perf_counter() - start}
     _write(folder, record, scored.gallery)
@@ -249,7 +268,8 @@ def _identity(run: Run, backbone: Backbone, builder: tfds.core.DatasetBuilder) -
             "backbone": backbone.spec.name,
             "weights_digest": backbone.weights_digest,
             "members": [dataclasses.asdict(member) for member in run.members],
-        },
+        }
+        | ({"candidates": [dataclasses.asdict(one) for one in run.candidates]} if run.candidates else {}),
         "versions": {name: version(name) for name in _VERSIONS}
         | {"python": platform.python_version(), "device": jax.devices()[0].device_kind},
     }

@@ -168,7 +168,7 @@ def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         row |= {f"seconds.{key}": round(value, 2) for key, value in run["seconds"].items()}
         settings = run["settings"]
         row |= {"backbone": settings["backbone"], "weights_digest": settings["weights_digest"]}
-        members = settings["members"]
+        members = run["chosen"]["members"] if "chosen" in run else settings["members"]
         for key in members[0]:  # members of one preset differ in their taps
             values = [setting_text(member[key]) for member in members]
             row[f"config.{key}"] = values[0] if len(set(values)) == 1 else " | ".join(values)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from padim_jax.method.embedding import draw_embedding
 from padim_jax.method.positions import n_gaussians
 from padim_jax.runs.calibrate import Terms as Calibrating
 from padim_jax.runs.checkpoint import Checkpoint, identity
+from padim_jax.runs.choosing import choose_files
 from padim_jax.runs.engines import OneDevice
 from padim_jax.runs.fit import Fitted, fit_files
 from padim_jax.runs.watch import Interrupted, Watch, skip_unreadable, warn_of_file
@@ -56,6 +57,8 @@ class Terms:
       trusted: calibrate on a job's other images even where they score much higher than those fitted on.
       skip_unreadable: fit without files that can't be read; otherwise their model fails, as it does where one of a
         job's calibration folder can't be.
+      candidates: settings of which each model's images choose one, the first of them ``config``; nothing where nothing
+        is chosen.
     """
 
     config: PadimConfig
@@ -66,6 +69,7 @@ class Terms:
     skip_unreadable: bool = False
     replace_changed: bool = False
     trusted: bool = False
+    candidates: tuple[PadimConfig, ...] = ()
 
 
 def fit_many(
@@ -184,6 +188,14 @@ def _fit(job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note, stop
         roi = None if job.roi is None else read_roi_of(job.roi, config, images.paths)
         calibrating = Calibrating(terms.false_alarm_rate, terms.pixel_rate, others, terms.trusted)
         target.parent.mkdir(parents=True, exist_ok=True)
+        watch = Watch(
+            note=note,
+            remark=lambda text: notes.append(text.removeprefix("note: ")),
+            unreadable=skip_unreadable if terms.skip_unreadable else stop_at_unreadable,
+            stopped=stopped,
+        )
+        candidates = [replace(one, value_range=config.value_range) for one in terms.candidates or (config,)]
+        config = choose_files(backbone, images.paths, candidates, terms.batch_size, watch, roi=roi)
         fitted = fit_files(
             OneDevice(backbone, full=True),
             images.paths,
@@ -191,12 +203,7 @@ def _fit(job: Job, backbone: Backbone, terms: Terms, out: Path, note: Note, stop
             target,
             checkpoint,
             terms.batch_size,
-            Watch(
-                note=note,
-                remark=lambda text: notes.append(text.removeprefix("note: ")),
-                unreadable=skip_unreadable if terms.skip_unreadable else stop_at_unreadable,
-                stopped=stopped,
-            ),
+            watch,
             roi=roi,
             terms=calibrating if terms.calibrate else None,
             progress={"identity": digest},
@@ -242,7 +249,8 @@ def _identity(job: Job, backbone: Backbone, terms: Terms, paths: Sequence[Path],
     groups = [paths, others, None if job.roi is None else [job.roi]]
     of_files = [None if group is None else identity(backbone, terms.config, group) for group in groups]
     calibrating = (terms.calibrate, terms.false_alarm_rate, terms.pixel_rate)
-    return hashlib.sha256(json.dumps([of_files, calibrating]).encode()).hexdigest()
+    choosing = [[asdict(one) for one in terms.candidates]] if terms.candidates else []
+    return hashlib.sha256(json.dumps([of_files, calibrating, *choosing]).encode()).hexdigest()
 
 
 def _read_origin(folder: Path) -> dict[str, Any] | None:

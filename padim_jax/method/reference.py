@@ -30,7 +30,7 @@ def find_alignment(
     """
     if config.align == "none":
         return None
-    sample = ImageSample(config, keep=True)
+    sample = ImageSample(config, always=True)
     for _ in sample.watch(batches):
         pass
     kept = [*sample.batches()]

@@ -72,11 +72,11 @@ class ImageSample:
     """Images evenly spread over all different ones that pass by, whatever their batches.
 
     Up to twice :data:`SAMPLE_IMAGES` are kept, and a digest of every image, by which copies are counted; nothing where
-    the settings leave nothing to be chosen, unless ``keep`` says otherwise.
+    the settings leave no number to be chosen, unless they are to be kept ``always``.
     """
 
-    def __init__(self, config: PadimConfig, *, keep: bool | None = None) -> None:
-        self._keeps = config.chooses if keep is None else keep
+    def __init__(self, config: PadimConfig, *, always: bool = False) -> None:
+        self._keeps = always or config.chooses
         self._images: list[tuple[bytes, np.ndarray]] = []
         self._copies = Counter[bytes]()
         self._interval = 1

@@ -175,15 +175,19 @@ class MapSample:
         self._file.write(np.ascontiguousarray(grids, np.float32).data)
         self._in_file.append(grids.shape)
 
-    def left_out(self, moments: MapMoments) -> Iterator[Float[np.ndarray, "n height width"]]:
+    def left_out(
+        self, moments: MapMoments, own: "MapSample | None" = None
+    ) -> Iterator[Float[np.ndarray, "n height width"]]:
         """Standardised maps in the order of :meth:`add`, each by ``moments`` without its own share.
 
         Args:
           moments: of these images, and of others too.
+          own: the maps whose shares are taken out, where these are others of the same parts; added in like batches.
         """
+        shares = None if own is None else own._grids()
         for grids in self._grids():
             maps = self._maps(grids)
-            others = moments.without(maps)
+            others = moments.without(maps if shares is None else self._maps(next(shares)))
             yield self._standardised((maps - others.mean) / others.spread())
 
     def by(self, standard: MapStandard | None) -> Iterator[Float[np.ndarray, "n height width"]]:

@@ -109,6 +109,19 @@ def test_the_numbers_that_a_fit_chooses_are_those_of_one_device(
     assert_alike(folder / "pooled-many", folder / "pooled-one", rtol=1e-3)
 
 
+def test_the_preset_auto_chooses_what_it_chooses_on_one_device(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {}
+    for name, more in (("auto-one", ()), ("auto-many", MANY)):
+        run("fit", folder / "fitted", "--out", folder / name, "--preset", "auto", *SIZES, *more)
+        said[name] = [
+            line for line in capsys.readouterr().err.splitlines() if "defects drawn on 21 good images" in line
+        ]
+    assert said["auto-many"] == said["auto-one"] != []
+    assert_alike(folder / "auto-many", folder / "auto-one", rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_principal_components_are_those_of_one_device(folder: Path) -> None:
     for name, more in (("pca-one", ()), ("pca-many", MANY)):
