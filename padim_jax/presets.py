@@ -64,7 +64,8 @@ _POOLED = replace(_PLUS, covariance="pooled", ridge="auto")
 # what all components have in common counts as one image, as a unit-information prior has it (Kass & Wasserman 1995)
 _SHARED = replace(_PLUS, positions="shared", n_components=16, covariance="pooled", prior_images=1.0)
 # the one that found most on average comes first, because it is kept where a folder's images can't tell
-_CANDIDATES = (replace(_POOLED, anomaly_map="standardised"), _POOLED)
+_STANDARDISED = replace(_POOLED, anomaly_map="standardised")
+_CANDIDATES = (_STANDARDISED, _POOLED, replace(_STANDARDISED, align="rigid"))
 
 
 def _ablations(

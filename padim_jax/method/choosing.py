@@ -13,9 +13,10 @@ of a_fi over families and images.
 
 The first candidate is kept unless another is better beyond doubt: by more than a standard error of the difference,
 which is taken over the images, as all candidates see the same defects. So the first is to be the one that needs no
-images to be believed: the simplest, or, as in the preset "auto", the one that found most on many kinds of parts. Drawn
-defects are not real ones. On real parts they were mostly right about standardised maps, and hardly better than chance
-about whether positions should share their covariances, so it matters what is among the candidates.
+images to be believed: the simplest, or, as in the preset "auto", the one that found most on many kinds of parts.
+Candidates that turn images are not tried where the parts are not turned. Drawn defects are not real ones. On real parts
+they were mostly right about standardised maps, and hardly better than chance about whether positions should share their
+covariances, so it matters what is among the candidates.
 """
 
 import functools
@@ -23,6 +24,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
@@ -30,10 +33,9 @@ from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.method import fitting, scoring
 from padim_jax.method.anomaly_map import image_score
-from padim_jax.method.embedding import draw_embedding
-from padim_jax.method.projection import principal_components
 from padim_jax.method.pseudo_defects import FAMILIES, pseudo_defects
 from padim_jax.method.records import PadimMoments
+from padim_jax.method.reference import find_alignment
 from padim_jax.method.regularisation import regularise
 from padim_jax.method.standard import MapSample
 from padim_jax.method.variants import with_roi
@@ -167,6 +169,7 @@ def compare(
     """
     configs = unlike("choose", candidates)
     images = _sample(np.asarray(images), configs[0].seed)
+    configs = without_needless_turns(configs, images)
     if not images_computed(configs, len(images)):
         return Choice(configs, len(images))
     box, stand_out = _box(roi, images.shape[1:3]), dict[PadimConfig, np.ndarray]()
@@ -179,6 +182,16 @@ def compare(
     each = np.stack([stand_out[config] for config in configs])
     errors = (each - each[0]).std(axis=1, ddof=1) / len(images) ** 0.5
     return Choice(configs, len(images), tuple(map(float, each.mean(axis=1))), tuple(map(float, errors)))
+
+
+def without_needless_turns(configs: tuple[PadimConfig, ...], images: Images) -> tuple[PadimConfig, ...]:
+    """The candidates but those that turn images, where the parts are not turned; never all of them."""
+    turning = [config for config in configs if config.align == "rigid"]
+    if len(images) < FEWEST_IMAGES or not turning or len(turning) == len(configs):
+        return configs
+    found = find_alignment([images], turning[0])
+    is_turned = found is not None and found.max_angle > 0
+    return configs if is_turned else tuple(config for config in configs if config.align != "rigid")
 
 
 def _fit_of(config: PadimConfig) -> PadimConfig:
@@ -233,13 +246,12 @@ def _held_out(
             yield filled, np.arange(size) < len(batch)
             advance(len(batch))
 
-    projection = None
-    if config.projection == "principal-components":
-        projection = principal_components(backbone, draw_embedding(backbone, config), batches(images))  # type: ignore[arg-type]
+    start = fitting.begin("choose", backbone, [images[i : i + size] for i in range(0, len(images), size)], config)
+    advance((config.passes - 1) * len(images))
     parts = [images[part::_PARTS] for part in range(_PARTS)]
     moments = list[PadimMoments]()
     for part in parts:
-        state = fitting.init(backbone, config, projection=projection)
+        state = jax.tree.map(jnp.copy, start)
         for batch, valid in batches(part):
             state = fitting.update_in_place(backbone, state, batch, valid)
         moments.append(state)

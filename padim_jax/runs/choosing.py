@@ -12,7 +12,7 @@ from padim_jax.images import find_value_range
 from padim_jax.images.folder import load_batches
 from padim_jax.mesh.processes import gather
 from padim_jax.method.checks import check_images
-from padim_jax.method.choosing import Choice, Roi, compare, images_computed, spread, unlike
+from padim_jax.method.choosing import Choice, Roi, compare, images_computed, spread, unlike, without_needless_turns
 from padim_jax.method.regularisation import ImageSample
 from padim_jax.runs.inputs import Images, Notes, Place, as_backbone, image_paths, paths_or_arrays, read_images
 from padim_jax.runs.watch import Interrupted, Watch, ignore_note
@@ -107,6 +107,7 @@ def choose_files(
         parts.append(batch.images)
         go_on()
     images = np.concatenate(parts)
+    configs = without_needless_turns(configs, images)
     with watch.progress("choose", images_computed(configs, len(images))) as advance:
 
         def follow(count: int) -> None:
