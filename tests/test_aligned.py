@@ -221,7 +221,9 @@ def test_only_fits_to_one_reference_are_merged(model: padim.Padim) -> None:
     other = padim.init(model.backbone, ALIGNED, reference=GOOD[3])
     with pytest.raises(ValueError, match=r"aligned to different references \(by up to .* grey levels"):
         padim.merge(halves[0], other)
-    rest = padim.forget(padim.merge(*halves), halves[1])
+    # of so few images, rounding would show where positions are covered by half of them, but for a large ridge
+    held = [replace(half, config=replace(half.config, ridge=10)) for half in halves]
+    rest = padim.forget(padim.merge(*held), held[1])
     np.testing.assert_allclose(rest.moments.coverage, halves[0].moments.coverage)
 
 
