@@ -111,7 +111,7 @@ PRESETS: Mapping[str, Preset] = {
         Preset("lite0-shared", "for parts that lie anywhere, at any angle", "efficientnet_lite0", (_SHARED,)),
         Preset(
             "auto",
-            "chosen by the good images: lite0-pooled, with standardised maps or without",
+            "chosen by the good images: lite0-pooled, with standardised maps, also of images turned back, or without",
             "efficientnet_lite0",
             _CANDIDATES[:1],
             _CANDIDATES,

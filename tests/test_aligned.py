@@ -20,7 +20,7 @@ from padim_jax.gaussians.factors import finalize
 from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.pooling import pooled_covariance
 from padim_jax.method.aligned import cells_inside
-from padim_jax.method.calibration import least_match
+from padim_jax.method.calibration import NO_MATCH, least_match
 from padim_jax.method.reference import find_alignment
 from padim_jax.method.scoring import leave_one_out_scores
 from padim_jax.method.standard import MapMoments
@@ -356,3 +356,13 @@ def test_parts_that_are_not_turned_are_only_shifted(lite0: padim.Backbone) -> No
     fitted = padim.fit(lite0, [shifted], ALIGNED)
     assert fitted.alignment.max_angle == 0
     assert float(fitted.alignment.poses(jnp.asarray(shifted)).quality.min()) > 0.7
+
+
+def test_an_image_that_is_judged_nowhere_is_anomalous(model: padim.Padim) -> None:
+    roi = np.zeros(ALIGNED.crop, bool)
+    roi[26:38, 2:10] = True  # which lies outside of a photo whose part lies far to the left
+    inside = padim.calibrate(padim.with_roi(model, roi), [GOOD], false_alarm_rate=0.2, partial=True)
+    scores = padim.score(inside, placed(bracket(), np.zeros(2), np.array([[0.0, -14.0], [0.0, 0.0]])))
+    assert float(scores.match[0]) == NO_MATCH
+    assert bool(scores.anomalous[0])
+    assert float(scores.match[1]) > 0.5

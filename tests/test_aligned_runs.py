@@ -5,6 +5,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
 from padim_jax.cli import main
+from padim_jax.method.choosing import with_settings, without_needless_turns
+from padim_jax.method.standard import MapSample
 from padim_jax.runs.score import POOR_MATCH
 from tests.conftest import write_images
 from tests.datasets import write_mvtec
@@ -61,8 +64,10 @@ def test_a_model_of_parts_that_do_not_turn_says_so(folder: Path, capsys: pytest.
 
 
 def test_an_update_keeps_the_reference_and_forget_undoes_it(folder: Path, tmp_path: Path) -> None:
-    before = load_updatable(folder / "model")
-    run("update", folder / "model", folder / "more", "--out", tmp_path / "more")
+    # of so few images rounding would show, but for a large ridge
+    run("fit", folder / "good", "--out", tmp_path / "model", *RIGID, "--ridge", "10")
+    before = load_updatable(tmp_path / "model")
+    run("update", tmp_path / "model", folder / "more", "--out", tmp_path / "more")
     after = load_updatable(tmp_path / "more")
     np.testing.assert_array_equal(after.moments.alignment.image, before.moments.alignment.image)
     assert float(after.moments.count) == len(GOOD) + 4
@@ -103,6 +108,9 @@ def test_the_detector_aligns(lite0: padim.Backbone) -> None:
     assert detector.model_.alignment is not None
     more = detector.partial_fit(placed(bracket(), np.array([80.0, -20.0, 5.0]), np.zeros((3, 2))))
     assert int(more.moments_.count) == len(GOOD) + 3
+    assert detector.predict(np.concatenate([TURNED, EMPTY])).tolist()[2] == -1  # whatever it scores
+    with pytest.raises(ValueError, match="aligned images take a pass over all images"):
+        padim.PadimDetector(lite0, config=ALIGNED).partial_fit(GOOD)
 
 
 def test_a_checkpoint_goes_on_with_its_reference(folder: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
@@ -128,3 +136,36 @@ def test_an_estimate_knows_aligned_models(folder: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     run("estimate", folder / "good", *RIGID)
     assert "score" in capsys.readouterr().out
+
+
+def test_where_no_good_image_was_judged_maps_are_standardised_like_others() -> None:
+    config = replace(ALIGNED, anomaly_map="standardised")
+    sample = MapSample(config, None)
+    grids = np.random.default_rng(0).gamma(5, 1, (5, 16, 16)).astype(np.float32)
+    grids[:, :4] = np.nan
+    sample.add(grids)
+    standard = sample.standard("test", sample.moments)
+    assert np.isfinite(standard.mean).all()
+    np.testing.assert_allclose(standard.mean[:8], np.mean(np.asarray(standard.mean)[20:]), rtol=0.05)
+    assert (np.asarray(standard.spread) > 0).all()
+    sample.add(np.full((1, 16, 16), np.nan, np.float32))  # nothing of it is judged
+    assert all(np.isfinite(maps).all() for maps in sample.left_out(sample.moments))
+
+
+def test_candidates_that_turn_images_are_tried_where_that_says_something() -> None:
+    still = replace(ALIGNED, align="none")
+    shifted = placed(bracket(), np.zeros(14), np.random.default_rng(2).uniform(-5, 5, (14, 2)))
+    both = (still, ALIGNED)
+    assert without_needless_turns(both, GOOD) == both
+    assert without_needless_turns(both, shifted) == (still,)
+    assert without_needless_turns(both, GOOD, np.ones(ALIGNED.crop, bool)) == (still,)
+    assert without_needless_turns((ALIGNED,), shifted) == (ALIGNED,)
+    assert with_settings(both, {"covariance": "ledoit-wolf"}) == (replace(still, covariance="ledoit-wolf"),)
+    with pytest.raises(ValueError, match="does not go with covariance"):
+        with_settings(both[::-1], {"covariance": "ledoit-wolf"})
+
+
+def test_aligned_candidates_are_compared(lite0: padim.Backbone) -> None:
+    choice = padim.choose(lite0, GOOD, [replace(ALIGNED, align="none"), ALIGNED])
+    assert len(choice.criteria) == 2
+    assert choice.criteria[1] > choice.criteria[0]  # the parts lie at any angle

@@ -36,8 +36,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_preset_has_its_first_candidate_as_its_settings() -> None:
     for preset in PRESETS.values():
         assert preset.candidates[:1] == (preset.members if preset.name == "auto" else ())
-    maps = [candidate.anomaly_map for candidate in PRESETS["auto"].candidates]
-    assert maps == ["standardised", "distance"]
+    kinds = [(candidate.anomaly_map, candidate.align) for candidate in PRESETS["auto"].candidates]
+    assert kinds == [("standardised", "none"), ("distance", "none"), ("standardised", "rigid")]
 
 
 def test_fit_says_what_is_chosen_and_stores_it(
@@ -146,7 +146,8 @@ def test_evaluate_records_what_was_chosen(parts: Path, tmp_path: Path, capfd: py
     chosen = {record["category"]: record["chosen"] for record in records}
     assert len(chosen) == 2
     for record in records:
-        assert [one["anomaly_map"] for one in record["settings"]["candidates"]] == ["standardised", "distance"]
+        maps = [one["anomaly_map"] for one in record["settings"]["candidates"]]
+        assert maps == ["standardised", "distance", "standardised"]
         assert record["chosen"]["why"] in said
     assert {name: one["members"][0]["anomaly_map"] for name, one in chosen.items()} == {
         "dusty": "distance",

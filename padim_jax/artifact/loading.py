@@ -78,7 +78,11 @@ def resident_bytes(path: str | os.PathLike[str]) -> int:
     if manifest.get("form") == "updatable":  # which is factored as it is loaded
         layout = LAYOUTS["triangle", "inverse-factor"]
     thresholds = jax.ShapeDtypeStruct((4,), np.float32)  # of a calibration, with its colours
-    return tree_bytes([layout.example(sizes), settings.common_shapes(), thresholds])
+    prepared = None
+    if settings.config.align != "none":
+        image = jax.ShapeDtypeStruct((*settings.config.crop, 3), np.float32)
+        prepared = jax.eval_shape(lambda pixels: Alignment.to(pixels, settings.config.largest_angle).reference, image)
+    return tree_bytes([layout.example(sizes), settings.common_shapes(), thresholds, prepared])
 
 
 def _read_folder(path: str | os.PathLike[str], build: Callable[[Path, dict[str, Any]], T]) -> T:

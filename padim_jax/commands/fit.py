@@ -62,7 +62,8 @@ def fit_command(
         terms = Terms(*rates, find_inputs(held_out).paths if held_out else None, trusted) if calibrate else None
         backbone = load_network(name, weights, candidates[0])
         start = time.perf_counter()
-        check_agreement("files, settings or weights", identity(backbone, candidates[0], good.paths))
+        for one in candidates:
+            check_agreement("files, settings or weights", identity(backbone, one, good.paths))
         state = "the same command goes on from there"
         with watching(state, unreadable_option(skip_unreadable), shown=first) as watch:
             config = choose_files(backbone, good.paths, candidates, batch_size, watch, roi=region)

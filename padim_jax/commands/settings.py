@@ -9,7 +9,7 @@ from padim_jax.backbones import BACKBONES, Backbone, load_backbone
 from padim_jax.commands.terminal import megabytes, progress_bar, say, wrong_use
 from padim_jax.config import PadimConfig
 from padim_jax.images import find_value_range
-from padim_jax.method.choosing import unlike
+from padim_jax.method.choosing import unlike, with_settings
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.presets import preset
 
@@ -25,7 +25,7 @@ def choose_settings(
         name, config = start_from_preset(preset_name, backbone)
         given = {name: value for name, value in options.items() if value not in (None, ())}
         several = () if preset_name is None else preset(preset_name).candidates
-        candidates = unlike("fit", (replace(one, **given) for one in several or (config,)))
+        candidates = unlike("fit", with_settings(several or (config,), given))
         BACKBONES[name].select(candidates[0].taps)
     return name, candidates
 

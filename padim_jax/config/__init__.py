@@ -10,6 +10,8 @@ from padim_jax.config.settings import (
     PadimConfig,
     Precision,
     ProtocolName,
+    Regulariser,
+    Size,
     TableFormat,
     differences,
 )
@@ -24,6 +26,8 @@ __all__ = [
     "PadimConfig",
     "Precision",
     "ProtocolName",
+    "Regulariser",
+    "Size",
     "TableFormat",
     "differences",
 ]

@@ -35,6 +35,7 @@ from padim_jax.evaluation.operating_points import OperatingPoints, leave_out
 from padim_jax.evaluation.published import published
 from padim_jax.evaluation.report import FORMAT, RUN_FILE, SCHEMA
 from padim_jax.method.anomaly_map import image_score
+from padim_jax.method.choosing import with_settings
 from padim_jax.method.embedding import check_channels
 from padim_jax.method.scoring import NoLeaveOneOut
 from padim_jax.presets import Preset
@@ -88,8 +89,7 @@ class Run:
 
         Candidates that the run's settings make equal are one, and leave nothing to choose.
         """
-        found = (self._adapted(replace(candidate, seed=self.seed)) for candidate in self.preset.candidates)
-        return tuple(dict.fromkeys(found))
+        return with_settings(self.preset.candidates, {**self._uncropped, **self.settings, "seed": self.seed})
 
     @property
     def draws(self) -> bool:
@@ -97,8 +97,11 @@ class Run:
         return replace(self.preset, members=self.members).draws
 
     def _adapted(self, member: PadimConfig) -> PadimConfig:
-        uncropped = {"image_size": 256, "crop_size": 256} if self.category.data == ShanghaiTechCampus.name else {}
-        return replace(member, **{**uncropped, **self.settings})
+        return replace(member, **{**self._uncropped, **self.settings})
+
+    @property
+    def _uncropped(self) -> dict[str, Any]:
+        return {"image_size": 256, "crop_size": 256} if self.category.data == ShanghaiTechCampus.name else {}
 
     @property
     def as_published(self) -> bool:

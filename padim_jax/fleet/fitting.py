@@ -107,7 +107,8 @@ def fit_many(
       OSError: the journal can't be written.
       Interrupted: ``stopped`` has become true before all was done.
     """
-    at_once = 2 if 2 * _state_bytes(backbone, terms.config) <= AT_ONCE_BYTES else 1
+    states = 6 if terms.candidates else 1  # as :func:`padim_jax.method.choosing.compare` takes
+    at_once = 2 if 2 * states * _state_bytes(backbone, terms.config) <= AT_ONCE_BYTES else 1
     places = Places(backbone, devices or jax.devices()[:1], at_once)
     abandoned, last = threading.Event(), journal.last()
 

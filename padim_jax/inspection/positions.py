@@ -146,5 +146,7 @@ def find_peaks(model: Padim, batches: Iterable[UInt8[Array | np.ndarray, "n heig
 
 @jax.jit
 def _project(model: Padim, directions: Array, images: Array) -> Float[Array, "p n"]:
-    x = embed_aligned(model.backbone, model.embedding, images, model.projection, model.alignment).x
-    return jnp.einsum("pnd,pd->pn", x - model.gaussian.mean[:, None], directions, precision=lax.Precision.HIGHEST)
+    patches = embed_aligned(model.backbone, model.embedding, images, model.projection, model.alignment)
+    deviations = patches.x - model.gaussian.mean[:, None]
+    t = jnp.einsum("pnd,pd->pn", deviations, directions, precision=lax.Precision.HIGHEST)
+    return t if patches.inside is None else jnp.where(patches.inside, t, 0)  # what is not there is like the mean

@@ -27,6 +27,7 @@ Method = Literal["leave-one-out", "held-out", "kept"]  # kept: also from models 
 Source = Literal["rate", "set"]
 RECIPE = ("method", "false_alarm_rate", "pixel_rate")  # see :func:`recipe`
 
+NO_MATCH = -1.0  # of an image that is judged nowhere
 _SHIFT = 14  # low bits of a float32 that the histogram drops: bins 2⁻⁹ of their value wide
 _FIRST, _LAST = (int(np.float32(edge).view(np.int32)) >> _SHIFT for edge in (2.0**-10, 2.0**20))
 BINS = _LAST - _FIRST
@@ -183,10 +184,14 @@ def least_match(matches: Float[np.ndarray, " n"]) -> float | None:
     A good new image is the worst of n + 1 with a probability of 1 / (n + 1); one that is as much worse again is rarer.
 
     Args:
-      matches: of good images; those that are not finite, and none at all where nothing is aligned, tell nothing.
+      matches: of good images; those that are not finite, and none at all where nothing is aligned, tell nothing, nor
+        do images that are judged nowhere, which never match.
     """
-    known = matches[np.isfinite(matches)]
-    return float(2 * known.min() - np.median(known)) if len(known) else None
+    aligned = matches[np.isfinite(matches)]
+    if not len(aligned):
+        return None
+    known, least = aligned[aligned > NO_MATCH], float(np.nextafter(np.float32(NO_MATCH), np.float32(0)))
+    return max(least, float(2 * known.min() - np.median(known))) if len(known) else least
 
 
 def images_wanted(false_alarm_rate: float) -> int:

@@ -21,8 +21,9 @@ covariances, so it matters what is among the candidates.
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -149,7 +150,8 @@ def compare(
     """Compare settings on good images; the module says how.
 
     For n different images, at most 64 of those given, 8 n images are put through the network, 9 n where the ridge is
-    "auto": as many as three fits with calibration take, and fewer than one of more than 192 images. Candidates that
+    "auto", for candidates that are fitted alike: as many as three fits with calibration take, and fewer than one of
+    more than 192 images. Images that are turned back are fitted anew, which takes as much again. Candidates that
     differ in maps and image scores only share all of it. Room is taken for six states of moments. Parts and defects
     follow from the pixels and the first candidate's seed, so the order of the images does not matter, nor, beyond
     rounding, does ``batch_size``.
@@ -169,7 +171,6 @@ def compare(
     """
     configs = unlike("choose", candidates)
     images = _sample(np.asarray(images), configs[0].seed)
-    configs = without_needless_turns(configs, images)
     if not images_computed(configs, len(images)):
         return Choice(configs, len(images))
     box, stand_out = _box(roi, images.shape[1:3]), dict[PadimConfig, np.ndarray]()
@@ -184,14 +185,37 @@ def compare(
     return Choice(configs, len(images), tuple(map(float, each.mean(axis=1))), tuple(map(float, errors)))
 
 
-def without_needless_turns(configs: tuple[PadimConfig, ...], images: Images) -> tuple[PadimConfig, ...]:
-    """The candidates but those that turn images, where the parts are not turned; never all of them."""
+def without_needless_turns(
+    configs: tuple[PadimConfig, ...], images: Images, roi: Roi = None
+) -> tuple[PadimConfig, ...]:
+    """The candidates but those that turn images, where the parts are not turned; never all of them.
+
+    Nor are images turned where a region of interest was drawn: it would lie on a reference that is yet to be made.
+    """
     turning = [config for config in configs if config.align == "rigid"]
-    if len(images) < FEWEST_IMAGES or not turning or len(turning) == len(configs):
+    if not turning or len(turning) == len(configs):
         return configs
-    found = find_alignment([images], turning[0])
-    is_turned = found is not None and found.max_angle > 0
-    return configs if is_turned else tuple(config for config in configs if config.align != "rigid")
+    if roi is None and len(images) >= FEWEST_IMAGES:
+        found = find_alignment([images], turning[0])
+        if found is not None and found.max_angle > 0:
+            return configs
+    return tuple(config for config in configs if config.align != "rigid")
+
+
+def with_settings(candidates: Iterable[PadimConfig], settings: Mapping[str, Any]) -> tuple[PadimConfig, ...]:
+    """The candidates with some settings replaced, each once; those but the first that don't go with them are left out.
+
+    Raises:
+      ValueError: settings that do not go with the first.
+    """
+    found = list[PadimConfig]()
+    for candidate in candidates:
+        try:
+            found.append(replace(candidate, **settings))
+        except ValueError:
+            if not found:
+                raise
+    return tuple(dict.fromkeys(found))
 
 
 def _fit_of(config: PadimConfig) -> PadimConfig:

@@ -23,7 +23,7 @@ from padim_jax.gaussians.triangle import SymmetricMatrix
 from padim_jax.method import calibration
 from padim_jax.method.aligned import Alignment, Patches, View, embed_aligned, is_supported
 from padim_jax.method.anomaly_map import anomaly_map, image_score
-from padim_jax.method.calibration import Calibration
+from padim_jax.method.calibration import NO_MATCH, Calibration
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.positions import arrangement_of
 from padim_jax.method.records import Padim, PadimMoments, Scores
@@ -216,4 +216,6 @@ def scores_of(
     values: Any = image_score(maps, model.config.top_share, model.roi)
     if view is None:
         return Scores(values, maps), grid
-    return Scores(values, view.bring_back(maps, outside), match=view.poses.quality), grid
+    # of an image that is judged nowhere nothing is known, which must not pass for good
+    match = jnp.where(inside.any(axis=(1, 2)), view.poses.quality, NO_MATCH)
+    return Scores(values, view.bring_back(maps, outside), match=match), grid

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Num, UInt8
@@ -55,8 +56,10 @@ def alignment_of(
     if (reference is not None) != (config.align != "none"):
         fault = "missing" if reference is None else "given"
         raise ValueError(f"init: reference is {fault}, with config.align={config.align!r}; see fit")
-    if reference is None or isinstance(reference, Alignment):
-        return reference
+    if reference is None:
+        return None
+    if isinstance(reference, Alignment):
+        return jax.tree.map(jnp.copy, reference)  # moments are written over, and their alignment with them
     if reference.shape != (*config.crop, 3):
         raise ValueError(f"init: reference is {tuple(reference.shape)}, wanted {(*config.crop, 3)}, an image")
     return Alignment.to(reference, config.largest_angle)

@@ -214,7 +214,9 @@ class MapSample:
                 f"{call}: {moments.images:g} images, wanted {FEWEST} or more, whose maps others are standardised by "
                 "(anomaly_map='standardised')"
             )
-        mean, spread = self._whole(moments.mean[None])[0], self._whole(moments.spread()[None], outside=1)[0]
+        known = np.broadcast_to(moments.count, moments.mean.shape) > 0
+        filled = np.where(known, moments.mean, _mean(moments.mean, known))  # where no map was judged, like the others
+        mean, spread = self._whole(filled[None])[0], self._whole(moments.spread()[None], outside=1)[0]
         return MapStandard(*jax.device_put((mean, spread, np.float32(moments.images))))
 
     def _grids(self) -> Iterator[Float[np.ndarray, "n h w"]]:
@@ -247,7 +249,9 @@ class MapSample:
 
     def _standardised(self, values: Float[np.ndarray, "n q"]) -> Float[np.ndarray, "n height width"]:
         """Whole maps, no higher where they are not judged than anywhere else, as the method's programs have them."""
-        return self._whole(values, np.minimum(0, np.nanmin(values, axis=1))[:, None, None])
+        return self._whole(
+            values, np.minimum(0, np.where(np.isfinite(values), values, np.inf).min(axis=1))[:, None, None]
+        )
 
     def _whole(
         self, values: Float[np.ndarray, "n q"], outside: float | Float[np.ndarray, "n 1 1"] = 0

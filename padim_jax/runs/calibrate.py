@@ -211,7 +211,7 @@ def _score_files(
             f"note: {len(paths) - copies.different} of {len(paths)} images are copies of others (the same pixels); "
             f"calibrated on {copies.different} different ones"
         )
-    if images is not None and model.roi is None and model.config.positions == "own":
+    if images is not None and model.roi is None and model.config.positions == "own" and model.alignment is None:
         for text in sample.alignment(RIDGE):
             watch.remark(f"note: {text}")
     return sample

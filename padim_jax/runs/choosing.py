@@ -63,8 +63,8 @@ def choose(
         sample = ImageSample(configs[0], always=True)
         for batch in sample.watch(batches):
             check_images("choose", batch, configs[0])
-    parts = [np.zeros((0, *configs[0].crop, 3), np.uint8), *sample.batches()]
-    return compare(backbone, np.concatenate(parts), configs, roi=roi, batch_size=batch_size)
+    pixels = np.concatenate([np.zeros((0, *configs[0].crop, 3), np.uint8), *sample.batches()])
+    return compare(backbone, pixels, without_needless_turns(configs, pixels, roi), roi=roi, batch_size=batch_size)
 
 
 def choose_files(
@@ -107,7 +107,9 @@ def choose_files(
         parts.append(batch.images)
         go_on()
     images = np.concatenate(parts)
-    configs = without_needless_turns(configs, images)
+    kept = without_needless_turns(configs, images, roi)
+    agreed = gather(np.array([config in kept for config in configs]))[0]  # as process 0 has it
+    configs = tuple(config for config, is_kept in zip(configs, agreed, strict=True) if is_kept)
     with watch.progress("choose", images_computed(configs, len(images))) as advance:
 
         def follow(count: int) -> None:

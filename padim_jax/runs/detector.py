@@ -106,8 +106,8 @@ class PadimDetector(OutlierMixin, BaseEstimator):
         detector without what it scores by, until a later call has 3. Where anything is raised, it stays as it was.
 
         Raises:
-          ValueError: settings that were changed since the first call, principal components or several components
-            (which take a pass over all images), or no images; as :meth:`fit` otherwise.
+          ValueError: settings that were changed since the first call, principal components, several components or
+            aligned images (which take a pass over all images), or no images; as :meth:`fit` otherwise.
           TypeError, FileNotFoundError, FloatingPointError: as :meth:`fit`.
         """
         return self._fold("partial_fit", X, getattr(self, "moments_", None))
@@ -145,11 +145,20 @@ class PadimDetector(OutlierMixin, BaseEstimator):
         Raises:
           NotFittedError, TypeError, ValueError, FileNotFoundError: as :meth:`decision_function`.
         """
-        self._model("predict", least=3)
-        return np.where(self.decision_function(X) >= 0, 1, -1)
+        model = self._model("predict", least=3)
+        is_outlier = self.decision_function(X) < 0
+        if model.alignment is not None:  # those that do not match the reference are, whatever they score
+            with Notes() as notes:
+                batches = self._in_order("predict", X, model.config, notes)
+                first = 0
+                for images, valid in pad_batches("predict", batches, model.config):
+                    verdicts = np.asarray(scoring.score(model, images).anomalous)[: int(valid.sum())]
+                    is_outlier[first : first + len(verdicts)] |= verdicts
+                    first += len(verdicts)
+        return np.where(is_outlier, -1, 1)
 
     def fit_predict(self, X: Any, y: object = None) -> Int[np.ndarray, " n"]:  # type: ignore[override]  # no more to fit
-        """Fit on X and say which of these images are outliers, each by the model of all the others.
+        """Fit on X and say which of these images are outliers, by their scores, each by the model of all the others.
 
         That is another answer than ``fit(X).predict(X)``, which knows every image too well to call it an outlier.
 
@@ -256,7 +265,8 @@ def _places_or_array(call: str, X: Any) -> tuple[Sequence[Place] | None, Any]:
 
 
 def _start(call: str, backbone: Backbone, config: PadimConfig, batches: Rereadable[Images]) -> PadimMoments:
-    if call == "partial_fit" and config.passes > 1:
+    if call == "partial_fit" and (config.passes > 1 or config.align != "none"):
         what = "several components" if config.n_components > 1 else "principal components"
+        what = what if config.passes > 1 else "aligned images"
         raise ValueError(f"partial_fit: {what} take a pass over all images; give them to fit")
     return fitting.begin(call, backbone, batches, config)

@@ -166,7 +166,8 @@ def _find_alignment(paths: Sequence[Path], config: PadimConfig, batch_size: int,
         return None
     if found.max_angle < config.largest_angle:
         watch.remark("note: the parts are not turned, so images are aligned by shifts alone")
-    return Alignment.to(gather(np.asarray(found.image))[0], found.max_angle)
+    is_turned = bool(gather(np.array([found.max_angle > 0]))[0, 0])  # as process 0 has it
+    return Alignment.to(gather(np.asarray(found.image))[0], config.largest_angle if is_turned else 0.0)
 
 
 def _begin(engine: Engine, config: PadimConfig, read: Callable[[], Iterable[Step]], reference: Alignment | None) -> Any:

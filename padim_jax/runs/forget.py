@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from padim_jax.artifact import Updatable, note_change
 from padim_jax.images.folder import digest_file
@@ -53,8 +54,8 @@ def forget_files(
     projection = model.moments.projection if config.projection == "principal-components" else None
     engine = engine or OneDevice(model.backbone)
     components = model.moments.moments.components
-    centres = None if components is None else components.centres
-    found = {"projection": projection, "reference": model.moments.alignment, "centres": centres}
+    found: dict[str, Any] = {"projection": projection, "reference": model.moments.alignment}
+    found |= {} if components is None else {"centres": components.centres}
     gone = Fold(engine.init(config, **found))
     with watch.progress("forget", len(paths)) as advance:
         quiet = Watch(note=watch.note, stopped=watch.stopped)

@@ -136,6 +136,9 @@ def score_files(
             found = None
             if regions is not None and calibration is not None:
                 found = regions.find(maps[index], batch.sizes[index], calibration, model.config, roi)
+                if model.alignment is not None and model.config.top_share is not None:
+                    # what the rest of the image would score without them is known only where the reference lies
+                    found = tuple(replace(region, p_value=None) for region in found)
             yield ScoredImage(
                 path=path,
                 score=float(values[index]),
