@@ -148,7 +148,7 @@ def compare(
 
     For n different images, at most 64 of those given, 8 n images are put through the network, 9 n where the ridge is
     "auto": as many as three fits with calibration take, and fewer than one of more than 192 images. Four models are
-    factored and, unlike in a fit, defects drawn and maps standardised on the host, which takes time too. Candidates that
+    factored and, unlike in a fit, defects drawn and maps standardised on the host, which takes time. Candidates that
     differ in maps and image scores only share all of it. Room is taken for six states of moments. Parts and defects
     follow from the pixels and the first candidate's seed, so the order of the images does not matter, nor, beyond
     rounding, does ``batch_size``.
