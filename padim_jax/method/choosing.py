@@ -151,7 +151,8 @@ def compare(
 
     For n different images, at most 64 of those given, 8 n images are put through the network, 9 n where the ridge is
     "auto", for candidates that are fitted alike: as many as three fits with calibration take, and fewer than one of
-    more than 192 images. Images that are turned back are fitted anew, which takes as much again. Candidates that
+    more than 192 images. Images that are turned back are fitted anew, which takes as much again. Four models are
+    factored and, unlike in a fit, defects drawn and maps standardised on the host, which takes time. Candidates that
     differ in maps and image scores only share all of it. Room is taken for six states of moments. Parts and defects
     follow from the pixels and the first candidate's seed, so the order of the images does not matter, nor, beyond
     rounding, does ``batch_size``.
