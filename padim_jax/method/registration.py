@@ -93,6 +93,7 @@ def estimate_prepared(reference: Reference, images: Num[Array | np.ndarray, "n h
     return estimate_with_shifts("estimate_prepared", reference, images)[0]
 
 
+@partial(jax.jit, static_argnames="call")
 def estimate_with_shifts(
     call: str, reference: Reference, images: Num[Array | np.ndarray, "n height width c"]
 ) -> tuple[Poses, Poses]:
