@@ -56,7 +56,7 @@ def test_the_command_says_it_and_what_to_do(tmp_path: Path, capsys: pytest.Captu
     code, out, _ = run(capsys, "inspect", tmp_path / "turned")
     assert code == 0
     assert "parts are shifted by up to" in out
-    assert "hold them in a fixture before the camera, or fit with --preset lite0-plus" in out
+    assert "hold them in a fixture before the camera, or fit with --align" in out
     write_images(tmp_path / "still", placed(bracket(), np.zeros(12), STILL))
     code, out, _ = run(capsys, "inspect", tmp_path / "still")
     assert "(90% of them within 0.0%) and not visibly turned" in out

@@ -20,7 +20,6 @@ from padim_jax.method.warping import Poses, turn
 from padim_jax.runs.watch import Watch, ignore_note, skip_unreadable
 
 _MOST, _FEWEST = 100, 10  # images looked at
-_FOR_REFERENCE = 16  # of these
 _SHORT, _LONG, _SMALLEST = 224, 448, 32  # pixels that the shorter and the longer side are shrunk to; of the shorter
 _MATCHING = 0.5  # quality from which an image matches; figures have 0.8 or more, plates 0.67, cookies 0.48 (medians)
 _CLEAR_SHIFT, _CLEAR_ANGLE = 0.06, 5.0  # of nine in ten: figures that lie still 0.045 and 3°, plates 0.058 and 147°
@@ -88,7 +87,7 @@ def find_poses(images: Sequence[ImageFacts], *, batch_size: int, watch: Watch) -
 
 def spread_of(images: UInt8[np.ndarray, "n height width 3"]) -> PartPoses:
     """How far the parts of images of one size are shifted and turned."""
-    reference = find_reference(images, sample=_FOR_REFERENCE)
+    reference = find_reference(images)
     poses, shifts_alone = estimate_pose(reference, images), estimate_pose(reference, images, max_angle=0)
     quality, unturned = np.asarray(poses.quality), np.asarray(shifts_alone.quality)
     matching = quality >= _MATCHING

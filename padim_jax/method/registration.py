@@ -18,7 +18,7 @@ _REFINED = 4  # coarse angles that are refined, besides 0
 _SAME_QUALITY, _CHANCE = 0.01, 0.03  # qualities above the best q - 0.01 - 0.03 (1 - q) may be as good but for noise
 _FLAT = 0.005  # a quality that varies by less over ±3° does not tell the angle; that of pills varies by 0.01
 _MAX_SHIFT = 0.25  # of height and width
-REFERENCE_IMAGES = 32  # images that a reference is made of
+REFERENCE_IMAGES = 16  # images that a reference is made of
 
 
 @jax.tree_util.register_dataclass
