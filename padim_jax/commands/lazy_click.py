@@ -14,7 +14,7 @@ _COLUMN = 36
 HEADINGS = {
     "Expert options": (
         *("backbone", "weights", "taps", "n_channels", "ridge", "seed", "resize", "sigma", "interpolation"),
-        *("neighbourhood", "covariance", "prior_images", "positions", "n_components", "max_angle"),
+        *("neighbourhood", "covariance", "prior_images", "positions", "n_components", "align", "max_angle"),
         *("anomaly_map", "image_score", "projection", "precision", "value_range"),
         *("calibrate", "pixel_rate", "checkpoint_every", "batch_size", "debug"),
         *("colour_range", "memory", "prepared", "trusted", "replace_changed"),

@@ -64,7 +64,10 @@ preset_option = click.option(
     "--preset", "preset_name", metavar="NAME", help="Settings by name; other options take precedence."
 )
 backbone_option = click.option(
-    "--backbone", type=click.Choice(list(BACKBONES)), help="Network. Default: the preset's, or Lite0."
+    "--backbone",
+    type=click.Choice(list(BACKBONES)),
+    metavar="NAME",
+    help=f"Network: {', '.join(BACKBONES)}. Default: the preset's, or Lite0.",
 )
 
 
