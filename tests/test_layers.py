@@ -48,10 +48,12 @@ def test_every_convolution_is_the_sum_it_stands_for(height: int, width: int, set
     conv.bias[...] = jnp.asarray(rng.standard_normal(6), jnp.float32)
     x = rng.standard_normal((2, height, width, settings.get("channels_in", 6))).astype(np.float32)
     wanted = direct(x, conv)
-    np.testing.assert_allclose(conv(jnp.asarray(x)), wanted, atol=2e-5)
+    # the transforms of F(4, 3) multiply by up to 8, so their sums are rounded at a larger scale, by machines differently
+    atol = 4e-5 if settings.get("rows") == 4 else 2e-5
+    np.testing.assert_allclose(conv(jnp.asarray(x)), wanted, atol=atol)
     if conv.groups == 1:
         chosen = np.array([5, 0, 2])
-        np.testing.assert_allclose(conv(jnp.asarray(x), chosen), wanted[..., chosen], atol=2e-5)
+        np.testing.assert_allclose(conv(jnp.asarray(x), chosen), wanted[..., chosen], atol=atol)
 
 
 @pytest.mark.parametrize("rows", [2, 4])
