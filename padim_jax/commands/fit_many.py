@@ -42,10 +42,11 @@ def fit_many_command(
             raise ValueError(f"--devices {devices}: this machine has {len(available)} ({available[0].platform})")
     jobs = all_jobs[part[0] - 1 :: part[1]]
     name, candidates = choose_settings(**settings)
-    network = load_network(name, weights, candidates[0])
+    first = candidates[0]
+    network = load_network(name, weights, first)
     rates = rates_of(None, false_alarm_rate, pixel_rate)
     several = candidates if len(candidates) > 1 else ()
-    terms = Terms(candidates[0], batch_size, calibrate, *rates, skip_unreadable, replace_changed, trusted, several)
+    terms = Terms(first, batch_size, calibrate, *rates, skip_unreadable, replace_changed, trusted, several)
     with locked(out, "fit-many", f"{LOCK}-{part[0]}-of-{part[1]}"):
         _fit_all(network, all_jobs, jobs, terms, out, part, available[:devices])
 

@@ -214,7 +214,7 @@ def scores_of(
         outside = outside if model.standard is None else _lowest(maps, inside)
         maps = jnp.where(inside, maps, outside)
     values: Any = image_score(maps, model.config.top_share, model.roi)
-    if view is None:
+    if view is None or inside is None:
         return Scores(values, maps), grid
     # of an image that is judged nowhere nothing is known, which must not pass for good
     match = jnp.where(inside.any(axis=(1, 2)), view.poses.quality, NO_MATCH)
