@@ -14,6 +14,7 @@ import pytest
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
 from padim_jax.cli import main
+from padim_jax.inspection.estimate import Files, estimate
 from padim_jax.method.choosing import with_settings, without_needless_turns
 from padim_jax.method.standard import MapSample
 from padim_jax.runs.score import POOR_MATCH
@@ -132,10 +133,10 @@ def test_a_checkpoint_goes_on_with_its_reference(folder: Path, tmp_path: Path, l
 
 
 @pytest.mark.slow
-def test_an_estimate_knows_aligned_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    run("estimate", folder / "good", *RIGID)
-    assert "score" in capsys.readouterr().out
+def test_an_estimate_knows_aligned_models(lite0: padim.Backbone) -> None:
+    found = estimate(lite0, ALIGNED, 8, GOOD[:4], Files(SIDE * SIDE))
+    assert found.positions == 256
+    assert all(seconds >= 0 for seconds in found.score_seconds.values())
 
 
 def test_where_no_good_image_was_judged_maps_are_standardised_like_others() -> None:
