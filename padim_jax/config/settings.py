@@ -320,6 +320,11 @@ class PadimConfig:
         )
 
     @property
+    def folded(self) -> "PadimConfig":
+        """The settings that programs which fold images in are made for: what an image scores changes no moments."""
+        return dataclasses.replace(self.computed, image_score="max")
+
+    @property
     def largest_angle(self) -> float:
         """Degrees by which an image may be turned to align it; 0 where it is shifted alone."""
         return self.max_angle if self.align == "rigid" else 0.0
@@ -358,6 +363,15 @@ class PadimConfig:
     def passes(self) -> int:
         """How many times a fit reads its images; to align them, it reads some of them once more."""
         return 1 + (self.projection == "principal-components") + (self.n_components > 1)
+
+    @property
+    def found_first(self) -> str | None:
+        """What is found from all images before a fit folds them in, in words; None where nothing is."""
+        if self.n_components > 1:
+            return "several components"
+        if self.projection == "principal-components":
+            return "principal components"
+        return None if self.align == "none" else "aligned images"
 
 
 SETTINGS: Mapping[str, Setting] = {f.name: f.metadata["setting"] for f in dataclasses.fields(PadimConfig)}

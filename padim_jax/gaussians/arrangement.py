@@ -53,9 +53,9 @@ class Arrangement(ABC):
     def distances(self, gaussian: AnyGaussian, x: Float[Array, "p n d"]) -> Float[Array, "p n"]:
         """Mahalanobis distances, not squared, of every cell."""
 
-    @abstractmethod
     def at_kink(self, gaussian: AnyGaussian, x: Float[Array, "p n d"]) -> Bool[Array, "p n"]:
-        """Which cells have a distance of 0, where it has no gradient that is a number."""
+        """Which cells have a distance of 0, where it has no gradient that is a number: those exactly at the mean."""
+        return (x == gaussian.mean[:, None]).all(axis=-1)
 
     @abstractmethod
     def left_out_distances(
@@ -97,10 +97,6 @@ class OwnGaussians(Arrangement):
     def distances(self, gaussian: AnyGaussian, x: Float[Array, "p n d"]) -> Float[Array, "p n"]:
         """As the Gaussian has them."""
         return gaussian.distances(x)
-
-    def at_kink(self, gaussian: AnyGaussian, x: Float[Array, "p n d"]) -> Bool[Array, "p n"]:
-        """Exactly at the mean."""
-        return (x == gaussian.mean[:, None]).all(axis=-1)
 
     def left_out_distances(
         self,
@@ -196,7 +192,7 @@ class SharedGaussians(Arrangement):
         """At the mean of the only one; the distance from the likeliest of several takes care of itself."""
         if gaussian.components is not None:
             return jnp.zeros(x.shape[:2], bool)
-        return (x == gaussian.mean[:, None]).all(axis=-1)
+        return super().at_kink(gaussian, x)
 
     def left_out_distances(
         self,

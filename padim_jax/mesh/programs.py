@@ -142,7 +142,7 @@ def update(
         half,
         embedding=moments.embedding,
         mesh=moments.mesh,
-        config=moments.config.computed,
+        config=moments.config.folded,
     )
     return replace(moments, rows=rows)
 

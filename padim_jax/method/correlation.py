@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex64, Float, Float32, Num
-from scipy.fft import next_fast_len
 
 from padim_jax.method.warping import bilinear, pixel_grid, turn
 
@@ -81,5 +80,7 @@ def _normalise(edges: Float[Array, "h w"]) -> Float[Array, "h w"]:
 
 def _padded(shape: tuple[int, ...], max_shift: float) -> tuple[int, ...]:
     """Shape at which shifts that are allowed do not wrap around, and Fourier transforms are fast."""
+    from scipy.fft import next_fast_len  # takes a fifth of a second to import, which images that lie still need not
+
     lengths = [math.ceil(length * (1 + max_shift)) for length in shape]
     return tuple(int(next_fast_len(length, real=True)) for length in lengths)  # pyright: ignore[reportArgumentType]

@@ -292,10 +292,11 @@ def begin(
     Raises:
       TypeError, ValueError: as :func:`fit`, naming ``call``.
     """
-    if (config.passes > 1 or config.align != "none") and iter(batches) is batches:
-        what = "several components" if config.n_components > 1 else "principal components"
-        what, passes = ("aligned images", "two") if config.passes == 1 else (what, ("two", "three")[config.passes - 2])
-        raise ValueError(f"{call}: {what} take {passes} passes; give a list, or an iterable that starts anew")
+    if config.found_first is not None and iter(batches) is batches:
+        passes = "three" if config.passes == 3 else "two"
+        raise ValueError(
+            f"{call}: {config.found_first} take {passes} passes; give a list, or an iterable that starts anew"
+        )
     embedding, projection, centres = draw_embedding(backbone, config), None, None
     if config.projection == "principal-components":
         projection = principal_components(backbone, embedding, pad_batches(call, batches, config))
@@ -351,8 +352,7 @@ def update_in_place(
     check_backbone("fit", backbone, moments.embedding)
     half, config = half_life_array("fit", half_life), moments.config
     images, valid = jnp.asarray(images), jnp.asarray(valid)
-    computed = replace(config.computed, image_score="max")  # what an image scores changes no fit
-    updated = programs.update_donating(backbone, replace(moments, config=computed), images, valid, half)
+    updated = programs.update_donating(backbone, replace(moments, config=config.folded), images, valid, half)
     return replace(jax.block_until_ready(updated), config=config)
 
 

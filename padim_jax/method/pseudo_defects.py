@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, UInt8
-from scipy import ndimage
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 Values = Float32[np.ndarray, "_h _w 3"]
@@ -168,6 +167,8 @@ def _scratch(window: _Window, reach: float, strength: float, rng: np.random.Gene
 def _smear(window: _Window, reach: float, strength: float, rng: np.random.Generator) -> tuple[Weights, Values]:
     """A blurred place."""
     sigma = _between(1.5, 6, strength)
+    from scipy import ndimage  # takes a third of a second to import, which a fit that has nothing to choose need not
+
     return _ellipse(window, reach, 3.0, rng), ndimage.gaussian_filter(window.values, (sigma, sigma, 0), mode="nearest")
 
 

@@ -19,7 +19,7 @@ from padim_jax.lazy import extra
 from padim_jax.method import fitting, scoring
 from padim_jax.method.calibration import FALSE_ALARM_RATE
 from padim_jax.method.checks import pad_batches
-from padim_jax.method.records import Padim, PadimMoments
+from padim_jax.method.records import Padim, PadimMoments, Scores
 from padim_jax.method.regularisation import ImageSample, regularise
 from padim_jax.runs.inputs import Images, Notes, Place, as_backbone, image_paths, paths_in, read_images
 from padim_jax.runs.score import Rereadable
@@ -122,12 +122,8 @@ class PadimDetector(OutlierMixin, BaseEstimator):
           TypeError, ValueError, FileNotFoundError: as :func:`padim_jax.score`.
         """
         model = self._model("score_samples", least=2)
-        scores = [np.zeros(0)]
-        with Notes() as notes:
-            batches = self._in_order("score_samples", X, model.config, notes)
-            for images, valid in pad_batches("score_samples", batches, model.config):
-                scores.append(-np.asarray(scoring.score(model, images).image_score)[: int(valid.sum())])
-        return np.concatenate(scores)
+        scores = [-np.asarray(batch.image_score)[:n] for batch, n in self._scores("score_samples", X, model)]
+        return np.concatenate([np.zeros(0), *scores])
 
     def decision_function(self, X: Any) -> Float[np.ndarray, " n"]:
         """``score_samples(X) - offset_``: below 0 for outliers.
@@ -146,15 +142,11 @@ class PadimDetector(OutlierMixin, BaseEstimator):
           NotFittedError, TypeError, ValueError, FileNotFoundError: as :meth:`decision_function`.
         """
         model = self._model("predict", least=3)
-        is_outlier = self.decision_function(X) < 0
-        if model.alignment is not None:  # those that do not match the reference are, whatever they score
-            with Notes() as notes:
-                batches = self._in_order("predict", X, model.config, notes)
-                first = 0
-                for images, valid in pad_batches("predict", batches, model.config):
-                    verdicts = np.asarray(scoring.score(model, images).anomalous)[: int(valid.sum())]
-                    is_outlier[first : first + len(verdicts)] |= verdicts
-                    first += len(verdicts)
+        if model.alignment is None:
+            is_outlier = self.decision_function(X) < 0
+        else:  # those that do not match the reference are outliers too, whatever they score
+            verdicts = [np.asarray(batch.anomalous)[:n] for batch, n in self._scores("predict", X, model)]
+            is_outlier = np.concatenate([np.zeros(0, bool), *verdicts])
         return np.where(is_outlier, -1, 1)
 
     def fit_predict(self, X: Any, y: object = None) -> Int[np.ndarray, " n"]:  # type: ignore[override]  # no more to fit
@@ -223,6 +215,13 @@ class PadimDetector(OutlierMixin, BaseEstimator):
             )
         return config
 
+    def _scores(self, call: str, X: Any, model: Padim) -> Iterator[tuple[Scores, int]]:
+        """Scores of the images of X in order, batch by batch, and how many of each batch count."""
+        with Notes() as notes:
+            batches = self._in_order(call, X, model.config, notes)
+            for images, valid in pad_batches(call, batches, model.config):
+                yield scoring.score(model, images), int(valid.sum())
+
     def _in_order(self, call: str, X: Any, config: PadimConfig, notes: Notes) -> Iterator[Images]:
         places, array = _places_or_array(call, X)
         paths = None if places is None else [path for place in places for path in image_paths(call, [place])]
@@ -265,8 +264,6 @@ def _places_or_array(call: str, X: Any) -> tuple[Sequence[Place] | None, Any]:
 
 
 def _start(call: str, backbone: Backbone, config: PadimConfig, batches: Rereadable[Images]) -> PadimMoments:
-    if call == "partial_fit" and (config.passes > 1 or config.align != "none"):
-        what = "several components" if config.n_components > 1 else "principal components"
-        what = what if config.passes > 1 else "aligned images"
-        raise ValueError(f"partial_fit: {what} take a pass over all images; give them to fit")
+    if call == "partial_fit" and config.found_first is not None:
+        raise ValueError(f"partial_fit: {config.found_first} take a pass over all images; give them to fit")
     return fitting.begin(call, backbone, batches, config)
