@@ -29,7 +29,7 @@ class LowRankGaussian:
 
     Attributes:
       mean: float32 (p, d).
-      basis: float32 (p, r, d), B with orthonormal rows, by falling spread.
+      basis: float32 (p, r, d), B with orthonormal rows by falling spread, the largest entry of each positive.
       spread: float32 (p, r), the eigenvalues of the covariance's sample part, 0 or more.
       noise: float32 (p,), the variance in every direction, which the ridge and shrinkage give.
       strength: float32 (p,), Ledoit-Wolf's ρ in Σ; None where it is not shrunk.
@@ -148,6 +148,9 @@ def low_rank(moments: Moments, rank: int, ridge: float) -> LowRankGaussian:
         eigenvalues, vectors = jnp.linalg.eigh(projected)
         leading = vectors[:, :, ::-1][:, :, :rank]
         basis = jnp.einsum("pkr,pik->pri", leading, q, precision=_HIGHEST)
+        # an eigenvector has no sign of its own: without a rule it would change with the size of a chunk
+        largest = jnp.take_along_axis(basis, jnp.abs(basis).argmax(axis=-1, keepdims=True), axis=-1)
+        basis = jnp.where(largest < 0, -basis, basis)
         spread = jnp.maximum(eigenvalues[:, ::-1][:, :rank], 0) / divisor[:, None]
         noise = jnp.full(len(scatter), ridge, scatter.dtype) + 0 * divisor
         if strength:

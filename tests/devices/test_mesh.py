@@ -167,7 +167,7 @@ def test_nothing_but_embeddings_is_exchanged(lite0: padim.Backbone, uneven: padi
     mesh = meshes.device_mesh(rows)
     network, moments = by_many(mesh, lite0, UNEVEN)
     batch, valid = (meshes.shared_out(mesh, array) for array in (images(16, UNEVEN), np.ones(16, bool)))
-    own = (network, moments.rows, moments.projection, batch, valid, None)
+    own = (network, moments.rows, (moments.projection, None), batch, valid, None)
     program = (
         programs._update.lower(*own, embedding=moments.embedding, mesh=mesh, config=UNEVEN.computed).compile().as_text()
     )
