@@ -1,6 +1,6 @@
 """Generated parts that lie a little differently in every image, as in a fixture with some play.
 
-Not a benchmark by itself; ``lite0_plus.py`` and ``masks.py`` use it.
+Not a benchmark by itself; ``lite0_local.py`` and ``masks.py`` use it.
 """
 
 from dataclasses import dataclass

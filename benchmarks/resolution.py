@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import numpy as np
 from alternate import alternate, facts
-from lite0_plus import DataSet
+from lite0_local import DataSet
 from masks import write_scratches
 from sharper import BATCH, fit, judge, read_folder, read_tests
 
@@ -103,7 +103,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--sizes", nargs="+", default=SIZES)
     parser.add_argument("--backbones", nargs="+", default=["efficientnet_lite0"], choices=padim.BACKBONES)
-    parser.add_argument("--presets", nargs="+", default=["lite0-plus"], help="whose settings are taken (%(default)s)")
+    parser.add_argument("--presets", nargs="+", default=["lite0-local"], help="whose settings are taken (%(default)s)")
     parser.add_argument("--drawn", nargs="*", default=list(DRAWN), choices=DRAWN, help="defects beside a folder's own")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every side for its price; 0 leaves it out")
     parser.add_argument("--out", type=Path)

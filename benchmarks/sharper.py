@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 from alternate import facts, split_batches
-from lite0_plus import DataSet, elpv, generated
+from lite0_local import DataSet, elpv, generated
 from PIL import Image
 
 import padim_jax as padim
@@ -32,31 +32,35 @@ from padim_jax.images.image import centre_crop, find_defective, resize_mask
 from padim_jax.method.calibration import at_rates
 from padim_jax.presets import preset
 
+LOCAL = preset("lite0-local").members[0]
 PLUS = preset("lite0-plus").members[0]
+POOLED = preset("lite0-pooled").members[0]
 SHARED = preset("lite0-shared").members[0]
 VARIANTS = {
     "lite0": preset("lite0").members[0],
+    "lite0-local": LOCAL,
+    "ridge 0.1": replace(LOCAL, ridge=0.1),
+    "ridge auto": replace(LOCAL, ridge="auto"),
+    "ledoit-wolf": replace(LOCAL, covariance="ledoit-wolf"),
+    "pooled": POOLED,
+    "standardised": replace(LOCAL, anomaly_map="standardised"),
+    "combined": replace(LOCAL, anomaly_map="combined"),
+    "pooled, standardised": replace(POOLED, anomaly_map="standardised"),
     "lite0-plus": PLUS,
-    "ridge 0.1": replace(PLUS, ridge=0.1),
-    "ridge auto": replace(PLUS, ridge="auto"),
-    "ledoit-wolf": replace(PLUS, covariance="ledoit-wolf"),
-    "pooled": replace(PLUS, covariance="pooled", ridge="auto"),
-    "standardised": replace(PLUS, anomaly_map="standardised"),
-    "pooled, standardised": replace(PLUS, covariance="pooled", ridge="auto", anomaly_map="standardised"),
-    "shared": replace(PLUS, positions="shared"),
+    "shared": replace(LOCAL, positions="shared"),
     "shared, 16": replace(SHARED, covariance="ridge", prior_images="auto"),
     "shared, 4, pooled": replace(SHARED, n_components=4),
     "shared, 16, pooled": SHARED,
     "shared, 64, pooled": replace(SHARED, n_components=64),
     "lite0, pooled": replace(preset("lite0").members[0], covariance="pooled", ridge="auto"),
-    "shifted back": replace(PLUS, ridge="auto", align="shift"),
-    "turned back": replace(PLUS, ridge="auto", align="rigid"),
-    "turned back, standardised": replace(PLUS, ridge="auto", align="rigid", anomaly_map="standardised"),
-    "turned back, pooled, standardised": replace(
-        PLUS, covariance="pooled", ridge="auto", align="rigid", anomaly_map="standardised"
-    ),
-    "top 1 %": replace(PLUS, image_score="top-1%"),
-    "pooled, top 1 %": replace(PLUS, covariance="pooled", ridge="auto", image_score="top-1%"),
+    "shifted back": replace(LOCAL, ridge="auto", align="shift"),
+    "turned back": replace(LOCAL, ridge="auto", align="rigid"),
+    "turned back, standardised": replace(LOCAL, ridge="auto", align="rigid", anomaly_map="standardised"),
+    "turned back, pooled, standardised": replace(POOLED, align="rigid", anomaly_map="standardised"),
+    "turned back, lite0-plus": replace(PLUS, align="rigid"),
+    "top 1 %": replace(LOCAL, image_score="top-1%"),
+    "pooled, top 1 %": replace(POOLED, image_score="top-1%"),
+    "lite0-plus, top 1 %": replace(PLUS, image_score="top-1%"),
 }
 RATES = (0.01, 0.05)
 BATCH = 16

@@ -57,12 +57,14 @@ def preset(name: str) -> Preset:
 
 _PAPER = PadimConfig(interpolation="bicubic")  # arXiv 2011.08785, section IV-B
 _OURS = PadimConfig(image_size=224)  # the whole image: a defect at its edge is one too
-# what benchmarks/lite0_plus.py found to help on misaligned parts and to do no harm on aligned ones
-_PLUS = replace(_OURS, neighbourhood=3, projection="semi-orthogonal")
+# what benchmarks/lite0_local.py found to help on misaligned parts and to do no harm on aligned ones
+_LOCAL = replace(_OURS, neighbourhood=3, projection="semi-orthogonal")
 # what benchmarks/sharper.py found to help where positions alone say little: parts that are turned, few images
-_POOLED = replace(_PLUS, covariance="pooled", ridge="auto")
+_POOLED = replace(_LOCAL, covariance="pooled", ridge="auto")
+# and what it found to help on some kinds of parts and to do no harm on the others
+_PLUS = replace(_POOLED, anomaly_map="combined")
 # what all components have in common counts as one image, as a unit-information prior has it (Kass & Wasserman 1995)
-_SHARED = replace(_PLUS, positions="shared", n_components=16, covariance="pooled", prior_images=1.0)
+_SHARED = replace(_LOCAL, positions="shared", n_components=16, covariance="pooled", prior_images=1.0)
 # the one that found most on average comes first, because it is kept where a folder's images can't tell
 _STANDARDISED = replace(_POOLED, anomaly_map="standardised")
 _CANDIDATES = (_STANDARDISED, _POOLED, replace(_STANDARDISED, align="rigid"))
@@ -106,7 +108,10 @@ PRESETS: Mapping[str, Preset] = {
     preset.name: preset
     for preset in (
         Preset("lite0", "EfficientNet-Lite0, 100 channels: small, fast, no download", "efficientnet_lite0", (_OURS,)),
-        Preset("lite0-plus", "for parts that lie a little differently each time", "efficientnet_lite0", (_PLUS,)),
+        Preset(
+            "lite0-plus", "finds most on average: start here when lite0 misses defects", "efficientnet_lite0", (_PLUS,)
+        ),
+        Preset("lite0-local", "for parts that lie a little differently each time", "efficientnet_lite0", (_LOCAL,)),
         Preset("lite0-pooled", "for parts that are turned, and for few images", "efficientnet_lite0", (_POOLED,)),
         Preset("lite0-shared", "for parts that lie anywhere, at any angle", "efficientnet_lite0", (_SHARED,)),
         Preset(

@@ -16,7 +16,7 @@ from padim_jax.artifact import load_updatable
 from padim_jax.cli import main
 from padim_jax.inspection.estimate import Files, estimate
 from padim_jax.method.choosing import with_settings, without_needless_turns
-from padim_jax.method.standard import MapSample
+from padim_jax.method.map_sample import MapSample
 from padim_jax.runs.score import POOR_MATCH
 from tests.conftest import write_images
 from tests.datasets import write_mvtec
@@ -145,12 +145,12 @@ def test_where_no_good_image_was_judged_maps_are_standardised_like_others() -> N
     grids = np.random.default_rng(0).gamma(5, 1, (5, 16, 16)).astype(np.float32)
     grids[:, :4] = np.nan
     sample.add(grids)
-    standard = sample.standard("test", sample.moments)
+    standard = sample.standard("test", sample.good_maps())
     assert np.isfinite(standard.mean).all()
     np.testing.assert_allclose(standard.mean[:8], np.mean(np.asarray(standard.mean)[20:]), rtol=0.05)
     assert (np.asarray(standard.spread) > 0).all()
     sample.add(np.full((1, 16, 16), np.nan, np.float32))  # nothing of it is judged
-    assert all(np.isfinite(maps).all() for maps in sample.left_out(sample.moments))
+    assert all(np.isfinite(maps).all() for maps in sample.left_out(sample.good_maps()))
 
 
 def test_candidates_that_turn_images_are_tried_where_that_says_something() -> None:

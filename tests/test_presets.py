@@ -26,7 +26,7 @@ def test_settings_fit_the_backbone(name: str) -> None:
         assert (member.n_channels or 1) <= sum(tap.channels for tap in taps)
         # the paper crops (section IV-B); ours see the whole image
         side = 224 if found.backbone == "efficientnet_lite0" else 256
-        ridge = "auto" if name in ("auto", "lite0-pooled") else 0.01
+        ridge = "auto" if name in ("auto", "lite0-plus", "lite0-pooled") else 0.01
         assert (member.image_size, member.crop_size, member.ridge, member.sigma) == (side, 224, ridge, 4.0)
 
 

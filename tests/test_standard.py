@@ -12,12 +12,12 @@ from scipy.stats import binom
 import padim_jax as padim
 from padim_jax.artifact.compaction import compact
 from padim_jax.artifact.saving import save_compacted
-from padim_jax.method import programs
-from padim_jax.method import standard as module
+from padim_jax.method import map_sample, programs
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.calibration import Histogram
+from padim_jax.method.map_sample import MapSample
 from padim_jax.method.scoring import leave_one_out_scores
-from padim_jax.method.standard import MapMoments, MapSample, MapStandard
+from padim_jax.method.standard import MapMoments, MapStandard
 from padim_jax.method.variants import with_smaller_roi, with_standard
 from padim_jax.runs.score import ScoredImage, find_summit
 from tests.conftest import SMALL, images, rewrite_manifest
@@ -190,18 +190,18 @@ def test_the_maximum_lies_inside_of_the_region_however_low_it_is(calibrated: pad
 def test_maps_that_never_vary_give_finite_numbers(level: float) -> None:
     sample = MapSample(TINY, None)
     sample.add(np.full((5, 3, 3), level, np.float32))
-    for maps in sample.left_out(sample.moments):
+    for maps in sample.left_out(sample.good_maps()):
         np.testing.assert_allclose(maps, 0, atol=1e-3)
-    standard = sample.standard("test", sample.moments)
+    standard = sample.standard("test", sample.good_maps())
     np.testing.assert_allclose(standard.spread, 1e-3 * level or 1, rtol=1e-5)
-    assert np.isfinite(standard.standardise(jnp.full((1, 12, 12), 99.0))).all()
+    assert np.isfinite(standard.apply(jnp.full((1, 12, 12), 99.0))).all()
 
 
 def test_grids_beyond_the_budget_come_back_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     grids = np.random.default_rng(0).gamma(9, 1, (11, 3, 3)).astype(np.float32)
     expected = np.asarray(anomaly_map(jnp.asarray(grids), (12, 12), 1.0, "bilinear"))
     for budget in (10**6, 200, 0):
-        monkeypatch.setattr(module, "_BUDGET", budget)
+        monkeypatch.setattr(map_sample, "_BUDGET", budget)
         sample = MapSample(TINY, None)
         for start in range(0, 11, 4):
             sample.add(grids[start : start + 4])
@@ -221,10 +221,10 @@ def test_false_alarms_are_as_rare_as_asked_for() -> None:
         sample, new = MapSample(TINY, None), MapSample(TINY, None)
         sample.add(grids[:n])
         new.add(grids[n:])
-        standard = sample.standard("test", sample.moments)
+        standard = sample.standard("test", sample.good_maps())
         (score,) = next(new.by(standard)).max(axis=(1, 2))
         for name, maps in (
-            ("without its share", sample.left_out(sample.moments)),
+            ("without its share", sample.left_out(sample.good_maps())),
             ("with its share", sample.by(standard)),
         ):
             alarms[name] += score > np.sort(next(iter(maps)).max(axis=(1, 2)))[-rank]

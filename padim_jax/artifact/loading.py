@@ -1,5 +1,6 @@
 """Load models of any form and of every version."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -154,11 +155,13 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
         except (ValueError, TypeError) as error:
             raise manifest_error(folder, error) from error
     standard = None
-    if calibrated is not None and settings.config.anomaly_map == "standardised":
-        standard_arrays = [arrays.pop(f"calibration.map_{name}") for name in ("mean", "spread", "count")]
-        if not (standard_arrays[1] > 0).all():
-            raise ArtifactError(f"load: {folder} is damaged: calibration.map_spread is not above 0 everywhere")
-        standard = MapStandard(*jax.device_put(standard_arrays))
+    if calibrated is not None and settings.config.is_standardised:
+        names = [field.name for field in dataclasses.fields(MapStandard) if f"calibration.map_{field.name}" in arrays]
+        maps = {name: arrays.pop(f"calibration.map_{name}") for name in names}
+        for name in {"spread", "scales"} & maps.keys():
+            if not (maps[name] > 0).all():
+                raise ArtifactError(f"load: {folder} is damaged: calibration.map_{name} is not above 0 everywhere")
+        standard = MapStandard(**jax.device_put(maps))
     image, coverage = arrays.pop("alignment.image", None), arrays.pop("coverage", None)
     alignment = None
     if image is not None:

@@ -157,7 +157,9 @@ def _save(
         if fitted.alignment is not None:
             arrays["calibration.least_match"] = model.calibration.least_match
     if model.calibration is not None and model.standard is not None:
-        arrays |= {f"calibration.map_{name}": array for name, array in vars(model.standard).items()}
+        arrays |= {
+            f"calibration.map_{name}": array for name, array in vars(model.standard).items() if array is not None
+        }
     manifest = {
         "config": dataclasses.asdict(fitted.config),
         "embedding": dataclasses.asdict(fitted.embedding),

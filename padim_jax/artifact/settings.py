@@ -52,9 +52,11 @@ class Settings:
             shapes["calibration.pixels"] = (BINS,)
             if self.config.align != "none":
                 shapes["calibration.least_match"] = ()
-            if self.config.anomaly_map == "standardised":
+            if self.config.is_standardised:
                 shapes |= {f"calibration.map_{name}": self.config.crop for name in ("mean", "spread")}
                 shapes["calibration.map_count"] = ()
+            if self.config.anomaly_map == "combined":
+                shapes |= {f"calibration.map_{name}": (2,) for name in ("levels", "scales")}
         return {
             name: jax.ShapeDtypeStruct(shape, np.int16 if name == "roi" else np.float32)
             for name, shape in shapes.items()

@@ -27,7 +27,7 @@ Covariance = Literal["ridge", "ledoit-wolf", "pooled"]
 Positions = Literal["own", "shared"]
 Projection = Literal["random-channels", "semi-orthogonal", "principal-components"]
 Resize = Literal["stretch", "shorter-side", "pad"]
-AnomalyMap = Literal["distance", "standardised"]
+AnomalyMap = Literal["distance", "standardised", "combined"]
 Align = Literal["none", "shift", "rigid"]
 Precision = Literal["float32", "bfloat16"]
 Form = Literal["updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-16bit"]  # of a model on disk
@@ -86,9 +86,10 @@ class PadimConfig:
         covers ``image_size`` and takes the centre; "pad" keeps it, fits inside and leaves black borders.
       value_range: None for images of 8 bits a channel; (low, high) for images of more bits or floats, whose
         values v become ``255 (v - low) / (high - low)``. Values outside are refused, never clipped.
-      anomaly_map: "distance", M as PaDiM has it; or "standardised", ``(M - m) / s`` with the mean m and the standard
-        deviation s of good images' maps at each pixel, which calibrating finds (:mod:`padim_jax.method.standard`).
-        Scores are then in standard deviations, and a model has to be calibrated before it scores.
+      anomaly_map: "distance", M as PaDiM has it; "standardised", ``(M - m) / s`` with the mean m and the standard
+        deviation s of good images' maps at each pixel, which calibrating finds; or "combined", the higher of both at
+        each pixel, made comparable by good images' scores (:mod:`padim_jax.method.standard`). Scores of the latter two
+        are in standard deviations, and a model has to be calibrated before it scores.
       image_score: what an image scores: "max", the highest value of its map (section III-D); or "top-P%", such as
         "top-1%", the mean of the k highest of the q pixels judged, those in the region of interest where there is one,
         ``k = max(1, round(q P / 100))``, 0 < P ≤ 100 (:func:`padim_jax.method.anomaly_map.image_score`).
@@ -207,7 +208,8 @@ class PadimConfig:
     anomaly_map: AnomalyMap = choice(
         "distance",
         AnomalyMap,
-        "Maps of distances; or standardised at each pixel by what good images have there, which takes calibrating.",
+        "Maps of distances; standardised at each pixel by what good images have there; or combined, the higher of "
+        "both. The latter two take calibrating.",
     )
     image_score: str = setting(
         "max",
@@ -334,6 +336,11 @@ class PadimConfig:
         """The share of the pixels, in (0, 1], whose mean an image scores; None for the maximum."""
         percent = percent_of(self.image_score)
         return None if percent is None else percent / 100
+
+    @property
+    def is_standardised(self) -> bool:
+        """Whether maps are put into standard deviations of good images' maps, which takes a calibration."""
+        return self.anomaly_map != "distance"
 
     @property
     def chooses(self) -> bool:

@@ -19,8 +19,9 @@ from padim_jax.method.anomaly_map import image_score
 from padim_jax.method.calibration import Calibration, Histogram, p_values
 from padim_jax.method.calibration import calibration as calibrate_scores
 from padim_jax.method.checks import check_images
+from padim_jax.method.map_sample import MapSample
 from padim_jax.method.scoring import NoLeaveOneOut, check_scores
-from padim_jax.method.standard import MapSample, MapStandard
+from padim_jax.method.standard import MapStandard
 from padim_jax.runs.engines import Engine
 from padim_jax.runs.steps import Step
 
@@ -114,7 +115,7 @@ def leave_out(
     histogram, scores = Histogram(), list[float]()
     configs = [engine.model(model).config for model in models]
     samples = [MapSample(config, None) for config in configs]
-    is_standardised = [config.anomaly_map == "standardised" for config in configs]
+    is_standardised = [config.is_standardised for config in configs]
 
     def count(parts: Iterable[np.ndarray]) -> None:
         maps = functools.reduce(operator.add, parts)
@@ -144,10 +145,9 @@ def leave_out(
     standards: list[MapStandard | None] = [None] * len(models)
     if any(is_standardised):
         members = [
-            (sample.standard("leave_out", sample.moments), sample.left_out(sample.moments))
-            if standardised
-            else (None, sample.by(None))
+            (sample.standard("leave_out", good), sample.left_out(good)) if standardised else (None, sample.by(None))
             for sample, standardised in zip(samples, is_standardised, strict=True)
+            for good in [sample.good_maps()]
         ]
         standards = [standard for standard, _ in members]
         for parts in zip(*(maps for _, maps in members), strict=True):

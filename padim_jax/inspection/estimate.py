@@ -170,7 +170,7 @@ def estimate(
     p, d = state.embedding.n_positions, state.embedding.dimension
     g = n_gaussians(config, state.embedding)
     parameters = sum(array.size for array in backbone_parameters(backbone).values())
-    map_pixels = math.prod(config.crop) if config.anomaly_map == "standardised" else 0
+    map_pixels = math.prod(config.crop) if config.is_standardised else 0
     disk = sizes_on_disk(
         g, d, images, parameters, map_pixels, full_rank=config.has_full_rank, exact=config.n_components > 1
     )

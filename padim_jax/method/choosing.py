@@ -34,11 +34,11 @@ from padim_jax.backbones import Backbone
 from padim_jax.config import PadimConfig
 from padim_jax.method import fitting, scoring
 from padim_jax.method.anomaly_map import image_score
+from padim_jax.method.map_sample import MapSample
 from padim_jax.method.pseudo_defects import FAMILIES, pseudo_defects
 from padim_jax.method.records import PadimMoments
 from padim_jax.method.reference import find_alignment
 from padim_jax.method.regularisation import regularise
-from padim_jax.method.standard import MapSample
 from padim_jax.method.variants import with_roi
 
 Images = UInt8[np.ndarray, "n height width 3"]
@@ -301,10 +301,11 @@ def _stand_out(
     config: PadimConfig, good: MapSample, defects: Sequence[MapSample], roi: Roi
 ) -> Float[np.ndarray, "f n"]:
     """a_fi; standardised maps are standardised without the share of their own good image."""
+    good_maps = good.good_maps() if config.is_standardised else None
 
     def scores(sample: MapSample) -> Float[np.ndarray, " n"]:
-        standardised = config.anomaly_map == "standardised"
-        maps = sample.left_out(good.moments, None if sample is good else good) if standardised else sample.by(None)
+        own = None if sample is good else good
+        maps = sample.by(None) if good_maps is None else sample.left_out(good_maps, own)
         return np.concatenate([np.asarray(image_score(some, config.top_share, roi), np.float64) for some in maps])
 
     known = scores(good)

@@ -208,7 +208,7 @@ def scores_of(
         grid = jnp.where(view.judged.T.reshape(grid.shape), grid, jnp.nan)
         inside = is_judged if inside is None else is_judged & inside
     if model.standard is not None:
-        maps = model.standard.standardise(maps)
+        maps = model.standard.apply(maps)
     outside = jnp.zeros((len(maps), 1, 1))
     if inside is not None:
         outside = outside if model.standard is None else _lowest(maps, inside)

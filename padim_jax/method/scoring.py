@@ -14,8 +14,9 @@ from padim_jax.method.aligned import View
 from padim_jax.method.anomaly_map import image_score
 from padim_jax.method.calibration import FALSE_ALARM_RATE, PIXEL_RATE, Histogram
 from padim_jax.method.checks import check_images, pad_batches, run_exclusively
+from padim_jax.method.map_sample import MapSample
 from padim_jax.method.records import Padim, Scores
-from padim_jax.method.standard import MapSample, MapStandard
+from padim_jax.method.standard import MapStandard
 from padim_jax.method.variants import with_solver, with_standard
 
 
@@ -48,7 +49,8 @@ def score(
     (``config.image_score``).
 
     A calibrated model (:func:`calibrate`) gives a p-value and a verdict too. With ``anomaly_map="standardised"`` its
-    maps are (M - m) / s, in standard deviations (:mod:`padim_jax.method.standard`).
+    maps are (M - m) / s, in standard deviations, and with "combined" the higher of both
+    (:mod:`padim_jax.method.standard`).
 
     Scores and maps of float images have gradients with respect to the images. Where a patch lies exactly at its mean,
     the distance has a kink, and its gradient is given as 0.
@@ -72,10 +74,10 @@ def score(
 
 def check_standard(call: str, model: Padim) -> None:
     """Raise ``ValueError`` naming ``call`` where maps are to be standardised, and nothing is known to do it by."""
-    if model.config.anomaly_map == "standardised" and model.standard is None:
+    if model.config.is_standardised and model.standard is None:
         raise ValueError(
-            f"{call}: the model's maps are to be standardised by those of good images (anomaly_map='standardised'), "
-            "and it is not calibrated; calibrate it first"
+            f"{call}: the model's maps are to be standardised by those of good images (anomaly_map="
+            f"{model.config.anomaly_map!r}), and it is not calibrated; calibrate it first"
         )
 
 
@@ -94,8 +96,8 @@ def calibrate(
     The images it was fitted on are each scored by the model of all the others, exactly and without refits
     (:func:`padim_jax.gaussians.leave_one_out.leave_one_out`), map and score included; works for n ≤ d. With a
     Ledoit-Wolf covariance the coefficient ρ stays that of all images. :mod:`padim_jax.method.calibration` says what
-    each way guarantees. With ``anomaly_map="standardised"`` these maps are what others are standardised by, and each
-    is standardised itself by all the others (:mod:`padim_jax.method.standard`).
+    each way guarantees. With ``anomaly_map="standardised"`` or "combined" these maps are what others are standardised
+    by, and each is standardised itself by all the others (:mod:`padim_jax.method.standard`).
 
     Args:
       model: as :func:`fit` or :func:`finalize` gives it, or loaded.
@@ -146,7 +148,7 @@ def _score_good(
     partial: bool = False,
 ) -> _Good:
     left_out_model = None if held_out else for_leave_one_out(call, model)
-    sample = MapSample(model.config, model.roi) if model.config.anomaly_map == "standardised" else None
+    sample = MapSample(model.config, model.roi) if model.config.is_standardised else None
     histogram, scores, matches = Histogram(), list[np.ndarray](), [np.zeros(0)]
     roi = None if model.roi is None else np.asarray(model.roi)
 
@@ -169,8 +171,9 @@ def _score_good(
         _check_fitted(left_out_model, total, shift_sum, partial or weights is not None)
     standard = None
     if sample is not None:
-        standard = sample.standard(call, sample.moments)
-        for maps in sample.left_out(sample.moments):
+        good = sample.good_maps()
+        standard = sample.standard(call, good)
+        for maps in sample.left_out(good):
             count(np.asarray(image_score(maps, model.config.top_share, roi)), maps)
     return _Good(np.asarray(scores), histogram.counts, standard, calibration.least_match(np.concatenate(matches)))
 

@@ -99,6 +99,6 @@ def with_smaller_roi(model: Padim, roi: Bool[Array | np.ndarray, "height width"]
 
 
 def with_standard(model: Padim, standard: MapStandard | None) -> Padim:
-    """The same model, not calibrated, with maps standardised by ``standard``; of distances where it is None."""
-    config = replace(model.config, anomaly_map="distance" if standard is None else "standardised")
+    """The same model, not calibrated, with maps by ``standard``; of distances where it is None."""
+    config = replace(model.config, anomaly_map="distance" if standard is None else standard.anomaly_map)
     return replace(model, config=config, calibration=None, standard=standard)

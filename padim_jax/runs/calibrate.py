@@ -26,9 +26,10 @@ from padim_jax.method.calibration import (
     images_wanted,
     least_match,
 )
+from padim_jax.method.map_sample import MapSample
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import NoLeaveOneOut, check_scores, judged_pixels
-from padim_jax.method.standard import FEWEST, MapMoments, MapSample, MapStandard
+from padim_jax.method.standard import FEWEST, MapMoments, MapStandard
 from padim_jax.runs.copies import Copies
 from padim_jax.runs.engines import Engine, LeftOut
 from padim_jax.runs.plausible import COMPARED, check_plausible, choose_evenly
@@ -295,7 +296,7 @@ class _Sample:
         self._judged_pixels = partial(judged_pixels, model)
         self._roi = None if model.roi is None else np.asarray(model.roi)
         self._share = model.config.top_share
-        self._maps = MapSample(model.config, model.roi) if model.config.anomaly_map == "standardised" else None
+        self._maps = MapSample(model.config, model.roi) if model.config.is_standardised else None
         self._histogram, self._scores, self._matches = Histogram(), list[np.ndarray](), [np.zeros(0, np.float32)]
         self._embeddings, self._interval = list[np.ndarray](), max(1, -(-total // COMPARED))
         self.size, self.paths = 0, list[Path]()  # of all scores, in order
@@ -322,16 +323,16 @@ class _Sample:
         """What the images of all processes give; each map standardised by all others, where they are standardised."""
         scores, standard = self._in_order(self._scores), None
         if self._maps is not None:
-            moments = _gather_moments(self._maps.moments)
-            if earlier is not None and (before := earlier.kept_beside(int(moments.images), rates[0])) is not None:
-                moments = self._maps.moments_of(before).merge(moments)
-            if moments.images < FEWEST:
+            before = None if earlier is None else earlier.kept_beside(len(scores), rates[0])
+            images = len(scores) if before is None else len(scores) + float(before.count)
+            if images < FEWEST:
                 raise TooFewImages(
                     f"standardised maps take {FEWEST} or more different good images to calibrate on, and there "
-                    f"{'is' if moments.images == 1 else 'are'} {moments.images:g}; calibrate on more (padim calibrate)"
+                    f"{'is' if images == 1 else 'are'} {images:g}; calibrate on more (padim calibrate)"
                 )
-            standard = self._maps.standard("calibrate", moments)
-            scores = self._in_order(self._rescored(self._maps.left_out(moments), self._count_pixels))
+            good = self._maps.good_maps(_gather_moments, before)
+            standard = self._maps.standard("calibrate", good)
+            scores = self._in_order(self._rescored(self._maps.left_out(good), self._count_pixels))
         method: Method = "held-out" if held_out else "leave-one-out"
         pixels = gather(self._histogram.counts).sum(axis=0)
         self.final_scores = scores

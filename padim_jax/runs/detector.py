@@ -196,7 +196,7 @@ class PadimDetector(OutlierMixin, BaseEstimator):
                 chosen = regularise(backbone, moments, sample.batches(), sample.weights)
                 model = fitting.finalize(backbone, chosen)
             new = count if before is None else count - int(before.count)
-            if model is not None and (new if config.anomaly_map == "standardised" else count) > 2:
+            if model is not None and (new if config.is_standardised else count) > 2:
                 rate = self.false_alarm_rate
                 model = scoring.calibrate(model, batches, partial=before is not None, false_alarm_rate=rate)
         self.moments_, self.model_ = moments, model
@@ -242,7 +242,7 @@ class PadimDetector(OutlierMixin, BaseEstimator):
                 f"{call}: this PadimDetector has seen {count} images, wanted {least} or more; call fit, or "
                 "partial_fit with more of them"
             )
-        if self.model_.config.anomaly_map == "standardised" and self.model_.calibration is None:
+        if self.model_.config.is_standardised and self.model_.calibration is None:
             raise NotFittedError(
                 f"{call}: the maps of this PadimDetector are standardised by the images of the last call of "
                 "partial_fit, which were fewer than 3; call partial_fit with 3 or more good images"

@@ -69,7 +69,7 @@ def _merge_pair(first: Updatable, second: Updatable, remark: Remark) -> Updatabl
     if shared := len(first.images.keys() & second.images.keys()):
         remark(f"warning: {shared} images are in both and count twice now")
     images = dict(first.images)
-    is_standardised = first.moments.config.anomaly_map == "standardised"
+    is_standardised = first.moments.config.is_standardised
     for digest, weight in second.images.items():
         images[digest] = images.get(digest, 0) + weight
     return replace(
