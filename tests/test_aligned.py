@@ -298,8 +298,9 @@ def test_scores_do_not_depend_on_the_batch(model: padim.Padim) -> None:
     np.testing.assert_allclose(padim.score(model, TURNED[1:]).image_score[0], together.image_score[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_standardised_maps_of_aligned_images(model: padim.Padim) -> None:
-    config = replace(ALIGNED, anomaly_map="standardised", covariance="pooled", ridge="auto")
+    config = replace(ALIGNED, anomaly_map="combined", covariance="pooled", ridge="auto")
     fitted = padim.fit(model.backbone, [GOOD], config)
     assert isinstance(fitted.config.ridge, float)
     calibrated = padim.calibrate(fitted, [GOOD[:5], GOOD[5:]], false_alarm_rate=0.1)
@@ -348,6 +349,7 @@ def test_the_alignment_of_a_fit_does_not_depend_on_its_batches() -> None:
     np.testing.assert_array_equal(a.image, b.image)
 
 
+@pytest.mark.slow
 def test_parts_that_are_not_turned_are_only_shifted(lite0: padim.Backbone) -> None:
     rng = np.random.default_rng(2)
     shifted = placed(bracket(), np.zeros(8), rng.uniform(-5, 5, (8, 2)))

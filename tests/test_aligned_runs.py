@@ -89,6 +89,7 @@ def test_fits_of_other_images_have_other_references_and_are_not_merged(
     assert not (tmp_path / "both").exists()
 
 
+@pytest.mark.slow
 def test_many_models_align_each_to_its_own_reference(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(f"model,good\none,{folder / 'good'}\ntwo,{folder / 'more'}\n")
     run("fit-many", tmp_path / "table.csv", "--out", tmp_path / "models", *RIGID)
@@ -98,7 +99,7 @@ def test_many_models_align_each_to_its_own_reference(folder: Path, tmp_path: Pat
 
 def test_an_evaluation_aligns(tmp_path: Path) -> None:
     category = write_mvtec(tmp_path, "bottle", (8, 3, 4), size=SIDE)
-    run("evaluate", category, "--out", tmp_path / "out", *RIGID, "--anomaly-map", "standardised")
+    run("evaluate", category, "--out", tmp_path / "out", *RIGID, "--anomaly-map", "combined")
     (record,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
     assert record["settings"]["members"][0]["align"] == "rigid"
     assert all(np.isfinite(row["score"]) for row in record["files"]["test"])
@@ -140,7 +141,7 @@ def test_an_estimate_knows_aligned_models(lite0: padim.Backbone) -> None:
 
 
 def test_where_no_good_image_was_judged_maps_are_standardised_like_others() -> None:
-    config = replace(ALIGNED, anomaly_map="standardised")
+    config = replace(ALIGNED, anomaly_map="combined")
     sample = MapSample(config, None)
     grids = np.random.default_rng(0).gamma(5, 1, (5, 16, 16)).astype(np.float32)
     grids[:, :4] = np.nan
@@ -166,6 +167,7 @@ def test_candidates_that_turn_images_are_tried_where_that_says_something() -> No
         with_settings(both[::-1], {"covariance": "ledoit-wolf"})
 
 
+@pytest.mark.slow
 def test_aligned_candidates_are_compared(lite0: padim.Backbone) -> None:
     choice = padim.choose(lite0, GOOD, [replace(ALIGNED, align="none"), ALIGNED])
     assert len(choice.criteria) == 2

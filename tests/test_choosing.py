@@ -90,6 +90,7 @@ def test_the_criterion_is_what_refits_and_numpy_give(lite0: padim.Backbone, mask
     np.testing.assert_allclose(choice.standard_errors, [0, error], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_neither_order_nor_copies_nor_batches_matter(lite0: padim.Backbone) -> None:
     good = edged(14)
     one = compare(lite0, good, CANDIDATES)

@@ -40,6 +40,7 @@ def test_the_preset_has_its_first_candidate_as_its_settings() -> None:
     assert kinds == [("standardised", "none"), ("distance", "none"), ("standardised", "rigid")]
 
 
+@pytest.mark.slow
 def test_fit_says_what_is_chosen_and_stores_it(
     parts: Path, tmp_path: Path, lite0: padim.Backbone, capfd: pytest.CaptureFixture
 ) -> None:
@@ -135,6 +136,7 @@ def test_models_of_a_fleet_choose_each_for_itself_and_share_programs(
     assert {outcome.status for outcome in fit_many(lite0, jobs, alone, out, Journal(out))} == {"fitted"}
 
 
+@pytest.mark.slow
 def test_evaluate_records_what_was_chosen(parts: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     for name, good in (("dusty", dusty(50, seed=4)), ("edged", edged(50, seed=4))):
         write_images(tmp_path / "data" / name / "good", good)

@@ -80,6 +80,7 @@ def test_batch_size_does_not_matter(
     assert not (tmp_path / "o" / "heatmaps").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_colour_scale_is_one_for_the_run(
     model_dir: Path, good_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

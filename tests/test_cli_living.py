@@ -87,6 +87,7 @@ def test_too_few_images_to_leave_one_out_leave_the_model_as_it_was(folders: Path
     assert padim.load_updatable(folders / "m").calibration is None
 
 
+@pytest.mark.slow
 def test_update_merge_and_forget_are_fits_from_scratch(folders: Path, capsys: Capture) -> None:
     fit(capsys, folders / "first", folders / "a")
     fit(capsys, folders / "second", folders / "b")
@@ -177,6 +178,7 @@ def test_half_life(folders: Path, capsys: Capture) -> None:
     assert "has faded by a half-life" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [("--n-channels", "11"), ("--seed", "1"), ("--ridge", "0.1")])
 def test_unlike_models_are_not_merged(folders: Path, capsys: Capture, more: tuple[str, str]) -> None:
     fit(capsys, folders / "first", folders / "a")
@@ -200,6 +202,7 @@ def test_compact_says_what_it_saved(folders: Path, capsys: Capture) -> None:
     assert "is a deployed model, without the moments" in err
 
 
+@pytest.mark.slow
 def test_masks_maps_and_region(folders: Path, capsys: Capture) -> None:
     fit(capsys, folders / "first", folders / "m")
     marked = np.zeros((40, 56), np.uint8)
@@ -250,6 +253,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, batches: int, method: str =
     monkeypatch.setattr(OneDevice, method, interrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("projection", ["random-channels", "principal-components"])
 def test_an_interrupted_fit_goes_on(
     folders: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, projection: str

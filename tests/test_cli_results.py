@@ -231,6 +231,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(
 # on a full disk, stopped, killed
 
 
+@pytest.mark.slow
 def test_a_full_disk_takes_one_line_and_the_command_goes_on(
     models: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

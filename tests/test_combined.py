@@ -205,3 +205,18 @@ def test_parts_of_the_images_give_what_all_together_give() -> None:
         np.testing.assert_allclose(each.scores.variance, wanted.scores.variance)
     pieces = [piece for part, each in zip(parts, good, strict=True) for piece in part.left_out(each)]
     np.testing.assert_allclose(np.concatenate(pieces), next(whole.left_out(wanted)), rtol=1e-6, atol=1e-6)
+
+
+def test_scores_of_earlier_images_count_beside_new_ones() -> None:
+    grids = np.random.default_rng(4).gamma(9, 1, (14, 3, 3)).astype(np.float32)
+    earlier, new = MapSample(TINY, None), MapSample(TINY, None)
+    earlier.add(grids[:9])
+    new.add(grids[9:])
+    first = earlier.good_maps()
+    good = new.good_maps(before=earlier.standard("test", first))
+    assert first.scores is not None
+    assert good.scores is not None
+    whole = first.scores.merge(MapMoments.of(new._both_scores(good.maps)))
+    np.testing.assert_allclose(good.scores.mean, whole.mean, rtol=1e-5)
+    np.testing.assert_allclose(good.scores.variance, whole.variance, rtol=1e-4)
+    assert good.images == good.scores.images == 14

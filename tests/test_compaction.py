@@ -142,6 +142,7 @@ def test_damage_is_told(lite0: padim.Backbone, tmp_path: Path, changes: dict[str
         padim.load(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_updatable_models_come_back_whole(lite0: padim.Backbone, tmp_path: Path) -> None:
     stored = updatable(lite0, 20, covariance="ledoit-wolf", projection="semi-orthogonal")
     roi = np.zeros(stored.moments.config.crop, bool)

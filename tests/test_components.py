@@ -95,6 +95,7 @@ def centres() -> np.ndarray:
     return sample(1, K, 6, seed=11)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", [0.0, PRIOR])
 @pytest.mark.parametrize("n", [3, 30])
 def test_distances_are_those_of_the_likeliest_component(centres: np.ndarray, n: int, prior: float) -> None:
@@ -202,6 +203,7 @@ def fitted(lite0: padim.Backbone) -> padim.Padim:
     return padim.fit(lite0, [good[:13], good[13:]], POOLED)
 
 
+@pytest.mark.slow
 def test_maps_and_calibration_are_those_of_refits(lite0: padim.Backbone, fitted: padim.Padim) -> None:
     test, good = images(3, POOLED, seed=9), images(20, POOLED)
     expected = oracle.anomaly_maps(grids(fitted, good, test), POOLED.crop, POOLED.sigma)
@@ -266,6 +268,7 @@ def test_update_merge_and_forget_keep_the_centres(lite0: padim.Backbone, fitted:
     )
 
 
+@pytest.mark.slow
 def test_files_are_forgotten_and_a_component_never_emptied(lite0: padim.Backbone, tmp_path: Path) -> None:
     config = replace(POOLED, image_size=POOLED.crop_size)
     pixels = images(6, config)

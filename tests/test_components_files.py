@@ -54,6 +54,7 @@ def test_the_command_fits_what_python_fits(folder: Path, lite0: padim.Backbone) 
     np.testing.assert_allclose(model.calibration.scores, fitted.calibration.scores, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_update_and_what_it_added_forgotten(folder: Path, tmp_path: Path) -> None:
     updated, left = tmp_path / "updated", tmp_path / "left"
     assert main(["update", str(folder / "model"), str(folder / "more"), "--out", str(updated)]) == 0

@@ -99,6 +99,7 @@ def test_a_failed_part_leaves_the_detector_as_it_was(lite0: padim.Backbone, tmp_
     assert float(detector.partial_fit(paths[:5]).moments_.count) == 25
 
 
+@pytest.mark.slow
 def test_images_are_a_folder_paths_or_an_array(lite0: padim.Backbone, tmp_path: Path) -> None:
     paths = write_images(tmp_path / "good", GOOD)
     wanted = padim.PadimDetector(lite0, config=SEEN).fit(GOOD)
@@ -223,6 +224,7 @@ NOT_MET = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.optimised  # they compare subsets to the last bits
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_scikit_learns_own_checks_pass(lite0: padim.Backbone) -> None:

@@ -145,6 +145,7 @@ def test_a_fit_uses_the_programs_of_the_maximum(lite0: padim.Backbone, compilati
     assert before == 0
 
 
+@pytest.mark.slow
 def test_false_alarms_are_as_rare_as_asked_for(model: padim.Padim) -> None:
     n, trials, alarms = 19, 120, 0
     for seed in range(trials):
@@ -276,6 +277,7 @@ def test_maps_of_members_are_summed_before_they_are_scored(lite0: padim.Backbone
     np.testing.assert_allclose(points.scores, np.sort(mean_of_highest(maps, 5)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mesh_scores_as_one_device_does(calibrated: padim.Padim) -> None:
     new = images(3, SMALL, seed=9)
     for one in (calibrated, padim.with_roi(calibrated, ROI)):

@@ -39,6 +39,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["distance", "standardised"])
 def test_a_fit_and_a_calibration_by_another_score_are_the_same(
     folder: Path, lite0: padim.Backbone, tmp_path: Path, kind: str
@@ -129,6 +130,7 @@ def test_a_smaller_region_is_refused_before_anything_is_written(
     np.testing.assert_allclose([float(row["score"]) for row in rows(tmp_path / "r" / "scores.csv")], wanted, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_evaluation_scores_as_a_model_does(tmp_path: Path, lite0: padim.Backbone) -> None:
     category = write_mvtec(tmp_path, "bottle", (8, 3, 4), size=64)
     config = padim.PadimConfig(image_size=64, crop_size=56, image_score="top-5%")

@@ -57,6 +57,7 @@ def inspect(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 
     return json.loads(out)
 
 
+@pytest.mark.slow
 def test_mistakes_among_good_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = parts(tmp_path / "good", spoilt=5)
     model = tmp_path / "model"
@@ -110,6 +111,7 @@ def test_mistakes_among_good_images(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"differ from the usual 56×40: {folder / 'wide.png'} (80×40)" in out
 
 
+@pytest.mark.slow
 def test_without_a_model_one_is_fitted_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = parts(tmp_path / "good", count=8, spoilt=2, size=(280, 240))
     Image.open(paths[0]).resize((20, 20)).save(tmp_path / "good" / "small.png")
@@ -207,6 +209,7 @@ def test_rule_for_standing_out() -> None:
     np.testing.assert_allclose(rank_p_values([5, 1, 3, 3]), [0.25, 1, 0.75, 0.75])
 
 
+@pytest.mark.slow
 def test_conditions_and_determinants_are_those_of_the_covariances(lite0: padim.Backbone) -> None:
     config = replace(SMALL, taps=None)
     good = images(30, config)
@@ -243,6 +246,7 @@ def test_best_split_is_that_of_trying_all() -> None:
     assert ratio[4] == 0
 
 
+@pytest.mark.slow
 def test_two_kinds_of_parts_show_where_they_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = parts(tmp_path / "good", 30)
     for path in paths[:12]:

@@ -21,6 +21,7 @@ def spread(angles: np.ndarray, shifts: np.ndarray) -> PartPoses:
     return spread_of(placed(bracket(), angles, shifts))
 
 
+@pytest.mark.slow
 def test_shares_and_angles_are_those_of_the_parts() -> None:
     still = spread(np.zeros(12), STILL)
     assert (still.n_images, still.n_matching, still.not_done, still.is_clear) == (12, 12, None, False)

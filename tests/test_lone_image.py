@@ -26,6 +26,7 @@ def write(folder: Path, odd: bool, seed: int = 0) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--devices", "1")])
 def test_the_image_that_alone_sets_the_threshold_is_named(
     tmp_path: Path, capsys: Capture, more: tuple[str, ...]

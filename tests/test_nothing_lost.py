@@ -230,6 +230,7 @@ def test_a_weight_of_nothing_is_not_saved(folder: Path) -> None:
     assert content(folder / "model") == before
 
 
+@pytest.mark.slow
 def test_copies_are_one_image(folder: Path, capsys: Capture) -> None:
     for copy in range(6):
         (folder / "six" / str(copy)).mkdir(parents=True)

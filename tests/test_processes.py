@@ -93,7 +93,7 @@ def test_processes_give_the_model_of_one(good: Path, tmp_path: Path, count: int,
 
 @pytest.mark.slow
 def test_processes_standardise_maps_as_one_does(good: Path, tmp_path: Path) -> None:
-    command = ["fit", good, "--skip-unreadable", "--anomaly-map", "standardised", *SETTINGS, "--out"]
+    command = ["fit", good, "--skip-unreadable", "--anomaly-map", "combined", *SETTINGS, "--out"]
     assert main([*map(str, command), str(tmp_path / "one")]) == 0
     done = run(2, [*command, tmp_path / "many"])
     assert [code for code, _ in done] == [0, 0], done

@@ -233,6 +233,7 @@ def test_false_alarms_are_as_rare_as_asked_for() -> None:
     assert alarms["with its share"] > high
 
 
+@pytest.mark.slow
 def test_false_alarms_of_held_out_splits_are_as_rare_as_asked_for(model: padim.Padim) -> None:
     n, trials = 9, 250
     alarms = 0

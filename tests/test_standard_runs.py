@@ -27,8 +27,8 @@ from tests.test_cli import rows
 from tests.test_operating_points import MEMBERS
 
 SIZES = "--tap block2 --tap block4 --n-channels 12 --image-size 32x48 --crop-size 32x48 --sigma 1.5".split()
-STANDARDISED = ("--anomaly-map", "standardised")
-CONFIG = replace(SMALL, image_size=SMALL.crop_size, anomaly_map="standardised")
+STANDARDISED = ("--anomaly-map", "combined")
+CONFIG = replace(SMALL, image_size=SMALL.crop_size, anomaly_map="combined")
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +79,12 @@ def test_commands_fit_and_score_as_python_does(
     assert "4 of 8 images have no score" in err
 
 
+@pytest.mark.slow
 def test_an_evaluation_standardises_and_its_thresholds_are_those_of_a_calibration(
     tmp_path: Path, lite0: padim.Backbone
 ) -> None:
     category = write_mvtec(tmp_path, "bottle", (8, 3, 4), size=64)
-    config = padim.PadimConfig(image_size=64, crop_size=56, anomaly_map="standardised")
+    config = padim.PadimConfig(image_size=64, crop_size=56, anomaly_map="combined")
     run("evaluate", category, "--out", tmp_path / "out", "--image-size", 64, "--crop-size", 56, *STANDARDISED)
     (record,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
     good = np.stack([read_image(path, config) for path in sorted((category / "train" / "good").iterdir())])
@@ -122,7 +123,7 @@ def test_an_evaluation_names_the_run_that_has_too_few_images(
 
 
 def test_maps_of_members_are_standardised_before_they_are_summed(lite0: padim.Backbone) -> None:
-    pixels, configs = images(9, SMALL), [replace(member, anomaly_map="standardised") for member in MEMBERS]
+    pixels, configs = images(9, SMALL), [replace(member, anomaly_map="combined") for member in MEMBERS]
     models = [padim.fit(lite0, [pixels], config) for config in configs]
     points = leave_out(OneDevice(lite0), models, [pixels[:4], pixels[4:]], 8)
     for fitted, standard in zip(models, points.standards, strict=True):

@@ -111,6 +111,7 @@ def test_command_fixes_the_range(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (code, "--value-range (5.0, 5.0): wanted (low, high)" in err) == (2, True), err
 
 
+@pytest.mark.slow
 def test_two_passes_note_once(lite0: padim.Backbone, good_dir: Path) -> None:
     film = [Image.fromarray(np.full((*SIZE, 3), 90 * index, np.uint8)) for index in range(2)]
     write(good_dir, "film.gif", film[0], save_all=True, append_images=film[1:])

@@ -171,7 +171,7 @@ def test_a_calibration_is_that_of_one_device(
 def test_standardised_maps_are_those_of_one_device(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = [folder / "standardised-many", folder / "standardised-one"]
     for model, more in zip(models, (MANY, ()), strict=True):
-        words = ("--skip-unreadable", "--anomaly-map", "standardised", *SIZES, *more)
+        words = ("--skip-unreadable", "--anomaly-map", "combined", *SIZES, *more)
         run("fit", folder / "good", "--out", model, *words)
     base = models[1]
     models += run_on_one_and_many(folder, capsys, "update", base, folder / "few")
@@ -179,7 +179,7 @@ def test_standardised_maps_are_those_of_one_device(folder: Path, capsys: pytest.
     for many, one in zip(models[::2], models[1::2], strict=True):
         assert_alike(many, one, rtol=2e-3)
         standards = [padim.load(path).standard for path in (many, one)]
-        for name in ("mean", "spread", "count"):
+        for name in ("mean", "spread", "count", "levels", "scales"):
             np.testing.assert_allclose(*(getattr(standard, name) for standard in standards), rtol=1e-3)
 
 
