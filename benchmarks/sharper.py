@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from alternate import facts, split_batches
 from lite0_local import DataSet, elpv, generated
+from misaligned import generate_turned
 from PIL import Image
 
 import padim_jax as padim
@@ -64,6 +65,12 @@ VARIANTS = {
 }
 RATES = (0.01, 0.05)
 BATCH = 16
+
+
+def turned() -> DataSet:
+    """Generated parts at any angle, some with a scratch."""
+    train, test = generate_turned(100, 0, seed=1), generate_turned(60, 60, seed=2)
+    return DataSet("turned", train.images, test.images, test.labels, test.masks)
 
 
 def read_folder(folder: Path, config: padim.PadimConfig = PLUS) -> DataSet:
@@ -155,10 +162,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--elpv", action="store_true", help="solar cells too: mono, mono rotated, poly")
     parser.add_argument("--generated", action="store_true", help="generated parts too")
+    parser.add_argument("--turned", action="store_true", help="generated parts too that lie at any angle, scratched")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     sets = [read_folder(folder) for folder in options.folders]
-    sets += [generated()] * options.generated
+    sets += [generated()] * options.generated + [turned()] * options.turned
     if options.elpv:
         protocols = (("mono", "standard"), ("mono", "rotated"), ("poly", "standard"))
         sets += [elpv(kind, Protocol(name)) for kind, name in protocols]  # type: ignore[arg-type]
