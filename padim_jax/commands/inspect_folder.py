@@ -71,7 +71,7 @@ def _pose_lines(poses: Mapping[str, Any] | None) -> Iterator[str]:
         yield (
             "weak defects may be missed on parts that lie so differently: hold them in a fixture before the camera, "
             f"or fit with --align {'rigid, which turns' if poses['angle'] else 'shift, which moves'} them back, "
-            "or --preset lite0-pooled, which forgives much of it"
+            "or --preset lite0-plus, which forgives much of it"
         )
 
 

@@ -38,7 +38,7 @@ def remarks(x: Float[np.ndarray, "q n k"], ridge: float) -> list[str]:
         sentences.append(
             f"the parts do not lie alike: {'; '.join(reasons)}. Weak defects may be missed: place or align the parts "
             "before the camera, crop the images around them, or try --align rigid, which moves and turns them back, or "
-            "--preset lite0-pooled, which forgives much of it"
+            "--preset lite0-plus, which forgives much of it"
         )
     split_share = float(np.mean(split_in_two(_leading_projections(x))[0] >= two_peaked_limit(n)))
     if split_share > _TWO_KINDS:
