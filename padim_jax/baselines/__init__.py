@@ -1,0 +1,38 @@
+"""The closed-form methods that PaDiM is compared with: the same trio of settings, fit and score, by name.
+
+>>> from padim_jax import baselines
+>>> list(baselines.METHODS)
+['spade', 'dn2', 'mahalanobis-ad', 'patchcore', 'dfm']
+"""
+
+from typing import TYPE_CHECKING
+
+from padim_jax.baselines.registry import METHODS, Method, method
+from padim_jax.baselines.settings import (
+    BaselineSettings,
+    DfmSettings,
+    Dn2Settings,
+    MahalanobisAdSettings,
+    PatchCoreSettings,
+    SpadeSettings,
+)
+from padim_jax.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from padim_jax.baselines.records import FittedModel, ImageScores
+else:  # names and settings are needed also where no network is
+    __getattr__, __dir__ = lazy_attributes(__name__, {"padim_jax.baselines.records": ("FittedModel", "ImageScores")})
+
+__all__ = [
+    "METHODS",
+    "BaselineSettings",
+    "DfmSettings",
+    "Dn2Settings",
+    "FittedModel",
+    "ImageScores",
+    "MahalanobisAdSettings",
+    "Method",
+    "PatchCoreSettings",
+    "SpadeSettings",
+    "method",
+]
