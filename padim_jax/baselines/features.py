@@ -56,7 +56,7 @@ def patches(parts: tuple[Float[Array, "n _h _w _c"], ...], grid: tuple[int, int]
 def _upsample(x: Float[Array, "n h w c"], grid: tuple[int, int]) -> Float[Array, "n H W c"]:
     for axis, (cells, length) in enumerate(zip(x.shape[1:3], grid, strict=True), start=1):
         if cells != length:
-            matrix = jnp.asarray(resampling(cells, length, 0, "bilinear"))
+            matrix = jnp.asarray(resampling(cells, length, 0.0, "bilinear"))
             formula = "nhwc,yh->nywc" if axis == 1 else "nhwc,xw->nhxc"
             x = jnp.einsum(formula, x, matrix, precision=lax.Precision.HIGHEST)
     return x

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -88,7 +89,7 @@ def _search(
     centre: Float[Array, " d"],
     k: int,
     n_rows: int,
-    approx: bool,
+    approximate: bool,
 ) -> Int[Array, "q k"]:
     """Rows of the bank that are nearest to queries, which are centred, in chunks of ``n_rows``."""
     lengths = jnp.sum(queries**2, axis=1)[:, None]
@@ -102,7 +103,7 @@ def _search(
         squared = jnp.maximum(lengths + jnp.sum(rows**2, axis=1)[None] - 2 * products, 0)
         index = first + jnp.arange(n_rows, dtype=jnp.int32)
         squared = jnp.where(index[None] < number * n_rows, jnp.inf, squared)
-        values, places = _smallest(squared, kept, approx)
+        values, places = _smallest(squared, kept, approximate)
         values, index = jnp.concatenate([best[0], values], axis=1), jnp.concatenate([best[1], index[places]], axis=1)
         values, places = _smallest(values, k, False)
         return values, jnp.take_along_axis(index, places, axis=1)
@@ -129,7 +130,7 @@ def _measure(queries: Float[Array, "q d"], bank: Float[Array, "m d"], index: Int
     return Neighbours(jnp.sqrt(ordered[0]), ordered[1])
 
 
-def _by_chunks(seek, total: int, chunk: int) -> Neighbours:
+def _by_chunks(seek: Callable[[Array], Neighbours], total: int, chunk: int) -> Neighbours:
     """``seek(first)`` for chunks that cover ``total`` queries, the last of them overlapping the one before."""
     if chunk == total:
         return seek(jnp.int32(0))

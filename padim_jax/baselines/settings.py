@@ -43,7 +43,7 @@ class BaselineSettings:
             value = getattr(self.config, entry.name)
             if entry.name not in SHARED and value != getattr(default, entry.name):
                 raise ValueError(
-                    f"{record}: config.{entry.name}={value!r} is a setting of PaDiM, which {self.method} does not have; "
+                    f"{record}: config.{entry.name}={value!r} is a setting of PaDiM that {self.method} does not have; "
                     "leave it out"
                 )
 
