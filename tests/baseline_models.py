@@ -1,5 +1,6 @@
 """A tiny random network for the baselines, images for it, and its features by NumPy, slow and obvious."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ def _network(parameters: Any, x: jax.Array) -> dict[str, jax.Array]:
 
 def _weights() -> dict[str, np.ndarray]:
     rng, widths = np.random.default_rng(0), (3, *CHANNELS.values())
-    shapes = zip(widths[:-1], widths[1:], strict=True)
+    shapes = itertools.pairwise(widths)
     return {name: rng.normal(0, 2, shape).astype(np.float32) for name, shape in zip(CHANNELS, shapes, strict=True)}
 
 

@@ -34,7 +34,7 @@ def assert_close(scores: Any, others: Any, rtol: float = 1e-4) -> None:
 @EVERY
 def test_scores_are_as_the_method_says(method: Method) -> None:
     model = fitted(method)
-    scores = method.score(model, TEST)
+    scores: Any = method.score(model, TEST)
     assert scores.image_score.shape == (3,)
     assert (np.asarray(scores.image_score) > 0).all()
     assert type(scores) is (padim.Scores if method.has_map else baselines.ImageScores)
@@ -98,7 +98,9 @@ def test_images_as_numbers_from_0_to_1_score_the_same(method: Method) -> None:
 def test_wrong_images_are_refused_in_words(method: Method) -> None:
     module = method.name.replace("-", "_")
     model = fitted(method)
-    with pytest.raises(TypeError, match=rf"{module}\.fit: images must be a uint8 array of RGB \(0 to 255\), got float32"):
+    with pytest.raises(
+        TypeError, match=rf"{module}\.fit: images must be a uint8 array of RGB \(0 to 255\), got float32"
+    ):
         fitted(method, GOOD.astype(np.float32))
     with pytest.raises(TypeError, match=rf"{module}\.score: images must be a uint8 array .* got int64"):
         method.score(model, TEST.astype(np.int64))
@@ -134,7 +136,9 @@ def test_what_a_method_cannot_do_is_refused_in_words(method: Method) -> None:
 def test_methods_are_found_by_name() -> None:
     assert baselines.method("dn2") is METHODS["dn2"]
     assert {method.settings.method: name for name, method in METHODS.items()} == {name: name for name in METHODS}
-    with pytest.raises(ValueError, match="unknown method 'nothing'; choose one of spade, dn2, mahalanobis-ad, patchcore"):
+    with pytest.raises(
+        ValueError, match="unknown method 'nothing'; choose one of spade, dn2, mahalanobis-ad, patchcore"
+    ):
         baselines.method("nothing")
 
 

@@ -45,5 +45,5 @@ def test_images_that_are_all_equal_have_no_covariance() -> None:
 
 
 def test_more_neighbours_than_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="dn2.fit: 9 images, wanted 10 or more good ones"):
+    with pytest.raises(ValueError, match=r"dn2\.fit: 9 images, wanted 10 or more good ones"):
         dn2.fit(BACKBONE, [GOOD], Dn2Settings(CONFIG, n_images=10))

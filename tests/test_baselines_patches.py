@@ -22,7 +22,10 @@ def maps_of(grid: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("settings", "n_images", "n_patches"),
-    [(SpadeSettings(CONFIG), 9, 1), (SpadeSettings(replace(CONFIG, taps=("fine", "middle")), n_images=4, n_patches=3), 4, 3)],
+    [
+        (SpadeSettings(CONFIG), 9, 1),
+        (SpadeSettings(replace(CONFIG, taps=("fine", "middle")), n_images=4, n_patches=3), 4, 3),
+    ],
 )
 def test_spade_compares_patches_with_those_of_the_nearest_images(
     settings: SpadeSettings, n_images: int, n_patches: int

@@ -24,7 +24,7 @@ from padim_jax.method.records import Scores
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class Dfm(FittedModel):
+class Dfm(FittedModel[DfmSettings]):
     """A fitted DFM: the subspace that good images' features lie in.
 
     Attributes:

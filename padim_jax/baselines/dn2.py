@@ -19,7 +19,7 @@ from padim_jax.method.embedding import Embedding, tap_embeddings
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class Dn2(FittedModel):
+class Dn2(FittedModel[Dn2Settings]):
     """A fitted DN2: one vector of every good image.
 
     Attributes:

@@ -22,7 +22,7 @@ _strength = jax.jit(shrinkage.coefficient)
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class MahalanobisAd(FittedModel):
+class MahalanobisAd(FittedModel[MahalanobisAdSettings]):
     """A fitted Mahalanobis-AD: N(μ, Σ) of the mean activations of each tap.
 
     Attributes:

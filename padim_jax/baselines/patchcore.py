@@ -22,7 +22,7 @@ from padim_jax.method.records import Scores
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class PatchCore(FittedModel):
+class PatchCore(FittedModel[PatchCoreSettings]):
     """A fitted PatchCore: the coreset of all patches of all good images.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 from jaxtyping import Array, Float
@@ -12,6 +12,8 @@ from padim_jax.backbones.brief import line
 from padim_jax.baselines.settings import BaselineSettings
 from padim_jax.config import PadimConfig
 from padim_jax.method.embedding import Embedding
+
+S = TypeVar("S", bound=BaselineSettings)
 
 
 @jax.tree_util.register_dataclass
@@ -32,7 +34,7 @@ class ImageScores:
         return line(self, lambda: f"{len(self.image_score)} images", lambda: "no maps")
 
 
-class FittedModel:
+class FittedModel(Generic[S]):
     """What fitted models of all methods have in common: pytrees whose arrays are leaves, and the rest static.
 
     Attributes:
@@ -42,7 +44,7 @@ class FittedModel:
     """
 
     backbone: Backbone
-    settings: BaselineSettings
+    settings: S
     embedding: Embedding
 
     @property
@@ -59,7 +61,7 @@ class FittedModel:
         )
 
 
-def named_arrays(model: FittedModel) -> dict[str, Array]:
+def named_arrays(model: FittedModel[Any]) -> dict[str, Array]:
     """The arrays of a fitted model by name, without those of its network."""
     parts = {entry.name: getattr(model, entry.name) for entry in dataclasses.fields(model)}  # type: ignore[arg-type]
     for name in ("backbone", "settings", "embedding"):

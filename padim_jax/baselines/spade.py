@@ -25,7 +25,7 @@ _PUBLISHED_IMAGES = 50  # K where the settings name none and there are as many
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class Spade(FittedModel):
+class Spade(FittedModel[SpadeSettings]):
     """A fitted SPADE: every good image, as one vector and as activations.
 
     Attributes:
