@@ -20,8 +20,15 @@ from padim_jax.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from padim_jax.baselines.records import FittedModel, ImageScores
+    from padim_jax.baselines.storing import load, save
 else:  # names and settings are needed also where no network is
-    __getattr__, __dir__ = lazy_attributes(__name__, {"padim_jax.baselines.records": ("FittedModel", "ImageScores")})
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        {
+            "padim_jax.baselines.records": ("FittedModel", "ImageScores"),
+            "padim_jax.baselines.storing": ("load", "save"),
+        },
+    )
 
 __all__ = [
     "METHODS",
@@ -34,5 +41,7 @@ __all__ = [
     "Method",
     "PatchCoreSettings",
     "SpadeSettings",
+    "load",
     "method",
+    "save",
 ]

@@ -18,6 +18,7 @@ class Method:
       about: what it is, in one line.
       paper: its number in arXiv.
       settings: the record of its settings, with the published defaults.
+      model_name: of the record of a fitted model.
       has_map: whether it gives a map (:class:`padim_jax.method.records.Scores`), or a score of the image alone
         (:class:`padim_jax.baselines.records.ImageScores`).
       draws: whether the seed matters.
@@ -33,6 +34,7 @@ class Method:
     about: str
     paper: str
     settings: type[BaselineSettings]
+    model_name: str
     has_map: bool
     draws: bool
     refusals: Mapping[str, str]
@@ -46,6 +48,11 @@ class Method:
     def score(self) -> Callable[..., Any]:
         """``score(model, images)``: what the model says about images."""
         return self._module.score
+
+    @property
+    def model(self) -> type[Any]:
+        """The record of a fitted model, which :mod:`padim_jax.baselines.storing` makes anew."""
+        return getattr(self._module, self.model_name)
 
     def check_can(self, operation: str) -> None:
         """Raise ``ValueError`` saying why, where models of this method can't do ``operation``."""
@@ -78,6 +85,7 @@ METHODS: Mapping[str, Method] = {
             "the nearest images, then their nearest patches",
             "2005.02357",
             records.SpadeSettings,
+            "Spade",
             has_map=True,
             draws=False,
             refusals=_refusals("every image's activations"),
@@ -87,6 +95,7 @@ METHODS: Mapping[str, Method] = {
             "mean distance to the nearest images",
             "2002.10445",
             records.Dn2Settings,
+            "Dn2",
             has_map=False,
             draws=False,
             refusals=_refusals("one vector of every image") | {"map": "it judges whole images"},
@@ -96,6 +105,7 @@ METHODS: Mapping[str, Method] = {
             "one Gaussian of whole images per layer, distances summed",
             "2005.14140",
             records.MahalanobisAdSettings,
+            "MahalanobisAd",
             has_map=False,
             draws=False,
             refusals=_refusals("factored covariances, not the moments") | {"map": "it judges whole images"},
@@ -105,6 +115,7 @@ METHODS: Mapping[str, Method] = {
             "the nearest of a few representative patches",
             "2106.08265",
             records.PatchCoreSettings,
+            "PatchCore",
             has_map=True,
             draws=True,
             refusals=_refusals("a coreset of the patches of all images together"),
@@ -114,6 +125,7 @@ METHODS: Mapping[str, Method] = {
             "what principal components of a layer leave unexplained",
             "1909.11786",
             records.DfmSettings,
+            "Dfm",
             has_map=True,
             draws=False,
             refusals=_refusals("principal components of all images together"),
