@@ -32,6 +32,7 @@ from alternate import Row, add_options, alternate, new_figure, show, split_batch
 import padim_jax as padim
 from padim_jax import baselines
 from padim_jax.artifact.arrays import disk_bytes
+from padim_jax.baselines.patchcore import published_taps
 from padim_jax.images import find_images, load_batches
 
 MEASURED = {
@@ -56,7 +57,7 @@ def generated(n: int, size: int) -> np.ndarray:
 
 def from_folder(folder: Path, most: int, config: padim.PadimConfig) -> np.ndarray:
     """At most so many images of a folder, as the network sees them."""
-    paths = find_images(folder)[:most]
+    paths = find_images([folder]).paths[:most]
     return np.concatenate([batch.images for batch in load_batches(paths, config, 16)])
 
 
@@ -186,13 +187,13 @@ def main() -> int:
 
 
 def gathered_bytes(backbone: padim.Backbone, config: padim.PadimConfig, name: str) -> int:
-    """Bytes of one image's activations that a method gathers before its model is there; two copies are there at once."""
+    """Bytes that a fit gathers of one image's activations; at its end, there are two copies of all."""
     spec = backbone.spec
     if name == "spade":
         cells = {tap: math.prod(spec.grid((tap,), config.crop)) for tap in spec.select(None)}
         return 2 * 4 * sum(tap.channels * n for tap, n in cells.items())
     if name == "patchcore":
-        taps = spec.select(spec.default_taps[1:])
+        taps = spec.select(published_taps(spec))
         return 2 * 4 * math.prod(spec.grid(taps, config.crop)) * sum(tap.channels for tap in taps)
     return 0
 

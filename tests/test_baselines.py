@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import padim_jax as padim
 from padim_jax import baselines
 from padim_jax.baselines import METHODS, Method, PatchCoreSettings, SpadeSettings
 from padim_jax.baselines.records import named_arrays
@@ -37,7 +36,7 @@ def test_scores_are_as_the_method_says(method: Method) -> None:
     scores: Any = method.score(model, TEST)
     assert scores.image_score.shape == (3,)
     assert (np.asarray(scores.image_score) > 0).all()
-    assert type(scores) is (padim.Scores if method.has_map else baselines.ImageScores)
+    assert type(scores).__name__ == ("Scores" if method.has_map else "ImageScores")
     if method.has_map:
         assert scores.anomaly_map.shape == (3, *CONFIG.crop)
     assert ("map" in method.refusals) != method.has_map

@@ -88,7 +88,10 @@ def _settings(found: Method, stored: Mapping[str, Any]) -> BaselineSettings:
 
 
 def _embedding(stored: Mapping[str, Any]) -> Embedding:
-    return Embedding(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    return Embedding(**values)
 
 
 def _parts(found: Method, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
