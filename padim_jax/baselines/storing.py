@@ -88,10 +88,12 @@ def _settings(found: Method, stored: Mapping[str, Any]) -> BaselineSettings:
 
 
 def _embedding(stored: Mapping[str, Any]) -> Embedding:
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
-    }
+    values: dict[str, Any] = {name: _hashable(value) for name, value in stored.items()}
     return Embedding(**values)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _parts(found: Method, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
