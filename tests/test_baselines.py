@@ -124,6 +124,17 @@ def test_features_that_are_not_finite_name_the_image(method: Method) -> None:
         method.fit(broken, [GOOD], settings_of(method))
 
 
+def test_an_image_of_a_later_batch_is_named_by_its_place_among_all() -> None:
+    def network(parameters: Any, x: jax.Array) -> dict[str, jax.Array]:
+        return {"tap": jnp.where(x[:, :1, :1] == 0, jnp.nan, x[:, ::8, ::8]) * parameters["scale"]}
+
+    backbone = padim.own_backbone("picky", network, {"scale": np.ones(3, np.float32)}, image_size=CONFIG.crop)
+    images = np.maximum(GOOD, 1)
+    images[7] = 0
+    with pytest.raises(FloatingPointError, match=r"dn2\.fit: the features of the image at index 7 are not finite"):
+        METHODS["dn2"].fit(backbone, [images[:4], images[4:6], images[6:]], settings_of(METHODS["dn2"]))
+
+
 @EVERY
 def test_what_a_method_cannot_do_is_refused_in_words(method: Method) -> None:
     for operation in ("update", "merge", "forget"):
