@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import padim_jax as padim
 from padim_jax import baselines
 from padim_jax.baselines import METHODS, Method, PatchCoreSettings, SpadeSettings
 from padim_jax.baselines.records import named_arrays
