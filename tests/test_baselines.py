@@ -127,7 +127,7 @@ def test_features_that_are_not_finite_name_the_image(method: Method) -> None:
 
 def test_an_image_of_a_later_batch_is_named_by_its_place_among_all() -> None:
     def network(parameters: Any, x: jax.Array) -> dict[str, jax.Array]:
-        return {"tap": jnp.where(x[:, :1, :1] == 0, jnp.nan, x[:, ::8, ::8]) * parameters["scale"]}
+        return {"tap": jnp.where(x[:, :1, :1] == 0, jnp.nan, x[:, ::8, ::8]) * parameters["scale"][None, None, None]}
 
     backbone = padim.own_backbone("picky", network, {"scale": np.ones(3, np.float32)}, image_size=CONFIG.crop)
     images = np.maximum(GOOD, 1)

@@ -78,9 +78,14 @@ def chunk_sizes(n_queries: int, n_rows: int, width: int, k: int, chunk_bytes: in
     A third of the bytes each for their distances, the bank's rows, and the queries with the k rows found for each.
     """
     floats = max(1, chunk_bytes // 12)
-    queries = min(n_queries, max(1, floats // (width * (k + 1))), max(1, math.isqrt(floats)))
-    rows = min(n_rows, max(1, floats // width), max(1, floats // queries))
-    return queries, rows
+    queries = _even(n_queries, min(floats // (width * (k + 1)), math.isqrt(floats)))
+    return queries, _even(n_rows, min(floats // width, floats // queries))
+
+
+def _even(total: int, most: int) -> int:
+    """Size of equal chunks, no larger than ``most`` but at least 1, of which the last overlaps the one before least."""
+    number = -(-total // max(1, most))
+    return -(-total // number)
 
 
 def _search(
