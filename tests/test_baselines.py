@@ -144,6 +144,19 @@ def test_what_a_method_cannot_do_is_refused_in_words(method: Method) -> None:
     method.check_can("score")
 
 
+def test_of_a_preset_s_settings_those_that_are_shared_are_taken() -> None:
+    config = replace(padim.preset("wr50-rd550").members[0], taps=("fine",), seed=4, sigma=2.0)
+    with pytest.raises(ValueError, match=r"config\.n_channels=550 is a setting of PaDiM"):
+        SpadeSettings(config)
+    assert SpadeSettings(baselines.shared_settings(config)).config == replace(config, n_channels=None)
+
+
+def test_no_taps_are_refused_and_not_taken_for_the_defaults() -> None:
+    for method in METHODS.values():
+        with pytest.raises(ValueError, match=r"taps=\(\) must be one or more, each once"):
+            method.fit(BACKBONE, [GOOD], method.settings(config=replace(CONFIG, taps=())))
+
+
 def test_methods_are_found_by_name() -> None:
     assert baselines.method("dn2") is METHODS["dn2"]
     assert {method.settings.method: name for name, method in METHODS.items()} == {name: name for name in METHODS}

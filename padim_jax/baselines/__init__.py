@@ -15,6 +15,7 @@ from padim_jax.baselines.settings import (
     MahalanobisAdSettings,
     PatchCoreSettings,
     SpadeSettings,
+    shared_settings,
 )
 from padim_jax.lazy import lazy_attributes
 
@@ -44,4 +45,5 @@ __all__ = [
     "load",
     "method",
     "save",
+    "shared_settings",
 ]

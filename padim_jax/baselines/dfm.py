@@ -58,7 +58,7 @@ def fit(backbone: Backbone, batches: Batches, settings: DfmSettings | None = Non
     """
     settings = DfmSettings() if settings is None else settings
     config = settings.config
-    taps = config.taps or (deepest_tap(backbone.spec),)
+    taps = (deepest_tap(backbone.spec),) if config.taps is None else config.taps
     if len(taps) > 1:
         raise ValueError(f"dfm.fit: config.taps={taps!r}, wanted one tap, whose features are decomposed; name one")
     embedding = embedding_of(backbone, config, taps)

@@ -51,7 +51,8 @@ def fit(backbone: Backbone, batches: Batches, settings: Dn2Settings | None = Non
     """
     settings = Dn2Settings() if settings is None else settings
     config = settings.config
-    embedding = embedding_of(backbone, config, config.taps or (deepest_tap(backbone.spec),))
+    taps = (deepest_tap(backbone.spec),) if config.taps is None else config.taps
+    embedding = embedding_of(backbone, config, taps)
     least = max(2, settings.n_images)
     (bank,) = collect("dn2.fit", batches, config, lambda images: (_embed(backbone, embedding, images),), least)
     return Dn2(backbone, jnp.asarray(bank), settings, embedding)

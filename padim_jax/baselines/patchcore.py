@@ -62,7 +62,8 @@ def fit(backbone: Backbone, batches: Batches, settings: PatchCoreSettings | None
     """
     settings = PatchCoreSettings() if settings is None else settings
     config = settings.config
-    embedding = embedding_of(backbone, config, config.taps or published_taps(backbone.spec), settings.patch_size)
+    taps = published_taps(backbone.spec) if config.taps is None else config.taps
+    embedding = embedding_of(backbone, config, taps, settings.patch_size)
     (features,) = collect(
         "patchcore.fit", batches, config, lambda images: (embed_patches(backbone, embedding, images),), 2
     )

@@ -24,8 +24,10 @@ class Method:
       draws: whether the seed matters.
       refusals: what can't be done with its models, such as "update", and why.
 
+    >>> from padim_jax import baselines
     >>> method = baselines.method("spade")
-    >>> model = method.fit(backbone, [good_images], method.settings(config=config))
+    >>> settings = method.settings(config=baselines.shared_settings(config), n_images=5)
+    >>> model = method.fit(backbone, [good_images], settings)
     >>> method.score(model, test_images).anomaly_map.shape
     (2, 32, 48)
     """

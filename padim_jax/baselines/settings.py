@@ -48,6 +48,11 @@ class BaselineSettings:
                 )
 
 
+def shared_settings(config: PadimConfig) -> PadimConfig:
+    """What a baseline takes of settings of PaDiM, such as a preset's, with the defaults in place of the others."""
+    return PadimConfig(**{name: getattr(config, name) for name in SHARED})
+
+
 def rules_of(record: type[BaselineSettings]) -> dict[str, Setting]:
     """The rule of each setting that a method has of its own, by name."""
     return {entry.name: entry.metadata["setting"] for entry in dataclasses.fields(record) if entry.name != "config"}
