@@ -58,6 +58,16 @@ def test_batches_and_order_of_images_change_nothing(method: Method) -> None:
 
 
 @EVERY
+def test_ragged_batches_and_further_images_compile_nothing(method: Method, compilations: list[str]) -> None:
+    model = fitted(method, GOOD[:4], GOOD[4:8], GOOD[8:])
+    method.score(model, TEST)
+    del compilations[:]
+    again = fitted(method, GOOD[:4], GOOD[4:6], GOOD[6:])
+    method.score(again, TEST[::-1])
+    assert not compilations
+
+
+@EVERY
 def test_the_same_seed_gives_the_same_model_and_another_one_only_where_something_is_drawn(method: Method) -> None:
     first, again = fitted(method), fitted(method)
     jax.tree.map(np.testing.assert_array_equal, named_arrays(first), named_arrays(again))

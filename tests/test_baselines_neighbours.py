@@ -38,6 +38,13 @@ def test_chunks_stay_within_their_bytes() -> None:
         assert queries * rows > 100_000 or (queries, rows) == sizes[:2]
 
 
+@pytest.mark.parametrize(("q", "m", "d", "k"), [(3136, 100_000, 32, 1), (50, 300_000, 64, 50)])
+def test_a_search_holds_a_few_chunks_and_not_all_distances(q: int, m: int, d: int, k: int) -> None:
+    shapes = jax.ShapeDtypeStruct((q, d), np.float32), jax.ShapeDtypeStruct((m, d), np.float32)
+    held = nearest.lower(*shapes, k, chunk_bytes=2**22).compile().memory_analysis().temp_size_in_bytes
+    assert held < 4 * 2**22 < 4 * q * m
+
+
 def test_a_common_offset_costs_no_digits() -> None:
     bank = BANK + 1000  # ‖a‖² + ‖b‖² - 2 aᵀb would be off by about 1
     found = nearest(jnp.asarray(bank[:7]), jnp.asarray(bank), 2)
