@@ -114,7 +114,7 @@ def judge(bounds: Iterable[tuple[str, float, float]]) -> int:
 
 def plot(path: Path | None, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> None:
     """Draw lines ``{name: (xs, ys)}`` with the axes' labels; nothing where ``path`` is None."""
-    if path is None or (figure := _new_figure(6.4, 4)) is None:
+    if path is None or (figure := new_figure(6.4, 4)) is None:
         return
     axes = figure.subplots()
     for name, (xs, ys) in series.items():
@@ -137,7 +137,7 @@ def plot_bars(
 
     ``label`` is the axis's where ``y``, the column, says too little.
     """
-    if path is None or (figure := _new_figure(8, 4)) is None:
+    if path is None or (figure := new_figure(8, 4)) is None:
         return
     groups = list(dict.fromkeys(" ".join(str(row[column]) for column in group) for row in rows))
     bars = list(dict.fromkeys(str(row[bar]) for row in rows))
@@ -156,7 +156,7 @@ def plot_bars(
     figure.savefig(path, dpi=120)
 
 
-def _new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """A figure of so many inches; None, with a message, where matplotlib is missing."""
     try:
         figures: Any = importlib.import_module("matplotlib.figure")

@@ -310,9 +310,9 @@ def test_what_a_folder_holds_is_checked_once_and_under_its_lock(
 ) -> None:
     check, locks = folder.check_writable, []
 
-    def checked(path: Path) -> None:
+    def checked(path: Path, kind: str) -> None:
         locks.append((path / LOCK).exists())
-        check(path)
+        check(path, kind)
 
     monkeypatch.setattr(folder, "check_writable", checked)
     padim.save(small_model, saved)

@@ -13,6 +13,7 @@ import pytest
 
 import padim_jax
 import padim_jax.backbones
+import padim_jax.baselines
 import padim_jax.inspection
 import padim_jax.runs
 from padim_jax.backbones import BackboneSpec
@@ -25,12 +26,12 @@ LAYERS = [
     "weights_conversion",
     "padim_jax.lazy",
     "padim_jax.config",
-    "padim_jax.pictures",
     "padim_jax.backbones",
     "padim_jax.presets",
     "padim_jax.gaussians",
     "padim_jax.method",
     "padim_jax.artifact",
+    "padim_jax.baselines",
     "padim_jax.images",
     "padim_jax.data",
     "padim_jax.mesh",
@@ -212,7 +213,9 @@ def test_root_is_pinned() -> None:
     assert all(hasattr(padim_jax, name) for name in padim_jax.__all__)
 
 
-@pytest.mark.parametrize("package", [padim_jax, padim_jax.backbones, padim_jax.runs, padim_jax.inspection])
+@pytest.mark.parametrize(
+    "package", [padim_jax, padim_jax.backbones, padim_jax.baselines, padim_jax.runs, padim_jax.inspection]
+)
 def test_what_is_imported_lazily_is_all_there(package: ModuleType) -> None:
     code = f"import {package.__name__} as p; print(*dir(p)); from {package.__name__} import *"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -44,7 +44,7 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any], *,
 
     Args:
       folder: of the model.
-      record: further entries of the manifest.
+      record: further entries of the manifest; "format" among them where it is another one than that of PaDiM's models.
       arrays: by name.
       keep_previous: keep what is replaced, so that :func:`undo` can bring it back; else what was kept before goes too.
 
@@ -54,7 +54,7 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any], *,
       FolderInUse: another process is writing it.
       OSError: it can't be written; what is there already is left as it was.
     """
-    with _writable(folder):
+    with _writable(folder, record.get("format", FORMAT)):
         replaced = arrays_directory(folder / MANIFEST)
         manifest = _describe(record, arrays)
         directory = folder / manifest["directory"]
@@ -72,7 +72,7 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any], *,
 
 
 @contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def _writable(folder: Path, kind: str) -> Iterator[None]:
     """Hold the lock of a model's folder; however that ends, no arrays stay that no manifest names.
 
     Raises:
@@ -80,7 +80,7 @@ def _writable(folder: Path) -> Iterator[None]:
     """
     _names(folder)  # refuses a file, before a lock is looked for in it
     with locked(folder, "save"):
-        check_writable(folder)
+        check_writable(folder, kind)
         if not (folder / MANIFEST).exists():
             mark(folder)
         try:
@@ -143,14 +143,17 @@ def _tidy(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise ``ArtifactError`` where :func:`save` would refuse: a file, or a folder with something else in it."""
+def check_writable(folder: Path, kind: str = FORMAT) -> None:
+    """Raise ``ArtifactError`` where :func:`save` would refuse: a file, or a folder with something else in it.
+
+    Something else is a model of another format than ``kind``, too.
+    """
     names = _names(folder)
     if names:
         foreign = sorted(name for name in names if not _OURS.fullmatch(name))
         is_marked = is_ours(folder)  # asked before the manifest: a writer removes its mark once that is there
         has_manifest = (folder / MANIFEST).exists()
-        if has_manifest and read_json(folder / MANIFEST).get("format", FORMAT) != FORMAT:
+        if has_manifest and read_json(folder / MANIFEST).get("format", kind) != kind:
             foreign.append(MANIFEST)
         if not has_manifest and not is_marked:  # names like ours, but nothing says that they are
             foreign += sorted(names)

@@ -135,7 +135,7 @@ def _read_record(folder: Path, manifest: Mapping[str, Any], settings: Settings) 
     stored = StoredArrays(folder, manifest)
     _check_dtypes(folder, implied, dict(manifest.get("dtypes", {})))
     arrays = stored.arrays(but=layout.array)
-    backbone = _restore_backbone(folder, settings.embedding, arrays)
+    backbone = restore_backbone(folder, settings.embedding, arrays)
     for name in arrays.keys() - {layout.array}:
         _check_finite(folder, name, bool(np.isfinite(arrays[name]).all()))
     common = _restore_common(folder, settings, arrays)
@@ -182,7 +182,12 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
     }
 
 
-def _restore_backbone(folder: Path, embedding: Embedding, arrays: dict[str, np.ndarray]) -> Backbone:
+def restore_backbone(folder: Path, embedding: Embedding, arrays: dict[str, np.ndarray]) -> Backbone:
+    """The network of a stored model, whose parameters, ``backbone.…``, are taken out of ``arrays``.
+
+    Raises:
+      ArtifactError: they are not those that the embedding was made for.
+    """
     prefix = "backbone."
     names = [name for name in arrays if name.startswith(prefix)]
     weights = {name.removeprefix(prefix): arrays.pop(name) for name in names}

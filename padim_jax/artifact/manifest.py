@@ -15,8 +15,12 @@ FORMAT = "padim_jax model"
 MANIFEST = "model.json"
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, kind: str = FORMAT) -> dict[str, Any]:
     """The record that :func:`padim_jax.artifact.folder.write` was given, with what it added.
+
+    Args:
+      folder: of the model.
+      kind: its format, as the manifest names it.
 
     Raises:
       ArtifactError: there is no manifest, it is damaged, or a newer version wrote it.
@@ -29,8 +33,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"load: {folder / MANIFEST} is damaged ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ArtifactError(f"load: {folder / MANIFEST} does not describe a {FORMAT}")
+    if not isinstance(manifest, dict) or manifest.get("format") != kind:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        described = f", but a {found}" if isinstance(found, str) else ""
+        raise ArtifactError(f"load: {folder / MANIFEST} does not describe a {kind}{described}")
     schema = manifest.get("schema")
     if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
         versions = manifest.get("versions")

@@ -127,6 +127,19 @@ def embed(
     Channels are selected or projected, and averaged over neighbourhoods, before the upsampling, which copies
     them (nearest neighbour, PaDiM section III-A): cell i of a grid of N takes cell ``floor(i · M / N)`` of a tap's M.
     """
+    parts = tap_embeddings(backbone, embedding, images, projection)
+    on_grid = [_upsample(part, embedding.grid).reshape(len(images), embedding.n_positions, -1) for part in parts]
+    by_position = [part.transpose(1, 0, 2) for part in on_grid]  # one by one: on CPU five times as fast as all together
+    return jnp.concatenate(by_position, axis=-1) if projection is None else functools.reduce(jnp.add, by_position)
+
+
+def tap_embeddings(
+    backbone: Backbone,
+    embedding: Embedding,
+    images: UInt8[Array, "n height width 3"] | Float32[Array, "n height width 3"],
+    projection: Float[Array, "c d"] | None = None,
+) -> tuple[Float[Array, "n _h _w _c"], ...]:
+    """The part of the embeddings that each used tap gives, on its own grid, in network order."""
 
     def all_at_once(images: Array) -> tuple[Array, ...]:
         return _tap_embeddings(backbone, embedding, images, projection)
@@ -138,18 +151,14 @@ def embed(
     # the activations of one or two images stay in a CPU's cache: 1.5 times as fast as those of 16 at once
     few = 2 if len(images) % 2 == 0 else 1
     if len(images) <= few:
-        parts = all_at_once(images)
-    else:
-        parts = lax.platform_dependent(images, cpu=few_at_a_time, default=all_at_once)
-    on_grid = [_upsample(part, embedding.grid).reshape(len(images), embedding.n_positions, -1) for part in parts]
-    by_position = [part.transpose(1, 0, 2) for part in on_grid]  # one by one: on CPU five times as fast as all together
-    return jnp.concatenate(by_position, axis=-1) if projection is None else functools.reduce(jnp.add, by_position)
+        return all_at_once(images)
+    return lax.platform_dependent(images, cpu=few_at_a_time, default=all_at_once)
 
 
 def _tap_embeddings(
     backbone: Backbone, embedding: Embedding, images: Array, projection: Array | None
 ) -> tuple[Float[Array, "n _h _w _c"], ...]:
-    """The part of the embeddings that each used tap gives, on its own grid."""
+    """As :func:`tap_embeddings`, by one call of the network."""
     spec = backbone.spec
     mean, std = (jnp.asarray(values, jnp.float32).reshape(1, 1, 1, 3) for values in (spec.mean, spec.std))
     values = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images

@@ -1,0 +1,136 @@
+"""The methods by name: what each is, what it can't do, and its settings, fit and score, imported when they are used."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from padim_jax.baselines import settings as records
+from padim_jax.baselines.settings import BaselineSettings
+
+
+@dataclass(frozen=True)
+class Method:
+    """One of the methods that PaDiM is compared with.
+
+    Attributes:
+      name: as commands take it.
+      about: what it is, in one line.
+      paper: its number in arXiv.
+      settings: the record of its settings, with the published defaults.
+      model_name: of the record of a fitted model.
+      has_map: whether it gives a map (:class:`padim_jax.method.records.Scores`), or a score of the image alone
+        (:class:`padim_jax.baselines.records.ImageScores`).
+      draws: whether the seed matters.
+      refusals: what can't be done with its models, such as "update", and why.
+
+    >>> from padim_jax import baselines
+    >>> method = baselines.method("spade")
+    >>> settings = method.settings(config=baselines.shared_settings(config), n_images=5)
+    >>> model = method.fit(backbone, [good_images], settings)
+    >>> method.score(model, test_images).anomaly_map.shape
+    (2, 32, 48)
+    """
+
+    name: str
+    about: str
+    paper: str
+    settings: type[BaselineSettings]
+    model_name: str
+    has_map: bool
+    draws: bool
+    refusals: Mapping[str, str]
+
+    @property
+    def fit(self) -> Callable[..., Any]:
+        """``fit(backbone, batches, settings)``: a model, a pytree, from batches of good images as uint8 arrays."""
+        return self._module.fit
+
+    @property
+    def score(self) -> Callable[..., Any]:
+        """``score(model, images)``: what the model says about images."""
+        return self._module.score
+
+    @property
+    def model(self) -> type[Any]:
+        """The record of a fitted model, which :mod:`padim_jax.baselines.storing` makes anew."""
+        return getattr(self._module, self.model_name)
+
+    def check_can(self, operation: str) -> None:
+        """Raise ``ValueError`` saying why, where models of this method can't do ``operation``."""
+        if operation in self.refusals:
+            raise ValueError(f"{operation}: a model of {self.name} can't do that: {self.refusals[operation]}")
+
+    @property
+    def _module(self) -> Any:
+        return importlib.import_module(f"padim_jax.baselines.{self.name.replace('-', '_')}")
+
+
+def method(name: str) -> Method:
+    """The method called ``name``; ``ValueError`` lists the valid names."""
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def _refusals(kept: str) -> dict[str, str]:
+    """What none of these methods can do; ``kept`` says what their models keep of the images."""
+    anew = f"it keeps {kept}; fit it anew on the images that are to count"
+    return dict.fromkeys(("update", "merge", "forget"), anew) | {"compact": f"it keeps {kept}, and has no smaller form"}
+
+
+METHODS: Mapping[str, Method] = {
+    found.name: found
+    for found in (
+        Method(
+            "spade",
+            "the nearest images, then their nearest patches",
+            "2005.02357",
+            records.SpadeSettings,
+            "Spade",
+            has_map=True,
+            draws=False,
+            refusals=_refusals("every image's activations"),
+        ),
+        Method(
+            "dn2",
+            "mean distance to the nearest images",
+            "2002.10445",
+            records.Dn2Settings,
+            "Dn2",
+            has_map=False,
+            draws=False,
+            refusals=_refusals("one vector of every image") | {"map": "it judges whole images"},
+        ),
+        Method(
+            "mahalanobis-ad",
+            "one Gaussian of whole images per layer, distances summed",
+            "2005.14140",
+            records.MahalanobisAdSettings,
+            "MahalanobisAd",
+            has_map=False,
+            draws=False,
+            refusals=_refusals("factored covariances, not the moments") | {"map": "it judges whole images"},
+        ),
+        Method(
+            "patchcore",
+            "the nearest of a few representative patches",
+            "2106.08265",
+            records.PatchCoreSettings,
+            "PatchCore",
+            has_map=True,
+            draws=True,
+            refusals=_refusals("a coreset of the patches of all images together"),
+        ),
+        Method(
+            "dfm",
+            "what principal components of a layer leave unexplained",
+            "1909.11786",
+            records.DfmSettings,
+            "Dfm",
+            has_map=True,
+            draws=False,
+            refusals=_refusals("principal components of all images together"),
+        ),
+    )
+}

@@ -1,0 +1,112 @@
+"""Fitted models on disk: folders as those of PaDiM's models, of a format of their own."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from padim_jax.artifact.arrays import ArtifactError
+from padim_jax.artifact.folder import write
+from padim_jax.artifact.loading import restore_backbone
+from padim_jax.artifact.manifest import manifest_error, read_manifest
+from padim_jax.artifact.stored import StoredArrays
+from padim_jax.backbones import BACKBONES, backbone_parameters
+from padim_jax.baselines.features import embedding_of
+from padim_jax.baselines.records import FittedModel, named_arrays
+from padim_jax.baselines.registry import Method, method
+from padim_jax.baselines.settings import BaselineSettings
+from padim_jax.config import PadimConfig
+from padim_jax.method.embedding import Embedding
+
+FORMAT = "padim_jax baseline"
+
+
+def save(model: FittedModel[Any], path: str | os.PathLike[str]) -> None:
+    """Save a model of any method as folder ``path``, with its network; one of the same kind there is replaced.
+
+    It is written whole or not at all, as checked arrays and JSON (:mod:`padim_jax.artifact.folder`).
+
+    Raises:
+      ArtifactError: a network of the user's own, whose code can't be stored; ``path`` is a file, or a folder with
+        something else in it; an array that is not finite.
+      FolderInUse: another process is writing the folder.
+      OSError: it can't be written; a model already there is left as it was.
+    """
+    if model.backbone.spec.name not in BACKBONES:
+        raise ArtifactError(
+            f"save: backbone {model.backbone.spec.name!r} is your own, and its code can't be stored in {path}; keep "
+            "the images, and fit anew"
+        )
+    arrays = {f"backbone.{name}": array for name, array in backbone_parameters(model.backbone).items()}
+    arrays |= {f"model.{name}": np.asarray(array) for name, array in named_arrays(model).items()}
+    record = {
+        "format": FORMAT,
+        "method": model.settings.method,
+        "settings": dataclasses.asdict(model.settings),
+        "embedding": dataclasses.asdict(model.embedding),
+    }
+    write(Path(path), json.loads(json.dumps(record)), arrays)
+
+
+def load(path: str | os.PathLike[str]) -> FittedModel[Any]:
+    """Load a model that :func:`save` wrote; it scores without the weights file, and nothing in the folder is executed.
+
+    Raises:
+      ArtifactError: no model of these methods, or one that a newer version wrote, that is incomplete, or damaged.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder, FORMAT)
+    try:
+        found = method(manifest["method"])
+        settings, embedding = _settings(found, manifest["settings"]), _embedding(manifest["embedding"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise manifest_error(folder, error) from error
+    arrays = StoredArrays(folder, manifest).arrays()
+    backbone = restore_backbone(folder, embedding, arrays)
+    try:
+        drawn = embedding_of(backbone, settings.config, embedding.taps, embedding.neighbourhood)
+        if drawn != embedding:
+            raise ValueError(f"embedding {embedding} is not that of its settings")
+        parts = _parts(found, arrays)
+        model = found.model(backbone=backbone, settings=settings, embedding=embedding, **jax.device_put(parts))
+        # arrays that don't fit one another, or the settings, make no program
+        jax.eval_shape(found.score, model, jax.ShapeDtypeStruct((1, *settings.config.crop, 3), np.uint8))
+    except (TypeError, ValueError) as error:
+        raise manifest_error(folder, error) from error
+    return model
+
+
+def _settings(found: Method, stored: Mapping[str, Any]) -> BaselineSettings:
+    own = {name: value for name, value in stored.items() if name != "config"}
+    return found.settings(config=PadimConfig(**stored["config"]), **own)
+
+
+def _embedding(stored: Mapping[str, Any]) -> Embedding:
+    values: dict[str, Any] = {name: _hashable(value) for name, value in stored.items()}
+    return Embedding(**values)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _parts(found: Method, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The fields of a model by name: an array, or several, numbered."""
+    fields = {entry.name for entry in dataclasses.fields(found.model)} - {"backbone", "settings", "embedding"}
+    parts: dict[str, Any] = {}
+    for name in sorted(arrays, key=lambda name: [int(part) if part.isdigit() else part for part in name.split(".")]):
+        match = re.fullmatch(r"model\.([a-z]\w*)(?:\.(\d+))?", name)
+        if match is None or match[1] not in fields:
+            raise ValueError(f"unknown array {name}")
+        if arrays[name].dtype != np.float32:
+            raise ValueError(f"array {name} is {arrays[name].dtype}")
+        parts[match[1]] = (*parts.get(match[1], ()), arrays[name]) if match[2] else arrays[name]
+    if missing := sorted(fields - parts.keys()):
+        raise ValueError(f"no array {missing[0]}")
+    return parts
