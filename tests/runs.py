@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from padim_jax.evaluation.operating_points import RATES, OperatingPoints
 from padim_jax.method.calibration import BINS, calibration
-from padim_jax.pictures import colours, overlay
+from padim_jax.method.pictures import colours, overlay
 
 DEFECTS = ("broken_large", "broken_small", "contamination")
 _SOURCE = "PaDiM, arXiv 2011.08785"

@@ -10,7 +10,7 @@ from padim_jax.config import PadimConfig
 from padim_jax.images import UnreadableImage, seen
 from padim_jax.images.geometry import place_in_original, seen_part
 from padim_jax.images.image import read_photo
-from padim_jax.pictures import picture
+from padim_jax.method.pictures import picture
 from padim_jax.runs.outputs import write_heatmap
 from padim_jax.runs.score import ScoredImage
 from tests.image_files import png

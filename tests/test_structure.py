@@ -25,7 +25,6 @@ LAYERS = [
     "weights_conversion",
     "padim_jax.lazy",
     "padim_jax.config",
-    "padim_jax.pictures",
     "padim_jax.backbones",
     "padim_jax.presets",
     "padim_jax.gaussians",

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from padim_jax.pictures import colours, levels, overlay
+from padim_jax.method.pictures import colours, levels, overlay
 
 LIMIT = 400  # entries kept, of four files each: some 10 MB
 LONGEST_SIDE = 256  # pixels; larger images are shrunk

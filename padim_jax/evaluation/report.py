@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from padim_jax.evaluation.operating_points import remarks
 from padim_jax.lazy import extra
-from padim_jax.pictures import colours
+from padim_jax.method.pictures import colours
 from weights_conversion.atomic import write_atomically
 
 FORMAT, SCHEMA = "padim_jax run", 2  # of run.json

@@ -24,9 +24,9 @@ from padim_jax.inspection.positions import (
 )
 from padim_jax.method.alignment import FEWEST
 from padim_jax.method.calibration import Calibration
+from padim_jax.method.pictures import grid_picture
 from padim_jax.method.records import Padim
 from padim_jax.method.variants import with_solver
-from padim_jax.pictures import grid_picture
 from padim_jax.runs.watch import Watch, ignore_note
 
 

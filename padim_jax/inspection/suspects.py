@@ -15,9 +15,9 @@ from padim_jax.images import UnreadableImage, find_value_range
 from padim_jax.images.survey import Depth, ImageFacts
 from padim_jax.inspection.positions import OUTLIER_RANGES, outlier_limit, rank_p_values
 from padim_jax.method.fitting import finalize
+from padim_jax.method.pictures import picture
 from padim_jax.method.records import Padim
 from padim_jax.method.variants import with_standard
-from padim_jax.pictures import picture
 from padim_jax.presets import preset
 from padim_jax.runs.engines import OneDevice
 from padim_jax.runs.fold import fit_moments

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from padim_jax.pictures import BAR, colour_bar, colours, levels, overlay
+from padim_jax.method.pictures import BAR, colour_bar, colours, levels, overlay
 
 LARGEST = 100  # images in a picture
 _ROWS = 20  # in a table

@@ -16,8 +16,8 @@ from padim_jax.images.ahead import CORES, map_ahead
 from padim_jax.images.decode import Note
 from padim_jax.images.geometry import seen_part
 from padim_jax.images.image import read_photo
+from padim_jax.method.pictures import picture
 from padim_jax.method.records import Padim
-from padim_jax.pictures import picture
 from padim_jax.runs.regions import good_level, mask_above
 from padim_jax.runs.rows import Row, verdict_of
 from padim_jax.runs.score import ScoredImage
