@@ -10,7 +10,7 @@ BOOL = 9  # ONNX's number of the type
 
 
 def write_decision(graph: Graph, model: Padim, distances: str) -> list[str]:
-    """Names of the outputs that the model has, in the order of :data:`padim_jax.export.onnx_model.OUTPUTS`.
+    """Names of the outputs that the model has, in the order of :func:`padim_jax.export.describe.output_names`.
 
     As :func:`padim_jax.method.programs.scores_of`: two small products make a map of the grid, upsampled and blurred.
     """

@@ -17,8 +17,8 @@ OUTPUTS: Mapping[str, tuple[type, str]] = {
     "p_value": (np.float32, "(n,), in (0, 1]: how rarely a good image scores as much"),
     "anomalous": (np.bool_, "(n,): whether the score is above the threshold of the calibration"),
     "mask": (np.bool_, "(n, height, width): the pixels of the map above the pixel threshold of the calibration"),
+    "match": (np.float32, "(n,), from -1 to 1: how well images match the reference that they are aligned to"),
 }
-_ALWAYS = ("image_score", "anomaly_map")
 
 
 class ExportError(ValueError):
@@ -26,8 +26,9 @@ class ExportError(ValueError):
 
 
 def output_names(model: Padim) -> list[str]:
-    """Names of the outputs of a model's graph; without a calibration there are only score and map."""
-    return [*OUTPUTS] if model.calibration is not None else [*_ALWAYS]
+    """Names of the outputs of a model's graph; without a calibration there are no p-value, verdict and mask."""
+    judged = ("p_value", "anomalous", "mask") if model.calibration is not None else ()
+    return ["image_score", "anomaly_map", *judged, *(["match"] if model.alignment is not None else [])]
 
 
 def descriptions(model: Padim) -> dict[str, str]:
