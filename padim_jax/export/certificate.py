@@ -95,7 +95,8 @@ class Certificate:
     @property
     def settings(self) -> PadimConfig:
         """Settings that read files as the model does; the others are defaults."""
-        return PadimConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in self.reading.items()})
+        values: Mapping[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in self.reading.items()}
+        return PadimConfig(**values)
 
     @property
     def largest(self) -> float:
@@ -227,15 +228,14 @@ def _parse(record: dict[str, Any]) -> Certificate:
 
 def _check_claims(path: Path, certificate: Certificate) -> None:
     """What no honest certificate says, whatever its checksum."""
+    digests = [certificate.model, *(digest for digest, _ in certificate.files.values())]
+    largest, bound = certificate.largest, certificate.bound
     faults = {
         f"it is of format {certificate.exported!r}": certificate.exported not in FILES,
-        f"its bound is {certificate.bound!r}, not {BOUND:g} or less": not 0 < certificate.bound <= BOUND,
+        f"its bound is {bound!r}, not {BOUND:g} or less": not 0 < bound <= BOUND,
         "it names no runtime": not certificate.runtimes,
-        f"it claims a difference of {certificate.largest:.2g}, beyond its bound": not certificate.largest
-        <= certificate.bound,
-        "a digest in it is none": not all(
-            _DIGEST.fullmatch(digest) for digest in (certificate.model, *(digest for digest, _ in certificate.files.values()))
-        ),
+        f"it claims a difference of {largest:.2g}, beyond its bound": not 0 <= largest <= bound,
+        "a digest in it is none": not all(map(_DIGEST.fullmatch, digests)),
     }
     if not any(faults.values()):
         wanted, claimed = {*files_of(certificate.exported)}, {*certificate.files}

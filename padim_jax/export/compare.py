@@ -111,7 +111,7 @@ def map_scales(model: Padim, maps: Float[np.ndarray, "n height width"]) -> Float
 
 def differences(wanted: Outputs, found: Outputs, scale: Float[np.ndarray, " n"]) -> Differences:
     """Of n images; infinite where a number is none, or a map is other than 0 where the model's are 0 altogether."""
-    maps = scores = np.zeros(len(scale))
+    maps = np.zeros(len(scale))
     if "anomaly_map" in wanted:
         maps = _gap(wanted["anomaly_map"], found["anomaly_map"]).max(axis=(1, 2))
     scores = _gap(wanted["image_score"], found["image_score"])
@@ -146,7 +146,7 @@ def hostile_images(size: tuple[int, int]) -> UInt8[np.ndarray, "6 height width 3
 
 
 def run_in_batches(run: Run, images: UInt8[np.ndarray, "n height width 3"], batch: int | None) -> dict[str, np.ndarray]:
-    """Outputs of all images by a graph that takes ``batch`` at a time, the last batch filled up; None for any number."""
+    """Outputs of all images by a graph that takes ``batch`` at a time, the last batch filled up; None for any."""
     if batch is None:
         return dict(run(images))
     parts = []

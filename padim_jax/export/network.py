@@ -54,9 +54,7 @@ def write_network(graph: Graph, backbone: Backbone, images: Planes, taps: Taps) 
     return _collect(graph, x, blocks, taps)
 
 
-def _collect(
-    graph: Graph, x: Planes, stages: Mapping[str, Sequence[WritesBlock]], taps: Taps
-) -> dict[str, Planes]:
+def _collect(graph: Graph, x: Planes, stages: Mapping[str, Sequence[WritesBlock]], taps: Taps) -> dict[str, Planes]:
     found: dict[str, Planes] = {}
     for name, (*blocks, last) in stages.items():
         for block in blocks:

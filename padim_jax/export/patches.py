@@ -40,7 +40,9 @@ def _normalise(graph: Graph, model: Padim, images: str) -> Planes:
     planes = graph.add("Transpose", images, perm=[0, 3, 1, 2])
     values = graph.add("Cast", planes, to=1)  # float32
     scaled = graph.add("Mul", values, graph.constant((1 / (255 * std)).reshape(1, 3, 1, 1), "scale"))
-    return Planes(graph.add("Add", scaled, graph.constant((-mean / std).reshape(1, 3, 1, 1), "shift")), model.config.crop)
+    return Planes(
+        graph.add("Add", scaled, graph.constant((-mean / std).reshape(1, 3, 1, 1), "shift")), model.config.crop
+    )
 
 
 def _pool(graph: Graph, x: Planes, neighbourhood: int) -> Planes:

@@ -1,6 +1,8 @@
 """The runtimes that are installed here, each running an exported file on the CPU."""
 
+import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -64,9 +66,7 @@ def _open_onnxruntime(path: Path) -> Run:
 
 
 def _open_openvino(path: Path) -> Run:
-    with extra("openvino"):
-        import openvino
-    core = openvino.Core()
+    core = _import_openvino().Core()
     # by itself it computes in bfloat16 where the processor can
     compiled = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     names = [output.get_any_name() for output in compiled.outputs]
@@ -76,6 +76,20 @@ def _open_openvino(path: Path) -> Run:
         return {name: np.array(found[index]) for index, name in enumerate(names)}  # its buffers are used again
 
     return run
+
+
+def _import_openvino() -> Any:
+    """OpenVINO without its telemetry, which tells its makers of every import, from a process that it forks."""
+    name = "openvino_telemetry"
+    is_stopped = name not in sys.modules
+    if is_stopped:
+        sys.modules[name] = None  # pyright: ignore[reportArgumentType] - an import fails, and OpenVINO does without
+    try:
+        with extra("openvino"):
+            return importlib.import_module("openvino")
+    finally:
+        if is_stopped:
+            del sys.modules[name]
 
 
 def _open_stablehlo(folder: Path) -> Run:

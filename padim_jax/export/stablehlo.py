@@ -56,4 +56,4 @@ def stablehlo_model(model: Padim, batch: int) -> tuple[bytes, list[np.ndarray]]:
     shapes = [jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
     images = jax.ShapeDtypeStruct((batch, *model.config.crop, 3), np.uint8)
     exported = jax.export.export(jax.jit(run), platforms=PLATFORMS)(shapes, images)
-    return exported.serialize(), [np.asarray(leaf) for leaf in leaves]
+    return bytes(exported.serialize()), [np.asarray(leaf) for leaf in leaves]
