@@ -34,6 +34,7 @@ LAYERS = [
     "padim_jax.data",
     "padim_jax.mesh",
     "padim_jax.runs",
+    "padim_jax.export",
     "padim_jax.fleet",
     "padim_jax.inspection",
     "padim_jax.evaluation",

@@ -4,12 +4,12 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-import padim_jax
 from padim_jax.artifact import load, load_quantised
 from padim_jax.artifact.compaction import Compacted
 from padim_jax.artifact.ownership import NotOurs, is_ours, locked, mark, remove
@@ -68,7 +68,7 @@ def export_model(
         reference, good = compare_with_model(comparisons, fitted, _batches(fitted.config, images, notes))
         reference.write(folder / REFERENCE)
         certificate = Certificate(
-            padim_jax=padim_jax.__version__,
+            padim_jax=version("padim-jax"),
             model=model_digest(fitted),
             exported=format,
             batch=size,

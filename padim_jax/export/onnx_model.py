@@ -1,11 +1,11 @@
 """A model as an ONNX file: one graph from images to scores, maps and verdicts, written from the model's arrays."""
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-import padim_jax
 from padim_jax.backbones import BACKBONES
 from padim_jax.export.decision import write_decision
 from padim_jax.export.describe import IMAGES, OUTPUTS, ExportError, descriptions, model_digest, output_names
@@ -63,12 +63,12 @@ def onnx_model(model: Padim, batch: int | None = None, quantised: Quantised | No
     made = helper.make_model(
         graph.build("padim", inputs, outputs),
         producer_name="padim_jax",
-        producer_version=padim_jax.__version__,
+        producer_version=version("padim-jax"),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         doc_string="PaDiM (arXiv 2011.08785): from an image to its score, its anomaly map and a verdict.",
     )
-    facts = {"version": padim_jax.__version__, "model": model_digest(model), "backbone": model.embedding.backbone}
+    facts = {"version": version("padim-jax"), "model": model_digest(model), "backbone": model.embedding.backbone}
     facts |= {f"input.{IMAGES}": words[IMAGES]} | {f"output.{name}": words[name] for name in names}
     helper.set_model_props(made, {f"{_KEY}{name}": text for name, text in facts.items()})
     onnx.checker.check_model(made, full_check=graph.bytes < LARGEST // 4)  # it infers all shapes, on a copy
