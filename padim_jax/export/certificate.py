@@ -51,7 +51,7 @@ class GoodImage:
 
     Attributes:
       pixels: SHA-256 in hex of its pixels as the model sees them.
-      scale: the largest distance of its map, in the map's units.
+      scale: what differences of its map are held against (:func:`padim_jax.export.compare.map_scales`).
       image_score, p_value, anomalous: as of :class:`padim_jax.method.records.Scores`.
     """
 
@@ -117,7 +117,7 @@ class Reference:
     Attributes:
       images: uint8 RGB of the crop's size.
       image_score, anomaly_map: of them, by the model.
-      scale: the largest distance of each map.
+      scale: what differences of each map are held against.
       decision: None where the model is not calibrated.
       p_value, anomalous: None likewise.
     """

@@ -1,9 +1,12 @@
 """How far what a runtime gives is from what the model gives, and which images show it.
 
-A map of a model and the map of its export are rounded differently, by an amount that grows with the distances in it, so
-a difference is held against the map's scale: the largest distance of the image, in the units of the map. Of maps of
-distances it is their largest value. Of standardised maps ``z = (M - m) / s`` it is the largest ``M / s = z + m / s``,
-because z may be as good as 0 everywhere, and its rounding is that of M.
+A map of a model and the map of its export are rounded differently. What rounding does to a distance grows with the
+activations that it is made of, and not with the distance: an image that the model was fitted on lies within 1 of the
+mean where one that it does not know lies at 100, and both are off by the same. So a difference is held against the
+scale of the map: the largest distance in it, or what a good image has that the model does not know, where that is more.
+The latter is the median of the calibration's scores, and is not known without one. Standardised maps
+``z = (M - m) / s`` may be as good as 0 everywhere, and are rounded as M is: their scale is the largest
+``M / s = z + m / s``, or the largest m / s.
 """
 
 from collections.abc import Callable, Mapping
@@ -103,10 +106,14 @@ class Decision:
 
 
 def map_scales(model: Padim, maps: Float[np.ndarray, "n height width"]) -> Float[np.ndarray, " n"]:
-    """The largest distance of each map, in the map's units."""
+    """What differences are held against, of each map and in its units; see the top of this module."""
+    usual = 0.0
     if model.standard is not None:
-        maps = maps + (np.asarray(model.standard.mean) / np.asarray(model.standard.spread))[None]
-    return np.abs(maps).max(axis=(1, 2)).astype(np.float64)
+        mean = np.asarray(model.standard.mean) / np.asarray(model.standard.spread)
+        maps, usual = maps + mean[None], float(mean.max())
+    elif model.calibration is not None:
+        usual = float(np.median(np.asarray(model.calibration.scores)))
+    return np.maximum(np.abs(maps).max(axis=(1, 2)), usual).astype(np.float64)
 
 
 def differences(wanted: Outputs, found: Outputs, scale: Float[np.ndarray, " n"]) -> Differences:

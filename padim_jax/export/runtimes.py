@@ -66,13 +66,15 @@ def _open_onnxruntime(path: Path) -> Run:
 
 
 def _open_openvino(path: Path) -> Run:
-    core = _import_openvino().Core()
+    openvino = _import_openvino()
+    core = openvino.Core()
     # by itself it computes in bfloat16 where the processor can
     compiled = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     names = [output.get_any_name() for output in compiled.outputs]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        found = compiled(images)
+        # an array of another type would be converted, and images from 0 to 1 be black; a tensor is refused
+        found = compiled(openvino.Tensor(np.ascontiguousarray(images)))
         return {name: np.array(found[index]) for index, name in enumerate(names)}  # its buffers are used again
 
     return run
