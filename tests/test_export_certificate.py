@@ -105,7 +105,7 @@ def _other_threshold_in_the_graph(folder: Path) -> None:
     made = onnx.load(folder / "model.onnx")
     threshold = np.float32(fitted("plain").calibration.threshold)  # type: ignore[union-attr]
     (tensor,) = [t for t in made.graph.initializer if not t.dims and onnx.numpy_helper.to_array(t) == threshold]
-    tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32(1e6) * threshold, tensor.name))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(1e6 * threshold, np.float32), tensor.name))
     onnx.save(made, folder / "model.onnx")
     rewrite(folder, honest=True)
 

@@ -12,9 +12,10 @@ import onnxruntime
 import pytest
 
 import padim_jax as padim
-from padim_jax.artifact.compaction import DeployedForm
+from padim_jax.artifact.compaction import DeployedForm, compact
 from padim_jax.export import ExportError
 from padim_jax.export.describe import model_digest
+from padim_jax.export.distances import panel_spans
 from padim_jax.export.graph import IR_VERSION, OPSET
 from padim_jax.export.onnx_model import LARGEST, onnx_model
 from padim_jax.gaussians.quantised import Quantised
@@ -91,6 +92,27 @@ def test_odd_sizes_and_triangular_solves(lite0: padim.Backbone) -> None:
     good, shown = (np.random.default_rng(seed).integers(0, 256, (8, 33, 47, 3), np.uint8) for seed in range(2))
     model = padim.fit(lite0, good, config, solver="triangular-solve")
     check_equal(model, opened(model)(shown), shown)
+
+
+@pytest.mark.parametrize("d", [1, 12, 31, 48, 100, 140, 550])
+def test_panels_cover_the_triangle_once(d: int) -> None:
+    spans = panel_spans(d)
+    assert [column for start, stop in spans for column in range(start, stop)] == [*range(d)]
+    assert all((stop - start) % 32 == 0 for start, stop in spans[:-1])
+    stored = sum(stop * (stop - start) for start, stop in spans)
+    assert stored <= d * d
+    assert d < 64 or stored <= 0.68 * d * d
+
+
+@pytest.mark.slow
+def test_factors_in_several_panels(lite0: padim.Backbone) -> None:
+    model = padim.fit(
+        lite0, images(8, SMALL)[:, :16, :16], replace(SMALL, taps=None, n_channels=100, crop_size=(16, 16))
+    )
+    check_equal(model, opened(model)(TEST[:, :16, :16]), TEST[:, :16, :16])
+    small = compact(model, 0.5)
+    assert small.form == "triangle-16bit"
+    check_equal(small.model, opened(small.model, quantised=small.quantised)(TEST[:, :16, :16]), TEST[:, :16, :16])
 
 
 def test_only_channels_that_are_kept_are_computed() -> None:

@@ -19,8 +19,8 @@ from padim_jax.export.describe import ExportError
 from padim_jax.method.calibration import conformal_p_values
 from padim_jax.method.records import Padim
 
-# Relative to the map's scale. In float32, ONNX Runtime and OpenVINO stay below 1e-5. What is wrong is far beyond: a blur
-# that is one percent too wide is off by 2e-3, a network in bfloat16 by 5e-2, another padding by more than 1 (on Lite0).
+# Relative to the map's scale. In float32, ONNX Runtime and OpenVINO stay below 1e-5. What is wrong is far beyond: of
+# Lite0, a blur that is one percent too wide is off by 2e-3, a network in bfloat16 by 5e-2, another padding by 2.
 BOUND = 1e-4
 _ROUNDING = 1e-6  # of a p-value: the division of two small integers
 

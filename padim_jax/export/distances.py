@@ -8,9 +8,11 @@ from padim_jax.artifact.layouts import form_of
 from padim_jax.export.graph import Graph
 from padim_jax.gaussians.packing import rows_of
 from padim_jax.gaussians.quantised import Quantised
-from padim_jax.gaussians.triangle import spans
+from padim_jax.gaussians.triangle import PANELS, TriangularMatrix
 from padim_jax.method.positions import arrangement_of
 from padim_jax.method.records import Padim
+
+KERNEL = 32  # columns that a runtime multiplies at once
 
 
 def write_distances(graph: Graph, model: Padim, x: str, quantised: Quantised | None) -> str:
@@ -41,9 +43,9 @@ def write_distances(graph: Graph, model: Padim, x: str, quantised: Quantised | N
 
 def _whitened(graph: Graph, gaussian: Any, centred: str, quantised: Quantised | None) -> str:
     """``‖Wᵀ (x - μ)‖²``, the sum over the panels of W."""
-    sides = spans(gaussian.mean.shape[1])
+    sides = panel_spans(gaussian.mean.shape[1])
     if quantised is None:
-        panels = [graph.constant(np.asarray(panel), "panel") for panel in gaussian.whitening.panels]
+        panels = [graph.constant(_cut(gaussian.whitening, *side), "panel") for side in sides]
     else:
         panels = _panels_of_16_bits(graph, quantised, sides)
     norms = []
@@ -54,6 +56,28 @@ def _whitened(graph: Graph, gaussian: Any, centred: str, quantised: Quantised | 
             rows = graph.add("Slice", centred, *ends)
         norms.append(_sum_of_squares(graph, graph.add("MatMul", rows, panel)))
     return norms[0] if len(norms) == 1 else graph.add("Sum", *norms)
+
+
+def panel_spans(d: int) -> list[tuple[int, int]]:
+    """Columns of the panels that a file stores: start, stop.
+
+    As :func:`padim_jax.gaussians.triangle.spans`, but in whole widths of a runtime's kernels: at d = 100, three panels
+    take ONNX Runtime three quarters of the time of four of 25 columns, and 6 % more room.
+    """
+    width = -(-d // (PANELS * KERNEL)) * KERNEL
+    stops = [stop for stop in range(width, d, width) if d - stop >= KERNEL // 2]
+    return list(zip([0, *stops], [*stops, d], strict=True))
+
+
+def _cut(upper: TriangularMatrix, start: int, stop: int) -> np.ndarray:
+    """Rows to ``stop`` of columns ``start`` to ``stop`` of upper triangular matrices, (p, stop, stop - start)."""
+    panel = np.zeros((len(upper), stop, stop - start), np.float32)
+    for own, (first, last) in zip(upper.panels, upper.spans, strict=True):
+        low, high = max(start, first), min(stop, last)
+        if low < high:
+            rows = min(stop, last)
+            panel[:, :rows, low - start : high - start] = np.asarray(own[:, :rows, low - first : high - first])
+    return panel
 
 
 def _panels_of_16_bits(graph: Graph, quantised: Quantised, sides: list[tuple[int, int]]) -> list[str]:
