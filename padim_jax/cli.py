@@ -52,6 +52,12 @@ COMMANDS = {
         "padim compact MODEL --out SMALL",
         "the smallest form within a stated error",
     ),
+    "export": Entry(
+        f"{_ROOT}.leaving:export_command",
+        "padim export MODEL --out DIR",
+        "a program for other runtimes, with proof that it is equal",
+    ),
+    "verify": Entry(f"{_ROOT}.leaving:verify_command", "padim verify DIR", "check an export on this machine"),
     "estimate": Entry(
         f"{_ROOT}.looking:estimate_command",
         "padim estimate [GOOD_DIR]",

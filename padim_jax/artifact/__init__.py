@@ -5,14 +5,20 @@ from typing import TYPE_CHECKING
 from padim_jax.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from padim_jax.artifact.loading import load, load_image_sizes, load_updatable, resident_bytes
+    from padim_jax.artifact.loading import load, load_image_sizes, load_quantised, load_updatable, resident_bytes
     from padim_jax.artifact.saving import save, save_compacted, save_updatable
     from padim_jax.artifact.updatable import Updatable, note_change
 else:  # who only locks a folder need not wait for JAX
     __getattr__, __dir__ = lazy_attributes(
         __name__,
         {
-            "padim_jax.artifact.loading": ("load", "load_image_sizes", "load_updatable", "resident_bytes"),
+            "padim_jax.artifact.loading": (
+                "load",
+                "load_image_sizes",
+                "load_quantised",
+                "load_updatable",
+                "resident_bytes",
+            ),
             "padim_jax.artifact.saving": ("save", "save_compacted", "save_updatable"),
             "padim_jax.artifact.updatable": ("Updatable", "note_change"),
         },
@@ -22,6 +28,7 @@ __all__ = [
     "Updatable",
     "load",
     "load_image_sizes",
+    "load_quantised",
     "load_updatable",
     "note_change",
     "resident_bytes",

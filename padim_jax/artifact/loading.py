@@ -17,6 +17,7 @@ from padim_jax.artifact.settings import Settings, check_settings, layout_of
 from padim_jax.artifact.stored import StoredArrays
 from padim_jax.artifact.updatable import Updatable, is_weight
 from padim_jax.backbones import Backbone, build_backbone
+from padim_jax.gaussians.quantised import Quantised
 from padim_jax.method.aligned import Alignment
 from padim_jax.method.calibration import calibration
 from padim_jax.method.embedding import Embedding
@@ -55,6 +56,15 @@ def load_updatable(path: str | os.PathLike[str]) -> Updatable:
     40
     """
     return _read_folder(path, _build_updatable)
+
+
+def load_quantised(path: str | os.PathLike[str]) -> Quantised | None:
+    """The numbers of 16 bits that the factors of a stored model are made from; None where they have 32.
+
+    Raises:
+      ArtifactError: as :func:`load`.
+    """
+    return _read_folder(path, _read_quantised)
 
 
 def load_image_sizes(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
@@ -108,6 +118,14 @@ def _build_model(folder: Path, manifest: Mapping[str, Any]) -> Padim:
         return stored.model(donate=True)
     except (ValueError, FloatingPointError) as error:
         raise ArtifactError(f"load: {folder} is damaged: its moments give no model ({error})") from error
+
+
+def _read_quantised(folder: Path, manifest: Mapping[str, Any]) -> Quantised | None:
+    layout, _ = layout_of(folder, manifest, check_settings(folder, manifest))
+    if layout.dequantise is None:
+        return None
+    arrays = StoredArrays(folder, manifest).arrays()
+    return Quantised(arrays[layout.array], arrays[f"{layout.prefix}.scale"])
 
 
 def _build_updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:

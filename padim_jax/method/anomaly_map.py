@@ -57,10 +57,10 @@ def image_score(
         return maps.max(axis=(1, 2))
     library = np if isinstance(maps, np.ndarray) else jnp
     values = maps.reshape(len(maps), math.prod(maps.shape[1:]))
-    most = int(_top_count(share, values.shape[1]))  # k is never more
+    most = int(top_count(share, values.shape[1]))  # k is never more
     count = np.float32(most)
     if roi is not None:
-        values, count = library.where(roi.reshape(1, -1), values, -np.inf), _top_count(share, roi.sum())
+        values, count = library.where(roi.reshape(1, -1), values, -np.inf), top_count(share, roi.sum())
     highest = np.sort(np.partition(values, -most)[:, -most:])[:, ::-1] if library is np else lax.top_k(values, most)[0]
     counted = library.where(library.arange(most, dtype=np.float32)[None] < count, highest, 0)
     width = 1 << (most - 1).bit_length()
@@ -71,7 +71,7 @@ def image_score(
     return terms[:, 0] * (1 / count)  # a division by a constant would be rounded otherwise on a device
 
 
-def _top_count(share: float, pixels: int | np.integer | Array) -> Any:
+def top_count(share: float, pixels: int | np.integer | Array) -> Any:
     """The k of so many pixels, float32."""
     library = jnp if isinstance(pixels, Array) else np
     return library.maximum(1, library.rint(np.float32(share) * library.asarray(pixels, np.float32)))

@@ -165,7 +165,7 @@ def _tap_embeddings(
     pixels = (values - mean) / std
     if embedding.precision == "bfloat16":
         backbone, pixels = jax.tree.map(lambda array: array.astype(jnp.bfloat16), (backbone, pixels))
-    channels, rows = _tap_channels(backbone, embedding)
+    channels, rows = tap_channels(backbone, embedding)
     activations = backbone(pixels, channels)
     parts = []
     for name in channels:
@@ -176,7 +176,7 @@ def _tap_embeddings(
     return tuple(parts)
 
 
-def _tap_channels(backbone: Backbone, embedding: Embedding) -> tuple[dict[str, np.ndarray | None], dict[str, slice]]:
+def tap_channels(backbone: Backbone, embedding: Embedding) -> tuple[dict[str, np.ndarray | None], dict[str, slice]]:
     """For each tap, the channels that are used (None: all; no entry: none), and its place among all channels."""
     selected, rows, first = dict[str, np.ndarray | None](), dict[str, slice](), 0
     channels = np.asarray(embedding.channels)

@@ -1,0 +1,82 @@
+"""Question: how long does a score take of a model that was exported to other runtimes, and how large is its file.
+
+    python benchmarks/exported.py
+    python benchmarks/exported.py --backbones efficientnet_lite0 --batches 1 --rounds 5
+
+A model at d = 100, calibrated, from uint8 images of 224×224 in memory to score, map, p-value, verdict and mask, as it
+is and with factors of 16 bits, on as many threads as there are cores. ``padim_jax`` is ``padim.score`` of the model.
+Sides take turns. Prints a table and one JSON line per row; exits 1, naming it, where a certificate is beyond its bound.
+"""
+
+import argparse
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from alternate import Row, add_options, alternate, judge, medians, show, summary
+
+import padim_jax as padim
+from padim_jax.artifact.compaction import compact
+from padim_jax.export import export_model
+from padim_jax.export.compare import BOUND
+from padim_jax.export.runtimes import open_runtimes
+
+WEIGHTS = {"efficientnet_lite0": None}  # those of the others are random, which is as fast
+
+
+def main() -> int:
+    """Export, measure, print, judge."""
+    parser = argparse.ArgumentParser(description="Seconds of a score in other runtimes.")
+    parser.add_argument("--backbones", nargs="+", default=["efficientnet_lite0"])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--good", type=int, default=120, help="images to fit on (%(default)s)")
+    add_options(parser, rounds=7)
+    options = parser.parse_args()
+    rows: list[Row] = []
+    bounds: list[tuple[str, float, float]] = []
+    for name in options.backbones:
+        good = _images(options.good, seed=0)
+        model = padim.fit(padim.load_backbone(name, weights=WEIGHTS.get(name, "random")), good, padim.PadimConfig())
+        model = padim.calibrate(model, good)
+        small = compact(model, 0.1)
+        with tempfile.TemporaryDirectory() as folder:
+            sides = {
+                ("padim_jax", ""): lambda images, model=model: padim.score(
+                    model, images
+                ).anomaly_map.block_until_ready()
+            }
+            sizes = {"": 0}
+            for form, exported in (("32 bit", model), (small.form.partition("-")[2], small)):
+                out = Path(folder, form)
+                certificate = export_model(exported, out)
+                bounds.append(
+                    (f"{name}, {form}: the bound over the largest difference", BOUND / certificate.largest, 1)
+                )
+                sizes[form] = certificate.files["model.onnx"][1]
+                sides |= {(runtime.name, form): runtime.run for runtime in open_runtimes(out, "onnx")}
+            for batch in options.batches:
+                images = _images(batch, seed=1)
+                works = {"\t".join(side): partial(run, images) for side, run in sides.items()}
+                seconds = alternate(works, options.rounds, repeats=10 if batch == 1 else 2, settle=True)
+                middle = medians(seconds)
+                for side, values in seconds.items():
+                    runtime, form = side.split("\t")
+                    row: Row = {"backbone": name, "batch": batch, "side": runtime, "form": form} | summary(values)
+                    row |= {"ms_per_image": 1e3 * middle[side] / batch, "file_MB": sizes[form] / 1e6}
+                    rows.append(row)
+    columns = ["backbone", "batch", "side", "form", "ms", "q1", "q3", "ms_per_image", "file_MB"]
+    show(rows, columns, options.json)
+    return judge(bounds)
+
+
+def _images(n: int, seed: int) -> np.ndarray:
+    """Smooth random images."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (n, 28, 28, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    return np.clip(coarse + rng.integers(-20, 21, coarse.shape), 0, 255).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

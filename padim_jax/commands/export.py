@@ -1,0 +1,54 @@
+"""``padim export`` and ``padim verify``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from padim_jax.commands.inputs import find_inputs
+from padim_jax.commands.score import refuse_nested
+from padim_jax.commands.terminal import say, tell
+from padim_jax.export import export_model, verify_export
+from padim_jax.export.certificate import RuntimeReport
+from padim_jax.export.runtimes import Format
+
+
+def export_command(model: Path, images: tuple[Path, ...], out: Path, exported: Format, batch: int | None) -> None:
+    """Do what ``padim export`` says it does."""
+    refuse_nested(out, model)
+    paths = find_inputs(images, out).paths if images else ()
+    if not paths:
+        say("note: no good images were named; it is compared on black, white, noisy and saturated ones alone")
+    certificate = export_model(model, out, paths, format=exported, batch=batch)
+    _tell_reports(certificate.runtimes)
+    size = sum(size for _, size in certificate.files.values())
+    tell(
+        f"{out}: {exported}, {size / 1e6:.2f} MB; compared on {len(certificate.good)} images named and "
+        f"{certificate.hostile} others, within {certificate.bound:g}"
+    )
+
+
+def verify_command(export: Path, images: tuple[Path, ...], model: Path | None) -> None:
+    """Do what ``padim verify`` says it does."""
+    paths = find_inputs(images).paths if images else ()
+    found = verify_export(export, paths, model=model)
+    _tell_reports(found.runtimes)
+    certificate = found.certificate
+    told = f"; {found.known} of {len(paths)} images named are compared" if paths else ""
+    tell(
+        f"{export}: as it was certified on {certificate.made}, of model {certificate.model[:12]}, and right on this "
+        f"machine within {certificate.bound:g}{told}"
+    )
+    if found.unknown:
+        say(
+            f"note: the certificate knows nothing of {found.unknown} images; --model compares them too. The same file "
+            "can be decoded to other pixels on another machine"
+        )
+
+
+def _tell_reports(reports: Sequence[RuntimeReport]) -> None:
+    for report in reports:
+        found = report.differences
+        tell(
+            f"{f'{report.name} {report.version}':24} {found.images} images: maps off by {found.map_relative:.1e} of "
+            f"their scale, scores by {found.score_relative:.1e}, p-values by {found.p_value:.1e}; {found.flipped} "
+            "verdicts differ"
+        )

@@ -1,0 +1,62 @@
+"""The command lines of the commands that take models out of the door."""
+
+from pathlib import Path
+
+import click
+
+from padim_jax.commands.lazy_click import Command
+from padim_jax.commands.options import debug_option
+
+_images = click.argument("images", nargs=-1, type=click.Path(exists=True, path_type=Path))
+
+
+@click.command(
+    "export",
+    cls=Command,
+    example="padim export bracket.padim good_parts/ --out bracket-onnx",
+    place="padim_jax.commands.export:export_command",
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@_images
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write.")
+@click.option(
+    "--format",
+    "exported",
+    type=click.Choice(["onnx", "stablehlo"]),
+    default="onnx",
+    show_default=True,
+    help="For ONNX Runtime, OpenVINO and others; or for JAX on CPU, CUDA and TPU.",
+)
+@click.option(
+    "--batch", type=click.IntRange(1), help="Images that the program takes at a time. Default: any; stablehlo, 1."
+)
+@debug_option
+def export_command() -> None:
+    """Write MODEL as a program for other runtimes, with a certificate that it gives what MODEL gives.
+
+    The program takes uint8 RGB images of the crop's size, and gives scores, maps and, of a calibrated model, p-values,
+    verdicts and masks. Every installed runtime is compared with MODEL on black, white, noisy and saturated images, and
+    on the good IMAGES named; where one is off by more than 1e-4 of the map's scale, nothing is written.
+    --out/certificate.json says what was compared and how far each was off, and has a digest of every file. A compact
+    MODEL stays as small in the program's file.
+    """
+
+
+@click.command(
+    "verify",
+    cls=Command,
+    example="padim verify bracket-onnx good_parts/",
+    place="padim_jax.commands.export:verify_command",
+)
+@click.argument("export", type=click.Path(path_type=Path))
+@_images
+@click.option("--model", type=click.Path(path_type=Path), help="The model it was made from, to compare with.")
+@debug_option
+def verify_command() -> None:
+    """Check EXPORT on this machine: its files, its certificate, and what the runtimes here give.
+
+    A file that was changed, is missing or was added is refused, and so is a certificate that was edited. Then every
+    installed runtime runs the images that are stored with EXPORT, and IMAGES: those that it was certified on are known
+    by their pixels and compared with what MODEL said; with --model, all are. A certificate is not signed: whoever makes
+    one anew, together with its files, is found out by --model alone.
+    """

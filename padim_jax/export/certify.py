@@ -1,0 +1,132 @@
+"""Run an export on images in every runtime, and hold what it gives against the model."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from padim_jax.export.certificate import GoodImage, Reference, RuntimeReport, pixels_digest
+from padim_jax.export.compare import (
+    Decision,
+    Differences,
+    Outputs,
+    differences,
+    hostile_images,
+    map_scales,
+    run_in_batches,
+)
+from padim_jax.export.runtimes import Runtime
+from padim_jax.method.records import Padim
+from padim_jax.method.scoring import score
+
+Images = UInt8[np.ndarray, "n height width 3"]
+_BATCH = len(hostile_images((1, 1)))  # images compared at a time: one shape is one compilation
+
+
+@dataclass
+class Comparison:
+    """One runtime beside the model, image by image.
+
+    Attributes:
+      runtime: with the export open in it.
+      batch: how many images it takes; None for any number.
+      decision: what verdicts follow from; None without a calibration.
+      differences: so far.
+      seconds: that the runtime took so far.
+    """
+
+    runtime: Runtime
+    batch: int | None
+    decision: Decision | None
+    differences: Differences = field(default_factory=Differences)
+    seconds: float = 0.0
+
+    def run(self, images: Images) -> dict[str, np.ndarray]:
+        """Outputs of images, which are checked by themselves.
+
+        Raises:
+          ExportError: verdicts that do not follow from the scores.
+        """
+        start = time.perf_counter()
+        found = run_in_batches(self.runtime.run, images, self.batch)
+        self.seconds += time.perf_counter() - start
+        if self.decision is not None:
+            self.decision.check(self.runtime.name, found)
+        return found
+
+    def add(self, images: Images, wanted: Outputs, scale: Float[np.ndarray, " n"]) -> None:
+        """Compare images, of which ``wanted`` is what the model says."""
+        self.differences += differences(wanted, self.run(images), scale)
+
+    @property
+    def report(self) -> RuntimeReport:
+        """What was found."""
+        return RuntimeReport(self.runtime.name, self.runtime.version, self.differences, self.seconds)
+
+
+def compare_with_model(
+    comparisons: Sequence[Comparison], model: Padim, batches: Iterable[Images]
+) -> tuple[Reference, tuple[GoodImage, ...]]:
+    """Compare on hostile images, which are kept, and on others, of which digests and scores are."""
+    hostile = hostile_images(model.config.crop)
+    wanted, scale = outputs_of(model, hostile)
+    for comparison in comparisons:
+        comparison.add(hostile, wanted, scale)
+        if comparison.batch is None:  # any number of images gives the same
+            comparison.add(hostile[:1], {name: value[:1] for name, value in wanted.items()}, scale[:1])
+    reference = Reference(hostile, scale=scale, decision=Decision.of(model), **wanted)
+    return reference, tuple(compare_good(comparisons, model, batches))
+
+
+def compare_good(comparisons: Sequence[Comparison], model: Padim, batches: Iterable[Images]) -> list[GoodImage]:
+    """Compare on images that are not kept, and give what the model says about each."""
+    good = list[GoodImage]()
+    for batch in batches:
+        for start in range(0, len(batch), _BATCH):
+            images = batch[start : start + _BATCH]
+            wanted, scale = outputs_of(model, images)
+            for comparison in comparisons:
+                comparison.add(images, wanted, scale)
+            good += [_good_image(images, wanted, scale, index) for index in range(len(images))]
+    return good
+
+
+def compare_with_reference(comparison: Comparison, reference: Reference) -> None:
+    """Compare on the images that are stored with an export."""
+    comparison.add(reference.images, reference.outputs, reference.scale)
+
+
+def outputs_of(model: Padim, images: Images) -> tuple[dict[str, np.ndarray], Float[np.ndarray, " n"]]:
+    """What the model says about at most a batch of images, and the scales of their maps."""
+    filled = np.concatenate([images, np.zeros((_BATCH - len(images), *images.shape[1:]), np.uint8)])
+    scores = score(model, filled)
+    fields = {name: getattr(scores, name) for name in ("image_score", "anomaly_map", "p_value", "anomalous")}
+    outputs = {name: np.asarray(value)[: len(images)] for name, value in fields.items() if value is not None}
+    return outputs, map_scales(model, outputs["anomaly_map"])
+
+
+def recorded(
+    good: Sequence[GoodImage], images: Images
+) -> tuple[Bool[np.ndarray, " n"], dict[str, np.ndarray], Float[np.ndarray, " k"]]:
+    """Which images are among those given before, and what the model said about these, and their scales."""
+    by_pixels = {image.pixels: image for image in good}
+    found = [by_pixels.get(pixels_digest(image)) for image in images]
+    known = [image for image in found if image is not None]
+    outputs = {"image_score": np.array([image.image_score for image in known], np.float64)}
+    if known and known[0].p_value is not None:
+        outputs["p_value"] = np.array([image.p_value for image in known], np.float64)
+        outputs["anomalous"] = np.array([image.anomalous for image in known], bool)
+    return np.array([image is not None for image in found], bool), outputs, np.array([image.scale for image in known])
+
+
+def _good_image(images: Images, wanted: Outputs, scale: np.ndarray, index: int) -> GoodImage:
+    judged = "p_value" in wanted
+    return GoodImage(
+        pixels_digest(images[index]),
+        float(scale[index]),
+        float(wanted["image_score"][index]),
+        float(wanted["p_value"][index]) if judged else None,
+        bool(wanted["anomalous"][index]) if judged else None,
+    )

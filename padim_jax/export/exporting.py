@@ -1,0 +1,168 @@
+"""Write a model as a program for other runtimes, certified, in one step or not at all."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from padim_jax.artifact import load, load_quantised
+from padim_jax.artifact.compaction import Compacted
+from padim_jax.artifact.ownership import NotOurs, is_ours, locked, mark, remove
+from padim_jax.config import PadimConfig
+from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, digest_files, files_of
+from padim_jax.export.certify import Comparison, Images, compare_with_model
+from padim_jax.export.compare import BOUND, Decision
+from padim_jax.export.describe import ExportError, model_digest
+from padim_jax.export.runtimes import FILES, Format, open_runtimes
+from padim_jax.gaussians.quantised import Quantised
+from padim_jax.method.checks import check_images
+from padim_jax.method.records import Padim
+from padim_jax.runs.inputs import Notes, Place, image_paths, paths_or_arrays, read_images
+
+_CALL = "export_model"
+
+
+def export_model(
+    model: Padim | Compacted | Place,
+    out: Place,
+    images: Place | Iterable[Place] | Images | Iterable[Images] = (),
+    *,
+    format: Format = "onnx",
+    batch: int | None = None,
+) -> Certificate:
+    """Write a model as a program for other runtimes, from uint8 images of the crop's size to scores and maps.
+
+    The folder holds the program (``model.onnx``, or ``model.stablehlo`` with ``arrays.npz``), the model's answers to
+    some images (``reference.npz``), and ``certificate.json``. Every installed runtime is compared with the model on
+    black, white, noisy and saturated images, and on those given; where one differs by more than
+    :data:`padim_jax.export.compare.BOUND`, relative to the map's scale, nothing is written.
+
+    Args:
+      model: any; or the folder of one, which stays in 16 bits where it is compact.
+      out: folder to write; an earlier export there is replaced in one step.
+      images: good images to compare on, as :func:`padim_jax.fit` takes them: a folder, files, or uint8 arrays.
+      format: "onnx", for ONNX Runtime, OpenVINO and many others; or "stablehlo", for JAX and XLA on CPU, CUDA and TPU.
+      batch: how many images the program takes at a time; None for any number, or for 1 with "stablehlo".
+
+    Raises:
+      ExportError: a model that the format can't hold; a runtime that differs by more than the bound.
+      NotOurs: ``out`` holds something else.
+      ModuleNotFoundError: a package is missing, which the extra ``export`` brings.
+      TypeError, ValueError, OSError: images, or a model, that can't be read; a folder that can't be written.
+    """
+    if format not in get_args(Format):
+        raise ValueError(f"{_CALL}: format={format!r}, wanted one of {', '.join(get_args(Format))}")
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"{_CALL}: batch={batch!r}, wanted a number of images, 1 or more, or None")
+    fitted, quantised = _open_model(model)
+    size = 1 if batch is None and format == "stablehlo" else batch
+    with _replaced(Path(out)) as folder, Notes() as notes:
+        _write(folder, fitted, format, size, quantised)
+        decision = Decision.of(fitted)
+        comparisons = [Comparison(runtime, size, decision) for runtime in open_runtimes(folder, format)]
+        reference, good = compare_with_model(comparisons, fitted, _batches(fitted.config, images, notes))
+        reference.write(folder / REFERENCE)
+        certificate = Certificate(
+            padim_jax=version("padim-jax"),
+            model=model_digest(fitted),
+            exported=format,
+            batch=size,
+            reading={name: getattr(fitted.config, name) for name in READING},
+            files=digest_files(folder, files_of(format)),
+            bound=BOUND,
+            runtimes=tuple(comparison.report for comparison in comparisons),
+            good=good,
+            hostile=len(reference.images),
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        for report in certificate.runtimes:
+            if not report.differences.relative <= BOUND:
+                raise ExportError(
+                    f"{_CALL}: {report.name} {report.version} is off by {report.differences.relative:.2g} of the maps' "
+                    f"scale, beyond the bound of {BOUND:g}; nothing was written. Export another format, or report it"
+                )
+        (folder / CERTIFICATE).write_text(certificate.text(), encoding="utf-8")
+    return certificate
+
+
+def batches_of(config: PadimConfig, images: object, call: str = _CALL) -> Iterator[Images]:
+    """The images that a user gives, as the model sees them, in batches; errors name ``call``."""
+    with Notes() as notes:
+        yield from _batches(config, images, notes, call)
+
+
+def _open_model(model: Padim | Compacted | Place) -> tuple[Padim, Quantised | None]:
+    if isinstance(model, Padim):
+        return model, None
+    if isinstance(model, Compacted):
+        return model.model, model.quantised
+    if isinstance(model, str | os.PathLike):
+        return load(model), load_quantised(model)
+    raise TypeError(f"{_CALL}: model is of type {type(model).__name__}, wanted a model or the folder of one")
+
+
+def _batches(config: PadimConfig, images: object, notes: Notes, call: str = _CALL) -> Iterator[Images]:
+    if isinstance(images, tuple | list) and not images:
+        return
+    places, arrays = paths_or_arrays(call, images)
+    if places is not None:
+        arrays = read_images(image_paths(call, places), config, 16, notes)
+    for batch in arrays:
+        check_images(call, batch, config)
+        yield np.asarray(batch)
+
+
+def _write(folder: Path, model: Padim, format: Format, batch: int | None, quantised: Quantised | None) -> None:
+    paths = [folder / name for name in FILES[format]]
+    if format == "stablehlo":
+        from padim_jax.export.stablehlo import stablehlo_model
+
+        assert batch is not None
+        program, arrays = stablehlo_model(model, batch)
+        paths[0].write_bytes(program)
+        np.savez(paths[1], allow_pickle=False, **{f"{index:05}": array for index, array in enumerate(arrays)})
+        return
+    from padim_jax.export.onnx_model import onnx_model  # which needs the extra
+
+    paths[0].write_bytes(onnx_model(model, batch, quantised).SerializeToString())
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``out`` at the end, or is removed where something is raised.
+
+    Raises:
+      NotOurs: ``out`` holds something that is no export.
+      FolderInUse: another process is writing it.
+    """
+    out = Path(os.path.abspath(out))
+    unfinished, replaced = (out.with_name(f".{out.name}.{state}") for state in ("unfinished", "replaced"))
+    with locked(out.parent, _CALL, f".{out.name}.padim-lock"):
+        _check_ours(out)
+        for leftover in (unfinished, replaced):  # of a process that was killed
+            remove(leftover)
+        mark(unfinished)
+        try:
+            yield unfinished
+            if out.exists():
+                out.rename(replaced)
+            unfinished.rename(out)
+        finally:
+            remove(unfinished)
+        remove(replaced)
+
+
+def _check_ours(out: Path) -> None:
+    if not os.path.lexists(out):
+        return
+    is_export = out.is_dir() and not out.is_symlink() and is_ours(out) and (out / CERTIFICATE).is_file()
+    is_empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
+    if not is_export and not is_empty:
+        raise NotOurs(f"{_CALL}: {out} already exists and is no export of padim; choose another folder")
+    if is_empty:
+        out.rmdir()

@@ -1,0 +1,68 @@
+"""An ONNX graph under construction: nodes in order, constants, and a name for every value."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from padim_jax.lazy import extra
+
+with extra("export"):
+    from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+OPSET = 17  # ONNX Runtime 1.17 and OpenVINO 2024 read it, and every operator that is used here has its form by then
+IR_VERSION = 8  # the version of the file format that belongs to it
+_SMALL = 64  # numbers of a constant that is stored once, however often it is asked for
+
+
+class Graph:
+    """Nodes and constants; every method that adds one gives the name of its value."""
+
+    def __init__(self) -> None:
+        self._nodes = list[NodeProto]()
+        self._constants = list[TensorProto]()
+        self._known = dict[tuple[Any, ...], str]()  # small constants by what they hold
+        self._names = Counter[str]()
+        self.bytes = 0  # of all constants
+
+    def add(self, operator: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """A node with one output, called ``name`` or after its operator."""
+        output = self._new_name(operator.lower()) if name is None else name
+        self._nodes.append(helper.make_node(operator, [*inputs], [output], name=f"node/{output}", **attributes))
+        return output
+
+    def add_first(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """A node with two outputs, of which the second is not used."""
+        first, second = (self._new_name(operator.lower()) for _ in range(2))
+        self._nodes.append(helper.make_node(operator, [*inputs], [first, second], name=f"node/{first}", **attributes))
+        return first
+
+    def constant(self, values: Any, name: str = "constant", dtype: Any = np.float32) -> str:
+        """An array of numbers that the file stores."""
+        array = np.ascontiguousarray(values, dtype).reshape(np.shape(values))  # which would make () an axis of 1
+        key = (array.shape, array.dtype.str, array.tobytes()) if array.size <= _SMALL else None
+        if key is not None and key in self._known:
+            return self._known[key]
+        output = self._new_name(name)
+        self._constants.append(numpy_helper.from_array(array, output))
+        self.bytes += array.nbytes
+        if key is not None:
+            self._known[key] = output
+        return output
+
+    def integers(self, values: Sequence[int] | int) -> str:
+        """Sizes, axes or indices, int64."""
+        return self.constant(values, "integers", np.int64)
+
+    def reshape(self, value: str, shape: Sequence[int]) -> str:
+        """The same numbers in another shape; one length may be -1, and follows from the others."""
+        return self.add("Reshape", value, self.integers(shape))
+
+    def build(self, name: str, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> GraphProto:
+        """The graph of all that was added."""
+        return helper.make_graph(self._nodes, name, [*inputs], [*outputs], self._constants)
+
+    def _new_name(self, prefix: str) -> str:
+        self._names[prefix] += 1
+        return f"{prefix}_{self._names[prefix]}"

@@ -1,0 +1,121 @@
+"""A model as an ONNX file: one graph from images to scores, maps and verdicts, written from the model's arrays."""
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from padim_jax.backbones import BACKBONES
+from padim_jax.export.decision import write_decision
+from padim_jax.export.describe import IMAGES, OUTPUTS, ExportError, descriptions, model_digest, output_names
+from padim_jax.export.distances import write_distances
+from padim_jax.export.graph import IR_VERSION, OPSET, Graph
+from padim_jax.export.patches import write_patches
+from padim_jax.gaussians.quantised import Quantised
+from padim_jax.lazy import extra
+from padim_jax.method.records import Padim
+from padim_jax.method.scoring import check_standard
+from padim_jax.method.variants import with_solver
+
+with extra("export"):
+    import onnx
+    from onnx import TensorProto, helper
+
+LARGEST = 2**31 - 2**20  # bytes of constants: a file of protocol buffers ends at 2 GiB
+_TYPES = {np.float32: TensorProto.FLOAT, np.bool_: TensorProto.BOOL}
+_ANY = "n"  # the name of a free number of images
+_KEY = "padim_jax."
+
+
+def onnx_model(model: Padim, batch: int | None = None, quantised: Quantised | None = None) -> onnx.ModelProto:
+    """The graph of a model, checked by ONNX's own checker.
+
+    Input is :data:`padim_jax.export.describe.IMAGES`, outputs are those of :func:`output_names`, in that order.
+
+    Args:
+      model: what :func:`padim_jax.score` takes.
+      batch: the number of images that the graph takes; None for any.
+      quantised: the numbers of 16 bits that the model's factors were made from; None for factors of 32 bits.
+
+    Raises:
+      ExportError: a model that has no such graph yet, or one beyond 2 GiB; says what to do.
+    """
+    check_exportable(model)
+    graph = Graph()
+    whitened = model if model.gaussian.solver != "triangular-solve" else with_solver(model, "inverse-factor")
+    patches = write_patches(graph, whitened, IMAGES)
+    distances = write_distances(graph, whitened, patches, quantised)
+    names = write_decision(graph, whitened, distances)
+    assert names == output_names(model)
+    if graph.bytes > LARGEST:
+        raise ExportError(
+            f"export_model: the arrays take {graph.bytes / 2**30:.2f} GiB, and an ONNX file holds less than 2; compact "
+            "the model first (padim compact), fit one of fewer channels, or export format='stablehlo'"
+        )
+    words = descriptions(model)
+    count = _ANY if batch is None else batch
+    inputs = [helper.make_tensor_value_info(IMAGES, TensorProto.UINT8, [count, *model.config.crop, 3], words[IMAGES])]
+    outputs = [
+        helper.make_tensor_value_info(name, _TYPES[OUTPUTS[name][0]], _shape(model, name, count), words[name])
+        for name in names
+    ]
+    made = helper.make_model(
+        graph.build("padim", inputs, outputs),
+        producer_name="padim_jax",
+        producer_version=version("padim-jax"),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        doc_string="PaDiM (arXiv 2011.08785): from an image to its score, its anomaly map and a verdict.",
+    )
+    facts = {"version": version("padim-jax"), "model": model_digest(model), "backbone": model.embedding.backbone}
+    facts |= {f"input.{IMAGES}": words[IMAGES]} | {f"output.{name}": words[name] for name in names}
+    helper.set_model_props(made, {f"{_KEY}{name}": text for name, text in facts.items()})
+    onnx.checker.check_model(made, full_check=graph.bytes < LARGEST // 4)  # it infers all shapes, on a copy
+    return made
+
+
+def check_exportable(model: Padim) -> None:
+    """Raise ``ExportError`` where an ONNX graph can't say yet what a model does."""
+    if model.backbone.spec.name not in BACKBONES:
+        raise ExportError(
+            f"export_model: backbone {model.backbone.spec.name!r} is your own, whose code format='onnx' can't read; "
+            "export format='stablehlo'"
+        )
+    if model.alignment is not None:
+        raise ExportError(
+            f"export_model: the model aligns images (align={model.config.align!r}), which format='onnx' can't do yet; "
+            "export format='stablehlo', or fit with align='none' where the camera holds parts still"
+        )
+    if model.embedding.precision != "float32":
+        raise ExportError(
+            f"export_model: precision={model.embedding.precision!r}, and format='onnx' computes in float32, whose "
+            "scores differ; fit the model with precision='float32', or export format='stablehlo'"
+        )
+    try:
+        check_standard("export_model", model)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
+
+
+def recorded_digest(path: Path) -> str | None:
+    """The digest of the model that an ONNX file says it was made from; None where it says nothing.
+
+    Raises:
+      ExportError: no ONNX file.
+    """
+    try:
+        made = onnx.load(path, load_external_data=False)
+    except Exception as error:  # whatever protocol buffers say of a damaged file
+        raise ExportError(f"verify_export: {path} is no ONNX file ({_first_line(error)})") from error
+    facts = {entry.key: entry.value for entry in made.metadata_props}
+    return facts.get(f"{_KEY}model")
+
+
+def _shape(model: Padim, name: str, count: int | str) -> list[int | str]:
+    has_pixels = re.search(r"height, width", OUTPUTS[name][1]) is not None
+    return [count, *model.config.crop] if has_pixels else [count]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

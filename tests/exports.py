@@ -1,0 +1,72 @@
+"""Models to export, small and of every kind, and how an export is run."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+import padim_jax as padim
+from padim_jax.artifact.compaction import Compacted, DeployedForm, compact
+from padim_jax.gaussians.low_rank import low_rank
+from tests.conftest import SMALL, images
+
+ROI = np.zeros(SMALL.crop, bool)
+ROI[4:22, 8:40] = True
+TEST = np.concatenate(
+    [images(1, SMALL, seed=9), np.zeros((1, *SMALL.crop, 3), np.uint8), images(1, SMALL, seed=8) // 2]
+)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "neighbourhood, semi-orthogonal": {"neighbourhood": 3, "projection": "semi-orthogonal", "interpolation": "bicubic"},
+    "standardised, top share": {"anomaly_map": "standardised", "image_score": "top-5%"},
+    "shared": {"positions": "shared", "n_components": 3},
+    "one for all, no blur": {"positions": "shared", "sigma": 0.0, "taps": ("block4",)},
+}
+
+
+def backbone(name: str) -> padim.Backbone:
+    return padim.load_backbone(name, weights=None if name == "efficientnet_lite0" else "random")
+
+
+@cache
+def fitted(name: str, calibrated: bool = True, roi: bool = False, network: str = "efficientnet_lite0") -> padim.Padim:
+    config = replace(SMALL, **SETTINGS[name])
+    good = images(24, config)
+    model = padim.fit(backbone(network), good, config)
+    model = padim.with_roi(model, ROI) if roi else model
+    return padim.calibrate(model, good, false_alarm_rate=0.2) if calibrated else model
+
+
+@cache
+def compacted(form: DeployedForm) -> Compacted:
+    """A model of few images in a form."""
+    network = backbone("efficientnet_lite0")
+    moments = padim.update(network, padim.init(network, SMALL), images(6, SMALL))
+    model = padim.finalize(network, moments)
+    if form == "low-rank":
+        return Compacted(form, replace(model, gaussian=low_rank(moments.moments, 5, 0.01)), None, 0.0, ())
+    found = compact(model, 1e-2, moments=moments.moments if form == "low-rank-16bit" else None, rank=5)
+    assert found.form == form
+    return found
+
+
+def wanted(model: padim.Padim, shown: np.ndarray) -> dict[str, np.ndarray]:
+    """What the model says."""
+    scores = padim.score(model, shown)
+    names = ["image_score", "anomaly_map", *(["p_value", "anomalous"] if model.calibration is not None else [])]
+    found = {name: np.asarray(getattr(scores, name)) for name in names}
+    if model.calibration is not None:
+        found["mask"] = found["anomaly_map"] > np.asarray(model.calibration.pixel_threshold)
+    return found
+
+
+def check_equal(model: padim.Padim, found: dict[str, np.ndarray], shown: np.ndarray) -> None:
+    """Raise where outputs are not those of the model: floats to 1e-5 of the largest distance, the rest exactly."""
+    expected = wanted(model, shown)
+    assert found.keys() == expected.keys()
+    scale = np.abs(expected["anomaly_map"]).max()
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype, name
+        assert found[name].shape == values.shape, name
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5 * scale if values.dtype != bool else 0)
