@@ -20,6 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "neighbourhood, semi-orthogonal": {"neighbourhood": 3, "projection": "semi-orthogonal", "interpolation": "bicubic"},
     "standardised, top share": {"anomaly_map": "standardised", "image_score": "top-5%"},
+    "combined": {"anomaly_map": "combined", "covariance": "pooled", "prior_images": 10.0},
     "shared": {"positions": "shared", "n_components": 3},
     "one for all, no blur": {"positions": "shared", "sigma": 0.0, "taps": ("block4",)},
 }

@@ -40,6 +40,8 @@ def opened(model: padim.Padim, batch: int | None = None, quantised: Quantised | 
         ("plain", False, True),
         ("neighbourhood, semi-orthogonal", False, False),
         ("standardised, top share", True, True),
+        ("combined", True, False),
+        ("combined", True, True),
         pytest.param("shared", False, False, marks=pytest.mark.slow),
         pytest.param("one for all, no blur", False, False, marks=pytest.mark.slow),
     ],

@@ -59,9 +59,8 @@ def _write_maps(graph: Graph, model: Padim, distances: str) -> str:
         else:  # the higher of z and of the distance on its scale
             gain = np.asarray(scales[1] / scales[0])
             shifted = graph.add("Sub", maps, graph.constant(np.asarray(levels[0])))
-            scaled = graph.add(
-                "Add", graph.add("Mul", shifted, graph.constant(gain)), graph.constant(np.asarray(levels[1]))
-            )
+            grown = graph.add("Mul", shifted, graph.constant(gain))
+            scaled = graph.add("Add", grown, graph.constant(np.asarray(levels[1])))
             maps = graph.add("Max", graph.add("Div", centred, spread), scaled, name=last)
     if roi is not None:
         inside = graph.constant(roi[None], "region", bool)
