@@ -38,7 +38,7 @@ def test_slopes_of_growth_are_those_of_powers_with_the_error_of_a_regression(mon
     n = [50, 100, 200, 400]
     assert growth.slope(n, [3 * x**1.5 for x in n]) == pytest.approx((1.5, 0))
     noisy = [1.0, 2.1, 3.7, 9.0]
-    fitted = linregress(np.log(n), np.log(noisy))
+    fitted: Any = linregress(np.log(n), np.log(noisy))
     assert growth.slope(n, noisy) == pytest.approx((fitted.slope, fitted.stderr))
     rows = [{"method": "a", "n": x, "fit_s": x, "score_ms": 2, "mb": x**2, "file_mb": 1 / x} for x in n]
     (line,) = growth.slopes(rows)
