@@ -190,6 +190,10 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another format": (lambda f: rewrite(f, honest=True, exported="stablehlo"), "claims the file 'model.onnx'"),
     "a later version's": (lambda f: rewrite(f, honest=True, schema=2), "its schema is 2, this version reads 1"),
     "a certificate that lacks something": (lambda f: rewrite(f, honest=True, runtimes=[{}]), "lacks 'name'"),
+    "differences that are no numbers": (
+        lambda f: rewrite(f, honest=True, runtimes=[record(f)["runtimes"][0] | {"differences": {"images": "many"}}]),
+        "is not as it was written",
+    ),
     "settings that are none": (lambda f: rewrite(f, honest=True, reading={"resize": "no"}), "its reading is"),
 }
 

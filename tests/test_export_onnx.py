@@ -19,6 +19,7 @@ from padim_jax.export.distances import panel_spans
 from padim_jax.export.graph import IR_VERSION, OPSET
 from padim_jax.export.onnx_model import LARGEST, onnx_model
 from padim_jax.gaussians.quantised import Quantised
+from padim_jax.method.calibration import calibration
 from tests.conftest import SMALL, images
 from tests.exports import SETTINGS, TEST, check_equal, compacted, fitted
 
@@ -59,6 +60,16 @@ def test_p_values_and_verdicts_are_not_all_alike() -> None:
     assert len({*found["p_value"]}) > 1
     assert {*found["anomalous"]} == {True, False}
     assert {*found["mask"].ravel()} == {True, False}
+
+
+def test_a_score_that_is_among_the_good_ones_and_at_the_threshold() -> None:
+    model = fitted("plain")
+    assert model.calibration is not None
+    (score,) = opened(model)(TEST[:1])["image_score"]
+    good, pixels = score * np.array([0.5, 1, 2], np.float32), np.asarray(model.calibration.pixels)
+    tied = replace(model, calibration=calibration(good, pixels, "held-out", threshold=float(score)))
+    found = opened(tied)(TEST[:1])
+    assert (found["p_value"].item(), found["anomalous"].item()) == (0.75, False)
 
 
 @pytest.mark.parametrize("form", ["triangle-16bit", "low-rank", "low-rank-16bit"])

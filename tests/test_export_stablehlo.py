@@ -30,6 +30,7 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_guide_run_it_where_this_package_is_not(tmp_path: Path) -> None:
     model = fitted("plain")
     export_model(model, tmp_path / "bracket-stablehlo", format="stablehlo", batch=len(TEST))

@@ -98,13 +98,16 @@ def test_fit_and_score_need_no_extra_and_what_does_says_which(tmp_path: Path) ->
         ("padim_jax.evaluation.metrics", "sklearn.metrics", "evaluate"),
         ("padim_jax.data.examples", "grain", "evaluate"),
         ("padim_jax.data.mvtec_ad", "importlib_resources", "evaluate"),
+        ("padim_jax.export.onnx_model", "onnx", "export"),
     ],
 )
 def test_a_missing_package_names_its_extra_to_python_users_too(
     module: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    for name in [name for name in sys.modules if name.startswith(("padim_jax.evaluation", "padim_jax.data"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("padim_jax.evaluation", "padim_jax.data", "padim_jax.export"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ModuleNotFoundError, match=rf"pip install 'padim-jax\[{extra}\]'"):
         importlib.import_module(module)

@@ -213,17 +213,24 @@ def read_certificate(folder: Path) -> Certificate:
 def _parse(record: dict[str, Any]) -> Certificate:
     reports = [
         RuntimeReport(
-            str(report["name"]), str(report["version"]), Differences(**report["differences"]), float(report["seconds"])
+            str(report["name"]), str(report["version"]), _differences(report["differences"]), float(report["seconds"])
         )
         for report in record.pop("runtimes")
     ]
     files = {str(name): (str(file["sha256"]), int(file["bytes"])) for name, file in record.pop("files").items()}
     good = tuple(GoodImage(**image) for image in record.pop("good"))
+    record["bound"] = float(record["bound"])
     certificate = Certificate(**record, runtimes=tuple(reports), good=good, files=files)
     if {*certificate.reading} != {*READING}:
         raise ValueError(f"its reading is {certificate.reading!r}")
     _ = certificate.settings  # which checks their values
     return certificate
+
+
+def _differences(record: Mapping[str, Any]) -> Differences:
+    counts = ("images", "flipped")
+    values: dict[str, Any] = {name: (int if name in counts else float)(value) for name, value in record.items()}
+    return Differences(**values)
 
 
 def _check_claims(path: Path, certificate: Certificate) -> None:

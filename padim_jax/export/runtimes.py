@@ -44,9 +44,11 @@ def open_runtimes(folder: Path, format: str) -> list[Runtime]:
     """
     if format == "stablehlo":
         return [Runtime("JAX", version("jax"), _open_stablehlo(folder))]
-    opened = [Runtime("ONNX Runtime", version("onnxruntime"), _open_onnxruntime(folder / FILES["onnx"][0]))]
+    path = folder / FILES["onnx"][0]
+    run = _open_onnxruntime(path)  # which says what is missing
+    opened = [Runtime("ONNX Runtime", version("onnxruntime"), run)]
     if importlib.util.find_spec("openvino") is not None:
-        opened.append(Runtime("OpenVINO", version("openvino"), _open_openvino(folder / FILES["onnx"][0])))
+        opened.append(Runtime("OpenVINO", version("openvino"), _open_openvino(path)))
     return opened
 
 
