@@ -74,6 +74,8 @@ def time_all(sides: Sequence[tuple[padim.Backbone, padim.PadimConfig]], rounds: 
         pixels = np.random.default_rng(0).integers(0, 256, (FIT_IMAGES, *config.crop, 3), np.uint8)
         model = padim.fit(backbone, [pixels[:BATCH], pixels[BATCH:]], config)
         sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(model.gaussian)))
+        if config.is_standardised:
+            model = padim.calibrate(model, [pixels[:BATCH], pixels[BATCH:]])
         for batch in (1, BATCH):
             works[f"{number}: score {batch}"] = partial(_score, model, pixels[:batch])
         works[f"{number}: fit"] = partial(_fit, backbone, [pixels[:BATCH], pixels[BATCH:]], config)
