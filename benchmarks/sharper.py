@@ -67,6 +67,28 @@ RATES = (0.01, 0.05)
 BATCH = 16
 
 
+def at_any_angle(data: DataSet) -> DataSet:
+    """The same parts, each turned about the centre by an angle drawn at random, its border mirrored."""
+    rng = np.random.default_rng(0)
+
+    def turn(pixels: np.ndarray, angle: float) -> np.ndarray:
+        height, width = pixels.shape[:2]
+        margin = [(height, height), (width, width)] + [(0, 0)] * (pixels.ndim - 2)
+        wide = Image.fromarray(np.pad(pixels, margin, mode="constant" if pixels.ndim == 2 else "reflect"))
+        kind = Image.Resampling.NEAREST if pixels.ndim == 2 else Image.Resampling.BICUBIC
+        return np.asarray(wide.rotate(angle, kind))[height : 2 * height, width : 2 * width]
+
+    fit = np.stack(
+        [turn(image, angle) for image, angle in zip(data.fit, rng.uniform(0, 360, len(data.fit)), strict=True)]
+    )
+    angles = rng.uniform(0, 360, len(data.images))
+    images = np.stack([turn(image, angle) for image, angle in zip(data.images, angles, strict=True)])
+    masks = data.masks
+    if masks is not None:
+        masks = np.stack([turn(mask, angle) for mask, angle in zip(masks, angles, strict=True)])
+    return replace(data, name=f"{data.name}, at any angle", fit=fit, images=images, masks=masks)
+
+
 def turned() -> DataSet:
     """Generated parts at any angle, some with a scratch."""
     train, test = generate_turned(100, 0, seed=1), generate_turned(60, 60, seed=2)
@@ -162,10 +184,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--elpv", action="store_true", help="solar cells too: mono, mono rotated, poly")
     parser.add_argument("--generated", action="store_true", help="generated parts too")
+    parser.add_argument("--any-angle", action="store_true", help="turn every image of the folders at random")
     parser.add_argument("--turned", action="store_true", help="generated parts too that lie at any angle, scratched")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     sets = [read_folder(folder) for folder in options.folders]
+    sets = [at_any_angle(data) for data in sets] if options.any_angle else sets
     sets += [generated()] * options.generated + [turned()] * options.turned
     if options.elpv:
         protocols = (("mono", "standard"), ("mono", "rotated"), ("poly", "standard"))

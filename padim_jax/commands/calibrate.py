@@ -101,10 +101,11 @@ def _keep(changed: Updatable | Padim, path: Path, model: Path) -> None:
     describe_calibration(changed.calibration)
 
 
-def describe_calibration(calibration: Calibration | None) -> None:
-    """Print what a model's calibration says, and say what it can't."""
+def describe_calibration(calibration: Calibration | None, *, is_standardised: bool = False) -> None:
+    """Print what a model's calibration says, and say what it can't; maps that are standardised can't do without."""
     if calibration is None:
-        say("not calibrated: scores come without p-values and verdicts until padim calibrate has seen good images")
+        missing = "there are no scores" if is_standardised else "scores come without p-values and verdicts"
+        say(f"not calibrated: {missing} until padim calibrate has seen good images")
         return
     n, (low, high) = len(calibration.scores), calibration.interval()
     by_hand = calibration.threshold_source == "set"

@@ -85,7 +85,7 @@ def fit_command(
             _say_fitted(out, draw_embedding(backbone, config), config, fitted, start)
             if fitted.uncalibrated:
                 say(f"not calibrated: {fitted.uncalibrated}")
-            describe_calibration(fitted.calibration)
+            describe_calibration(fitted.calibration, is_standardised=config.is_standardised)
 
 
 def _warn_of_defects(good_dir: Path, paths: Sequence[Path]) -> None:

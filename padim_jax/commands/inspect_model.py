@@ -28,7 +28,8 @@ def model_lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"  written by:   {', '.join(f'{name} {version}' for name, version in record['versions'].items())}"
     share = record["roi_share"]
     yield "  looks at:     " + ("everything" if share is None else f"{share:.1%} of the crop (region of interest)")
-    yield from _calibration_lines(record["calibration"])
+    is_standardised = config.get("anomaly_map", "distance") != "distance"
+    yield from _calibration_lines(record["calibration"], is_standardised)
     numbers, spread = record["condition_numbers"], record["log_determinant"]
     if is_shared:
         of = "the covariance" if numbers["of"] == 1 else f"the {numbers['of']} covariances"
@@ -57,9 +58,10 @@ def _covariance_lines(numbers: Mapping[str, Any], spread: Mapping[str, Any]) -> 
     )
 
 
-def _calibration_lines(facts: Mapping[str, Any] | None) -> Iterator[str]:
+def _calibration_lines(facts: Mapping[str, Any] | None, is_standardised: bool) -> Iterator[str]:
     if facts is None:
-        yield "  calibration:  none: scores come without p-values and verdicts (padim calibrate)"
+        missing = "there are no scores before it" if is_standardised else "scores come without p-values and verdicts"
+        yield f"  calibration:  none: {missing} (padim calibrate)"
         return
     (low, high), by_hand = facts["interval"], facts["threshold_source"] == "set"
     yield (

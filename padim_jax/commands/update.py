@@ -62,7 +62,7 @@ def update_command(
             say(f"skipped {path}: {reason}")
         where.save(done.model, target, keep_previous=True)
     tell(f"{target}: {len(done.added)} images added; fitted on {_count(done.model)}")
-    describe_calibration(done.model.calibration)
+    describe_calibration(done.model.calibration, is_standardised=done.model.moments.config.is_standardised)
 
 
 def merge_command(
@@ -151,7 +151,7 @@ def _finish(
             changed = recalibrate(changed, good, **options, **calibrating)
     save_updatable(changed, path, keep_previous=True)
     tell(f"{path}: fitted on {_count(changed)}")
-    describe_calibration(changed.calibration)
+    describe_calibration(changed.calibration, is_standardised=changed.moments.config.is_standardised)
 
 
 def _paths(folders: tuple[Path, ...]) -> tuple[Path, ...] | None:

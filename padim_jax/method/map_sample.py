@@ -33,6 +33,7 @@ class MapSample:
         self._kept, self._bytes = list[np.ndarray](), 0
         self._file: Any = None
         self._in_file = list[tuple[int, ...]]()
+        self._scored: tuple[MapMoments, np.ndarray] | None = None  # by what the scores are, and they
         self.moments = MapMoments(0, np.zeros(pixels), np.zeros(pixels))
 
     def add(self, grids: Float[np.ndarray, "n h w"]) -> None:
@@ -42,6 +43,7 @@ class MapSample:
         """
         if len(grids) == 0:
             return
+        self._scored = None
         self.moments = self.moments.merge(MapMoments.of(self._maps(grids)))
         self._bytes += grids.nbytes
         if self._bytes <= _BUDGET:
@@ -65,7 +67,7 @@ class MapSample:
         maps = together(self.moments)
         if before is not None:
             maps = self._moments_of(before).merge(maps)
-        if self._config.anomaly_map != "combined":
+        if self._config.anomaly_map != "combined" or maps.images < FEWEST:  # of fewer there is no standard anyway
             return GoodMaps(maps)
         scores = together(MapMoments.of(self._both_scores(maps)))
         if before is not None and before.levels is not None:
@@ -141,14 +143,17 @@ class MapSample:
     def _both_scores(self, good: MapMoments) -> Float[np.ndarray, "n 2"]:
         """The image scores of these images, which are among ``good``, by distances and by z.
 
-        Those of an image that is judged nowhere are not numbers.
+        Those of an image that is judged nowhere are not numbers. They are asked for twice, and made once.
         """
+        if self._scored is not None and self._scored[0] is good:
+            return self._scored[1]
         scores = [np.zeros((0, 2))]
         for maps, z in self._standardised(good, self):
             both = self._whole(maps), self._whole_standardised(z)
             each = np.stack([image_score(one, self._config.top_share, self._roi) for one in both], axis=1)
             scores.append(np.where(np.isfinite(maps).any(axis=1)[:, None], each, np.nan))
-        return np.concatenate(scores).astype(np.float64)
+        self._scored = good, np.concatenate(scores).astype(np.float64)
+        return self._scored[1]
 
     def _grids(self) -> Iterator[Float[np.ndarray, "n h w"]]:
         yield from self._kept

@@ -64,7 +64,7 @@ class Padim:
       calibration: what good images score, from :func:`padim_jax.calibrate`; None before.
       roi: bool (height, width) at crop size, the region of interest: maps are 0 outside; None for everywhere.
       standard: what maps are standardised by, from :func:`padim_jax.calibrate` where the settings ask for that
-        (``anomaly_map="standardised"``); None before, and for maps of distances.
+        (``anomaly_map="standardised"`` or "combined"); None before, and for maps of distances.
       alignment: what images are registered to; None where they are taken as they lie. The region of interest, and what
         maps are standardised by, are of images that lie as the reference does.
       coverage: float32 (p,), images that cover each position, or the sum of their weights; None where all do.
@@ -95,8 +95,8 @@ class Scores:
     """What the model says about n images.
 
     Scores and maps are in units of Mahalanobis distance, not squared, and 0 or more, except that bicubic
-    interpolation undershoots beside steep edges of a map. With ``anomaly_map="standardised"`` they are in standard
-    deviations of good images' maps, and of either sign (:mod:`padim_jax.method.standard`).
+    interpolation undershoots beside steep edges of a map. With ``anomaly_map="standardised"`` or "combined" they are
+    in standard deviations of good images' maps, and of either sign (:mod:`padim_jax.method.standard`).
 
     Attributes:
       image_score: float32 (n,), the maximum of each map, or the mean of its highest pixels

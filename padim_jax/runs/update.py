@@ -131,7 +131,7 @@ def update_files(
         and first_scores is not None
         and not suffices(number, len(before.scores), rates[0], standardised=model.standard is not None)
     ):
-        updated = replace(updated, calibration=_with_earlier(updated.calibration, before, first_scores, rates, watch))
+        updated = replace(updated, calibration=_with_earlier(updated, before, first_scores, rates, watch))
         if updated.standard is not None:
             watch.remark(
                 "warning: maps are standardised by those of the model before too, whose distances were larger: weak "
@@ -143,13 +143,14 @@ def update_files(
 
 
 def _with_earlier(
-    calibration: Calibration | None,
+    updated: Updatable,
     before: Calibration,
     first_scores: Float[np.ndarray, " n"],
     rates: tuple[float, float],
     watch: Watch,
 ) -> Calibration:
     """The scores of a model and those of the one before it, with a remark on how far apart they are."""
+    calibration = updated.calibration
     if len(first_scores) and calibration is not None:
         if (p := compare(first_scores, np.asarray(before.scores))) < LEAST_P:
             watch.remark(
@@ -157,12 +158,15 @@ def _with_earlier(
                 f"{np.median(first_scores):.4g} against {np.median(before.scores):.4g}; p = {p:.2g}): are they all "
                 "good, from the same camera and light? padim undo takes them out again"
             )
-        ratio = float(np.median(first_scores) / max(float(np.median(calibration.scores)), 1e-12))
+        first, now = float(np.median(first_scores)), float(np.median(calibration.scores))
+        # standard deviations are of either sign, and have no ratio
+        far = f"{first:.3g} where this one scores {now:.3g}"
+        if updated.standard is None:
+            far = f"{first / max(now, 1e-12):.3g} times as high as this one"
         watch.remark(
             f"note: {len(before.scores)} calibration scores of the model before are kept beside "
-            f"{len(calibration.scores)} new ones; on the new images that model scored {ratio:.3g} times as high as "
-            f"this one, so the threshold may be too {'high' if ratio >= 1 else 'low'} by up to that (padim calibrate "
-            "on all images makes it exact)"
+            f"{len(calibration.scores)} new ones; on the new images that model scored {far}, so the threshold may be "
+            f"too {'high' if first >= now else 'low'} by up to that (padim calibrate on all images makes it exact)"
         )
     combined = at_rates(before, *rates) if calibration is None else join_calibrations([before, calibration], *rates)
     if before.threshold_source == "rate":
