@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from padim_jax.artifact import load
-from padim_jax.export.certificate import REFERENCE, Certificate, Reference, RuntimeReport, read_certificate
+from padim_jax.export.certificate import REFERENCE, Certificate, Reference, RuntimeReport
 from padim_jax.export.certify import Comparison, Images, compare_good, compare_with_reference, recorded
 from padim_jax.export.compare import differences
 from padim_jax.export.describe import ExportError, model_digest
 from padim_jax.export.exporting import batches_of
+from padim_jax.export.reading import read_certificate
 from padim_jax.export.runtimes import FILES, open_runtimes
 from padim_jax.method.records import Padim
 from padim_jax.runs.inputs import Place
@@ -62,7 +63,7 @@ def verify_export(
     """
     place = Path(folder)
     certificate = read_certificate(place)
-    reference = Reference.read(place / REFERENCE)
+    reference = Reference.read(place / REFERENCE, certificate)
     _check_own_digest(place, certificate)
     fitted = load(model) if isinstance(model, str | os.PathLike) else model
     if fitted is not None and model_digest(fitted) != certificate.model:
