@@ -211,7 +211,7 @@ def recertify(folder: Path) -> None:
 def test_a_reference_that_no_model_gave_is_refused(name: str, value: np.ndarray, message: str, copy: Path) -> None:
     with np.load(copy / "reference.npz") as stored:
         arrays = dict(stored)
-    np.savez_compressed(copy / "reference.npz", **arrays | {name: value})
+    np.savez_compressed(copy / "reference.npz", allow_pickle=False, **arrays | {name: value})
     recertify(copy)
     with pytest.raises(ExportError, match=message):
         verify_export(copy)
@@ -223,6 +223,6 @@ def test_the_arrays_beside_a_program_are_those_that_it_takes(tmp_path: Path) -> 
     with np.load(out / "arrays.npz") as stored:
         arrays = dict(stored)
     for changed in (arrays | {"00000": np.zeros(2**24, np.float32)}, arrays | {"more": np.zeros(1)}):
-        np.savez_compressed(out / "arrays.npz", **changed)
+        np.savez_compressed(out / "arrays.npz", allow_pickle=False, **changed)
         with pytest.raises(ValueError, match="wanted"):
             open_runtimes(out, "stablehlo")
