@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,9 @@ def certify(folder: Path, change: Callable[[dict[str, Any]], object] = lambda re
     path.write_text(json.dumps(record | {"checksum": manifest_checksum(record)}))
 
 
-def edit_reference(folder: Path, changes: Mapping[str, np.ndarray]) -> None:
+def edit_reference(folder: Path, changes: dict[str, np.ndarray]) -> None:
     with np.load(folder / "reference.npz") as stored:
-        arrays = dict(stored)
+        arrays: dict[str, np.ndarray] = dict(stored)
     np.savez_compressed(folder / "reference.npz", allow_pickle=False, **arrays | changes)
 
 

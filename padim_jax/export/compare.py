@@ -113,7 +113,7 @@ class Decision:
         """
         scores = wanted["image_score"].astype(np.float64)
         near = np.maximum(BOUND * scale, np.abs(found["image_score"] - scores))
-        unlike = {"match": np.zeros(len(scores), bool)}
+        unlike: dict[str, np.ndarray] = {"match": np.zeros(len(scores), bool)}
         if "match" in wanted:
             unlike["match"] = ~(np.abs(wanted["match"] - found["match"]) <= _MATCH)
         if "anomalous" in wanted:
@@ -125,7 +125,7 @@ class Decision:
             lowest, highest = (conformal_p_values(self.good_scores, at) for at in (scores + near, scores - near))
             given = np.stack([wanted["p_value"], found["p_value"]])
             is_between = (np.asarray(lowest) - _ROUNDING <= given) & (given <= np.asarray(highest) + _ROUNDING)
-            unlike["p_value"] = ~is_between.all(axis=0)
+            unlike["p_value"] = np.logical_not(is_between.all(axis=0))
         for name, far in unlike.items():
             if far.any():
                 raise ExportError(
