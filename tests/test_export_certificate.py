@@ -239,7 +239,9 @@ def test_an_export_takes_the_place_of_one_and_of_nothing_else(copy: Path, tmp_pa
     (tmp_path / "precious" / "notes.txt").write_text("mine")
     padim.save(fitted("plain"), tmp_path / "model")
     for taken in ("precious", "precious/notes.txt", "model"):
-        with pytest.raises(NotOurs, match="already exists and is no export of padim; choose another folder"):
+        with pytest.raises(
+            NotOurs, match="already exists and is no export of padim; choose another folder, or move it"
+        ):
             export_model(fitted("plain", calibrated=False), tmp_path / taken)
     with locked(tmp_path, "test", ".copy.padim-lock"):
         busy = subprocess.run(

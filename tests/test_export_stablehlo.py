@@ -47,9 +47,10 @@ def test_the_lines_of_the_guide_run_it_where_this_package_is_not(tmp_path: Path)
 def test_models_of_other_kinds(tmp_path: Path) -> None:
     for name, calibrated, roi in (("standardised, top share", True, True), ("shared", False, False)):
         model = fitted(name, calibrated, roi)
-        certificate = export_model(model, tmp_path / "out", format="stablehlo")
+        certificate = export_model(model, tmp_path / "out", TEST, format="stablehlo")
         assert certificate.batch == 1
         assert certificate.largest < 1e-5
+        assert verify_export(tmp_path / "out", TEST).known == len(TEST)
         assert verify_export(tmp_path / "out", TEST, model=model).known == len(TEST)
 
 
@@ -60,6 +61,8 @@ def test_aligned_images_and_triangular_solves(lite0: padim.Backbone, tmp_path: P
     model = padim.calibrate(padim.fit(lite0, good, config), good, false_alarm_rate=0.2)
     certificate = export_model(model, tmp_path / "out", good[:2], format="stablehlo", batch=3)
     assert certificate.largest < 1e-5
+    for known in (None, model):
+        assert verify_export(tmp_path / "out", good[:2], model=known).known == 2
     (runtime,) = open_runtimes(tmp_path / "out", "stablehlo")
     found, match = runtime.run(good[:3]), padim.score(model, good[:3]).match
     assert match is not None

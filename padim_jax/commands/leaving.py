@@ -38,7 +38,8 @@ def export_command() -> None:
     verdicts and masks. Every installed runtime is compared with MODEL on black, white, noisy and saturated images, and
     on the good IMAGES named; where one is off by more than 1e-4 of the map's scale, nothing is written.
     --out/certificate.json says what was compared and how far each was off, and has a digest of every file. A compact
-    MODEL stays as small in the program's file.
+    MODEL stays as small in an ONNX file; StableHLO has its numbers in 32 bits. An earlier export in --out is replaced,
+    but nothing else that lies there.
     """
 
 
@@ -57,6 +58,8 @@ def verify_command() -> None:
 
     A file that was changed, is missing or was added is refused, and so is a certificate that was edited. Then every
     installed runtime runs the images that are stored with EXPORT, and IMAGES: those that it was certified on are known
-    by their pixels and compared with what MODEL said; with --model, all are. A certificate is not signed: whoever makes
-    one anew, together with its files, is found out by --model alone.
+    by their pixels and compared with what MODEL said. A certificate is not signed: whoever makes one anew, together
+    with its files, is found out by --model alone. With it, nothing that is stored with EXPORT is believed: MODEL itself
+    says what is right of IMAGES and of black, white, noisy and saturated ones, and which verdicts follow. What the
+    program does with other images is not shown by that.
     """

@@ -12,11 +12,13 @@ from padim_jax.export.compare import (
     Decision,
     Differences,
     Outputs,
+    check_outputs,
     differences,
     hostile_images,
     map_scales,
     run_in_batches,
 )
+from padim_jax.export.describe import ExportError
 from padim_jax.export.runtimes import Runtime
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
@@ -47,18 +49,38 @@ class Comparison:
         """Outputs of images, which are checked by themselves.
 
         Raises:
-          ExportError: verdicts that do not follow from the scores.
+          ExportError: it does not run; other outputs than those of such images; verdicts that do not follow from the
+            scores.
         """
         start = time.perf_counter()
-        found = run_in_batches(self.runtime.run, images, self.batch)
+        try:
+            found = run_in_batches(self.runtime.run, images, self.batch)
+        except Exception as error:  # every runtime has errors of its own
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ExportError(
+                f"{self.runtime.name} can't run the program ({reason}); export the model again"
+            ) from error
         self.seconds += time.perf_counter() - start
+        size = images.shape[1], images.shape[2]
+        check_outputs(self.runtime.name, found, len(images), size, judged=self.decision is not None)
         if self.decision is not None:
             self.decision.check(self.runtime.name, found)
         return found
 
     def add(self, images: Images, wanted: Outputs, scale: Float[np.ndarray, " n"]) -> None:
-        """Compare images, of which ``wanted`` is what the model says."""
-        self.differences += differences(wanted, self.run(images), scale)
+        """Compare images, of which ``wanted`` is what the model says; raises as :meth:`run` does.
+
+        Verdicts and p-values that differ are refused too, except where rounding explains it.
+        """
+        self.hold(wanted, self.run(images), scale)
+
+    def hold(self, wanted: Outputs, found: Outputs, scale: Float[np.ndarray, " n"]) -> None:
+        """Compare what the runtime gave with what the model says, as :meth:`add` does."""
+        if ("match" in wanted) > ("match" in found):
+            raise ExportError(f"{self.runtime.name}: it gives no match; the export is not one of this model")
+        self.differences += differences(wanted, found, scale)
+        if self.decision is not None:
+            self.decision.check_like(self.runtime.name, wanted, found, scale)
 
     @property
     def report(self) -> RuntimeReport:
@@ -70,14 +92,22 @@ def compare_with_model(
     comparisons: Sequence[Comparison], model: Padim, batches: Iterable[Images]
 ) -> tuple[Reference, tuple[GoodImage, ...]]:
     """Compare on hostile images, which are kept, and on others, of which digests and scores are."""
+    reference = compare_hostile(comparisons, model)
+    for comparison in comparisons:
+        if comparison.batch is None:  # any number of images gives the same
+            first = {name: value[:1] for name, value in reference.outputs.items()}
+            comparison.add(reference.images[:1], first, reference.scale[:1])
+    return reference, tuple(compare_good(comparisons, model, batches))
+
+
+def compare_hostile(comparisons: Sequence[Comparison], model: Padim) -> Reference:
+    """Compare on hostile images, and give what the model says about them."""
     hostile = hostile_images(model.config.crop)
     wanted, scale = outputs_of(model, hostile)
     for comparison in comparisons:
         comparison.add(hostile, wanted, scale)
-        if comparison.batch is None:  # any number of images gives the same
-            comparison.add(hostile[:1], {name: value[:1] for name, value in wanted.items()}, scale[:1])
-    reference = Reference(hostile, scale=scale, decision=Decision.of(model), **wanted)
-    return reference, tuple(compare_good(comparisons, model, batches))
+    kept = {name: value for name, value in wanted.items() if name != "match"}
+    return Reference(hostile, scale=scale, decision=Decision.of(model), **kept)
 
 
 def compare_good(comparisons: Sequence[Comparison], model: Padim, batches: Iterable[Images]) -> list[GoodImage]:
@@ -102,7 +132,7 @@ def outputs_of(model: Padim, images: Images) -> tuple[dict[str, np.ndarray], Flo
     """What the model says about at most a batch of images, and the scales of their maps."""
     filled = np.concatenate([images, np.zeros((_BATCH - len(images), *images.shape[1:]), np.uint8)])
     scores = score(model, filled)
-    fields = {name: getattr(scores, name) for name in ("image_score", "anomaly_map", "p_value", "anomalous")}
+    fields = {name: getattr(scores, name) for name in ("image_score", "anomaly_map", "p_value", "anomalous", "match")}
     outputs = {name: np.asarray(value)[: len(images)] for name, value in fields.items() if value is not None}
     return outputs, map_scales(model, outputs["anomaly_map"])
 

@@ -23,6 +23,7 @@ from padim_jax.method.records import Padim
 # Lite0, a blur that is one percent too wide is off by 2e-3, a network in bfloat16 by 5e-2, another padding by 2.
 BOUND = 1e-4
 _ROUNDING = 1e-6  # of a p-value: the division of two small integers
+_MATCH = 1e-3  # of a match, a correlation of many pixels in float32; those of good and of foreign images lie far apart
 
 Outputs = Mapping[str, np.ndarray]  # by name
 Run = Callable[[np.ndarray], Outputs]
@@ -104,6 +105,40 @@ class Decision:
                     "from the scores by the calibration; the export is not one of this model"
                 )
 
+    def check_like(self, runtime: str, wanted: Outputs, found: Outputs, scale: Float[np.ndarray, " n"]) -> None:
+        """Raise ``ExportError`` where a runtime decides otherwise than the model, and no rounding explains it.
+
+        A verdict may differ where the score lies as close to the threshold as scores may differ, or the match to the
+        least one; a p-value is that of a score that close. Where scores differ by more, the bound refuses them.
+        """
+        scores = wanted["image_score"].astype(np.float64)
+        near = np.maximum(BOUND * scale, np.abs(found["image_score"] - scores))
+        unlike: dict[str, np.ndarray] = {"match": np.zeros(len(scores), bool)}
+        if "match" in wanted:
+            unlike["match"] = ~(np.abs(wanted["match"] - found["match"]) <= _MATCH)
+        if "anomalous" in wanted:
+            explained = np.abs(scores - self.threshold) <= near
+            if "match" in found:
+                match = wanted.get("match", found["match"])
+                explained |= np.abs(match - self.least_match) <= _MATCH
+            unlike["anomalous"] = (wanted["anomalous"] != found["anomalous"]) & ~explained
+            lowest, highest = (conformal_p_values(self.good_scores, at) for at in (scores + near, scores - near))
+            given = np.stack([wanted["p_value"], found["p_value"]])
+            is_between = (np.asarray(lowest) - _ROUNDING <= given) & (given <= np.asarray(highest) + _ROUNDING)
+            unlike["p_value"] = np.logical_not(is_between.all(axis=0))
+        for name, far in unlike.items():
+            if far.any():
+                raise ExportError(
+                    f"{runtime}: {name} of {int(far.sum())} images is not what the model gives, and no rounding of "
+                    "scores explains it; the export is not one of this model"
+                )
+
+    def is_that_of(self, other: "Decision | None") -> bool:
+        """Whether two are the same to the last bit."""
+        return other is not None and all(
+            np.array_equal(value, getattr(other, name)) for name, value in vars(self).items()
+        )
+
 
 def map_scales(model: Padim, maps: Float[np.ndarray, "n height width"]) -> Float[np.ndarray, " n"]:
     """What differences are held against, of each map and in its units; see the top of this module."""
@@ -150,6 +185,18 @@ def hostile_images(size: tuple[int, int]) -> UInt8[np.ndarray, "6 height width 3
         np.repeat(255 * ((rows + columns) % 2)[..., None], 3, axis=-1),
     ]
     return np.stack(images).astype(np.uint8)
+
+
+def check_outputs(runtime: str, found: Outputs, n: int, size: tuple[int, int], *, judged: bool) -> None:
+    """Raise ``ExportError`` where a runtime gives other outputs than those of n images of a size, by name and shape."""
+    shapes: dict[str, tuple[int, ...]] = {"image_score": (n,), "anomaly_map": (n, *size)}
+    if judged:
+        shapes |= {"p_value": (n,), "anomalous": (n,), "mask": (n, *size)}
+    if "match" in found:  # of aligned models
+        shapes["match"] = (n,)
+    given = {name: np.shape(value) for name, value in found.items()}
+    if given != shapes:
+        raise ExportError(f"{runtime}: it gives {given}, wanted {shapes}; the export is not one of this model")
 
 
 def run_in_batches(run: Run, images: UInt8[np.ndarray, "n height width 3"], batch: int | None) -> dict[str, np.ndarray]:

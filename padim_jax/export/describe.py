@@ -48,7 +48,9 @@ def model_digest(model: Padim) -> str:
     """SHA-256 in hex over settings and all numbers that scores depend on.
 
     The weights count by their own digest. Two models that score alike to the last bit can have different digests, such
-    as one that scores by triangular solves and the same by inverse factors; equal digests are equal models.
+    as one that scores by triangular solves and the same by inverse factors. Other digests are other numbers, but equal
+    ones are equal models only of networks that padim brings: of a network of one's own, the weights count and not the
+    code, and :func:`padim_jax.export.verify_export` tells by running it.
     """
     digest = hashlib.sha256()
     settings = {

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,12 +11,12 @@ import numpy as np
 
 from padim_jax.artifact import load, load_quantised
 from padim_jax.artifact.compaction import Compacted
-from padim_jax.artifact.ownership import NotOurs, is_ours, locked, mark, remove
 from padim_jax.config import PadimConfig
 from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, digest_files, files_of
 from padim_jax.export.certify import Comparison, Images, compare_with_model
 from padim_jax.export.compare import BOUND, Decision
 from padim_jax.export.describe import ExportError, model_digest
+from padim_jax.export.folder import refuse_nested, replaced
 from padim_jax.export.runtimes import FILES, Format, open_runtimes
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.method.checks import check_images
@@ -43,7 +42,7 @@ def export_model(
     :data:`padim_jax.export.compare.BOUND`, relative to the map's scale, nothing is written.
 
     Args:
-      model: any; or the folder of one, which stays in 16 bits where it is compact.
+      model: any; or the folder of one. A compact one stays in 16 bits in ONNX; StableHLO has it in 32.
       out: folder to write; an earlier export there is replaced in one step.
       images: good images to compare on, as :func:`padim_jax.fit` takes them: a folder, files, or uint8 arrays.
       format: "onnx", for ONNX Runtime, OpenVINO and many others; or "stablehlo", for JAX and XLA on CPU, CUDA and TPU.
@@ -51,7 +50,7 @@ def export_model(
 
     Raises:
       ExportError: a model that the format can't hold; a runtime that differs by more than the bound.
-      NotOurs: ``out`` holds something else.
+      NotOurs: ``out`` holds something else, even beside an earlier export; or it lies in the model's folder.
       ModuleNotFoundError: a package is missing, which the extra ``export`` brings.
       TypeError, ValueError, OSError: images, or a model, that can't be read; a folder that can't be written.
     """
@@ -59,9 +58,11 @@ def export_model(
         raise ValueError(f"{_CALL}: format={format!r}, wanted one of {', '.join(get_args(Format))}")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ValueError(f"{_CALL}: batch={batch!r}, wanted a number of images, 1 or more, or None")
+    if isinstance(model, str | os.PathLike):
+        refuse_nested(Path(out), Path(model), _CALL)
     fitted, quantised = _open_model(model)
     size = 1 if batch is None and format == "stablehlo" else batch
-    with _replaced(Path(out)) as folder, Notes() as notes:
+    with replaced(Path(out), _CALL) as folder, Notes() as notes:
         _write(folder, fitted, format, size, quantised)
         decision = Decision.of(fitted)
         comparisons = [Comparison(runtime, size, decision) for runtime in open_runtimes(folder, format)]
@@ -130,39 +131,3 @@ def _write(folder: Path, model: Padim, format: Format, batch: int | None, quanti
     from padim_jax.export.onnx_model import onnx_model  # which needs the extra
 
     paths[0].write_bytes(onnx_model(model, batch, quantised).SerializeToString())
-
-
-@contextmanager
-def _replaced(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of ``out`` at the end, or is removed where something is raised.
-
-    Raises:
-      NotOurs: ``out`` holds something that is no export.
-      FolderInUse: another process is writing it.
-    """
-    out = Path(os.path.abspath(out))
-    unfinished, replaced = (out.with_name(f".{out.name}.{state}") for state in ("unfinished", "replaced"))
-    with locked(out.parent, _CALL, f".{out.name}.padim-lock"):
-        _check_ours(out)
-        for leftover in (unfinished, replaced):  # of a process that was killed
-            remove(leftover)
-        mark(unfinished)
-        try:
-            yield unfinished
-            if out.exists():
-                out.rename(replaced)
-            unfinished.rename(out)
-        finally:
-            remove(unfinished)
-        remove(replaced)
-
-
-def _check_ours(out: Path) -> None:
-    if not os.path.lexists(out):
-        return
-    is_export = out.is_dir() and not out.is_symlink() and is_ours(out) and (out / CERTIFICATE).is_file()
-    is_empty = out.is_dir() and not out.is_symlink() and not any(out.iterdir())
-    if not is_export and not is_empty:
-        raise NotOurs(f"{_CALL}: {out} already exists and is no export of padim; choose another folder")
-    if is_empty:
-        out.rmdir()

@@ -13,6 +13,7 @@ import jax
 import jax.export
 import numpy as np
 
+from padim_jax.export.archives import read_arrays
 from padim_jax.export.compare import Run
 from padim_jax.export.describe import IMAGES
 from padim_jax.lazy import extra
@@ -98,9 +99,12 @@ def _import_openvino() -> Any:
 
 def _open_stablehlo(folder: Path) -> Run:
     program, arrays = (folder / name for name in FILES["stablehlo"])
-    call: Callable[..., Any] = jax.jit(jax.export.deserialize(bytearray(program.read_bytes())).call)
-    with np.load(arrays, allow_pickle=False) as stored:
-        given = jax.device_put([stored[name] for name in stored.files])
+    exported = jax.export.deserialize(bytearray(program.read_bytes()))
+    call: Callable[..., Any] = jax.jit(exported.call)
+    *taken, _ = exported.in_avals  # the last are the images
+    expected = {f"{index:05}": (np.dtype(aval.dtype), tuple(aval.shape)) for index, aval in enumerate(taken)}
+    stored = read_arrays(arrays, expected, most_compressed=1)
+    given = jax.device_put([stored[name] for name in expected])
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         return {name: np.asarray(value) for name, value in call(given, images).items()}

@@ -6,18 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from padim_jax.artifact import load
-from padim_jax.export.certificate import REFERENCE, Certificate, Reference, RuntimeReport, read_certificate
-from padim_jax.export.certify import Comparison, Images, compare_good, compare_with_reference, recorded
-from padim_jax.export.compare import differences
+from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, Reference, RuntimeReport
+from padim_jax.export.certify import (
+    Comparison,
+    Images,
+    compare_good,
+    compare_hostile,
+    compare_with_reference,
+    recorded,
+)
+from padim_jax.export.compare import Decision, Outputs
 from padim_jax.export.describe import ExportError, model_digest
 from padim_jax.export.exporting import batches_of
-from padim_jax.export.runtimes import FILES, open_runtimes
+from padim_jax.export.reading import read_certificate
+from padim_jax.export.runtimes import FILES, Runtime, open_runtimes
 from padim_jax.method.records import Padim
 from padim_jax.runs.inputs import Place
 
 _CALL = "verify_export"
+_SLACK = 1.01  # of a scale, for maps that another runtime rounds
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,12 @@ def verify_export(
     """Check that an export is as it was certified, and that the runtimes of this machine give what the model gave.
 
     Digests of all files are checked first. Then every installed runtime runs the images that are stored with the
-    export, and is compared with the model's maps, scores and verdicts; and the images given: those that the export was
-    certified on are known by their pixels and compared with their scores. With a model, all are compared with it.
+    export, and is compared with the maps, scores and verdicts that are stored too; and the images given: those that the
+    export was certified on are known by their pixels and compared with their scores.
+
+    With a model, nothing that is stored is believed: the model itself is run on the black, white, noisy and saturated
+    images of every export and on all that are given, thresholds and p-values are those of its calibration, and what is
+    stored must be its own. That shows what the program does with these images, and not with all others.
 
     Args:
       folder: what :func:`padim_jax.export.export_model` wrote.
@@ -56,24 +70,23 @@ def verify_export(
 
     Raises:
       ExportError: a file that is missing, changed or foreign; a certificate that was edited; a runtime that differs by
-        more than the bound; an export of another model. A certificate is not signed: one that was made anew together
-        with its files is found out only by ``model``.
+        more than the bound, or decides otherwise where no rounding explains it; an export of another model. A
+        certificate is not signed: one that was made anew together with its files is found out only by ``model``.
       ModuleNotFoundError: a package is missing, which the extra ``export`` brings.
     """
     place = Path(folder)
     certificate = read_certificate(place)
-    reference = Reference.read(place / REFERENCE)
-    _check_own_digest(place, certificate)
+    reference = Reference.read(place / REFERENCE, certificate)
+    _check_judged(place, certificate, reference)
     fitted = load(model) if isinstance(model, str | os.PathLike) else model
-    if fitted is not None and model_digest(fitted) != certificate.model:
-        raise ExportError(
-            f"{_CALL}: {place} is of another model than the one given ({certificate.model[:12]} against "
-            f"{model_digest(fitted)[:12]}); export that one"
-        )
-    runtimes = open_runtimes(place, certificate.exported)
-    comparisons = [Comparison(runtime, certificate.batch, reference.decision) for runtime in runtimes]
+    if fitted is not None:
+        _check_model(place, certificate, reference, fitted)
+    decision = reference.decision if fitted is None else Decision.of(fitted)
+    comparisons = [Comparison(runtime, certificate.batch, decision) for runtime in _open(place, certificate)]
     for comparison in comparisons:
         compare_with_reference(comparison, reference)
+    if fitted is not None:
+        compare_hostile(comparisons, fitted)
     known = unknown = 0
     for batch in batches_of(certificate.settings, images, _CALL):
         if fitted is not None:
@@ -82,12 +95,66 @@ def verify_export(
         is_known, wanted, scale = recorded(certificate.good, batch)
         known, unknown = known + int(is_known.sum()), unknown + int((~is_known).sum())
         for comparison in comparisons:
-            found = comparison.run(batch)
-            found = {name: value[is_known] for name, value in found.items()}
-            comparison.differences += differences(wanted, found, scale)
+            found = {name: value[is_known] for name, value in comparison.run(batch).items()}
+            _check_scales(place, reference, found, scale)
+            comparison.hold(wanted, found, scale)
     for comparison in comparisons:
         _check(place, certificate, comparison.report)
     return Verification(certificate, tuple(comparison.report for comparison in comparisons), known, unknown)
+
+
+def _check_judged(folder: Path, certificate: Certificate, reference: Reference) -> None:
+    is_judged = reference.decision is not None
+    if any((image.p_value is not None) != is_judged for image in certificate.good):
+        raise ExportError(
+            f"{_CALL}: of {folder / CERTIFICATE} and {REFERENCE} one has verdicts and the other has none; export the "
+            "model again"
+        )
+
+
+def _check_model(folder: Path, certificate: Certificate, reference: Reference, model: Padim) -> None:
+    """Raise ``ExportError`` where digest, settings or calibration that are stored are not those of the model."""
+    if (digest := model_digest(model)) != certificate.model:
+        raise ExportError(
+            f"{_CALL}: {folder} is of another model than the one given ({certificate.model[:12]} against "
+            f"{digest[:12]}); export that one"
+        )
+    decision = Decision.of(model)
+    is_same = reference.decision is None if decision is None else decision.is_that_of(reference.decision)
+    if not is_same:
+        raise ExportError(
+            f"{_CALL}: {folder / REFERENCE} has another calibration than the model given; export that model again"
+        )
+    if other := [name for name in READING if getattr(certificate.settings, name) != getattr(model.config, name)]:
+        raise ExportError(
+            f"{_CALL}: {folder / CERTIFICATE} reads images by another {other[0]} than the model given; export that "
+            "model again"
+        )
+
+
+def _open(folder: Path, certificate: Certificate) -> list[Runtime]:
+    try:
+        _check_own_digest(folder, certificate)
+        return open_runtimes(folder, certificate.exported)
+    except (ModuleNotFoundError, ExportError):
+        raise
+    except Exception as error:  # every runtime has errors of its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ExportError(f"{_CALL}: {folder} holds no program that runs ({reason}); export the model again") from error
+
+
+def _check_scales(folder: Path, reference: Reference, found: Outputs, scale: Float[np.ndarray, " k"]) -> None:
+    """Raise ``ExportError`` where images that are known have larger scales than their maps and other images allow.
+
+    A scale is at most the largest distance plus what every image has, as of standardised maps, and the images that are
+    stored have that too.
+    """
+    largest = np.abs(found["anomaly_map"]).max(axis=(1, 2), initial=0)
+    if (scale > _SLACK * (largest + reference.scale.min())).any():
+        raise ExportError(
+            f"{_CALL}: {folder / CERTIFICATE} can't be right: it holds a score against a scale of {scale.max():.2g}, "
+            f"where maps are below {largest.max():.2g}; export the model again"
+        )
 
 
 def _check_own_digest(folder: Path, certificate: Certificate) -> None:
