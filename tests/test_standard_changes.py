@@ -79,7 +79,9 @@ def test_updates_keep_the_standard_of_before_beside_the_new_one(
         score = ((maps[k].ravel() - rest.mean) / rest.spread()).max()
         assert np.isclose(scores_of(updated), score, rtol=1e-4).any()
         new_scores.append(score)
-    assert f"scored {np.median(first_scores):.3g} where this one scores {np.median(new_scores):.3g}" in " ".join(remarks)
+    assert f"scored {np.median(first_scores):.3g} where this one scores {np.median(new_scores):.3g}" in " ".join(
+        remarks
+    )
     padim.save_updatable(updated, tmp_path / "model")
     loaded = padim.load_updatable(tmp_path / "model")
     np.testing.assert_array_equal(standard_of(loaded).spread, standard_of(updated).spread)
