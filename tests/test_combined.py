@@ -73,6 +73,8 @@ def test_scores_are_those_by_hand(model: padim.Padim, kind: str, roi: np.ndarray
     maps = np.asarray(left_out, np.float64)[:, inside]
     scores, levels, scales = scores_by_hand(maps, asked.config.top_share)
     standard = standard_of(calibrated)
+    assert standard.levels is not None
+    assert standard.scales is not None
     np.testing.assert_allclose(np.sort(scores_of(calibrated)), np.sort(scores), rtol=2e-4, atol=2e-4)
     np.testing.assert_allclose(standard.levels, levels, rtol=1e-4)
     np.testing.assert_allclose(standard.scales, scales, rtol=1e-3)

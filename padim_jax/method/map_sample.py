@@ -151,7 +151,7 @@ class MapSample:
         for maps, z in self._standardised(good, self):
             both = self._whole(maps), self._whole_standardised(z)
             each = np.stack([image_score(one, self._config.top_share, self._roi) for one in both], axis=1)
-            scores.append(np.where(np.isfinite(maps).any(axis=1)[:, None], each, np.nan))
+            scores.append(np.where(np.isfinite(maps).any(axis=1, keepdims=True), each, np.nan))
         self._scored = good, np.concatenate(scores).astype(np.float64)
         return self._scored[1]
 
