@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,23 @@ def good_dir(tmp_path: Path) -> Path:
         place = folder / "later" if index > 3 else folder
         Image.fromarray(pixels).save(place / f"part{index}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of a small model, certified on good images; not to be changed."""
+    from padim_jax.export import export_model
+    from tests.exports import GOOD, fitted
+
+    folder = tmp_path_factory.mktemp("exported") / "part-onnx"
+    export_model(fitted("plain"), folder, GOOD)
+    return folder
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    """A copy of that export, to be changed."""
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 
 def rewrite_manifest(folder: Path, **changes: object) -> None:

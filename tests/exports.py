@@ -16,6 +16,7 @@ ROI[4:22, 8:40] = True
 TEST = np.concatenate(
     [images(1, SMALL, seed=9), np.zeros((1, *SMALL.crop, 3), np.uint8), images(1, SMALL, seed=8) // 2]
 )
+GOOD = images(24, SMALL)[:5]  # which an export is certified on
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "neighbourhood, semi-orthogonal": {"neighbourhood": 3, "projection": "semi-orthogonal", "interpolation": "bicubic"},

@@ -23,21 +23,7 @@ from padim_jax.export.certificate import digest_files
 from padim_jax.export.compare import BOUND, Decision, Differences, differences, hostile_images, map_scales
 from padim_jax.export.describe import model_digest
 from tests.conftest import SMALL, images, write_images
-from tests.exports import TEST, compacted, fitted
-
-GOOD = images(24, SMALL)[:5]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "part-onnx"
-    export_model(fitted("plain"), folder, GOOD)
-    return folder
-
-
-@pytest.fixture
-def copy(exported: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported, tmp_path / "copy"))
+from tests.exports import GOOD, TEST, compacted, fitted
 
 
 def record(folder: Path) -> dict[str, Any]:

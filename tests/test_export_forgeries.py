@@ -18,21 +18,7 @@ from padim_jax.export.certificate import digest_files
 from padim_jax.export.compare import Decision, check_outputs
 from padim_jax.export.describe import model_digest
 from tests.conftest import SMALL, images
-from tests.exports import TEST, fitted
-
-GOOD = images(24, SMALL)[:2]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "part-onnx"
-    export_model(fitted("plain"), folder, GOOD)
-    return folder
-
-
-@pytest.fixture
-def copy(exported: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported, tmp_path / "copy"))
+from tests.exports import GOOD, TEST, fitted
 
 
 def certify(folder: Path, change: Callable[[dict[str, Any]], object] = lambda record: None) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -18,22 +17,7 @@ from padim_jax.export.archives import Expected, read_arrays
 from padim_jax.export.certificate import Reference, digest_files
 from padim_jax.export.reading import read_certificate
 from padim_jax.export.runtimes import open_runtimes
-from tests.conftest import SMALL, images
 from tests.exports import fitted
-
-GOOD = images(24, SMALL)[:2]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "part-onnx"
-    export_model(fitted("plain"), folder, GOOD)
-    return folder
-
-
-@pytest.fixture
-def copy(exported: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 
 def put(folder: Path, keys: str, value: object) -> None:

@@ -12,6 +12,7 @@ from scipy.stats import binom
 import padim_jax as padim
 from padim_jax.artifact.compaction import compact
 from padim_jax.artifact.saving import save_compacted
+from padim_jax.config import AnomalyMap
 from padim_jax.method import map_sample, programs
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.calibration import Histogram
@@ -209,7 +210,9 @@ def test_grids_beyond_the_budget_come_back_from_a_file(monkeypatch: pytest.Monke
             np.testing.assert_allclose(np.concatenate(list(sample.by(None))), expected, rtol=1e-5)
 
 
-def test_false_alarms_are_as_rare_as_asked_for() -> None:
+@pytest.mark.parametrize("anomaly_map", ["standardised", "combined"])
+def test_false_alarms_are_as_rare_as_asked_for(anomaly_map: AnomalyMap) -> None:
+    config = replace(TINY, anomaly_map=anomaly_map)
     rng = np.random.default_rng(1)
     level, spread = rng.uniform(5, 15, (3, 3)), rng.uniform(0.3, 3, (3, 3))
     n, rank, trials = 19, 2, 1500  # the second highest of 19: a rate of 2 / 20
@@ -218,15 +221,13 @@ def test_false_alarms_are_as_rare_as_asked_for() -> None:
         grids = (level * rng.gamma(100, 0.01, (n + 1, 1, 1)) + spread * rng.normal(size=(n + 1, 3, 3))).astype(
             np.float32
         )
-        sample, new = MapSample(TINY, None), MapSample(TINY, None)
+        sample, new = MapSample(config, None), MapSample(config, None)
         sample.add(grids[:n])
         new.add(grids[n:])
-        standard = sample.standard("test", sample.good_maps())
+        good = sample.good_maps()
+        standard = sample.standard("test", good)
         (score,) = next(new.by(standard)).max(axis=(1, 2))
-        for name, maps in (
-            ("without its share", sample.left_out(sample.good_maps())),
-            ("with its share", sample.by(standard)),
-        ):
+        for name, maps in (("without its share", sample.left_out(good)), ("with its share", sample.by(standard))):
             alarms[name] += score > np.sort(next(iter(maps)).max(axis=(1, 2)))[-rank]
     low, high = binom.ppf([0.005, 0.995], trials, rank / (n + 1))
     assert low <= alarms["without its share"] <= high

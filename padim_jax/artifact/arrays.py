@@ -15,6 +15,11 @@ import orbax.checkpoint as ocp
 PART_BYTES = 128 * 2**20  # an array beyond that is written and read in parts of its first axis
 
 
+def first_line(error: BaseException) -> str:
+    """Of what an error says, for a message of our own; its type where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 class ArtifactError(ValueError):
     """The folder is no model that can be loaded; the message names it and says why.
 
@@ -153,7 +158,7 @@ def restore_arrays(directory: Path, recorded: Mapping[str, Any], dtypes: Mapping
                 args=ocp.args.PyTreeRestore(item=dict.fromkeys(recorded, 0), restore_args=arguments),
             )
     except Exception as error:  # a damaged checkpoint can fail anywhere in Orbax and TensorStore
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ArtifactError(f"load: {directory} is damaged ({reason}); restore the model from a copy") from error
     expected = {name: dtypes.get(name, "float32") for name in restored}
     if mismatched := [name for name, array in restored.items() if array.dtype != expected[name]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from padim_jax.artifact.arrays import ArtifactError, part_rows, write_arrays
+from padim_jax.artifact.arrays import ArtifactError, first_line, part_rows, write_arrays
 from padim_jax.artifact.manifest import (
     FORMAT,
     MANIFEST,
@@ -88,7 +88,7 @@ def _writable(folder: Path, kind: str) -> Iterator[None]:
         except ArtifactError:
             raise
         except Exception as error:  # Orbax reports a full disk, say, as a ValueError of many lines
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise OSError(f"save: can't write {folder} ({reason}); a model already there is as it was") from error
         finally:
             _tidy(folder)

@@ -13,11 +13,10 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from padim_jax.backbones import Backbone
-from padim_jax.baselines.features import Batches, collect, deepest_tap, embedding_of
+from padim_jax.baselines.features import Batches, collect, deepest_tap, embedding_of, score_images
 from padim_jax.baselines.records import FittedModel
 from padim_jax.baselines.settings import DfmSettings
 from padim_jax.method.anomaly_map import anomaly_map
-from padim_jax.method.checks import check_images
 from padim_jax.method.embedding import Embedding, tap_embeddings
 from padim_jax.method.records import Scores
 
@@ -110,10 +109,7 @@ def score(model: Dfm, images: UInt8[Array | np.ndarray, "n height width 3"]) -> 
     Raises:
       TypeError, ValueError: images of another dtype or shape, or float values outside [0, 1].
     """
-    check_images("dfm.score", images, model.config, floats=True)
-    if len(images) == 0:
-        return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)))
-    return _score(model, jnp.asarray(images))
+    return score_images("dfm.score", _score, model, images)
 
 
 @functools.partial(jax.jit, static_argnames=("embedding", "pool"))

@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from padim_jax.backbones import Backbone
-from padim_jax.baselines.features import Batches, collect, deepest_tap, embedding_of, pooled
+from padim_jax.baselines.features import Batches, collect, deepest_tap, embedding_of, pooled, score_images
 from padim_jax.baselines.neighbours import CHUNK_BYTES, nearest
 from padim_jax.baselines.records import FittedModel, ImageScores
 from padim_jax.baselines.settings import Dn2Settings
-from padim_jax.method.checks import check_images
 from padim_jax.method.embedding import Embedding, tap_embeddings
 
 
@@ -73,10 +72,7 @@ def score(
     Raises:
       TypeError, ValueError: images of another dtype or shape, or float values outside [0, 1].
     """
-    check_images("dn2.score", images, model.config, floats=True)
-    if len(images) == 0:
-        return ImageScores(jnp.zeros(0))
-    return _score(model, jnp.asarray(images), chunk_bytes)
+    return score_images("dn2.score", functools.partial(_score, chunk_bytes=chunk_bytes), model, images)
 
 
 @functools.partial(jax.jit, static_argnames="embedding")

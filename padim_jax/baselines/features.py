@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -12,10 +13,12 @@ from jaxtyping import Array, Float, UInt8
 from padim_jax.backbones import Backbone, BackboneSpec
 from padim_jax.config import PadimConfig
 from padim_jax.method.anomaly_map import resampling
-from padim_jax.method.checks import pad_batches
+from padim_jax.method.checks import check_images, pad_batches
 from padim_jax.method.embedding import Embedding, draw_embedding
 
-Batches = Iterable[UInt8[Array | np.ndarray, "n height width 3"]]
+Images = UInt8[Array | np.ndarray, "n height width 3"]
+Batches = Iterable[Images]
+T = TypeVar("T")
 
 
 def deepest_tap(spec: BackboneSpec) -> str:
@@ -88,6 +91,19 @@ def collect(
         n_images += n
     check_count(call, n_images, least)
     return tuple(map(np.concatenate, zip(*found, strict=True)))
+
+
+def score_images(call: str, program: Callable[[Any, Array], T], model: Any, images: Images) -> T:
+    """What the compiled ``program(model, images)`` says of images once they are checked; nothing of none.
+
+    Raises:
+      TypeError, ValueError: naming ``call``, images of another dtype or shape, or float values outside [0, 1].
+    """
+    check_images(call, images, model.config, floats=True)
+    if len(images) > 0:
+        return program(model, jnp.asarray(images))
+    one = jax.eval_shape(program, model, jax.ShapeDtypeStruct((1, *model.config.crop, 3), np.uint8))
+    return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), leaf.dtype), one)
 
 
 def check_finite(call: str, features: np.ndarray, first: int) -> None:

@@ -10,11 +10,10 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from padim_jax.backbones import Backbone
-from padim_jax.baselines.features import Batches, collect, embedding_of, pooled
+from padim_jax.baselines.features import Batches, collect, embedding_of, pooled, score_images
 from padim_jax.baselines.records import FittedModel, ImageScores
 from padim_jax.baselines.settings import MahalanobisAdSettings
 from padim_jax.gaussians import shrinkage
-from padim_jax.method.checks import check_images
 from padim_jax.method.embedding import Embedding, tap_embeddings
 
 _strength = jax.jit(shrinkage.coefficient)
@@ -94,8 +93,7 @@ def score(model: MahalanobisAd, images: UInt8[Array | np.ndarray, "n height widt
     Raises:
       TypeError, ValueError: images of another dtype or shape, or float values outside [0, 1].
     """
-    check_images("mahalanobis_ad.score", images, model.config, floats=True)
-    return ImageScores(jnp.zeros(0)) if len(images) == 0 else _score(model, jnp.asarray(images))
+    return score_images("mahalanobis_ad.score", _score, model, images)
 
 
 @functools.partial(jax.jit, static_argnames="embedding")

@@ -10,12 +10,11 @@ from jaxtyping import Array, Float, UInt8
 
 from padim_jax.backbones import Backbone, BackboneSpec
 from padim_jax.baselines.coreset import coreset
-from padim_jax.baselines.features import Batches, collect, embedding_of, patches
+from padim_jax.baselines.features import Batches, collect, embedding_of, patches, score_images
 from padim_jax.baselines.neighbours import CHUNK_BYTES, nearest
 from padim_jax.baselines.records import FittedModel
 from padim_jax.baselines.settings import PatchCoreSettings
 from padim_jax.method.anomaly_map import anomaly_map
-from padim_jax.method.checks import check_images
 from padim_jax.method.embedding import Embedding, tap_embeddings
 from padim_jax.method.records import Scores
 
@@ -95,10 +94,7 @@ def score(
     Raises:
       TypeError, ValueError: images of another dtype or shape, or float values outside [0, 1].
     """
-    check_images("patchcore.score", images, model.config, floats=True)
-    if len(images) == 0:
-        return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)))
-    return _score(model, jnp.asarray(images), chunk_bytes)
+    return score_images("patchcore.score", functools.partial(_score, chunk_bytes=chunk_bytes), model, images)
 
 
 @functools.partial(jax.jit, static_argnames="embedding")

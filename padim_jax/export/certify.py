@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from padim_jax.artifact.arrays import first_line
 from padim_jax.export.certificate import GoodImage, Reference, RuntimeReport, pixels_digest
 from padim_jax.export.compare import (
     Decision,
@@ -56,9 +57,8 @@ class Comparison:
         try:
             found = run_in_batches(self.runtime.run, images, self.batch)
         except Exception as error:  # every runtime has errors of its own
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ExportError(
-                f"{self.runtime.name} can't run the program ({reason}); export the model again"
+                f"{self.runtime.name} can't run the program ({first_line(error)}); export the model again"
             ) from error
         self.seconds += time.perf_counter() - start
         size = images.shape[1], images.shape[2]

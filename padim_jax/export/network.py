@@ -42,11 +42,10 @@ def write_network(graph: Graph, backbone: Backbone, images: Planes, taps: Taps) 
     network = backbone.network
     if isinstance(network, ResNet):
         x = _activate(graph, "Relu", _convolve(graph, network.conv1, images))
-        size = _halved(x.size)
         pool = graph.add("MaxPool", x.value, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
         stages = {name: getattr(network, name) for name in ("layer1", "layer2", "layer3")}
         residual = {name: [partial(_residual, graph, block) for block in blocks] for name, blocks in stages.items()}
-        return _collect(graph, Planes(pool, size), residual, taps)
+        return _collect(graph, Planes(pool, _ceil(x.size, 2)), residual, taps)
     assert isinstance(network, EfficientNet)
     x = _convolve(graph, network.stem, images)
     x = _relu6(graph, x) if network.lite else _silu(graph, x)
@@ -132,10 +131,6 @@ def _relu6(graph: Graph, x: Planes) -> Planes:
 
 def _silu(graph: Graph, x: Planes) -> Planes:
     return Planes(graph.add("Mul", x.value, graph.add("Sigmoid", x.value)), x.size)
-
-
-def _halved(size: tuple[int, int]) -> tuple[int, int]:
-    return _ceil(size, 2)
 
 
 def _ceil(size: Iterable[Any], stride: int) -> tuple[int, int]:

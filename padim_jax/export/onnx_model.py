@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from padim_jax.artifact.arrays import first_line
 from padim_jax.backbones import BACKBONES
 from padim_jax.export.decision import write_decision
 from padim_jax.export.describe import IMAGES, OUTPUTS, ExportError, descriptions, model_digest, output_names
@@ -107,7 +108,7 @@ def recorded_digest(path: Path) -> str | None:
     try:
         made = onnx.load(path, load_external_data=False)
     except Exception as error:  # whatever protocol buffers say of a damaged file
-        raise ExportError(f"verify_export: {path} is no ONNX file ({_first_line(error)})") from error
+        raise ExportError(f"verify_export: {path} is no ONNX file ({first_line(error)})") from error
     facts = {entry.key: entry.value for entry in made.metadata_props}
     return facts.get(f"{_KEY}model")
 
@@ -115,7 +116,3 @@ def recorded_digest(path: Path) -> str | None:
 def _shape(model: Padim, name: str, count: int | str) -> list[int | str]:
     has_pixels = re.search(r"height, width", OUTPUTS[name][1]) is not None
     return [count, *model.config.crop] if has_pixels else [count]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from padim_jax.artifact import load
+from padim_jax.artifact.arrays import first_line
 from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, Reference, RuntimeReport
 from padim_jax.export.certify import (
     Comparison,
@@ -139,8 +140,9 @@ def _open(folder: Path, certificate: Certificate) -> list[Runtime]:
     except (ModuleNotFoundError, ExportError):
         raise
     except Exception as error:  # every runtime has errors of its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ExportError(f"{_CALL}: {folder} holds no program that runs ({reason}); export the model again") from error
+        raise ExportError(
+            f"{_CALL}: {folder} holds no program that runs ({first_line(error)}); export the model again"
+        ) from error
 
 
 def _check_scales(folder: Path, reference: Reference, found: Outputs, scale: Float[np.ndarray, " k"]) -> None:
