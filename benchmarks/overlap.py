@@ -26,6 +26,7 @@ import padim_jax as padim
 from padim_jax.data.catalogue import find_categories, prepare
 from padim_jax.data.examples import Examples, load_examples
 from padim_jax.evaluation import evaluate
+from padim_jax.evaluation.detector import padim_scorer
 from padim_jax.runs.engines import OneDevice
 
 TOLERANCE = 1.2
@@ -71,6 +72,7 @@ def main() -> int:
         backbone = padim.load_backbone("efficientnet_lite0")
         fit_images = np.concatenate([batch.images for batch in load_examples(builder, "train", config, BATCH)])
         model, engine = padim.fit(backbone, [fit_images], config), OneDevice(backbone)
+        scorer = padim_scorer(engine, [model], BATCH)
         in_memory: list[Examples] = list(load_examples(builder, "test", config, BATCH))
 
         def decode() -> None:
@@ -78,10 +80,10 @@ def main() -> int:
                 pass
 
         def compute() -> None:
-            evaluate.score_batches(engine, [model], in_memory, BATCH)
+            evaluate.score_batches(scorer, in_memory)
 
         def both() -> None:
-            evaluate.score_batches(engine, [model], load_examples(builder, "test", config, BATCH), BATCH)
+            evaluate.score_batches(scorer, load_examples(builder, "test", config, BATCH))
 
         compute()  # compiles
         seconds: dict[str, list[float]] = {"decode": [], "compute": [], "both": []}

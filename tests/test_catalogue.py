@@ -10,7 +10,7 @@ from padim_jax.data.catalogue import Category, assign_roles, find_categories, pr
 from padim_jax.data.elpv import demo_split
 from padim_jax.data.examples import list_examples
 from padim_jax.data.protocol import STANDARD
-from padim_jax.evaluation.evaluate import Run
+from padim_jax.evaluation.run import Run
 from padim_jax.presets import preset
 from tests.datasets import write_image, write_shanghaitech
 

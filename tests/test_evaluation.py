@@ -18,11 +18,13 @@ from padim_jax import cli
 from padim_jax.commands import evaluate as command
 from padim_jax.data.catalogue import Category, find_categories, prepare
 from padim_jax.data.protocol import STANDARD, Protocol, place_mask
+from padim_jax.evaluation import detector, results
 from padim_jax.evaluation import evaluate as evaluation
-from padim_jax.evaluation import results
-from padim_jax.evaluation.evaluate import Run, evaluate, finished
+from padim_jax.evaluation import run as run_module
+from padim_jax.evaluation.evaluate import evaluate
 from padim_jax.evaluation.metrics import PixelScores
 from padim_jax.evaluation.published import published
+from padim_jax.evaluation.run import Run, finished
 from padim_jax.images import read_image
 from padim_jax.images.image import resize_mask
 from padim_jax.presets import preset
@@ -221,7 +223,7 @@ def test_rotated_takes_five_draws(bottle: Path, tmp_path: Path, monkeypatch: pyt
         planned.append((run.seed, run.protocol))
         return {"metrics": {"image": {}, "pixel": None}}
 
-    monkeypatch.setattr(evaluation, "finished", note)
+    monkeypatch.setattr(run_module, "finished", note)
     monkeypatch.setattr(results, "write_results", lambda *_: [])
     monkeypatch.setattr(command, "_tables", lambda lines: "")
     cli.main(["evaluate", str(bottle), "--out", str(tmp_path / "out"), "--protocol", "rotated", "--no-report", *SIZES])
@@ -381,8 +383,8 @@ def test_reports_are_written_anew(bottle: Path, tmp_path: Path, padim_command: C
 def test_a_score_that_is_not_finite_names_the_image(
     bottle: Path, tmp_path: Path, lite0: padim.Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = evaluation.fit_batches
-    monkeypatch.setattr(evaluation, "fit_batches", lambda *a: _broken(real(*a)))
+    real = detector.fit_batches
+    monkeypatch.setattr(detector, "fit_batches", lambda *a: _broken(real(*a)))
     (category,) = find_categories(bottle, tmp_path / "prepared")
     run = Run(category, preset("lite0"), 0, STANDARD, SETTINGS)
     with pytest.raises(FloatingPointError, match=r"evaluate: test/broken_large/000\.png got nan"):

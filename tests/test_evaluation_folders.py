@@ -17,8 +17,9 @@ from padim_jax.artifact.ownership import MARKER, is_ours, locked
 from padim_jax.data import catalogue
 from padim_jax.data.catalogue import Category, find_categories, prepare
 from padim_jax.data.protocol import STANDARD
-from padim_jax.evaluation.evaluate import Run, evaluate, place
+from padim_jax.evaluation.evaluate import evaluate
 from padim_jax.evaluation.report import write_report
+from padim_jax.evaluation.run import Run, place
 from padim_jax.presets import preset
 from tests.datasets import write_mvtec
 from tests.runs import write_run

@@ -14,11 +14,11 @@ from padim_jax.commands import evaluate as command
 from padim_jax.commands.grid import expand_grid
 from padim_jax.data.catalogue import Category
 from padim_jax.data.protocol import Protocol
-from padim_jax.evaluation import evaluate as evaluation
 from padim_jax.evaluation import results
-from padim_jax.evaluation.evaluate import Run
+from padim_jax.evaluation import run as run_module
 from padim_jax.evaluation.published import Published
 from padim_jax.evaluation.results import METRICS, Summary, summarise
+from padim_jax.evaluation.run import Run
 from padim_jax.evaluation.table import write_tables
 from padim_jax.presets import preset
 from tests.datasets import write_mvtec
@@ -63,7 +63,7 @@ def planned(bottle: Path, tmp_path: Path, padim: Padim, monkeypatch: pytest.Monk
             return {"category": "bottle", "metrics": {"image": {}, "pixel": None}, "calibration": calibration}
 
         with monkeypatch.context() as patch:
-            patch.setattr(evaluation, "finished", note)
+            patch.setattr(run_module, "finished", note)
             patch.setattr(results, "write_results", lambda *_: [])
             patch.setattr(command, "_tables", lambda lines: "")
             code, _, told = padim("evaluate", bottle, "--out", tmp_path / "out", "--no-report", *SIZES, *arguments)

@@ -13,7 +13,8 @@ import padim_jax as padim
 from padim_jax import cli
 from padim_jax.data.catalogue import Category, find_categories, prepare
 from padim_jax.data.protocol import STANDARD, Protocol
-from padim_jax.evaluation.evaluate import Run, earlier, evaluate, finished, place
+from padim_jax.evaluation.evaluate import evaluate
+from padim_jax.evaluation.run import Run, earlier, finished, place
 from padim_jax.images import read_image
 from padim_jax.presets import preset
 from padim_jax.runs.score import Advance

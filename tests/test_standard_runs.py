@@ -49,10 +49,16 @@ def run(*words: object) -> None:
     assert main(list(map(str, words))) == 0
 
 
-def test_commands_fit_and_score_as_python_does(
-    folder: Path, model: padim.Padim, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def fitted(folder: Path) -> Path:
+    """A model of the same images, as the command fits it."""
     run("fit", folder / "good", "--out", folder / "model", *SIZES, *STANDARDISED)
+    return folder / "model"
+
+
+def test_commands_fit_and_score_as_python_does(
+    folder: Path, fitted: Path, model: padim.Padim, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = padim.score(padim.calibrate(model, [images(20, SMALL)]), images(4, SMALL, seed=5))
     run("score", folder / "model", folder / "other", "--out", folder / "scores", "--maps", "crop", "--masks", "crop")
     table = rows(folder / "scores" / "scores.csv")
@@ -149,10 +155,10 @@ def test_many_models_are_fitted_and_serve_as_one_is(
     np.testing.assert_allclose([float(s.image_score[0]) for s in served], expected.image_score, rtol=1e-3)
 
 
-def test_the_inspection_compares_distances(folder: Path, model: padim.Padim, lite0: padim.Backbone) -> None:
+def test_the_inspection_compares_distances(folder: Path, fitted: Path) -> None:
     paths = [path for name in ("good", "other") for path in sorted((folder / name).iterdir())]
     facts = list(survey(paths, lambda error: None))
-    stored = padim.load_updatable(folder / "model")
+    stored = padim.load_updatable(fitted)
     plain = replace(stored, moments=replace(stored.moments, config=replace(CONFIG, anomaly_map="distance")))
     scores = [
         [suspect.score for suspect in leave_one_out(facts, each, "m", batch_size=8, watch=Watch()).suspects]

@@ -20,7 +20,7 @@ from rich.table import Table as RichTable
 from padim_jax.artifact import ownership
 from padim_jax.backbones import load_backbone
 from padim_jax.commands.devices import MeshOptions
-from padim_jax.commands.grid import Grid, expand_grid, plan_runs
+from padim_jax.commands.grid import Grid, Methods, expand_grid, parse_method, plan_runs
 from padim_jax.commands.terminal import (
     add_bar,
     megabytes,
@@ -40,8 +40,8 @@ from padim_jax.runs.watch import Advance
 
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
     from padim_jax.data.catalogue import Category
-    from padim_jax.evaluation.evaluate import Run
     from padim_jax.evaluation.results import Summary
+    from padim_jax.evaluation.run import AnyRun
 
 REPORT = "report.html"
 _PROBE = 2**20  # bytes, less than a page with pictures
@@ -51,6 +51,8 @@ def evaluate_command(
     folder: Path,
     out: Path,
     preset_names: tuple[str, ...],
+    method_texts: tuple[str, ...],
+    folds: int,
     category_names: tuple[str, ...],
     protocol: ProtocolName,
     seeds: int | None,
@@ -72,13 +74,18 @@ def evaluate_command(
         raise click.UsageError("--seeds counts seeds from 0 and --seed names them; give one of the two")
     prepared, mesh = prepared or out / "prepared", MeshOptions(devices).mesh()
     with wrong_use():
-        presets = [find_preset(name) for name in dict.fromkeys(preset_names or ("lite0",))]
+        presets = [find_preset(name) for name in dict.fromkeys(preset_names)]
+        choices = tuple(parse_method(text) for text in dict.fromkeys(method_texts))
+        if choices and mesh is not None:
+            raise ValueError("--devices is of PaDiM; the methods of --method are fitted on one device: leave it out")
+        methods = Methods(choices, presets[0] if presets else find_preset("lite0"), folds)
+        presets = presets or [methods.preset] * (not choices)
         categories = find_categories(folder, prepared, category_names)
         if weights is not None and len({preset.backbone for preset in presets}) > 1:
             raise ValueError("--weights is of one backbone, but the presets have several; evaluate them one by one")
         _check_apart(categories, {"--out": out, "--prepared": prepared})
         grid = expand_grid(settings)
-        runs = plan_runs(categories, presets, grid, protocol, seed_values or range(seeds or 0), weights)
+        runs = plan_runs(categories, presets, methods, grid, protocol, seed_values or range(seeds or 0), weights)
     with ownership.locked(out, "evaluate"):
         claim(out, [FILES[name] for name in table_formats])
         _check_room(out)
@@ -99,7 +106,7 @@ def report_command(results: Path) -> None:
 
 
 def _evaluate_all(
-    runs: Sequence[Run],
+    runs: Sequence[AnyRun],
     grid: Grid,
     out: Path,
     weights: str | None,
@@ -110,10 +117,11 @@ def _evaluate_all(
 ) -> None:
     """Evaluate what has not been evaluated yet, one run after the other; the tables are written after each."""
     from padim_jax.data.catalogue import assign_roles, ignored_files, prepare
-    from padim_jax.evaluation.evaluate import earlier, evaluate, finished, place
+    from padim_jax.evaluation.evaluate import evaluate
     from padim_jax.evaluation.operating_points import remarks
     from padim_jax.evaluation.report import RUN_FILE, write_report
     from padim_jax.evaluation.results import metrics_of, write_results
+    from padim_jax.evaluation.run import earlier, finished, place
     from padim_jax.evaluation.table import percent, write_tables
 
     categories = {run.category.name: run.category for run in runs}

@@ -1,12 +1,16 @@
-"""From the options of ``padim evaluate`` to its runs: a grid of categories, presets, settings and seeds."""
+"""From the options of ``padim evaluate`` to its runs: a grid of categories, presets or methods, settings and seeds."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from padim_jax.baselines import Method
+from padim_jax.baselines import method as find_method
+from padim_jax.baselines.settings import rules_of
 from padim_jax.commands.judging import ROTATED_DRAWS
 from padim_jax.commands.terminal import say
 from padim_jax.config import SETTINGS, ProtocolName
@@ -15,7 +19,22 @@ from padim_jax.presets import Preset
 
 if TYPE_CHECKING:  # TFDS and Grain take seconds to import, which other commands need not wait for
     from padim_jax.data.catalogue import Category
-    from padim_jax.evaluation.evaluate import Run
+    from padim_jax.evaluation.run import AnyRun
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The methods that are evaluated beside presets.
+
+    Attributes:
+      choices: each with the values of its own settings.
+      preset: whose network and way to read images they take.
+      folds: that good images are dealt into for thresholds.
+    """
+
+    choices: tuple[tuple[Method, dict[str, Any]], ...]
+    preset: Preset
+    folds: int
 
 
 @dataclass(frozen=True)
@@ -30,9 +49,9 @@ class Grid:
     settings: tuple[dict[str, Any], ...]
     varying: tuple[str, ...]
 
-    def label(self, run: Run) -> str:
-        """The preset of a run, with the values of the settings that vary."""
-        return " ".join([run.preset.name, *(f"{name}={run.settings[name]}" for name in self.varying)])
+    def label(self, run: AnyRun) -> str:
+        """The preset or method of a run, with the values of the settings that vary."""
+        return " ".join([run.name, *(f"{name}={run.settings[name]}" for name in self.varying)])
 
 
 def expand_grid(options: Mapping[str, tuple[Any, ...]]) -> Grid:
@@ -46,27 +65,66 @@ def expand_grid(options: Mapping[str, tuple[Any, ...]]) -> Grid:
     return Grid(tuple(combinations), tuple(name for name in values if len(values[name]) > 1))
 
 
+def parse_method(text: str) -> tuple[Method, dict[str, Any]]:
+    """A method with values of its own settings from ``NAME:SETTING=VALUE,SETTING=VALUE``.
+
+    >>> parse_method("patchcore:share=0.25,n_neighbours=1")[1]
+    {'share': 0.25, 'n_neighbours': 1}
+
+    Raises:
+      ValueError: an unknown method or setting, or a value that breaks its rule; lists the valid names.
+    """
+    name, _, rest = text.partition(":")
+    method, own = find_method(name), dict[str, Any]()
+    rules = rules_of(method.settings)
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if key not in rules:
+            names = ", ".join(rules) or "none of its own"
+            raise ValueError(f"--method {text}: {name} has no setting {key!r}; it has {names}")
+        own[key] = rules[key].normalise(_value(value))
+        if not rules[key].is_valid(own[key]):
+            raise ValueError(f"--method {text}: {key}={value}: wanted {rules[key].rule}")
+    return method, own
+
+
+def _value(text: str) -> Any:
+    """A number where the text is one, None for "none", else the text."""
+    if text.lower() == "none":
+        return None
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
 def plan_runs(
     categories: Iterable[Category],
     presets: Sequence[Preset],
+    methods: Methods,
     grid: Grid,
     protocol: ProtocolName,
     seeds: Sequence[int],
     weights: str | None,
-) -> list[Run]:
-    """All runs of an evaluation; no ``seeds`` are the protocol's default.
+) -> list[AnyRun]:
+    """All runs of an evaluation, of presets and then of methods; no ``seeds`` are the protocol's default.
 
     A run in which a seed changes nothing has one seed: a spread of 0 would look like stability.
 
     Raises:
-      ValueError: settings are invalid or don't fit the backbone.
+      ValueError: settings are invalid, or don't fit the backbone or the method.
     """
-    from padim_jax.evaluation.evaluate import Run
+    from padim_jax.evaluation.run import AnyRun, MethodRun, Run
 
     seeds = seeds or range(ROTATED_DRAWS if protocol == "rotated" else 1)
-    runs, undrawn = list[Run](), dict[str, None]()
-    for category, preset, settings in itertools.product(categories, presets, grid.settings):
-        run = Run(category, preset, seeds[0], Protocol(protocol), settings, weights)
+    runs, undrawn = list[AnyRun](), dict[str, None]()
+    for category, subject, settings in itertools.product(categories, (*presets, *methods.choices), grid.settings):
+        run: AnyRun
+        if isinstance(subject, Preset):
+            run = Run(category, subject, seeds[0], Protocol(protocol), settings, weights)
+        else:
+            common = methods.preset, seeds[0], Protocol(protocol), subject[1], settings, weights, methods.folds
+            run = MethodRun(category, subject[0], *common)
         drawn = protocol == "rotated" or run.draws
         if not drawn and len(seeds) > 1:
             undrawn[grid.label(run)] = None

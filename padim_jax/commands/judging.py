@@ -51,6 +51,19 @@ def _list_presets(context: click.Context, _: click.Parameter, is_set: bool) -> N
         context.exit()
 
 
+def _list_methods(context: click.Context, _: click.Parameter, is_set: bool) -> None:
+    if is_set:
+        from padim_jax.baselines.registry import METHODS
+        from padim_jax.baselines.settings import rules_of
+
+        for method in METHODS.values():
+            tell(f"{method.name}  {method.about} (arXiv {method.paper})")
+            for name, rules in rules_of(method.settings).items():
+                default = method.settings.__dataclass_fields__[name].default
+                tell(f"    {name}: {rules.help} Default: {rules.default or default}.")
+        context.exit()
+
+
 @click.command(
     "score",
     cls=Command,
@@ -151,6 +164,28 @@ def score_many_command() -> None:
     help="List the presets and exit.",
 )
 @click.option(
+    "--method",
+    "method_texts",
+    multiple=True,
+    metavar="NAME",
+    help="A method to compare with, as NAME or NAME:SETTING=VALUE,…; repeat for several.",
+)
+@click.option(
+    "--list-methods",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_methods,
+    help="List the methods with their settings, and exit.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    default=5,
+    show_default=True,
+    help="Of a method's good images, each scored by a model of the others, for thresholds.",
+)
+@click.option(
     "--category", "category_names", multiple=True, metavar="NAME", help="Which of FOLDER's; repeat. Default: all."
 )
 @click.option(
@@ -184,7 +219,7 @@ def score_many_command() -> None:
 @batch_option
 @debug_option
 def evaluate_command() -> None:
-    """Measure presets on FOLDER: a data set with good and defective images.
+    """Measure presets, and other methods, on FOLDER: a data set with good and defective images.
 
     FOLDER is a category in MVTec AD's layout or with good/ and bad/ folders, a folder of several, or ShanghaiTech
     Campus. Writes DIR/results.json, DIR/results.csv, DIR/files.csv (every image, its role, score and p-value), and a
@@ -195,6 +230,9 @@ def evaluate_command() -> None:
     Settings replace those of the presets. A setting that is repeated has several values, and each of them is evaluated;
     several such settings make a grid of all combinations. --tap alone means the same as for padim fit: repeated, it
     names the layers of one embedding.
+
+    Methods take the network, and the way to read images, of the first --preset, or of lite0; without --preset they are
+    evaluated alone.
     """
 
 

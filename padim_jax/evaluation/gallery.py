@@ -17,13 +17,13 @@ _QUALITY = 82  # of JPEG
 
 @dataclass(frozen=True)
 class Entry:
-    """A test image with its result; ``index`` counts the test images."""
+    """A test image with its result; ``index`` counts the test images, and a method of whole images has no map."""
 
     index: int
     label: bool
     score: float
     image: UInt8[np.ndarray, "height width 3"]
-    anomaly_map: Float[np.ndarray, "height width"]
+    anomaly_map: Float[np.ndarray, "height width"] | None
     mask: Bool[np.ndarray, "height width"] | None
 
 
@@ -61,17 +61,16 @@ class Gallery:
 
 
 def encode(entry: Entry, scale: tuple[float, float]) -> dict[str, bytes]:
-    """Files of an entry by what they show (``image``, ``map``, ``overlay``, and ``mask`` where there is one).
+    """Files of an entry by what they show: ``image``, and ``map``, ``overlay`` and ``mask`` where there are any.
 
     Args:
       entry: a result.
       scale: the distances that are shown in the coldest and in the hottest colour.
     """
-    pictures = {
-        "image.jpg": entry.image,
-        "map.jpg": np.rint(colours(levels(entry.anomaly_map, scale))).astype(np.uint8),
-        "overlay.jpg": overlay(entry.image, entry.anomaly_map, scale),
-    }
+    pictures = {"image.jpg": entry.image}
+    if entry.anomaly_map is not None:
+        pictures["map.jpg"] = np.rint(colours(levels(entry.anomaly_map, scale))).astype(np.uint8)
+        pictures["overlay.jpg"] = overlay(entry.image, entry.anomaly_map, scale)
     files = {name: _encode(Image.fromarray(pixels), "JPEG", quality=_QUALITY) for name, pixels in pictures.items()}
     if entry.mask is not None:
         files["mask.png"] = _encode(Image.fromarray(entry.mask), "PNG")
@@ -79,21 +78,20 @@ def encode(entry: Entry, scale: tuple[float, float]) -> dict[str, bytes]:
 
 
 def _shrink(entry: Entry) -> Entry:
-    height, width = entry.anomaly_map.shape
-    if max(height, width) <= LONGEST_SIDE:  # copies, for a view would keep its whole batch in memory
-        mask = None if entry.mask is None else entry.mask.copy()
-        return replace(entry, image=entry.image.copy(), anomaly_map=entry.anomaly_map.copy(), mask=mask)
+    height, width = entry.image.shape[:2]
     factor = LONGEST_SIDE / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
 
-    def resize(pixels: np.ndarray, method: Image.Resampling) -> np.ndarray:
-        return np.asarray(Image.fromarray(pixels).resize(size, method))
+    def resize(pixels: np.ndarray) -> np.ndarray:
+        if factor >= 1:
+            return pixels.copy()  # a view would keep its whole batch in memory
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
-    mask = None
-    if entry.mask is not None:  # any defective pixel shows, however small the picture
-        mask = resize(entry.mask.astype(np.float32), Image.Resampling.BOX) > 0
-    image, anomaly_map = (resize(pixels, Image.Resampling.BOX) for pixels in (entry.image, entry.anomaly_map))
-    return replace(entry, image=image, anomaly_map=anomaly_map, mask=mask)
+    mask = entry.mask
+    if mask is not None:  # any defective pixel shows, however small the picture
+        mask = mask.copy() if factor >= 1 else resize(mask.astype(np.float32)) > 0
+    anomaly_map = None if entry.anomaly_map is None else resize(entry.anomaly_map)
+    return replace(entry, image=resize(entry.image), anomaly_map=anomaly_map, mask=mask)
 
 
 def _encode(image: Image.Image, kind: str, **options: int) -> bytes:

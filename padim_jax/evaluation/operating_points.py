@@ -37,19 +37,34 @@ class OperatingPoints:
       calibrations: one for each rate; empty where there can be none.
       impossible: why there can be none, in words; None where there are some.
       standards: of each model's maps; None for maps of distances.
+      folds: that good images were dealt into, each scored by a model of the others; None where each image was left
+        out of a model of all others.
     """
 
     calibrations: tuple[Calibration, ...]
     impossible: str | None = None
     standards: tuple[MapStandard | None, ...] = ()
+    folds: int | None = None
 
     @property
     def colour_scale(self) -> tuple[float, float] | None:
-        """Values at the ends of the heat maps' colours, with the first threshold in the middle; None without any."""
+        """Values at the ends of the heat maps' colours; None without any threshold.
+
+        The first threshold is in the middle. Where images may be scored by something else than their maps, it is what
+        one in 1000 of good images' pixels exceeds (:attr:`padim_jax.method.calibration.Calibration.pixel_threshold`).
+        """
         if not self.calibrations:
             return None
-        low, high = np.asarray(self.calibrations[0].colour_scale).tolist()
+        first = self.calibrations[0]
+        low, high = np.asarray(first.colour_scale).tolist()
+        if self.folds is not None:
+            high = max(2 * float(first.pixel_threshold) - low, np.nextafter(low, np.inf))
         return low, high
+
+    @property
+    def method(self) -> str:
+        """Where the good images' scores come from, in words."""
+        return "leave-one-out" if self.folds is None else f"{self.folds} folds"
 
     def p_values(self, scores: Sequence[float]) -> list[float | None]:
         """For each score s, ``(1 + #{i: s_i ≥ s}) / (n + 1)`` over the n left-out scores s_i; None without any."""
@@ -60,7 +75,7 @@ class OperatingPoints:
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says of the thresholds, under "calibration"."""
         return {
-            "method": "leave-one-out",
+            "method": self.method,
             "images": len(self.calibrations[0].scores) if self.calibrations else 0,
             "impossible": self.impossible,
             "thresholds": [
@@ -168,7 +183,8 @@ def remarks(calibration: Mapping[str, Any] | None) -> list[str]:
     if not short:
         return []
     rates = " and ".join(f"{entry['false_alarm_rate']:.0%} (which takes {entry['images_wanted']})" for entry in short)
+    kind = "score by the other folds" if "folds" in calibration["method"] else "leave-one-out score"
     return [
-        f"{images} good images are too few for a false-alarm rate of {rates}: the threshold is their highest "
-        f"leave-one-out score, where {short[0]['expected_false_alarms']:.1%} are to be expected"
+        f"{images} good images are too few for a false-alarm rate of {rates}: the threshold is their highest {kind}, "
+        f"where {short[0]['expected_false_alarms']:.1%} are to be expected"
     ]

@@ -15,13 +15,21 @@ class Published:
     source: str
 
 
-def published(name: str, data: str, protocol: str, category: str) -> dict[str, Published]:
-    """What has been published for a preset on a category, by metric (``pixel_auroc``, …); empty where nothing has."""
+def published(name: str, data: str, protocol: str, category: str, backbone: str | None = None) -> dict[str, Published]:
+    """What has been published for a preset or a method on a category, by metric; empty where nothing has.
+
+    Args:
+      name: of the preset or the method.
+      data: name of the data set's builder.
+      protocol: "standard" or "rotated".
+      category: the category's name, or that of a mean.
+      backbone: the network in use; figures of a method with another one are left out.
+    """
     key = {"preset": name, "data": data, "protocol": protocol}
     return {
         row["metric"]: Published(row["values"][category], row["source"])
         for row in _published_rows()
-        if key.items() <= row.items() and category in row["values"]
+        if key.items() <= row.items() and category in row["values"] and row.get("backbone") in (None, backbone)
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from padim_jax.baselines import METHODS
 from padim_jax.evaluation.operating_points import remarks
 from padim_jax.lazy import extra
 from padim_jax.method.pictures import colours
@@ -114,7 +115,9 @@ class _BadValue(ValueError):
 
 
 def _check_record(record: dict[str, Any]) -> dict[str, Any]:
-    page = {key: _text(record.get(key), key) for key in ("preset", "category", "data")}
+    page: dict[str, Any] = {key: _text(record.get(key), key) for key in ("preset", "category", "data")}
+    page["method"] = _text(record.get("method", "padim"), "method")
+    page["about"] = _about(page["method"])
     page |= {key: record.get(key) for key in ("seed", "protocol", "settings", "versions", "seconds")}
     metrics = _mapping(record.get("metrics"), "metrics")
     page["metrics"] = {
@@ -153,6 +156,18 @@ def _check_record(record: dict[str, Any]) -> dict[str, Any]:
     return page
 
 
+def _about(method: str) -> str | None:
+    """What a reader should know of a method that PaDiM is compared with; None for PaDiM, which the page explains."""
+    if method not in METHODS:
+        return None
+    found = METHODS[method]
+    return (
+        f"{method} (arXiv {found.paper}): {found.about}. A score is in units of the method, and comparable only within "
+        "one model. An image is flagged when its score lies above a threshold from good images, or reaches one that is "
+        "set by the slider. The good images were dealt into folds, and each fold was scored by a model of the others."
+    )
+
+
 def _calibration(value: object) -> dict[str, Any]:
     """Thresholds from good images, the strictest first, with remarks."""
     if value is None:
@@ -161,6 +176,7 @@ def _calibration(value: object) -> dict[str, Any]:
     impossible = stored.get("impossible")
     calibration: dict[str, Any] = {
         "images": int(_number(stored.get("images"), "calibration.images")),
+        "method": _text(stored.get("method", "leave-one-out"), "calibration.method"),
         "impossible": None if impossible is None else _text(impossible, "calibration.impossible"),
         "thresholds": [],
     }
@@ -236,7 +252,7 @@ def _find_pictures(run: Path, entries: list[Any], n_tests: int) -> dict[int, dic
             pictures[index] = {
                 view: _picture(run, entry.get(view), f"pictures[{i}].{view}")
                 for view in _VIEWS
-                if view != "mask" or entry.get(view) is not None
+                if entry.get(view) is not None or view == "image" or (view != "mask" and view not in entry)
             }
     except _BadValue as error:
         raise ValueError(f"write_report: {run / 'run.json'}: {error}; {_ADVICE}") from error

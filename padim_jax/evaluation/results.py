@@ -43,13 +43,14 @@ class Summary:
     Attributes:
       data: name of the data set's builder.
       protocol: "standard" or "rotated".
-      preset: the preset's name.
+      preset: the preset's name, or that of another method with its settings.
       category: the category's name; "textures", "objects" and "mean" weigh several categories alike.
       seeds: the seeds of the runs behind each value.
       mean: the mean of each metric over seeds; None unless all runs define it.
       spread: the standard deviation over seeds (divisor n - 1); None with one seed.
       published: the published figures, by metric.
       settings: the values of the settings that vary among the runs, by name.
+      method: "padim", or the other method's name.
     """
 
     data: str
@@ -61,6 +62,7 @@ class Summary:
     spread: dict[str, float | None]
     published: dict[str, Published]
     settings: dict[str, Any] = field(default_factory=dict)
+    method: str = "padim"
 
 
 def claim(out: Path, tables: Iterable[str] = ()) -> None:
@@ -148,9 +150,11 @@ def _line(category: str, parts: Sequence[Mapping[int, Mapping[str, Any]]], varyi
     comparable = category != "mean" or {run["category"] for run in runs} == {*TEXTURES, *OBJECTS}
     references = {}
     if comparable and all(run["as_published"] for run in runs):
-        references = published(preset, data, protocol, category)
+        backbone = runs[0].get("settings", {}).get("backbone")
+        references = published(preset, data, protocol, category, backbone)
     settings = _settings(runs[0], varying)
-    return Summary(data, protocol, preset, category, seeds, mean, spread, references, settings)
+    method = runs[0].get("method", "padim")
+    return Summary(data, protocol, preset, category, seeds, mean, spread, references, settings, method)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -166,6 +170,7 @@ def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         row |= {f"published.{name}": reference["value"] for name, reference in run["published"].items()}
         row |= {"fit_images": len(run["files"]["fit"]), "test_images": len(run["files"]["test"])}
         row |= {f"seconds.{key}": round(value, 2) for key, value in run["seconds"].items()}
+        row |= {"model_bytes": run.get("model_bytes"), "method": run.get("method", "padim")}
         settings = run["settings"]
         row |= {"backbone": settings["backbone"], "weights_digest": settings["weights_digest"]}
         members = run["chosen"]["members"] if "chosen" in run else settings["members"]

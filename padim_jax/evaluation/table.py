@@ -51,8 +51,8 @@ class Table:
 def make_table(lines: Sequence[Summary], metrics: Mapping[str, str]) -> Table:
     """The table of ``lines``, in percent with the spread over seeds and, in brackets, published figures.
 
-    Its columns of names are the data (where there are several), the preset, each setting that varies and the category;
-    those of metrics are the first of ``metrics`` and the others that any line defines.
+    Its columns of names are the data (where there are several), the preset or method, each setting that
+    varies and the category; those of metrics are the first of ``metrics`` and the others that any line defines.
 
     Args:
       lines: one or more lines of :func:`padim_jax.evaluation.results.summarise`.
@@ -135,7 +135,8 @@ def _defined(lines: Sequence[Summary], metrics: Mapping[str, str]) -> list[str]:
 
 
 def _headings(lines: Sequence[Summary], with_data: bool) -> tuple[str, ...]:
-    return ("data",) * with_data + ("preset", *lines[0].settings, "category")
+    name = "preset" if all(line.method == "padim" for line in lines) else "method"
+    return ("data",) * with_data + (name, *lines[0].settings, "category")
 
 
 def _names(line: Summary, with_data: bool) -> tuple[str, ...]:

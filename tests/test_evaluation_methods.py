@@ -1,0 +1,184 @@
+"""``padim evaluate --method``: other methods through the same evaluation, with thresholds from folds of good images."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import padim_jax as padim
+from padim_jax import baselines, cli
+from padim_jax.commands.grid import parse_method
+from padim_jax.data.catalogue import find_categories
+from padim_jax.data.protocol import STANDARD
+from padim_jax.evaluation.folds import deal, score_folds
+from padim_jax.evaluation.published import published
+from padim_jax.evaluation.report import write_report
+from padim_jax.evaluation.run import MethodRun
+from padim_jax.evaluation.scorer import Scorer
+from padim_jax.images import read_image
+from padim_jax.presets import preset
+from tests.datasets import write_mvtec
+
+SIZES = ("--image-size", "64", "--crop-size", "56")
+CONFIG = padim.PadimConfig(image_size=64, crop_size=56)
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def padim_command(capsys: pytest.CaptureFixture[str]) -> Command:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, " ".join(captured.err.split())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def bottle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mvtec(tmp_path_factory.mktemp("data"), "bottle", (8, 4, 5), size=96)
+
+
+def run_of(out: Path, method: str) -> Path:
+    (path,) = out.glob(f"runs/*/*/{method}/*/*/run.json")
+    return path.parent
+
+
+def pixels(folder: Path) -> np.ndarray:
+    return np.stack([read_image(path, CONFIG) for path in sorted(folder.rglob("*.png"))])
+
+
+def test_methods_stand_beside_presets_in_one_table(
+    bottle: Path, tmp_path: Path, padim_command: Command, lite0: padim.Backbone
+) -> None:
+    out = tmp_path / "out"
+    words = ("evaluate", bottle, "--out", out, *SIZES, "--preset", "lite0", "--folds", 4)
+    methods = ("--method", "dn2", "--method", "patchcore:share=0.2,n_neighbours=3")
+    code, _, told = padim_command(*words, *methods, "--table-format", "csv")
+    assert code == 0, told
+    records = {run["preset"]: run for run in json.loads((out / "results.json").read_text())["runs"]}
+    assert list(records) == ["lite0", "dn2", "patchcore:n_neighbours=3,share=0.2"]
+    assert [run["method"] for run in records.values()] == ["padim", "dn2", "patchcore"]
+    assert (out / "table.csv").read_text().startswith("data,method,category")
+
+    # the same by hand
+    good, tests = pixels(bottle / "train" / "good"), pixels(bottle / "test")
+    is_defective = [path.parent.name != "good" for path in sorted((bottle / "test").rglob("*.png"))]
+    for name, method, own in (("dn2", "dn2", {}), ([*records][2], "patchcore", {"share": 0.2, "n_neighbours": 3})):
+        found, record = baselines.method(method), records[name]
+        settings = found.settings(config=CONFIG, **own)
+        by_hand: Any = found.score(found.fit(lite0, [good], settings), tests)
+        np.testing.assert_allclose([row["score"] for row in record["files"]["test"]], by_hand.image_score, rtol=1e-3)
+        assert record["metrics"]["image"]["auroc"] == pytest.approx(roc_auc_score(is_defective, by_hand.image_score))
+        left_out = []
+        for fold in deal(8, 4, seed=0):
+            others = [place for place in range(8) if place not in fold]
+            left_out += np.asarray(
+                found.score(found.fit(lite0, [good[others]], settings), good[list(fold)]).image_score
+            ).tolist()
+        calibration = record["calibration"]
+        assert (calibration["method"], calibration["images"]) == ("4 folds", 8)
+        assert calibration["thresholds"][1]["threshold"] == pytest.approx(max(left_out), rel=1e-3)
+        assert record["settings"]["own"] == {key: value for key, value in vars(settings).items() if key != "config"}
+        assert record["settings"]["folds"] == 4
+        assert record["model_bytes"] > 0
+    assert records["dn2"]["metrics"]["pixel"] is None
+    assert records[[*records][2]]["metrics"]["pixel"]["auroc"] > 0.5
+
+    # whole images have pictures, but no maps; its page says so and can be written again
+    whole = json.loads((run_of(out, "dn2") / "run.json").read_text())
+    assert {entry["map"] for entry in whole["pictures"]} == {entry["overlay"] for entry in whole["pictures"]} == {None}
+    assert not list(run_of(out, "dn2").rglob("*map*"))
+    page = (run_of(out, "dn2") / "report.html").read_text(encoding="utf-8")
+    assert "mean distance to the nearest images" in page
+    write_report(run_of(out, "dn2"), tmp_path / "again.html")
+
+    code, _, told = padim_command(*words, *methods)
+    assert told.count("there already") == 3
+    code, _, told = padim_command(*words[:-1], 2, "--method", "dn2")
+    assert told.count("there already") == 1  # other folds are another run, of the method alone
+
+
+def test_methods_alone_leave_presets_out(bottle: Path, tmp_path: Path, padim_command: Command) -> None:
+    out = tmp_path / "out"
+    code, _, told = padim_command("evaluate", bottle, "--out", out, *SIZES, "--method", "mahalanobis-ad", "--no-report")
+    assert code == 0, told
+    (run,) = json.loads((out / "results.json").read_text())["runs"]
+    assert run["preset"] == "mahalanobis-ad"
+    assert run["settings"]["backbone"] == "efficientnet_lite0"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "patchcor"), "unknown method 'patchcor'; choose one of spade, dn2"),
+        (("--method", "dn2:images=3"), "--method dn2:images=3: dn2 has no setting 'images'; it has n_images"),
+        (("--method", "dn2:n_images=0"), "--method dn2:n_images=0: n_images=0: wanted a positive integer"),
+        (("--method", "mahalanobis-ad:x=1"), "mahalanobis-ad has no setting 'x'; it has none of its own"),
+        (("--method", "dn2", "--ridge", "0.1"), "--ridge 0.1, a setting of PaDiM that dn2 does not have"),
+        (("--method", "dn2", "--devices", "1"), "--devices is of PaDiM"),
+        (("--method", "dn2", "--tap", "layer9"), "unknown tap 'layer9'"),
+        (("--method", "dn2", "--folds", "1"), "1 is not in the range x>=2"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_run(
+    bottle: Path, tmp_path: Path, padim_command: Command, words: tuple[str, ...], message: str
+) -> None:
+    code, _, told = padim_command("evaluate", bottle, "--out", tmp_path / "out", *words)
+    assert code == 2
+    assert message in told
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_setting_of_a_method_keeps_its_kind() -> None:
+    method, own = parse_method("patchcore:share=0.25,patch_size=5")
+    assert (method.name, own) == ("patchcore", {"share": 0.25, "patch_size": 5})
+    assert parse_method("spade:n_images=none")[1] == {"n_images": None}
+
+
+@pytest.mark.parametrize(("n_images", "n_folds"), [(2, 5), (8, 4), (23, 5)])
+def test_folds_share_all_images_out_evenly_and_by_the_seed(n_images: int, n_folds: int) -> None:
+    folds = deal(n_images, n_folds, seed=3)
+    assert sorted(place for fold in folds for place in fold) == list(range(n_images))
+    sizes = [len(fold) for fold in folds]
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1
+    assert deal(n_images, n_folds, seed=3) == folds
+    assert n_images == 2 or deal(n_images, n_folds, seed=4) != folds
+
+
+def test_too_few_images_in_the_other_folds_leave_thresholds_out() -> None:
+    def refuse(batches: Any) -> Scorer:
+        raise ValueError("dn2.fit: 1 image, wanted 2 or more good ones")
+
+    points = score_folds(deal(2, 2, 0), lambda among: iter([np.zeros((len(among), 4, 4, 3), np.uint8)]), refuse)
+    assert points.calibrations == ()
+    assert points.impossible == "of 2 folds of good images, 1 images: dn2.fit: 1 image, wanted 2 or more good ones"
+
+
+def test_a_score_that_is_not_finite_is_refused() -> None:
+    scorer = Scorer(lambda images: (np.full(len(images), np.nan, np.float32), None), 4)  # type: ignore[arg-type]
+    with pytest.raises(FloatingPointError, match="got a score that is not finite by a model of the others"):
+        score_folds(deal(4, 2, 0), lambda among: iter([np.zeros((len(among), 4, 4, 3), np.uint8)]), lambda _: scorer)
+
+
+def test_published_figures_stand_beside_a_method_only_with_its_network_and_settings(tmp_path: Path) -> None:
+    figures = published("patchcore", "mvtec_ad", "standard", "mean", "wide_resnet50_2")
+    assert {name: figure.value for name, figure in figures.items()} == {
+        "image_auroc": 0.99,
+        "pixel_auroc": 0.981,
+        "pro": 0.935,
+    }
+    assert not published("patchcore", "mvtec_ad", "standard", "mean", "efficientnet_lite0")
+    (category,) = find_categories(write_mvtec(tmp_path, "bottle", (2, 1, 1), size=32), tmp_path / "prepared")
+
+    def run(**changes: Any) -> MethodRun:
+        return MethodRun(category, baselines.method("patchcore"), preset("wr50-rd550"), 0, STANDARD, **changes)
+
+    assert run().as_published
+    changes = ({"own": {"share": 0.5}}, {"settings": {"sigma": 2.0}}, {"weights": "random"})
+    assert not any(run(**change).as_published for change in changes)
