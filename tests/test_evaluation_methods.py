@@ -11,16 +11,17 @@ from sklearn.metrics import roc_auc_score
 
 import padim_jax as padim
 from padim_jax import baselines, cli
-from padim_jax.commands.grid import parse_method
+from padim_jax.baselines.registry import parse_method
 from padim_jax.data.catalogue import find_categories
 from padim_jax.data.protocol import STANDARD
-from padim_jax.evaluation.folds import deal, score_folds
+from padim_jax.evaluation.operating_points import points_of_folds
 from padim_jax.evaluation.published import published
 from padim_jax.evaluation.report import write_report
 from padim_jax.evaluation.run import MethodRun
-from padim_jax.evaluation.scorer import Scorer
 from padim_jax.images import read_image
 from padim_jax.presets import preset
+from padim_jax.runs.folds import deal, score_folds
+from padim_jax.runs.scorer import Scorer
 from tests.datasets import write_mvtec
 
 SIZES = ("--image-size", "64", "--crop-size", "56")
@@ -155,9 +156,9 @@ def test_too_few_images_in_the_other_folds_leave_thresholds_out() -> None:
     def refuse(batches: Any) -> Scorer:
         raise ValueError("dn2.fit: 1 image, wanted 2 or more good ones")
 
-    points = score_folds(deal(2, 2, 0), lambda among: iter([np.zeros((len(among), 4, 4, 3), np.uint8)]), refuse)
+    points = points_of_folds(deal(2, 2, 0), lambda among: iter([np.zeros((len(among), 4, 4, 3), np.uint8)]), refuse)
     assert points.calibrations == ()
-    assert points.impossible == "of 2 folds of good images, 1 images: dn2.fit: 1 image, wanted 2 or more good ones"
+    assert points.impossible == "2 folds leave 1 image to fit on: dn2.fit: 1 image, wanted 2 or more good ones"
 
 
 def test_a_score_that_is_not_finite_is_refused() -> None:

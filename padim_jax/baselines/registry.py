@@ -2,11 +2,12 @@
 
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from padim_jax.baselines import settings as records
-from padim_jax.baselines.settings import BaselineSettings
+from padim_jax.baselines.settings import BaselineSettings, rules_of
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,39 @@ def method(name: str) -> Method:
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def parse_method(text: str) -> tuple[Method, dict[str, Any]]:
+    """A method with values of its own settings from ``NAME:SETTING=VALUE,SETTING=VALUE``.
+
+    >>> parse_method("patchcore:share=0.25,n_neighbours=1")[1]
+    {'share': 0.25, 'n_neighbours': 1}
+
+    Raises:
+      ValueError: an unknown method or setting, or a value that breaks its rule; lists the valid names.
+    """
+    name, _, rest = text.partition(":")
+    found, own = method(name), dict[str, Any]()
+    rules = rules_of(found.settings)
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if key not in rules:
+            names = ", ".join(rules) or "none of its own"
+            raise ValueError(f"--method {text}: {name} has no setting {key!r}; it has {names}")
+        own[key] = rules[key].normalise(_value(value))
+        if not rules[key].is_valid(own[key]):
+            raise ValueError(f"--method {text}: {key}={value}: wanted {rules[key].rule}")
+    return found, own
+
+
+def _value(text: str) -> Any:
+    """A number where the text is one, None for "none", else the text."""
+    if text.lower() == "none":
+        return None
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _refusals(kept: str) -> dict[str, str]:

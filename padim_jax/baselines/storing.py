@@ -14,23 +14,30 @@ import numpy as np
 from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.folder import write
 from padim_jax.artifact.loading import restore_backbone
-from padim_jax.artifact.manifest import manifest_error, read_manifest
+from padim_jax.artifact.manifest import MANIFEST, manifest_error, read_manifest
 from padim_jax.artifact.stored import StoredArrays
 from padim_jax.backbones import BACKBONES, backbone_parameters
 from padim_jax.baselines.features import embedding_of
 from padim_jax.baselines.records import FittedModel, named_arrays
-from padim_jax.baselines.registry import Method, method
+from padim_jax.baselines.registry import METHODS, Method, method
 from padim_jax.baselines.settings import BaselineSettings
 from padim_jax.config import PadimConfig
+from padim_jax.method.calibration import RECIPE, Calibration, recipe
+from padim_jax.method.calibration import calibration as restore_calibration
 from padim_jax.method.embedding import Embedding
 
 FORMAT = "padim_jax baseline"
 
 
-def save(model: FittedModel[Any], path: str | os.PathLike[str]) -> None:
+def save(model: FittedModel[Any], path: str | os.PathLike[str], calibration: Calibration | None = None) -> None:
     """Save a model of any method as folder ``path``, with its network; one of the same kind there is replaced.
 
     It is written whole or not at all, as checked arrays and JSON (:mod:`padim_jax.artifact.folder`).
+
+    Args:
+      model: any.
+      path: of the folder.
+      calibration: what good images score, for p-values and verdicts (:func:`load_calibrated` gives it back).
 
     Raises:
       ArtifactError: a network of the user's own, whose code can't be stored; ``path`` is a file, or a folder with
@@ -45,11 +52,15 @@ def save(model: FittedModel[Any], path: str | os.PathLike[str]) -> None:
         )
     arrays = {f"backbone.{name}": array for name, array in backbone_parameters(model.backbone).items()}
     arrays |= {f"model.{name}": np.asarray(array) for name, array in named_arrays(model).items()}
+    if calibration is not None:
+        arrays |= {"calibration.scores": np.asarray(calibration.scores)}
+        arrays |= {"calibration.pixels": np.asarray(calibration.pixels)}
     record = {
         "format": FORMAT,
         "method": model.settings.method,
         "settings": dataclasses.asdict(model.settings),
         "embedding": dataclasses.asdict(model.embedding),
+        "calibration": None if calibration is None else recipe(calibration),
     }
     write(Path(path), json.loads(json.dumps(record)), arrays)
 
@@ -60,6 +71,11 @@ def load(path: str | os.PathLike[str]) -> FittedModel[Any]:
     Raises:
       ArtifactError: no model of these methods, or one that a newer version wrote, that is incomplete, or damaged.
     """
+    return load_calibrated(path)[0]
+
+
+def load_calibrated(path: str | os.PathLike[str]) -> tuple[FittedModel[Any], Calibration | None]:
+    """As :func:`load`, with the calibration that the model was saved with, or None."""
     folder = Path(path)
     manifest = read_manifest(folder, FORMAT)
     try:
@@ -70,6 +86,7 @@ def load(path: str | os.PathLike[str]) -> FittedModel[Any]:
     arrays = StoredArrays(folder, manifest).arrays()
     backbone = restore_backbone(folder, embedding, arrays)
     try:
+        calibration = _calibration(manifest.get("calibration"), arrays)
         drawn = embedding_of(backbone, settings.config, embedding.taps, embedding.neighbourhood)
         if drawn != embedding:
             raise ValueError(f"embedding {embedding} is not that of its settings")
@@ -77,9 +94,40 @@ def load(path: str | os.PathLike[str]) -> FittedModel[Any]:
         model = found.model(backbone=backbone, settings=settings, embedding=embedding, **jax.device_put(parts))
         # arrays that don't fit one another, or the settings, make no program
         jax.eval_shape(found.score, model, jax.ShapeDtypeStruct((1, *settings.config.crop, 3), np.uint8))
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise manifest_error(folder, error) from error
-    return model
+    return model, calibration
+
+
+def is_baseline(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a model of these methods, as its manifest says; False where it has none."""
+    try:
+        manifest = json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
+
+
+def refuse(path: str | os.PathLike[str], operation: str) -> None:
+    """Raise ``ArtifactError`` saying why where a folder holds a model of these methods, which ``operation`` can't take.
+
+    Args:
+      path: a folder, of a model or not.
+      operation: as commands name it, such as "update".
+    """
+    if is_baseline(path):
+        name = str(read_manifest(Path(path), FORMAT).get("method"))
+        reason = METHODS[name].refusals.get(operation) if name in METHODS else None
+        told = reason or "padim score takes it; what else it is to do, padim fit --method does anew"
+        raise ArtifactError(f"{operation}: {path} is a model of {name}, not of PaDiM; {told}")
+
+
+def _calibration(stored: Any, arrays: dict[str, np.ndarray]) -> Calibration | None:
+    """The calibration in ``arrays``, which are taken out of them."""
+    if stored is None:
+        return None
+    rates = {name: stored[name] for name in (*RECIPE, *({"threshold"} & {*stored}))}
+    return restore_calibration(arrays.pop("calibration.scores"), arrays.pop("calibration.pixels"), **rates)
 
 
 def _settings(found: Method, stored: Mapping[str, Any]) -> BaselineSettings:

@@ -9,6 +9,7 @@ from padim_jax.artifact import Updatable, load, load_image_sizes, load_updatable
 from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.ownership import locked
+from padim_jax.baselines.storing import refuse
 from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.terminal import say, tell, wrong_use
@@ -22,6 +23,7 @@ from padim_jax.runs.recalibration import rates_of, recalibrate
 _METHODS = {
     "leave-one-out": "leave-one-out",
     "held-out": "held-out",
+    "folds": "each by a model of the other folds",
     "kept": "kept, also from earlier states or parts of the model",
 }
 
@@ -46,6 +48,7 @@ def calibrate_command(
             raise click.UsageError("--image-score changes what good images score; name GOOD images to calibrate on")
         with wrong_use():
             PadimConfig(image_score=image_score)
+    refuse(model, "calibrate")
     mesh = MeshOptions(devices).mesh()
     check_writable(out or model)
     with locked(out or model, "calibrate"):

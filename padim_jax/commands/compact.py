@@ -9,6 +9,7 @@ from padim_jax.artifact.arrays import disk_bytes
 from padim_jax.artifact.compaction import Compacted, compact
 from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import locked
+from padim_jax.baselines.storing import refuse
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import say, tell
 from padim_jax.method.records import Padim
@@ -16,6 +17,7 @@ from padim_jax.method.records import Padim
 
 def compact_command(model: Path, out: Path, max_error: float) -> None:
     """Do what ``padim compact`` says it does."""
+    refuse(model, "compact")
     check_writable(out)
     if out.resolve() == model.resolve():
         raise click.UsageError("--out is MODEL itself, which would lose what updating needs; choose another folder")

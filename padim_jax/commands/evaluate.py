@@ -19,8 +19,9 @@ from rich.table import Table as RichTable
 
 from padim_jax.artifact import ownership
 from padim_jax.backbones import load_backbone
+from padim_jax.baselines.registry import parse_method
 from padim_jax.commands.devices import MeshOptions
-from padim_jax.commands.grid import Grid, Methods, expand_grid, parse_method, plan_runs
+from padim_jax.commands.grid import Grid, Methods, expand_grid, plan_runs
 from padim_jax.commands.terminal import (
     add_bar,
     megabytes,

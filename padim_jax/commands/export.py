@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from padim_jax.baselines.storing import refuse
 from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.score import refuse_nested
 from padim_jax.commands.terminal import say, tell
@@ -13,6 +14,7 @@ from padim_jax.export.runtimes import Format
 
 def export_command(model: Path, images: tuple[Path, ...], out: Path, exported: Format, batch: int | None) -> None:
     """Do what ``padim export`` says it does."""
+    refuse(model, "export")
     refuse_nested(out, model)
     paths = find_inputs(images, out).paths if images else ()
     if not paths:

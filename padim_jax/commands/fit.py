@@ -35,6 +35,8 @@ _NOT_GOOD = frozenset("test bad defect defects ng anomaly anomalous ground_truth
 def fit_command(
     good_dir: Path,
     out: Path,
+    method: str | None,
+    folds: int,
     weights: str | None,
     skip_unreadable: bool,
     roi: Path | None,
@@ -48,6 +50,16 @@ def fit_command(
     **settings: Any,
 ) -> None:
     """Do what ``padim fit`` says it does."""
+    if method is not None:
+        from padim_jax.commands.fit_method import fit_method_command  # which few fits need
+
+        given = {"roi": roi, "trust_calibration": trusted, "checkpoint_every": checkpoint_every}
+        terms = held_out, *rates_of(None, false_alarm_rate, pixel_rate)
+        reading = skip_unreadable, batch_size
+        fit_method_command(
+            good_dir, out, method, folds if calibrate else None, weights, terms, reading, given, settings
+        )
+        return
     mesh = MeshOptions(**{field.name: settings.pop(field.name) for field in fields(MeshOptions)}).mesh()
     name, candidates = choose_settings(**settings)
     check_writable(out)  # now, not after an hour of fitting

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from padim_jax.baselines import Method
-from padim_jax.baselines import method as find_method
-from padim_jax.baselines.settings import rules_of
 from padim_jax.commands.judging import ROTATED_DRAWS
 from padim_jax.commands.terminal import say
 from padim_jax.config import SETTINGS, ProtocolName
@@ -63,39 +60,6 @@ def expand_grid(options: Mapping[str, tuple[Any, ...]]) -> Grid:
     }
     combinations = (dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values()))
     return Grid(tuple(combinations), tuple(name for name in values if len(values[name]) > 1))
-
-
-def parse_method(text: str) -> tuple[Method, dict[str, Any]]:
-    """A method with values of its own settings from ``NAME:SETTING=VALUE,SETTING=VALUE``.
-
-    >>> parse_method("patchcore:share=0.25,n_neighbours=1")[1]
-    {'share': 0.25, 'n_neighbours': 1}
-
-    Raises:
-      ValueError: an unknown method or setting, or a value that breaks its rule; lists the valid names.
-    """
-    name, _, rest = text.partition(":")
-    method, own = find_method(name), dict[str, Any]()
-    rules = rules_of(method.settings)
-    for part in filter(None, rest.split(",")):
-        key, _, value = part.partition("=")
-        if key not in rules:
-            names = ", ".join(rules) or "none of its own"
-            raise ValueError(f"--method {text}: {name} has no setting {key!r}; it has {names}")
-        own[key] = rules[key].normalise(_value(value))
-        if not rules[key].is_valid(own[key]):
-            raise ValueError(f"--method {text}: {key}={value}: wanted {rules[key].rule}")
-    return method, own
-
-
-def _value(text: str) -> Any:
-    """A number where the text is one, None for "none", else the text."""
-    if text.lower() == "none":
-        return None
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind(text)
-    return text
 
 
 def plan_runs(

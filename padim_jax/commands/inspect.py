@@ -8,6 +8,7 @@ import click
 from padim_jax.artifact import Updatable, load_updatable
 from padim_jax.artifact.manifest import MANIFEST, read_manifest
 from padim_jax.artifact.ownership import claim
+from padim_jax.baselines.storing import refuse
 from padim_jax.commands.inputs import check_apart, find_inputs
 from padim_jax.commands.inspect_folder import folder_lines
 from padim_jax.commands.inspect_model import model_lines
@@ -22,6 +23,7 @@ def inspect_command(
     path: Path, model: Path | None, quick: bool, images: Path | None, out: Path | None, as_json: bool, batch_size: int
 ) -> None:
     """Do what ``padim inspect`` says it does."""
+    refuse(path, "inspect")
     is_model = (path / MANIFEST).is_file()
     kind, unfit_options = (
         ("a model", {"--model": model, "--quick": quick}) if is_model else ("a folder of images", {"--images": images})

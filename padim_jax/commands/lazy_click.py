@@ -19,6 +19,7 @@ HEADINGS = {
         *("calibrate", "pixel_rate", "checkpoint_every", "batch_size", "debug"),
         *("colour_range", "memory", "prepared", "trusted", "replace_changed"),
     ),
+    "Other methods than PaDiM": ("method", "folds"),
     "Several devices": ("devices", "part", "coordinator", "num_processes", "process_id", "distributed", "grid"),
 }
 _HEADING_OF = {name: heading for heading, names in HEADINGS.items() for name in names}

@@ -38,6 +38,18 @@ class Part(click.ParamType):
 @click.argument("good_dir", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @settings_options
+@click.option(
+    "--method",
+    metavar="NAME",
+    help="Fit a method to compare with, as padim evaluate lists them; NAME or NAME:SETTING=VALUE,…",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    default=5,
+    show_default=True,
+    help="With --method: parts of the images, each scored by a model of the others, to calibrate.",
+)
 @calibration_options
 @roi_option
 @click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")

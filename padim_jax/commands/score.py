@@ -1,6 +1,6 @@
 """``padim score``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from math import inf
 from pathlib import Path
@@ -10,6 +10,7 @@ import click
 from padim_jax.artifact import load
 from padim_jax.artifact.manifest import MANIFEST
 from padim_jax.artifact.ownership import locked
+from padim_jax.baselines.storing import is_baseline
 from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.terminal import say, tell, wrong_use
@@ -19,6 +20,7 @@ from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.scoring import check_standard
 from padim_jax.method.variants import with_smaller_roi
+from padim_jax.runs.baseline import Baseline
 from padim_jax.runs.outputs import Pixels, choose_outputs
 from padim_jax.runs.regions import RegionSearch
 from padim_jax.runs.result_folder import score_into
@@ -53,8 +55,14 @@ def score_command(
     search = region_search(regions, min_area, tight_masks)
     if (model / MANIFEST).exists():  # otherwise loading raises an error
         refuse_nested(out, model)
-    folders = [name for name, value in (("heatmaps", heatmaps), ("masks", masks), ("maps", maps)) if value]
     mesh = MeshOptions(devices).mesh()
+    baseline = Baseline.load(model) if is_baseline(model) else None
+    if baseline is not None:
+        _check_baseline(
+            baseline, {"--roi": roi, "--devices": mesh}, {"--regions": regions, "--masks": masks, "--maps": maps}
+        )
+        heatmaps = heatmaps and baseline.method.has_map
+    folders = [name for name, value in (("heatmaps", heatmaps), ("masks", masks), ("maps", maps)) if value]
     options = {
         "heatmaps": heatmaps,
         "colour_range": colour_range,
@@ -66,13 +74,14 @@ def score_command(
         images = find_inputs(paths, out).paths
         with wrong_use():
             check_results(out, folders, regions=regions)
-        fitted = load(model)
+        fitted = baseline or load(model)
         if (regions or masks is not None) and fitted.calibration is None:
             name = "--masks" if masks is not None else "--regions"
             raise click.UsageError(f"{name} takes a calibrated model, for its pixel threshold (see padim calibrate)")
-        check_standard("score", fitted)
-        if roi is not None:
-            fitted = with_smaller_roi(fitted, read_roi_of(roi, fitted.config, images))
+        if not isinstance(fitted, Baseline):
+            check_standard("score", fitted)
+            if roi is not None:
+                fitted = with_smaller_roi(fitted, read_roi_of(roi, fitted.config, images))
         remove_leftovers(out)
         settings = {**options, "roi": None if roi is None else digest_file(roi), "batch_size": batch_size}
         settings |= {"min_area": None if search is None else search.min_area}
@@ -89,7 +98,7 @@ def score_command(
                 fitted,
                 images,
                 choose_outputs(fitted, **options, note=watch.note),
-                fitted_on=FittedOn.read(model),
+                fitted_on=FittedOn(frozenset(), ()) if isinstance(fitted, Baseline) else FittedOn.read(model),
                 batch_size=batch_size,
                 watch=watch,
                 mesh=mesh,
@@ -98,6 +107,19 @@ def score_command(
     _report(unfinished, fitted.calibration)
     if unfinished.lost:
         raise click.ClickException(f"{len(unfinished.lost)} of {len(images)} files could not be read and have no score")
+
+
+def _check_baseline(model: Baseline, of_padim: Mapping[str, object], of_maps: Mapping[str, object]) -> None:
+    """Refuse options that a method can't do: those of PaDiM alone, and where it has no maps, those of maps."""
+    name, has_map = model.method.name, model.method.has_map
+    for option, value in of_padim.items():
+        if value is not None:
+            raise click.UsageError(f"{option} is of models of PaDiM, and this is one of {name}; leave it out")
+    for option, value in of_maps.items():
+        if value and not has_map:
+            raise click.UsageError(f"{option} takes maps, and {name} judges whole images; leave it out")
+    if not has_map:
+        say(f"{name} judges whole images: scores and verdicts, but no heat maps")
 
 
 def region_search(regions: bool, min_area: int | None, tight_masks: bool) -> RegionSearch | None:

@@ -9,6 +9,7 @@ import click
 from padim_jax.artifact import Updatable, load_updatable, save_updatable
 from padim_jax.artifact.folder import check_writable, undo
 from padim_jax.artifact.ownership import locked
+from padim_jax.baselines.storing import refuse
 from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.inputs import find_inputs
@@ -34,6 +35,7 @@ def update_command(
     **calibrating: Any,
 ) -> None:
     """Do what ``padim update`` says it does."""
+    refuse(model, "update")
     target, mesh = out or model, MeshOptions(devices).mesh()
     check_writable(target)
     with locked(target, "update"):
@@ -75,6 +77,8 @@ def merge_command(
     **rates: float | None,
 ) -> None:
     """Do what ``padim merge`` says it does."""
+    for each in (model, *others):
+        refuse(each, "merge")
     check_writable(out)
     calibrations: list[Calibration] = []
     with locked(out, "merge"):
@@ -110,6 +114,7 @@ def forget_command(
     batch_size: int,
 ) -> None:
     """Do what ``padim forget`` says it does."""
+    refuse(model, "forget")
     target, mesh = out or model, MeshOptions(devices).mesh()
     check_writable(target)
     with locked(target, "forget"):

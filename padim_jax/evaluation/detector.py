@@ -20,14 +20,15 @@ from padim_jax.data.catalogue import Part
 from padim_jax.data.examples import load_examples
 from padim_jax.data.libraries import tfds
 from padim_jax.data.protocol import Protocol
-from padim_jax.evaluation.folds import deal, score_folds
-from padim_jax.evaluation.operating_points import OperatingPoints, leave_out
+from padim_jax.evaluation.operating_points import OperatingPoints, leave_out, points_of_folds
 from padim_jax.evaluation.run import AnyRun, MethodRun, Run
-from padim_jax.evaluation.scorer import Scorer
 from padim_jax.method.scoring import NoLeaveOneOut
 from padim_jax.runs.choosing import choose
 from padim_jax.runs.engines import Engine, OneDevice
+from padim_jax.runs.fit_method import method_scorer
 from padim_jax.runs.fold import fit_batches
+from padim_jax.runs.folds import deal
+from padim_jax.runs.scorer import Scorer
 from padim_jax.runs.watch import Advance
 
 Progress = Callable[[str, int], Advance]
@@ -152,21 +153,11 @@ def _fit_method(run: MethodRun, backbone: Backbone, good: GoodImages, progress: 
     folds = deal(len(good), run.folds, run.seed)
     good.advance = progress("calibrate", run.folds * len(good))
     fit = partial(run.baseline.fit, backbone, settings=settings)
-    points = score_folds(
+    points = points_of_folds(
         folds,
         lambda among: good.read(config, among),
-        lambda batches: method_scorer(run, fit(batches), good.batch_size),
+        lambda batches: method_scorer(run.baseline, fit(batches), good.batch_size),
     )
     seconds = {"fit": fitted - start, "calibrate": time.perf_counter() - fitted}
     n_bytes = sum(array.nbytes for array in named_arrays(model).values())
-    return Detector(method_scorer(run, model, good.batch_size), points, n_bytes, seconds)
-
-
-def method_scorer(run: MethodRun, model: Any, batch_size: int) -> Scorer:
-    """Scores by a fitted model of another method."""
-
-    def program(images: np.ndarray) -> tuple[Array, Array | None]:
-        scores = run.baseline.score(model, images)
-        return scores.image_score, scores.anomaly_map if run.baseline.has_map else None
-
-    return Scorer(program, batch_size)
+    return Detector(method_scorer(run.baseline, model, good.batch_size), points, n_bytes, seconds)

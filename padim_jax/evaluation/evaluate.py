@@ -23,8 +23,8 @@ from padim_jax.evaluation.gallery import Entry, Gallery, encode
 from padim_jax.evaluation.metrics import PixelScores, image_metrics
 from padim_jax.evaluation.report import RUN_FILE
 from padim_jax.evaluation.run import AnyRun, identity, place, published_of
-from padim_jax.evaluation.scorer import Scorer
 from padim_jax.runs.engines import Engine
+from padim_jax.runs.scorer import Scorer
 from padim_jax.runs.watch import Advance
 from weights_conversion.atomic import write_atomically
 

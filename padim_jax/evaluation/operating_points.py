@@ -8,7 +8,7 @@ that a user with good images only gets.
 
 import functools
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from padim_jax.method.anomaly_map import image_score
-from padim_jax.method.calibration import Calibration, Histogram, p_values
+from padim_jax.method.calibration import Calibration, Histogram, p_values, pixel_colour_scale
 from padim_jax.method.calibration import calibration as calibrate_scores
 from padim_jax.method.checks import check_images
 from padim_jax.method.map_sample import MapSample
 from padim_jax.method.scoring import NoLeaveOneOut, check_scores
 from padim_jax.method.standard import MapStandard
 from padim_jax.runs.engines import Engine
+from padim_jax.runs.folds import Batch, Folds, TooFewInFolds, score_folds
+from padim_jax.runs.scorer import Scorer
 from padim_jax.runs.steps import Step
 
 RATES = (0.01, 0.05)  # of false alarms; a report starts at the first
@@ -55,10 +57,9 @@ class OperatingPoints:
         """
         if not self.calibrations:
             return None
-        first = self.calibrations[0]
-        low, high = np.asarray(first.colour_scale).tolist()
         if self.folds is not None:
-            high = max(2 * float(first.pixel_threshold) - low, np.nextafter(low, np.inf))
+            return pixel_colour_scale(self.calibrations[0])
+        low, high = np.asarray(self.calibrations[0].colour_scale).tolist()
         return low, high
 
     @property
@@ -170,6 +171,21 @@ def leave_out(
     values = np.asarray(scores, np.float32)
     calibrations = (calibrate_scores(values, histogram.counts, "leave-one-out", rate) for rate in RATES)
     return OperatingPoints(tuple(calibrations), standards=tuple(standards))
+
+
+def points_of_folds(
+    folds: Folds, read: Callable[[Sequence[int]], Iterator[Batch]], fit: Callable[[Iterable[Batch]], Scorer]
+) -> OperatingPoints:
+    """Thresholds from :func:`padim_jax.runs.folds.score_folds`, with the same arguments and errors.
+
+    Where the other folds are too few for a model there are none.
+    """
+    try:
+        scores, histogram = score_folds(folds, read, fit)
+    except TooFewInFolds as error:
+        return OperatingPoints((), str(error))
+    calibrations = (calibrate_scores(scores, histogram.counts, "folds", rate) for rate in RATES)
+    return OperatingPoints(tuple(calibrations), folds=len(folds))
 
 
 def remarks(calibration: Mapping[str, Any] | None) -> list[str]:

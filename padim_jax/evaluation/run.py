@@ -26,9 +26,9 @@ from padim_jax.evaluation.report import FORMAT, RUN_FILE, SCHEMA
 from padim_jax.method.choosing import with_settings
 from padim_jax.method.embedding import check_channels
 from padim_jax.presets import Preset
+from padim_jax.runs.folds import FOLDS
 
 PADIM = "padim"  # the method of a run of presets
-FOLDS = 5  # parts that good images are dealt into, by default
 _VERSIONS = ("padim-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn", "pillow", "grain")
 
 

@@ -197,7 +197,10 @@ def _keep_highest(scored: Iterable[tuple[ScoredImage, bool]], fitted: Padim) -> 
     rows: list[Suspect] = []
     highest: list[ScoredImage] = []
     for item, left_out in scored:
-        rows.append(Suspect(item.path, item.score, 1.0, *find_summit(item, fitted.config), left_out, False))
+        row, column = find_summit(item, fitted.config)
+        assert row is not None
+        assert column is not None
+        rows.append(Suspect(item.path, item.score, 1.0, row, column, left_out, False))
         # copies, for a view would keep its whole batch in memory
         highest.append(replace(item, image=item.image.copy(), anomaly_map=item.anomaly_map.copy()))
         if len(highest) > _PICTURED:

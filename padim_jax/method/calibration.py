@@ -23,7 +23,8 @@ from jaxtyping import Array, Bool, Float
 from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE
 from padim_jax.method import brief
 
-Method = Literal["leave-one-out", "held-out", "kept"]  # kept: also from models before an update, or from merged parts
+# kept: also from models before an update, or from merged parts; folds: each by a model of the other folds
+Method = Literal["leave-one-out", "held-out", "kept", "folds"]
 Source = Literal["rate", "set"]
 RECIPE = ("method", "false_alarm_rate", "pixel_rate")  # see :func:`recipe`
 
@@ -111,6 +112,17 @@ class Calibration:
     @property
     def _above(self) -> int:
         return int(np.count_nonzero(np.asarray(self.scores) > np.asarray(self.threshold)))
+
+
+def pixel_colour_scale(reference: Calibration) -> tuple[float, float]:
+    """Values at the ends of a heat map's colours where an image's score is not of its map.
+
+    The good pixels' median, and as far above the pixel threshold, which is in the middle, as that is below it.
+    """
+    low = float(reference.colour_scale[0])
+    return low, float(
+        max(2 * float(reference.pixel_threshold) - low, np.nextafter(np.float32(low), np.float32(np.inf)))
+    )
 
 
 class Histogram:

@@ -16,8 +16,10 @@ from padim_jax.images.ahead import CORES, map_ahead
 from padim_jax.images.decode import Note
 from padim_jax.images.geometry import seen_part
 from padim_jax.images.image import read_photo
+from padim_jax.method.calibration import Calibration, pixel_colour_scale
 from padim_jax.method.pictures import picture
 from padim_jax.method.records import Padim
+from padim_jax.runs.baseline import Baseline
 from padim_jax.runs.regions import good_level, mask_above
 from padim_jax.runs.rows import Row, verdict_of
 from padim_jax.runs.score import ScoredImage
@@ -80,7 +82,7 @@ class LateHeatmaps(Output):
 
     folder, suffix = Heatmaps.folder, Heatmaps.suffix
 
-    def __init__(self, model: Padim, note: Note = ignore_note) -> None:
+    def __init__(self, model: Padim | Baseline, note: Note = ignore_note) -> None:
         self._config, self._note = model.config, note
         self._roi = None if model.roi is None else np.asarray(model.roi)
         self._spool: ResultSpool | None = None
@@ -160,7 +162,7 @@ class Maps(Output):
 
 
 def choose_outputs(
-    model: Padim,
+    model: Padim | Baseline,
     *,
     heatmaps: bool = True,
     colour_range: tuple[float, float] | None = None,
@@ -182,13 +184,17 @@ def choose_outputs(
       note: told where a photo could not be read again.
 
     Raises:
-      ValueError: masks of a model that is not calibrated.
+      ValueError: masks of a model that is not calibrated; masks or maps of a method that judges whole images.
     """
     calibration, config, outputs = model.calibration, model.config, list[Output]()
-    scale = colour_range
-    if scale is None and calibration is not None:
-        scale = float(calibration.colour_scale[0]), float(calibration.colour_scale[1])
-    threshold = None if calibration is None else float(calibration.threshold)
+    if isinstance(model, Baseline) and not model.method.has_map:
+        if masks is not None or maps is not None:
+            raise ValueError(f"{model.method.name} judges whole images: it has no maps to write, and no masks")
+        return outputs
+    scale, threshold = colour_range, None
+    if calibration is not None:
+        own, threshold = _colours(model, calibration)
+        scale = own if scale is None else scale
     if heatmaps:
         outputs.append(LateHeatmaps(model, note) if scale is None else Heatmaps(config, scale, threshold, note))
     if masks is not None:
@@ -199,6 +205,13 @@ def choose_outputs(
     if maps is not None:
         outputs.append(Maps(config, maps))
     return outputs
+
+
+def _colours(model: Padim | Baseline, calibration: Calibration) -> tuple[tuple[float, float], float]:
+    """Values at the ends of the colours, and the one that is outlined."""
+    if isinstance(model, Baseline):  # whose image scores may be of something else than maps
+        return pixel_colour_scale(calibration), float(calibration.pixel_threshold)
+    return (float(calibration.colour_scale[0]), float(calibration.colour_scale[1])), float(calibration.threshold)
 
 
 def write_heatmap(

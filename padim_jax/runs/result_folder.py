@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from padim_jax.config import PadimConfig
 from padim_jax.images import UnreadableImage
 from padim_jax.method.records import Padim
+from padim_jax.runs.baseline import Baseline
 from padim_jax.runs.outputs import Heatmaps, LateHeatmaps, Output, write_each
 from padim_jax.runs.places import common_folder, result_places
 from padim_jax.runs.regions import RegionSearch
@@ -43,7 +44,7 @@ class Described:
 
 def score_into(
     unfinished: Unfinished,
-    model: Padim,
+    model: Padim | Baseline,
     paths: Sequence[Path],
     outputs: Sequence[Output],
     *,

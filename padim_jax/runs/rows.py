@@ -19,7 +19,7 @@ class Row:
     Attributes:
       path: of the image.
       score, p_value, anomalous: as :class:`padim_jax.runs.score.ScoredImage` has them.
-      row, column: of the map's maximum, in pixels of the upright original.
+      row, column: of the map's maximum, in pixels of the upright original; None where the method gives no map.
       threshold: scores above it are anomalous; None where the model is not calibrated.
       heatmap: file of the heat map, relative to the folder of the results; empty where there is none.
       notes: what a reader should know of this result.
@@ -29,8 +29,8 @@ class Row:
     score: float
     p_value: float | None
     anomalous: bool | None
-    row: int
-    column: int
+    row: int | None
+    column: int | None
     threshold: float | None = None
     heatmap: str = ""
     notes: tuple[str, ...] = ()
@@ -50,8 +50,8 @@ class Row:
             score=float(score),
             p_value=float(p_value) if p_value else None,
             anomalous=verdict == "anomalous" if verdict else None,
-            row=int(row),
-            column=int(column),
+            row=int(row) if row else None,
+            column=int(column) if column else None,
             threshold=float(threshold) if threshold else None,
             heatmap=heatmap,
             notes=tuple(note.split(_BETWEEN)) if note else (),
@@ -66,7 +66,8 @@ class Row:
     def cells(self) -> tuple[object, ...]:
         """What stands in :data:`COLUMNS`; p-value, verdict and threshold are empty without a calibration."""
         p_value, threshold = ("" if number is None else f"{number:.7g}" for number in (self.p_value, self.threshold))
-        place = (self.row, self.column, threshold, self.heatmap, _BETWEEN.join(self.notes))
+        summit = ("", "") if self.row is None else (self.row, self.column)
+        place = (*summit, threshold, self.heatmap, _BETWEEN.join(self.notes))
         return self.path, f"{self.score:.7g}", p_value, self.verdict, *place
 
 

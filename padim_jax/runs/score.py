@@ -19,8 +19,9 @@ from padim_jax.images.decode import Note
 from padim_jax.images.geometry import place_in_original
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.programs import judge
-from padim_jax.method.records import Padim
+from padim_jax.method.records import Padim, Scores
 from padim_jax.method.scoring import score
+from padim_jax.runs.baseline import Baseline
 from padim_jax.runs.regions import Region, RegionSearch
 from padim_jax.runs.watch import Advance
 
@@ -52,7 +53,7 @@ class ScoredImage:
       score: the image's, as of :class:`padim_jax.Scores`.
       p_value, anomalous: None where the model is not calibrated.
       image: RGB, as the network saw it.
-      anomaly_map: at crop size, of distances or standardised.
+      anomaly_map: at crop size, of distances or standardised; empty of methods that judge whole images.
       size: (width, height) of the upright image in the file, in pixels.
       digest: of the file's content, as :class:`padim_jax.images.Batch` has it; empty where nobody asked.
       notes: what a reader should know of this result.
@@ -81,7 +82,7 @@ class ScoredImage:
 
 
 def score_files(
-    model: Padim,
+    model: Padim | Baseline,
     paths: Sequence[Path],
     *,
     batch_size: int,
@@ -117,12 +118,7 @@ def score_files(
 
     roi = None if model.roi is None else np.asarray(model.roi)
     is_many = (len(paths) if total is None else total) > batch_size
-    calibration, uncalibrated = model.calibration, replace(model, calibration=None)
-    run = partial(score, uncalibrated)
-    if mesh is not None:
-        from padim_jax import mesh as meshes  # takes a tenth of a second to import, which one device has no use for
-
-        run = partial(meshes.score, meshes.place(mesh, uncalibrated))
+    calibration, run = model.calibration, _program(model, mesh)
     for batch in load_batches(paths, model.config, batch_size, report, note):
         size = batch_size if is_many else filled_size(len(batch.images), batch_size)
         scores = run(fill_up(batch.images, size))
@@ -156,6 +152,20 @@ def score_files(
             return
 
 
+def _program(model: Padim | Baseline, mesh: Mesh | None) -> Callable[[UInt8[np.ndarray, "n height width 3"]], Scores]:
+    """What scores images, without verdicts."""
+    if isinstance(model, Baseline):
+        if mesh is not None:
+            raise ValueError(f"score_files: mesh is of PaDiM; a model of {model.method.name} scores on one device")
+        return model.score
+    uncalibrated = replace(model, calibration=None)
+    if mesh is None:
+        return partial(score, uncalibrated)
+    from padim_jax import mesh as meshes  # takes a tenth of a second to import, which one device has no use for
+
+    return partial(meshes.score, meshes.place(mesh, uncalibrated))
+
+
 def _note_match(calibration: Calibration, match: Float[np.ndarray, " n"] | None, index: int) -> tuple[str, ...]:
     """A note where an image is anomalous because it does not match the reference."""
     if match is None or calibration.least_match is None or match[index] >= calibration.least_match:
@@ -164,8 +174,10 @@ def _note_match(calibration: Calibration, match: Float[np.ndarray, " n"] | None,
     return (f"{POOR_MATCH} (match {own:.2f}, good images {least:.2f} or more): is the part there, and whole?",)
 
 
-def find_summit(item: ScoredImage, config: PadimConfig) -> tuple[int, int]:
-    """(row, column) of the map's maximum, in pixels of the upright original."""
+def find_summit(item: ScoredImage, config: PadimConfig) -> tuple[int, int] | tuple[None, None]:
+    """(row, column) of the map's maximum, in pixels of the upright original; None of both where there is no map."""
+    if item.anomaly_map.size == 0:
+        return None, None
     row, column = np.unravel_index(int(np.argmax(item.anomaly_map)), item.anomaly_map.shape)
     return place_in_original(row + 0.5, column + 0.5, item.size, config)
 

@@ -1,4 +1,4 @@
-"""Thresholds of a method that can't leave one image out exactly: good images in folds, each scored by the others.
+"""Good images in folds, each scored by a model of the others: for methods that can't leave one image out exactly.
 
 Cross-conformal scores (Vovk, arXiv 1208.0806): they come from models of fewer images than the one that is used, so the
 rate of false alarms holds approximately, on the side of fewer alarms where more images make good ones score less.
@@ -7,15 +7,18 @@ rate of false alarms holds approximately, on the side of fewer alarms where more
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
-from padim_jax.evaluation.operating_points import RATES, OperatingPoints
-from padim_jax.evaluation.scorer import Scorer
 from padim_jax.method.calibration import Histogram
-from padim_jax.method.calibration import calibration as calibrate_scores
+from padim_jax.runs.scorer import Scorer
 
+FOLDS = 5  # by default
 Folds = tuple[tuple[int, ...], ...]
 Batch = UInt8[np.ndarray, "n height width 3"]
+
+
+class TooFewInFolds(ValueError):
+    """The images of the other folds are too few for a model."""
 
 
 def deal(n_images: int, n_folds: int, seed: int) -> Folds:
@@ -32,15 +35,18 @@ def score_folds(
     folds: Folds,
     read: Callable[[Sequence[int]], Iterator[Batch]],
     fit: Callable[[Iterable[Batch]], Scorer],
-) -> OperatingPoints:
-    """Thresholds from good images that are scored by a model fitted on the other folds.
+) -> tuple[Float[np.ndarray, " n"], Histogram]:
+    """Scores of good images, fold by fold, by a model of the other folds; and the counts of their maps' pixels.
+
+    Where a method gives no maps, the scores of images are counted.
 
     Args:
       folds: places of the images, from :func:`deal`.
-      read: gives batches of the images at some places, at most the scorer's size each.
+      read: gives batches of the images at some places, of at most the scorer's size.
       fit: makes a scorer of good images.
 
     Raises:
+      TooFewInFolds: the others are too few for ``fit``.
       FloatingPointError: a score is not finite.
     """
     scores, histogram = list[float](), Histogram()
@@ -48,17 +54,16 @@ def score_folds(
         others = sorted(place for other in folds if other is not fold for place in other)
         try:
             scorer = fit(read(others))
-        except ValueError as error:  # such as too few images
-            return OperatingPoints((), f"of {len(folds)} folds of good images, {len(others)} images: {error}")
+        except ValueError as error:
+            n_others = "1 image" if len(others) == 1 else f"{len(others)} images"
+            raise TooFewInFolds(f"{len(folds)} folds leave {n_others} to fit on: {error}") from error
         for batch in read(fold):
             values, maps = scorer.finish(scorer.start(batch), len(batch))
             if not np.isfinite(values).all():
                 raise FloatingPointError(
-                    "evaluate: a good image got a score that is not finite by a model of the others; the model or the "
-                    "image is broken"
+                    "a good image got a score that is not finite by a model of the others; the model or the image is "
+                    "broken"
                 )
             scores += values.tolist()
             histogram.add(values if maps is None else maps)
-    values = np.asarray(scores, np.float32)
-    calibrations = (calibrate_scores(values, histogram.counts, "held-out", rate) for rate in RATES)
-    return OperatingPoints(tuple(calibrations), folds=len(folds))
+    return np.asarray(scores, np.float32), histogram

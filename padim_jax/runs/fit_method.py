@@ -1,0 +1,131 @@
+"""Fit another method than PaDiM on image files, calibrate it by folds of them, and save it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from padim_jax.backbones import Backbone
+from padim_jax.baselines import FittedModel, Method, save
+from padim_jax.baselines.settings import BaselineSettings
+from padim_jax.images import UnreadableImage, load_batches
+from padim_jax.method.calibration import Calibration, Histogram
+from padim_jax.method.calibration import calibration as calibrate_scores
+from padim_jax.runs.folds import Batch, TooFewInFolds, deal, score_folds
+from padim_jax.runs.scorer import Scorer
+from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note
+
+
+def method_scorer(found: Method, model: FittedModel[Any], batch_size: int) -> Scorer:
+    """Scores by a fitted model of another method."""
+
+    def program(images: np.ndarray) -> tuple[Array, Array | None]:
+        scores = found.score(model, images)
+        return scores.image_score, scores.anomaly_map if found.has_map else None
+
+    return Scorer(program, batch_size)
+
+
+@dataclass(frozen=True)
+class FittedMethod:
+    """What a fit on files has saved.
+
+    Attributes:
+      paths: files that the model was fitted on.
+      skipped: files that could not be read, with the reason.
+      calibration: of the model; None where it was not asked for, or could not be made.
+      uncalibrated: why it could not be made; nothing where it was, or was not asked for.
+    """
+
+    paths: Sequence[Path]
+    skipped: dict[Path, str]
+    calibration: Calibration | None
+    uncalibrated: str = ""
+
+
+def fit_method(
+    found: Method,
+    backbone: Backbone,
+    settings: BaselineSettings,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    folds: int | None,
+    others: Sequence[Path] | None = None,
+    rates: tuple[float, float],
+    batch_size: int,
+    watch: Watch,
+) -> FittedMethod:
+    """Fit a method on image files, calibrate it by folds of them, and save it.
+
+    Copies of a file share a fold, since a model that knows a copy of an image would score it too low.
+
+    Args:
+      found: the method.
+      backbone: the frozen network.
+      settings: all of the method's.
+      paths: files.
+      out: folder to write.
+      folds: as of :func:`padim_jax.runs.folds.deal`; None leaves the model uncalibrated.
+      others: good images to calibrate on in place of folds, which the model has not seen.
+      rates: of false alarms, for images and for pixels.
+      batch_size: images computed at once.
+      watch: follows the work, in stages "fit" and "calibrate".
+
+    Raises:
+      UnreadableImage: from ``watch.unreadable``.
+      Interrupted: ``watch`` has stopped it; nothing is kept.
+      ValueError, FloatingPointError: as of the method's fit.
+      ArtifactError, OSError: as of :func:`padim_jax.baselines.save`.
+    """
+    config, digests, skipped = settings.config, dict[Path, str](), dict[Path, str]()
+
+    def unreadable(error: UnreadableImage) -> None:
+        watch.unreadable(error)
+        skipped[error.path] = error.reason
+
+    def read(some: Sequence[Path], advance: Advance, note: Any) -> Iterator[Batch]:
+        for batch in load_batches(some, config, batch_size, unreadable, note):
+            digests.update(zip(batch.paths, batch.digests, strict=True))
+            yield batch.images
+            advance(len(batch.images))
+            if watch.stopped():
+                raise Interrupted("interrupted")
+
+    with watch.progress("fit", len(paths)) as advance:
+        model = found.fit(backbone, read(paths, advance, watch.note), settings)
+        jax.block_until_ready(jax.tree.leaves(model))
+    calibration, reason = None, ""
+    readable = [path for path in paths if path in digests]
+    if folds is not None and others is not None:
+        scorer, histogram, scores = method_scorer(found, model, batch_size), Histogram(), list[float]()
+        with watch.progress("calibrate", len(others)) as advance:
+            for batch in read(others, advance, watch.note):
+                values, maps = scorer.finish(scorer.start(batch), len(batch))
+                scores += values.tolist()
+                histogram.add(values if maps is None else maps)
+        calibration = calibrate_scores(np.asarray(scores, np.float32), histogram.counts, "held-out", *rates)
+    elif folds is not None:
+        different = list(dict.fromkeys(digests[path] for path in readable))
+        groups = deal(len(different), folds, config.seed)
+        fold_of = {different[place]: number for number, group in enumerate(groups) for place in group}
+        places: list[list[int]] = [[] for _ in groups]
+        for place, path in enumerate(readable):
+            places[fold_of[digests[path]]].append(place)
+        with watch.progress("calibrate", len(groups) * len(readable)) as advance:
+            try:
+                scores, pixels = score_folds(
+                    tuple(map(tuple, places)),
+                    lambda among: read([readable[place] for place in among], advance, ignore_note),
+                    lambda batches: method_scorer(found, found.fit(backbone, batches, settings), batch_size),
+                )
+            except TooFewInFolds as error:
+                reason = str(error)
+            else:
+                calibration = calibrate_scores(scores, pixels.counts, "folds", *rates)
+    save(model, out, calibration)
+    return FittedMethod(readable, skipped, calibration, reason)
