@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 import padim_jax as padim
+from padim_jax.artifact.compaction import Compacted
 from padim_jax.export import export_model
 from padim_jax.images import read_image
 from tests.browser import CHROMIUM, FLAGS, sync_api
 from tests.conftest import SMALL
-from tests.exports import GOOD, fitted
+from tests.exports import GOOD, compacted, fitted
 from tests.photos import SIZES, npm_packages, photo
 
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -169,6 +170,22 @@ def test_a_model_that_is_not_calibrated_gives_no_verdict(browser: Any, tmp_path:
     choose(page, tmp_path / "photo.png", rows=1)
     assert (page.inner_text("#verdict"), page.locator("#p-card").is_hidden()) == ("no verdict", True)
     assert page.inner_text("#threshold") == "the model is not calibrated"
+    assert said == []
+
+
+@pytest.mark.parametrize("kind", ["standardised, top share", "combined", "triangle-16bit", "low-rank-16bit"])
+def test_so_do_models_of_other_kinds(browser: Any, tmp_path: Path, kind: str) -> None:
+    package = npm_packages("onnxruntime-web") / "onnxruntime-web"
+    is_compact = kind.endswith("16bit")
+    made = compacted(kind) if is_compact else fitted(kind, roi=True)  # pyright: ignore[reportArgumentType]
+    model = made.model if isinstance(made, Compacted) else made
+    export_model(made, tmp_path / "x", GOOD, runtimes=["browser"], ort_web=package)
+    page, said = ready(browser, tmp_path / "x" / "browser" / "index.html")
+    Image.fromarray(photo(SIZES[0])).save(tmp_path / "photo.png")
+    found = choose(page, tmp_path / "photo.png", rows=1)
+    shown = read_image(tmp_path / "photo.png", SMALL)[None]
+    np.testing.assert_allclose(found, np.asarray(padim.score(model, shown).image_score), rtol=1e-4)
+    assert page.locator("#picture").evaluate("canvas => canvas.width * canvas.height") > 0
     assert said == []
 
 

@@ -218,8 +218,10 @@ function outline(context, mask, { left, top, width, height, crop }) {
       }
     }
   }
-  for (const [colour, thickness] of [["black", 4], ["white", 2]]) {
-    Object.assign(context, { strokeStyle: colour, lineWidth: thickness });
+  const { clientWidth, width: pixels } = context.canvas;
+  const grow = Math.max(1, pixels / (clientWidth || pixels)); // lines are as wide on the screen of a phone
+  for (const [colour, thickness] of [["black", 3], ["white", 1.5]]) {
+    Object.assign(context, { strokeStyle: colour, lineWidth: thickness * grow });
     context.stroke();
   }
 }
