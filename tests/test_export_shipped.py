@@ -18,6 +18,7 @@ from padim_jax.artifact.ownership import NotOurs
 from padim_jax.export import ExportError, export_model, verify_export
 from padim_jax.export.page import read_ort_web
 from padim_jax.export.shipped import TARGET_FILES, strangers
+from tests.conftest import write_images
 from tests.exports import GOOD, fitted, ort_web
 from tests.test_cli import run
 from tests.test_export_certificate import record, rewrite
@@ -230,5 +231,9 @@ def test_the_command_writes_folders_and_says_where_to_read_on(
     assert (code, f"{tmp_path / 'out' / 'cpp'}: README.md there says how to run it" in told) == (0, True), said
     found = json.loads((tmp_path / "out" / "examples" / "expected.json").read_text())
     assert len(found["examples"]) == 2  # no image was named
+    assert "pixels of" not in said
+    good = write_images(tmp_path / "good", GOOD[:2])
+    code, _, said = run(capsys, "export", tmp_path / "bracket.padim", *good, "--out", tmp_path / "out", *options)
+    assert (code, "examples holds pixels of 2 of the images named" in said) == (0, True)
     code, _, said = run(capsys, "export", tmp_path / "bracket.padim", "--out", tmp_path / "out", "--runtime", "browser")
     assert (code, "npm pack onnxruntime-web@1.30.0" in said, (tmp_path / "out" / "cpp").exists()) == (1, True, True)

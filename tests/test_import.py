@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tests.checkpoints import (
     write,
 )
 from tests.conftest import write_images
+from tests.mutations import mutate
 from tests.test_cli import run
 from weights_conversion import CheckpointError, ConversionError, read_training_checkpoint
 from weights_conversion.torch_pickle import OPAQUE
@@ -262,6 +264,28 @@ def test_so_are_those_of_every_protocol(protocol: int, tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").write_bytes(torch_files.zip_of(stream.getvalue(), {}))
     with pytest.raises(CheckpointError, match="no state dict"):  # it was read to its end
         read_training_checkpoint(tmp_path / "x.ckpt")
+    assert Trap.done == []
+
+
+def test_a_pickle_that_was_changed_is_read_or_refused(tmp_path: Path) -> None:
+    content = write(
+        tmp_path / "x.ckpt", {name: None for name in arrays() if name.startswith(NETWORK)}, a=Trap(3), b={1}
+    )
+    with zipfile.ZipFile(content) as archive:
+        pickled = archive.read("archive/data.pkl")
+        storages = {
+            name.removeprefix("archive/data/"): np.frombuffer(archive.read(name), np.uint8)
+            for name in archive.namelist()
+            if name.startswith("archive/data/")
+        }
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(300):
+        content.write_bytes(torch_files.zip_of(mutate(rng, pickled, pickled), storages))
+        try:
+            read_training_checkpoint(content)
+        except CheckpointError:
+            refused += 1
+    assert 30 < refused < 300
     assert Trap.done == []
 
 

@@ -8,8 +8,9 @@ from padim_jax.commands.score import refuse_nested
 from padim_jax.commands.terminal import say, tell
 from padim_jax.export import export_model, verify_export
 from padim_jax.export.certificate import RuntimeReport
+from padim_jax.export.examples import MOST_GOOD
 from padim_jax.export.runtimes import Format
-from padim_jax.export.shipped import Target
+from padim_jax.export.shipped import EXAMPLES, Target
 
 
 def export_command(
@@ -33,6 +34,8 @@ def export_command(
         f"{out}: {exported}, {size / 1e6:.2f} MB; compared on {len(certificate.good)} images named and "
         f"{certificate.hostile} others, within {certificate.bound:g}"
     )
+    if runtimes and (shown := min(MOST_GOOD, len(certificate.good))):
+        say(f"note: {out / EXAMPLES} holds pixels of {shown} of the images named; the others are not in the export")
     for runtime in runtimes:
         tell(f"{out / runtime}: README.md there says how to run it")
 
