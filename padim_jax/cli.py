@@ -52,6 +52,11 @@ COMMANDS = {
         "padim compact MODEL --out SMALL",
         "the smallest form within a stated error",
     ),
+    "import": Entry(
+        f"{_ROOT}.making:import_command",
+        "padim import CHECKPOINT --out MODEL",
+        "a model that anomalib fitted, to score and calibrate here",
+    ),
     "export": Entry(
         f"{_ROOT}.leaving:export_command",
         "padim export MODEL --out DIR",

@@ -1,13 +1,18 @@
 """Models to export, small and of every kind, and how an export is run."""
 
+import io
+import json
+import tarfile
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import padim_jax as padim
 from padim_jax.artifact.compaction import Compacted, DeployedForm, compact
+from padim_jax.export.page import RUNTIMES
 from padim_jax.gaussians.low_rank import low_rank
 from tests.conftest import SMALL, images
 
@@ -72,3 +77,15 @@ def check_equal(model: padim.Padim, found: dict[str, np.ndarray], shown: np.ndar
         assert found[name].dtype == values.dtype, name
         assert found[name].shape == values.shape, name
         np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5 * scale if values.dtype != bool else 0)
+
+
+def ort_web(path: Path, name: str = "onnxruntime-web") -> Path:
+    """A package of the layout of ONNX Runtime Web, with nothing in it that runs."""
+    files = {"package.json": json.dumps({"name": name, "version": "1.30.0"})}
+    files |= {f"dist/{file}": file for files_of_one in RUNTIMES.values() for file in files_of_one}
+    with tarfile.open(path, "w:gz") as archive:
+        for file, text in files.items():
+            member = tarfile.TarInfo(f"package/{file}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return path

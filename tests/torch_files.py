@@ -55,7 +55,9 @@ def _fake_modules() -> Any:
     return mock.patch.dict(sys.modules, {"torch": torch, "torch._utils": utils})
 
 
-def _pickle(state_dict: Mapping[str, np.ndarray], legacy: bool) -> tuple[bytes, dict[str, np.ndarray]]:
+def _pickle(
+    state_dict: Mapping[str, np.ndarray], legacy: bool, record: Mapping[str, Any] | None = None
+) -> tuple[bytes, dict[str, np.ndarray]]:
     storages = {str(index): np.ascontiguousarray(array) for index, array in enumerate(state_dict.values())}
     tensors = OrderedDict(
         (name, _Tensor(_Storage(key, storages[key]), storages[key]))
@@ -65,7 +67,7 @@ def _pickle(state_dict: Mapping[str, np.ndarray], legacy: bool) -> tuple[bytes, 
     with _fake_modules():
         pickler = _Pickler(stream, protocol=2)
         pickler.legacy = legacy
-        pickler.dump(tensors)
+        pickler.dump(tensors if record is None else {**record, "state_dict": tensors})
     return stream.getvalue(), storages
 
 
@@ -73,6 +75,11 @@ def zip_format(state_dict: Mapping[str, np.ndarray], compression: int = zipfile.
     """What ``torch.save`` writes since 1.6."""
     pickled, storages = _pickle(state_dict, legacy=False)
     return zip_of(pickled, storages, compression)
+
+
+def training_format(state_dict: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> bytes:
+    """What PyTorch Lightning writes: a state dict among other things."""
+    return zip_of(*_pickle(state_dict, legacy=False, record=record))
 
 
 def zip_of(pickled: bytes, storages: Mapping[str, np.ndarray], compression: int = zipfile.ZIP_STORED) -> bytes:

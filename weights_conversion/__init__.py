@@ -4,7 +4,7 @@
 """
 
 from weights_conversion.architectures import ARCHITECTURES
-from weights_conversion.checkpoint import CheckpointError, read_checkpoint
+from weights_conversion.checkpoint import CheckpointError, read_checkpoint, read_training_checkpoint
 from weights_conversion.convert import ConversionError, convert, flatten, identify, unflatten
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "flatten",
     "identify",
     "read_checkpoint",
+    "read_training_checkpoint",
     "unflatten",
 ]

@@ -4,11 +4,19 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 
-from weights_conversion.torch_format import ZIP_SIGNATURE, decode, is_legacy, read_legacy, read_zip
+from weights_conversion.torch_format import (
+    ZIP_SIGNATURE,
+    decode,
+    is_legacy,
+    read_legacy,
+    read_zip,
+    read_zip_of_training,
+)
 from weights_conversion.torch_pickle import MalformedFile
 
 _SAFETENSORS_DTYPES = {
@@ -65,6 +73,34 @@ def read_checkpoint(path: str | os.PathLike[str], sha256: str | None = None) -> 
     raise CheckpointError(
         f"read_checkpoint: {path} ({len(data)} bytes) is neither a PyTorch file (.pth) nor a .safetensors file"
     )
+
+
+def read_training_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[Any, Any]]:
+    """Read the ``state_dict`` of a checkpoint of PyTorch Lightning, and what else it holds of text and numbers.
+
+    As :func:`read_checkpoint`, nothing in it is executed or imported: a value of a class that is not known is
+    :data:`weights_conversion.torch_pickle.OPAQUE`.
+
+    Args:
+      path: the file, ``.ckpt``, in PyTorch's zip format.
+
+    Returns:
+      Arrays of the state dict by name, and the other entries.
+
+    Raises:
+      CheckpointError: damaged or cut short, another format, a pipe or device, or no state dict.
+      OSError: the file can't be opened.
+    """
+    call = "read_training_checkpoint"
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise CheckpointError(f"{call}: {path} is a pipe or device, not a checkpoint")
+    data = Path(path).read_bytes()
+    if not data.startswith(ZIP_SIGNATURE):
+        raise CheckpointError(f"{call}: {path} ({len(data)} bytes) is no checkpoint of PyTorch 1.6 or later")
+    try:
+        return read_zip_of_training(data)
+    except Exception as error:  # MalformedFile, and whatever zipfile and NumPy raise for false records
+        raise CheckpointError(f"{call}: {path} can't be used: {str(error) or type(error).__name__}") from error
 
 
 def file_digest(data: bytes) -> str:

@@ -35,6 +35,18 @@ def item_size(dtype: str) -> int:
 
 def read_zip(data: bytes) -> dict[str, np.ndarray]:
     """Tensors of a zip-format checkpoint, by name."""
+    return _read_zip(data, opaque=False)[0]
+
+
+def read_zip_of_training(data: bytes) -> tuple[dict[str, np.ndarray], dict[Any, Any]]:
+    """Tensors of the ``state_dict`` in a zip-format checkpoint of PyTorch Lightning, and all else that it holds.
+
+    The tensors are those of the state dict; others, and values of classes that are not known, are left out or opaque.
+    """
+    return _read_zip(data, opaque=True)
+
+
+def _read_zip(data: bytes, *, opaque: bool) -> tuple[dict[str, np.ndarray], dict[Any, Any]]:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
         entries = {info.filename: info for info in archive.infolist()}
@@ -54,7 +66,13 @@ def read_zip(data: bytes) -> dict[str, np.ndarray]:
                 raise MalformedFile(f"storage {_short(storage.key)} is missing")
             return archive.read(name)  # zipfile checks the entry's CRC
 
-        return _arrays(load_pickle(io.BytesIO(archive.read(f"{root}data.pkl"))), len(data), storage_bytes)
+        found = load_pickle(io.BytesIO(archive.read(f"{root}data.pkl")), opaque=opaque)
+        if not opaque:
+            return _arrays(found, len(data), storage_bytes), {}
+        if not isinstance(found, dict) or not isinstance(found.get("state_dict"), dict):
+            raise MalformedFile("it is no checkpoint of PyTorch Lightning: it has no state_dict")
+        tensors = {name: tensor for name, tensor in found.pop("state_dict").items() if isinstance(tensor, Tensor)}
+        return _arrays(tensors, len(data), storage_bytes), found
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, struct.error) as error:
         raise MalformedFile(f"its zip archive is damaged or cut short ({error})") from error
 

@@ -48,16 +48,30 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-def load_pickle(stream: io.BytesIO) -> Any:
+class Opaque:
+    """What stands for a value of a class that is not known: it holds nothing, and nothing can be asked of it."""
+
+    def __repr__(self) -> str:
+        return "OPAQUE"
+
+
+OPAQUE = Opaque()
+
+
+def load_pickle(stream: io.BytesIO, *, opaque: bool = False) -> Any:
     """The value of the pickle that starts at the stream's position, which is left after it.
 
     Gives text, numbers, tuples, lists, dicts with text or small numbers as keys (``OrderedDict`` too becomes a plain
     one, its attributes are dropped), :class:`Storage` and :class:`Tensor`.
 
+    With ``opaque``, whatever a pickle makes by classes and functions that state dicts do not need is :data:`OPAQUE`:
+    they are not imported, let alone called, and what they would be given is dropped. So is an item of a dict whose key
+    is neither text nor a small number.
+
     Raises:
       MalformedFile: damaged, or anything that a state dict does not need.
     """
-    machine = _Machine()
+    machine = _OpaqueMachine() if opaque else _Machine()
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count == _MOST_OPCODES:
@@ -113,14 +127,18 @@ class _Machine:
                 raise MalformedFile("its pickle uses a tuple twice, which a state dict never does")
             self.stack.append(self.memo[argument])
         elif name == "GLOBAL":
-            if argument not in _SYMBOLS:
-                raise MalformedFile(
-                    f"it holds a pickled {str(argument)[:200].replace(' ', '.')}, not a state dict of tensors; nothing "
-                    "was executed (save model.state_dict(), not the model)"
-                )
-            self.stack.append(_SYMBOLS[argument])
+            self.stack.append(self.named(argument))
         elif name not in ("PROTO", "FRAME", "STOP"):
             raise MalformedFile(f"its pickle uses {name}, which a state dict does not need")
+
+    def named(self, name: str) -> Any:
+        """What stands for a class or function, "module name"."""
+        if name not in _SYMBOLS:
+            raise MalformedFile(
+                f"it holds a pickled {str(name)[:200].replace(' ', '.')}, not a state dict of tensors; nothing "
+                "was executed (save model.state_dict(), not the model)"
+            )
+        return _SYMBOLS[name]
 
     def pop(self) -> Any:
         """Take the topmost value."""
@@ -186,6 +204,68 @@ class _Machine:
                 raise MalformedFile("a storage record is malformed")
 
 
+class _OpaqueMachine(_Machine):
+    """The same, for pickles that hold more than a state dict: what is not known becomes :data:`OPAQUE`."""
+
+    def step(self, name: str, argument: Any) -> None:
+        """Do what one opcode says."""
+        if name in _BYTES:
+            self.stack.append(OPAQUE)
+        elif name in ("NEWOBJ", "NEWOBJ_EX", "STACK_GLOBAL"):
+            for _ in range(3 if name == "NEWOBJ_EX" else 2):
+                self.pop()
+            self.stack.append(OPAQUE)
+        elif name == "EMPTY_SET":
+            self.stack.append(OPAQUE)
+        elif name == "ADDITEMS":
+            self.pop_to_mark()
+        elif name == "FROZENSET":
+            self.pop_to_mark()
+            self.stack.append(OPAQUE)
+        elif name in ("BINGET", "LONG_BINGET") and type(self.memo[argument]) is tuple:
+            self.stack.append(OPAQUE if self.memo[argument] else ())  # a shape or a stride is never used twice
+        else:
+            super().step(name, argument)
+
+    def named(self, name: str) -> Any:
+        return _SYMBOLS.get(name, OPAQUE)
+
+    def append(self, values: list[Any]) -> None:
+        if self.stack[-1] is not OPAQUE:
+            super().append(values)
+
+    def set_items(self, values: list[Any]) -> None:
+        if self.stack[-1] is OPAQUE:
+            return
+        known = [pair for pair in zip(values[::2], values[1::2], strict=True) if _is_key(pair[0])]
+        super().set_items([value for pair in known for value in pair])
+
+    def build(self) -> None:
+        if self.stack[-2] is OPAQUE:
+            self.pop()
+        else:
+            super().build()
+
+    def persistent(self) -> None:
+        match self.stack[-1]:
+            case ("storage", Opaque(), *_):  # of a type that no state dict here has
+                self.pop()
+                self.stack.append(OPAQUE)
+            case _:
+                super().persistent()
+
+    def reduce(self) -> None:
+        arguments = self.stack[-1]
+        is_unknown = type(arguments) is not tuple or (len(arguments) > 0 and arguments[0] is OPAQUE)
+        if self.stack[-2] is OPAQUE or is_unknown:
+            self.pop()
+            self.pop()
+            self.stack.append(OPAQUE)
+        else:
+            super().reduce()
+
+
+_BYTES = frozenset("BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split())
 _PUSHED = frozenset(
     "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINSTRING SHORT_BINSTRING".split()
 )
@@ -202,15 +282,19 @@ _METHODS: dict[str, Callable[[_Machine], None]] = {
     "SETITEM": _Machine.set_item,
     "SETITEMS": lambda machine: machine.set_items(machine.pop_to_mark()),
     "MEMOIZE": _Machine.memoize,
-    "BUILD": _Machine.build,
-    "REDUCE": _Machine.reduce,
-    "BINPERSID": _Machine.persistent,
+    "BUILD": lambda machine: machine.build(),
+    "REDUCE": lambda machine: machine.reduce(),
+    "BINPERSID": lambda machine: machine.persistent(),
 }
 
 
-def _checked_key(key: Any) -> str | int:
+def _is_key(key: Any) -> bool:
     # whole numbers are keys in what optimizers save; thousands of large ones may share a hash
-    if isinstance(key, str) or (type(key) is int and abs(key) < 2**32):
+    return isinstance(key, str) or (type(key) is int and abs(key) < 2**32)
+
+
+def _checked_key(key: Any) -> str | int:
+    if _is_key(key):
         return key
     what = "a large number" if type(key) is int else f"a value of type {type(key).__name__}"
     raise MalformedFile(f"its pickle has {what} as a key; those of a state dict are text")

@@ -9,23 +9,37 @@ from padim_jax.commands.score import refuse_nested
 from padim_jax.commands.terminal import say, tell
 from padim_jax.export import export_model, verify_export
 from padim_jax.export.certificate import RuntimeReport
+from padim_jax.export.examples import MOST_GOOD
 from padim_jax.export.runtimes import Format
+from padim_jax.export.shipped import EXAMPLES, Target
 
 
-def export_command(model: Path, images: tuple[Path, ...], out: Path, exported: Format, batch: int | None) -> None:
+def export_command(
+    model: Path,
+    images: tuple[Path, ...],
+    out: Path,
+    exported: Format,
+    batch: int | None,
+    runtimes: tuple[Target, ...],
+    ort_web: Path | None,
+) -> None:
     """Do what ``padim export`` says it does."""
     refuse(model, "export")
     refuse_nested(out, model)
     paths = find_inputs(images, out).paths if images else ()
     if not paths:
         say("note: no good images were named; it is compared on black, white, noisy and saturated ones alone")
-    certificate = export_model(model, out, paths, format=exported, batch=batch)
+    certificate = export_model(model, out, paths, format=exported, batch=batch, runtimes=runtimes, ort_web=ort_web)
     _tell_reports(certificate.runtimes)
     size = sum(size for _, size in certificate.files.values())
     tell(
         f"{out}: {exported}, {size / 1e6:.2f} MB; compared on {len(certificate.good)} images named and "
         f"{certificate.hostile} others, within {certificate.bound:g}"
     )
+    if runtimes and (shown := min(MOST_GOOD, len(certificate.good))):
+        say(f"note: {out / EXAMPLES} holds pixels of {shown} of the images named; the others are not in the export")
+    for runtime in runtimes:
+        tell(f"{out / runtime}: README.md there says how to run it")
 
 
 def verify_command(export: Path, images: tuple[Path, ...], model: Path | None) -> None:

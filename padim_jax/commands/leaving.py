@@ -30,6 +30,18 @@ _images = click.argument("images", nargs=-1, type=click.Path(exists=True, path_t
 @click.option(
     "--batch", type=click.IntRange(1), help="Images that the program takes at a time. Default: any; stablehlo, 1."
 )
+@click.option(
+    "--runtime",
+    "runtimes",
+    type=click.Choice(["browser", "javascript", "cpp", "csharp"]),
+    multiple=True,
+    help="Add a folder that runs the program without Python: a page, Node.js, C++ or C#. Can be repeated.",
+)
+@click.option(
+    "--ort-web",
+    type=click.Path(exists=True, path_type=Path),
+    help="For browser: the file that `npm pack onnxruntime-web@1.30.0` writes, or the package's folder.",
+)
 @debug_option
 def export_command() -> None:
     """Write MODEL as a program for other runtimes, with a certificate that it gives what MODEL gives.
@@ -39,7 +51,8 @@ def export_command() -> None:
     on the good IMAGES named; where one is off by more than 1e-4 of the map's scale, nothing is written.
     --out/certificate.json says what was compared and how far each was off, and has a digest of every file. A compact
     MODEL stays as small in an ONNX file; StableHLO has its numbers in 32 bits. An earlier export in --out is replaced,
-    but nothing else that lies there.
+    but nothing else that lies there. With --runtime, --out/examples holds the first three of IMAGES, as the network
+    sees them, and two others, with their scores; each of the folders reads and scores photos as padim does.
     """
 
 

@@ -8,6 +8,7 @@ import click
 
 from padim_jax.commands.lazy_click import Command
 from padim_jax.commands.options import (
+    Size,
     batch_option,
     calibration_options,
     debug_option,
@@ -136,4 +137,25 @@ def compact_command() -> None:
 
     The bound holds for every possible image, not for a sample. The result scores, but can't be updated, merged or made
     to forget: keep MODEL for that.
+    """
+
+
+@click.command(
+    "import",
+    cls=Command,
+    example="padim import padim.ckpt --out bracket.padim",
+    place="padim_jax.commands.importing:import_command",
+)
+@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
+@click.option("--image-size", type=Size(), help="Size that images were resized to, where CHECKPOINT does not say.")
+@debug_option
+def import_command() -> None:
+    """Make a model of CHECKPOINT, the .ckpt file of a PaDiM model that anomalib fitted.
+
+    Nothing in CHECKPOINT is executed. The network, the channels, and the Gaussians are its own, and so are its maps but
+    for a border of 4 sigma, where the two mirror maps in different ways. What padim can't do as anomalib did is refused
+    in words. The result scores, and can be calibrated, compacted and exported; it can't be updated, merged or made to
+    forget, since the moments of its images are not in CHECKPOINT. Its scores are distances; anomalib shows them divided
+    by those of its validation images.
     """

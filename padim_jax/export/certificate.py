@@ -7,7 +7,7 @@ hand. It is not signed, so it can't tell an honest certificate from one that som
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from padim_jax.export.archives import read_arrays
 from padim_jax.export.compare import Decision, Differences, Outputs
 from padim_jax.export.describe import ExportError
 from padim_jax.export.runtimes import FILES
+from padim_jax.export.shipped import target_files
 
 CERTIFICATE, REFERENCE = "certificate.json", "reference.npz"
 READING = ("image_size", "crop_size", "resize", "interpolation", "value_range")
@@ -205,6 +206,6 @@ def digest_files(folder: Path, names: Sequence[str]) -> dict[str, tuple[str, int
     return found
 
 
-def files_of(exported: str) -> tuple[str, ...]:
-    """The files of an export beside its certificate."""
-    return (*FILES[exported], REFERENCE)
+def files_of(exported: str, targets: Iterable[str] = (), examples: int = 0) -> tuple[str, ...]:
+    """The files of an export beside its certificate, with those of folders for runtimes and of their examples."""
+    return (*FILES[exported], REFERENCE, *target_files(targets, examples))

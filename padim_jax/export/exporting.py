@@ -1,7 +1,7 @@
 """Write a model as a program for other runtimes, certified, in one step or not at all."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +16,11 @@ from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certif
 from padim_jax.export.certify import Comparison, Images, compare_with_model
 from padim_jax.export.compare import BOUND, Decision
 from padim_jax.export.describe import ExportError, model_digest
+from padim_jax.export.examples import MOST_GOOD, choose_examples, keep_first
 from padim_jax.export.folder import refuse_nested, replaced
 from padim_jax.export.runtimes import FILES, Format, open_runtimes
+from padim_jax.export.shipped import Target
+from padim_jax.export.shipping import Shipment
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.method.checks import check_images
 from padim_jax.method.records import Padim
@@ -33,6 +36,8 @@ def export_model(
     *,
     format: Format = "onnx",
     batch: int | None = None,
+    runtimes: Sequence[Target] = (),
+    ort_web: Place | None = None,
 ) -> Certificate:
     """Write a model as a program for other runtimes, from uint8 images of the crop's size to scores and maps.
 
@@ -47,6 +52,9 @@ def export_model(
       images: good images to compare on, as :func:`padim_jax.fit` takes them: a folder, files, or uint8 arrays.
       format: "onnx", for ONNX Runtime, OpenVINO and many others; or "stablehlo", for JAX and XLA on CPU, CUDA and TPU.
       batch: how many images the program takes at a time; None for any number, or for 1 with "stablehlo".
+      runtimes: folders to write that run the program without Python, of "browser", "javascript", "cpp" and "csharp".
+        The first three of ``images`` and two others are then in ``examples``, with their scores.
+      ort_web: for "browser", the package onnxruntime-web of npm: the file that ``npm pack`` writes, or its folder.
 
     Raises:
       ExportError: a model that the format can't hold; a runtime that differs by more than the bound.
@@ -61,20 +69,26 @@ def export_model(
     if isinstance(model, str | os.PathLike):
         refuse_nested(Path(out), Path(model), _CALL)
     fitted, quantised = _open_model(model)
+    shipment = Shipment(tuple(runtimes), None if ort_web is None else Path(ort_web))
+    shipment.check(fitted.config, format, batch)
+    first = list[np.ndarray]()  # of the images, where examples are wanted
     size = 1 if batch is None and format == "stablehlo" else batch
     with replaced(Path(out), _CALL) as folder, Notes() as notes:
         _write(folder, fitted, format, size, quantised)
         decision = Decision.of(fitted)
         comparisons = [Comparison(runtime, size, decision) for runtime in open_runtimes(folder, format)]
-        reference, good = compare_with_model(comparisons, fitted, _batches(fitted.config, images, notes))
+        batches = keep_first(_batches(fitted.config, images, notes), first, MOST_GOOD)
+        reference, good = compare_with_model(comparisons, fitted, batches)
         reference.write(folder / REFERENCE)
+        digest, examples = model_digest(fitted), choose_examples(first, good, reference)
+        shipment.write(folder, fitted, digest, Path(out).absolute().name, examples)
         certificate = Certificate(
             padim_jax=version("padim-jax"),
-            model=model_digest(fitted),
+            model=digest,
             exported=format,
             batch=size,
             reading={name: getattr(fitted.config, name) for name in READING},
-            files=digest_files(folder, files_of(format)),
+            files=digest_files(folder, files_of(format, runtimes, len(examples))),
             bound=BOUND,
             runtimes=tuple(comparison.report for comparison in comparisons),
             good=good,

@@ -8,8 +8,9 @@ from pathlib import Path
 from padim_jax.artifact.ownership import MARKER, NotOurs, is_ours, locked, mark, remove
 from padim_jax.export.certificate import CERTIFICATE, files_of
 from padim_jax.export.runtimes import FILES
+from padim_jax.export.shipped import MOST_EXAMPLES, TARGETS, strangers
 
-_OURS = [{CERTIFICATE, MARKER, *files_of(exported)} for exported in FILES]
+_OURS = [{CERTIFICATE, MARKER, *files_of(exported, TARGETS, MOST_EXAMPLES)} for exported in FILES]
 
 
 @contextmanager
@@ -84,7 +85,7 @@ def _check_ours(folder: Path, call: str) -> None:
         return
     if not is_folder or not is_ours(folder) or CERTIFICATE not in names:
         raise NotOurs(f"{call}: {folder} already exists and is no export of padim; choose another folder, or move it")
-    if others := min((sorted(names - ours) for ours in _OURS), key=len):
+    if others := min((strangers(folder, ours) for ours in _OURS), key=len):
         raise NotOurs(
             f"{call}: {folder / others[0]} is not of the export in {folder}, which would be replaced; move it away, or "
             "choose another folder"

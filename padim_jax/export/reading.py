@@ -26,6 +26,7 @@ from padim_jax.export.certificate import (
 from padim_jax.export.compare import BOUND, Differences
 from padim_jax.export.describe import ExportError
 from padim_jax.export.runtimes import FILES
+from padim_jax.export.shipped import claimed_targets, strangers
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -179,7 +180,8 @@ def _check_claims(path: Path, certificate: Certificate) -> None:
         f"it claims a difference of {largest:.2g}, beyond its bound": not 0 <= largest <= bound,
     }
     if not any(faults.values()):
-        wanted, claimed = {*files_of(certificate.exported)}, {*certificate.files}
+        wanted = {*files_of(certificate.exported, *claimed_targets(certificate.files))}
+        claimed = {*certificate.files}
         faults |= {f"it claims the file {name!r}, which no such export has": True for name in sorted(claimed - wanted)}
         faults |= {f"it does not claim {name!r}": True for name in sorted(wanted - claimed)}
         no_batch = certificate.exported == "stablehlo" and certificate.batch is None
@@ -200,7 +202,7 @@ def _check_files(folder: Path, certificate: Certificate) -> None:
             f"verify_export: {folder / changed[0]} is not the file that was certified (its SHA-256 differs); copy the "
             f"export again, or {AGAIN}"
         )
-    if others := sorted({path.name for path in folder.iterdir()} - {*certificate.files, CERTIFICATE, MARKER}):
+    if others := strangers(folder, {*certificate.files, CERTIFICATE, MARKER}):
         raise ExportError(
             f"verify_export: {folder / others[0]} is not of the export, and nobody has certified it; move it away"
         )

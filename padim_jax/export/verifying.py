@@ -1,7 +1,7 @@
 """Check an export anew, on this machine and its runtimes, with or without the model that it was made from."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from padim_jax.export.certify import (
 )
 from padim_jax.export.compare import Decision, Outputs
 from padim_jax.export.describe import ExportError, model_digest
+from padim_jax.export.examples import read_examples
 from padim_jax.export.exporting import batches_of
 from padim_jax.export.reading import read_certificate
 from padim_jax.export.runtimes import FILES, Runtime, open_runtimes
+from padim_jax.export.shipped import EXAMPLES
 from padim_jax.method.records import Padim
 from padim_jax.runs.inputs import Place
 
@@ -88,6 +90,7 @@ def verify_export(
         compare_with_reference(comparison, reference)
     if fitted is not None:
         compare_hostile(comparisons, fitted)
+    _compare_examples(place, certificate, reference, comparisons, fitted)
     known = unknown = 0
     for batch in batches_of(certificate.settings, images, _CALL):
         if fitted is not None:
@@ -102,6 +105,27 @@ def verify_export(
     for comparison in comparisons:
         _check(place, certificate, comparison.report)
     return Verification(certificate, tuple(comparison.report for comparison in comparisons), known, unknown)
+
+
+def _compare_examples(
+    folder: Path,
+    certificate: Certificate,
+    reference: Reference,
+    comparisons: Sequence[Comparison],
+    model: Padim | None,
+) -> None:
+    """Compare on the examples, if there are any, with what is stored about them and with what the model says."""
+    images, wanted, scale = read_examples(folder, certificate)
+    if not len(images):
+        return
+    if ("p_value" in wanted) != (comparisons[0].decision is not None):
+        raise ExportError(f"{_CALL}: of {folder / EXAMPLES} and {REFERENCE} one has verdicts and the other has none")
+    for comparison in comparisons:
+        found = comparison.run(images)
+        _check_scales(folder, reference, found, scale)
+        comparison.hold(wanted, found, scale)
+    if model is not None:
+        compare_good(comparisons, model, [images])
 
 
 def _check_judged(folder: Path, certificate: Certificate, reference: Reference) -> None:
