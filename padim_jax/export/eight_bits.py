@@ -158,6 +158,8 @@ def quantise_network(
     ]
     built = graph.build("network", inputs, outputs)
     whole = helper.make_model(built, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    # nothing is left to fold, which the quantiser would ask for otherwise
+    helper.set_model_props(whole, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch, "network.onnx")
         quantize_static(
