@@ -4,7 +4,8 @@
     python benchmarks/exported.py --backbones efficientnet_lite0 --batches 1 --rounds 5
 
 A model at d = 100, calibrated, from uint8 images of 224×224 in memory to score, map, p-value, verdict and mask, as it
-is and with factors of 16 bits, on as many threads as there are cores. ``padim_jax`` is ``padim.score`` of the model.
+is, with factors of 16 bits, and with the network in eight bits too, on as many threads as there are cores.
+``padim_jax`` is ``padim.score`` of the model.
 Sides take turns. ``cpu_ms`` is the processors' time of a call, which other load on the computer changes less. Prints a
 table and one JSON line per row; exits 1, naming it, where a certificate is beyond its bound.
 """
@@ -24,7 +25,7 @@ from alternate import Row, add_options, alternate, judge, medians, show, summary
 import padim_jax as padim
 from padim_jax.artifact.compaction import compact
 from padim_jax.export import export_model
-from padim_jax.export.compare import BOUND
+from padim_jax.export.compare import BOUNDS
 from padim_jax.export.runtimes import open_runtimes
 
 WEIGHTS = {"efficientnet_lite0": None}  # those of the others are random, which is as fast
@@ -52,12 +53,16 @@ def main() -> int:
                 ).anomaly_map.block_until_ready()
             }
             sizes = {"": 0}
-            for form, exported in (("32 bit", model), (small.form.partition("-")[2], small)):
+            halves = small.form.partition("-")[2]
+            for form, exported, precision in (
+                ("32 bit", model, "float32"),
+                (halves, small, "float32"),
+                (f"int8, {halves}", small, "int8"),
+            ):
                 out = Path(folder, form)
-                certificate = export_model(exported, out)
-                bounds.append(
-                    (f"{name}, {form}: the bound over the largest difference", BOUND / certificate.largest, 1)
-                )
+                certificate = export_model(exported, out, good if precision == "int8" else (), precision=precision)
+                ratio = BOUNDS[precision] / certificate.largest
+                bounds.append((f"{name}, {form}: the bound over the largest difference", ratio, 1))
                 sizes[form] = certificate.files["model.onnx"][1]
                 sides |= {(runtime.name, form): runtime.run for runtime in open_runtimes(out, "onnx")}
             for batch in options.batches:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from padim_jax.baselines.storing import refuse
 from padim_jax.commands.inputs import find_inputs
@@ -10,7 +11,7 @@ from padim_jax.commands.terminal import say, tell
 from padim_jax.export import export_model, verify_export
 from padim_jax.export.certificate import RuntimeReport
 from padim_jax.export.examples import MOST_GOOD
-from padim_jax.export.runtimes import Format
+from padim_jax.export.runtimes import Format, Precision
 from padim_jax.export.shipped import EXAMPLES, Target
 
 
@@ -19,6 +20,7 @@ def export_command(
     images: tuple[Path, ...],
     out: Path,
     exported: Format,
+    precision: Precision,
     batch: int | None,
     runtimes: tuple[Target, ...],
     ort_web: Path | None,
@@ -29,8 +31,14 @@ def export_command(
     paths = find_inputs(images, out).paths if images else ()
     if not paths:
         say("note: no good images were named; it is compared on black, white, noisy and saturated ones alone")
-    certificate = export_model(model, out, paths, format=exported, batch=batch, runtimes=runtimes, ort_web=ort_web)
+    options: dict[str, Any] = {"format": exported, "precision": precision, "batch": batch}
+    certificate = export_model(model, out, paths, **options, runtimes=runtimes, ort_web=ort_web)
     _tell_reports(certificate.runtimes)
+    if precision == "int8":
+        say(
+            f"the network is in eight bits, and the model was fitted and calibrated anew on the {len(paths)} images "
+            "named; measure it on defective parts before you trust it"
+        )
     size = sum(size for _, size in certificate.files.values())
     tell(
         f"{out}: {exported}, {size / 1e6:.2f} MB; compared on {len(certificate.good)} images named and "

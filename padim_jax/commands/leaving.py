@@ -28,6 +28,13 @@ _images = click.argument("images", nargs=-1, type=click.Path(exists=True, path_t
     help="For ONNX Runtime, OpenVINO and others; or for JAX on CPU, CUDA and TPU.",
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["float32", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Of the network. int8 quantises it, and fits and calibrates the model anew on the IMAGES.",
+)
+@click.option(
     "--batch", type=click.IntRange(1), help="Images that the program takes at a time. Default: any; stablehlo, 1."
 )
 @click.option(

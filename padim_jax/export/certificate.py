@@ -73,6 +73,7 @@ class Certificate:
       padim_jax: version that made the export.
       model: digest of the model (:func:`padim_jax.export.describe.model_digest`).
       exported: the format, "onnx" or "stablehlo".
+      precision: of the network, "float32" or "int8".
       batch: how many images the graph takes; None for any number.
       reading: the settings by which files become images of the crop's size.
       files: SHA-256 in hex and bytes of every file beside it, by name.
@@ -86,6 +87,7 @@ class Certificate:
     padim_jax: str
     model: str
     exported: str
+    precision: str
     batch: int | None
     reading: Mapping[str, Any]
     files: Mapping[str, tuple[str, int]]

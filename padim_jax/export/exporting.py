@@ -10,15 +10,15 @@ from typing import get_args
 import numpy as np
 
 from padim_jax.artifact import load, load_quantised
-from padim_jax.artifact.compaction import Compacted
+from padim_jax.artifact.compaction import Compacted, compact
 from padim_jax.config import PadimConfig
 from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, digest_files, files_of
 from padim_jax.export.certify import Comparison, Images, compare_with_model
-from padim_jax.export.compare import BOUND, Decision
+from padim_jax.export.compare import BOUND, BOUNDS, Decision
 from padim_jax.export.describe import ExportError, model_digest
 from padim_jax.export.examples import MOST_GOOD, choose_examples, keep_first
 from padim_jax.export.folder import refuse_nested, replaced
-from padim_jax.export.runtimes import FILES, Format, open_runtimes
+from padim_jax.export.runtimes import FILES, Format, Precision, open_runtimes
 from padim_jax.export.shipped import Target
 from padim_jax.export.shipping import Shipment
 from padim_jax.gaussians.quantised import Quantised
@@ -27,6 +27,7 @@ from padim_jax.method.records import Padim
 from padim_jax.runs.inputs import Notes, Place, image_paths, paths_or_arrays, read_images
 
 _CALL = "export_model"
+_MAX_ERROR = 1e-2  # of distances, by factors of 16 bits: eight bits in the network are off by more
 
 
 def export_model(
@@ -35,6 +36,7 @@ def export_model(
     images: Place | Iterable[Place] | Images | Iterable[Images] = (),
     *,
     format: Format = "onnx",
+    precision: Precision = "float32",
     batch: int | None = None,
     runtimes: Sequence[Target] = (),
     ort_web: Place | None = None,
@@ -46,11 +48,18 @@ def export_model(
     black, white, noisy and saturated images, and on those given; where one differs by more than
     :data:`padim_jax.export.compare.BOUND`, relative to the map's scale, nothing is written.
 
+    With ``precision="int8"`` the network is quantised, and the model fitted and calibrated anew on ``images`` as the
+    quantised network sees them (:mod:`padim_jax.export.eight_bits`): that is the model which the export is compared
+    with. ONNX Runtime has to be as close to it as in 32 bits; other runtimes round eight bits otherwise, and the
+    certificate says by how much.
+
     Args:
       model: any; or the folder of one. A compact one stays in 16 bits in ONNX; StableHLO has it in 32.
       out: folder to write; an earlier export there is replaced in one step.
-      images: good images to compare on, as :func:`padim_jax.fit` takes them: a folder, files, or uint8 arrays.
+      images: good images to compare on, as :func:`padim_jax.fit` takes them: a folder, files, or uint8 arrays. For
+        "int8" they are kept in memory, and are best those that the model was fitted on.
       format: "onnx", for ONNX Runtime, OpenVINO and many others; or "stablehlo", for JAX and XLA on CPU, CUDA and TPU.
+      precision: of the network: "float32", or with "onnx" also "int8".
       batch: how many images the program takes at a time; None for any number, or for 1 with "stablehlo".
       runtimes: folders to write that run the program without Python, of "browser", "javascript", "cpp" and "csharp".
         The first three of ``images`` and two others are then in ``examples``, with their scores.
@@ -68,7 +77,12 @@ def export_model(
         raise ValueError(f"{_CALL}: batch={batch!r}, wanted a number of images, 1 or more, or None")
     if isinstance(model, str | os.PathLike):
         refuse_nested(Path(out), Path(model), _CALL)
+    if precision not in BOUNDS:
+        raise ValueError(f"{_CALL}: precision={precision!r}, wanted one of {', '.join(BOUNDS)}")
     fitted, quantised = _open_model(model)
+    if precision == "int8":
+        fitted, quantised, images = _in_eight_bits(fitted, quantised, format, images)
+    bound = BOUNDS[precision]
     shipment = Shipment(tuple(runtimes), None if ort_web is None else Path(ort_web))
     shipment.check(fitted.config, format, batch)
     first = list[np.ndarray]()  # of the images, where examples are wanted
@@ -86,20 +100,24 @@ def export_model(
             padim_jax=version("padim-jax"),
             model=digest,
             exported=format,
+            precision=precision,
             batch=size,
             reading={name: getattr(fitted.config, name) for name in READING},
             files=digest_files(folder, files_of(format, runtimes, len(examples))),
-            bound=BOUND,
+            bound=bound,
             runtimes=tuple(comparison.report for comparison in comparisons),
             good=good,
             hostile=len(reference.images),
             made=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         for report in certificate.runtimes:
-            if not report.differences.relative <= BOUND:
+            allowed = (
+                BOUND if report.name == "ONNX Runtime" else bound
+            )  # it is the one that eight bits were fitted with
+            if not report.differences.relative <= allowed:
                 raise ExportError(
                     f"{_CALL}: {report.name} {report.version} is off by {report.differences.relative:.2g} of the maps' "
-                    f"scale, beyond the bound of {BOUND:g}; nothing was written. Export another format, or report it"
+                    f"scale, beyond the bound of {allowed:g}; nothing was written. Export another format, or report it"
                 )
         (folder / CERTIFICATE).write_text(certificate.text(), encoding="utf-8")
     return certificate
@@ -109,6 +127,24 @@ def batches_of(config: PadimConfig, images: object, call: str = _CALL) -> Iterat
     """The images that a user gives, as the model sees them, in batches; errors name ``call``."""
     with Notes() as notes:
         yield from _batches(config, images, notes, call)
+
+
+def _in_eight_bits(
+    model: Padim, quantised: Quantised | None, format: Format, images: object
+) -> tuple[Padim, Quantised | None, list[Images]]:
+    """The model with its network in eight bits, its factors in 16 bits where they were, and the images in memory."""
+    if format != "onnx":
+        raise ExportError(f"{_CALL}: precision='int8' takes format='onnx', and {format!r} was asked for")
+    from padim_jax.export.eight_bits import to_eight_bits  # which needs the extra
+    from padim_jax.export.onnx_model import check_exportable
+
+    check_exportable(model)
+    good = list(batches_of(model.config, images))
+    fitted = to_eight_bits(model, good)
+    if quantised is None:
+        return fitted, None, good
+    compacted = compact(fitted, _MAX_ERROR)
+    return compacted.model, compacted.quantised, good
 
 
 def _open_model(model: Padim | Compacted | Place) -> tuple[Padim, Quantised | None]:

@@ -1,7 +1,7 @@
 """An ONNX graph under construction: nodes in order, constants, and a name for every value."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from padim_jax.lazy import extra
 
 with extra("export"):
-    from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 OPSET = 17  # ONNX Runtime 1.17 and OpenVINO 2024 read it, and every operator that is used here has its form by then
 IR_VERSION = 8  # the version of the file format that belongs to it
@@ -58,6 +58,29 @@ class Graph:
     def reshape(self, value: str, shape: Sequence[int]) -> str:
         """The same numbers in another shape; one length may be -1, and follows from the others."""
         return self.add("Reshape", value, self.integers(shape))
+
+    def include(self, model: ModelProto, inputs: Mapping[str, str], prefix: str) -> dict[str, str]:
+        """All nodes and constants of another model, whose inputs are values of this graph; gives its outputs' names."""
+        names = dict(inputs)
+
+        def named(name: str) -> str:
+            return names.setdefault(name, f"{prefix}/{name}") if name else ""
+
+        for constant in model.graph.initializer:
+            copy = TensorProto()
+            copy.CopyFrom(constant)
+            copy.name = named(constant.name)
+            self._constants.append(copy)
+            self.bytes += copy.ByteSize()
+        for node in model.graph.node:
+            copied = NodeProto()
+            copied.CopyFrom(node)
+            copied.name = f"{prefix}/{node.name}"
+            del copied.input[:], copied.output[:]
+            copied.input.extend(map(named, node.input))
+            copied.output.extend(map(named, node.output))
+            self._nodes.append(copied)
+        return {output.name: names[output.name] for output in model.graph.output}
 
     def build(self, name: str, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> GraphProto:
         """The graph of all that was added."""

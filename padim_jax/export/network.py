@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from padim_jax.backbones import Backbone
+from padim_jax.backbones import Backbone, BackboneSpec
 from padim_jax.backbones.efficientnet import EfficientNet, MBConv
 from padim_jax.backbones.layers import Conv, Taps, pad
 from padim_jax.backbones.resnet import Block, ResNet
@@ -31,6 +31,15 @@ class WritesBlock(Protocol):
     """What adds a block to a graph, with only some channels of its output where they are given."""
 
     def __call__(self, x: Planes, channels: np.ndarray | None = None) -> Planes: ...  # noqa: D102
+
+
+def normalise(graph: Graph, spec: BackboneSpec, crop: tuple[int, int], images: str) -> Planes:
+    """(pixel / 255 - mean) / std of uint8 images in planes, as one product and one sum."""
+    mean, std = (np.asarray(values, np.float64) for values in (spec.mean, spec.std))
+    planes = graph.add("Transpose", images, perm=[0, 3, 1, 2])
+    values = graph.add("Cast", planes, to=1)  # float32
+    scaled = graph.add("Mul", values, graph.constant((1 / (255 * std)).reshape(1, 3, 1, 1), "scale"))
+    return Planes(graph.add("Add", scaled, graph.constant((-mean / std).reshape(1, 3, 1, 1), "shift")), crop)
 
 
 def write_network(graph: Graph, backbone: Backbone, images: Planes, taps: Taps) -> dict[str, Planes]:

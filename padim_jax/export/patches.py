@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from padim_jax.export.activations import write_activations
 from padim_jax.export.graph import Graph
-from padim_jax.export.network import Planes, write_network
+from padim_jax.export.network import Planes
 from padim_jax.method.embedding import tap_channels
 from padim_jax.method.records import Padim
 
@@ -16,7 +17,7 @@ def write_patches(graph: Graph, model: Padim, images: str) -> str:
     """
     embedding = model.embedding
     channels, rows = tap_channels(model.backbone, embedding)
-    activations = write_network(graph, model.backbone, _normalise(graph, model, images), channels)
+    activations = write_activations(graph, model.backbone, model.config.crop, images, channels)
     projection = None if model.projection is None else np.asarray(model.projection)
     parts = []
     for name in channels:
@@ -32,17 +33,6 @@ def write_patches(graph: Graph, model: Padim, images: str) -> str:
     if len(parts) == 1:
         return parts[0]
     return graph.add("Concat", *parts, axis=2) if projection is None else graph.add("Sum", *parts)
-
-
-def _normalise(graph: Graph, model: Padim, images: str) -> Planes:
-    """(pixel / 255 - mean) / std in planes, as one product and one sum."""
-    mean, std = (np.asarray(values, np.float64) for values in (model.backbone.spec.mean, model.backbone.spec.std))
-    planes = graph.add("Transpose", images, perm=[0, 3, 1, 2])
-    values = graph.add("Cast", planes, to=1)  # float32
-    scaled = graph.add("Mul", values, graph.constant((1 / (255 * std)).reshape(1, 3, 1, 1), "scale"))
-    return Planes(
-        graph.add("Add", scaled, graph.constant((-mean / std).reshape(1, 3, 1, 1), "shift")), model.config.crop
-    )
 
 
 def _pool(graph: Graph, x: Planes, neighbourhood: int) -> Planes:

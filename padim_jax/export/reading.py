@@ -23,7 +23,7 @@ from padim_jax.export.certificate import (
     digest_files,
     files_of,
 )
-from padim_jax.export.compare import BOUND, Differences
+from padim_jax.export.compare import BOUNDS, Differences
 from padim_jax.export.describe import ExportError
 from padim_jax.export.runtimes import FILES
 from padim_jax.export.shipped import claimed_targets, strangers
@@ -66,6 +66,7 @@ def _parse(record: dict[str, Any]) -> Certificate:
         padim_jax=_text(record, "padim_jax"),
         model=_digest(record, "model"),
         exported=_text(record, "exported"),
+        precision=_text(record, "precision"),
         batch=None if record["batch"] is None else _count(record, "batch", 1),
         reading=_mapping(record, "reading"),
         files={name: (_digest(file, "sha256"), _count(file, "bytes", 0)) for name, file in _files(record).items()},
@@ -173,9 +174,11 @@ def _no_number(text: str) -> float:
 def _check_claims(path: Path, certificate: Certificate) -> None:
     """What no honest certificate says, whatever its checksum."""
     largest, bound = certificate.largest, certificate.bound
+    most = BOUNDS.get(certificate.precision, 0.0)
     faults = {
         f"it is of format {certificate.exported!r}": certificate.exported not in FILES,
-        f"its bound is {bound!r}, not {BOUND:g} or less": not 0 < bound <= BOUND,
+        f"it is of precision {certificate.precision!r}": certificate.precision not in BOUNDS,
+        f"its bound is {bound!r}, not {most:g} or less": not 0 < bound <= most,
         "it names no runtime": not certificate.runtimes,
         f"it claims a difference of {largest:.2g}, beyond its bound": not 0 <= largest <= bound,
     }

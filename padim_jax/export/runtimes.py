@@ -19,6 +19,7 @@ from padim_jax.export.describe import IMAGES
 from padim_jax.lazy import extra
 
 Format = Literal["onnx", "stablehlo"]
+Precision = Literal["float32", "int8"]
 FILES: dict[str, tuple[str, ...]] = {"onnx": ("model.onnx",), "stablehlo": ("model.stablehlo", "arrays.npz")}
 
 

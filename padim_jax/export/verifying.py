@@ -139,6 +139,11 @@ def _check_judged(folder: Path, certificate: Certificate, reference: Reference) 
 
 def _check_model(folder: Path, certificate: Certificate, reference: Reference, model: Padim) -> None:
     """Raise ``ExportError`` where digest, settings or calibration that are stored are not those of the model."""
+    if certificate.precision == "int8":
+        raise ExportError(
+            f"{_CALL}: {folder} is in eight bits, and holds a model of its own that was fitted on the quantised "
+            "network; leave the model out"
+        )
     if (digest := model_digest(model)) != certificate.model:
         raise ExportError(
             f"{_CALL}: {folder} is of another model than the one given ({certificate.model[:12]} against "

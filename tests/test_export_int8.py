@@ -1,0 +1,155 @@
+"""Exports whose network is in eight bits: what they were fitted on is what they run, and what can't be is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+import pytest
+
+import padim_jax as padim
+from padim_jax.export import export_model, verify_export
+from padim_jax.export.certificate import CERTIFICATE
+from padim_jax.export.compare import BOUND, BOUNDS
+from padim_jax.export.describe import ExportError
+from padim_jax.export.eight_bits import EightBitBackbone, to_eight_bits
+from padim_jax.export.graph import OPSET
+from padim_jax.export.runtimes import open_runtimes
+from padim_jax.method.embedding import embed
+from tests.conftest import SMALL, images
+from tests.exports import ROI, TEST, backbone, check_equal, compacted, fitted
+
+GOOD = images(24, SMALL)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, padim.Padim]:
+    """An export in eight bits, and the model that it holds."""
+    folder = tmp_path_factory.mktemp("int8") / "part"
+    export_model(fitted("plain"), folder, GOOD, precision="int8")
+    return folder, to_eight_bits(fitted("plain"), [GOOD])
+
+
+def run(folder: Path, shown: np.ndarray) -> dict[str, np.ndarray]:
+    return dict(open_runtimes(folder, "onnx")[0].run(shown))
+
+
+def test_the_program_gives_what_the_model_that_was_fitted_anew_gives(pair: tuple[Path, padim.Padim]) -> None:
+    folder, model = pair
+    check_equal(model, run(folder, TEST), TEST)
+    check_equal(model, run(folder, TEST[:1]), TEST[:1])
+
+
+def test_the_network_is_in_eight_bits_and_nothing_else_is(pair: tuple[Path, padim.Padim]) -> None:
+    graph = onnx.load(pair[0] / "model.onnx").graph
+    constants = {constant.name: constant for constant in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "Conv"]
+    dequantised = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    assert products
+    for node in products:
+        assert constants[dequantised[node.input[1]]].data_type == onnx.TensorProto.INT8
+        assert node.input[0] in dequantised
+    others = [node for node in graph.node if node.op_type in ("MatMul", "Einsum") and {*node.input} & {*dequantised}]
+    assert not others
+    assert all(entry.version == OPSET for entry in onnx.load(pair[0] / "model.onnx").opset_import)
+    weights = [onnx.numpy_helper.to_array(constants[dequantised[node.input[1]]]) for node in products]
+    assert max(int(np.abs(kernel.astype(int)).max()) for kernel in weights) <= 64  # seven bits
+
+
+def test_it_is_calibrated_anew_at_the_rates_of_the_model(pair: tuple[Path, padim.Padim]) -> None:
+    before, after = fitted("plain").calibration, pair[1].calibration
+    assert before is not None
+    assert after is not None
+    assert after.false_alarm_rate == before.false_alarm_rate
+    assert after.method == "leave-one-out"
+    assert not np.array_equal(after.scores, before.scores)
+    # rounding moves what the Gaussians are of, so that those of 32 bits would not do
+    stale = replace(fitted("plain"), backbone=pair[1].backbone)
+    moved = np.asarray(padim.score(replace(stale, calibration=None), GOOD).image_score)
+    own = np.asarray(padim.score(replace(pair[1], calibration=None), GOOD).image_score)
+    assert np.median(moved) > 1.03 * np.median(own)
+
+
+def test_channels_and_layers_are_those_of_the_model(pair: tuple[Path, padim.Padim]) -> None:
+    model, network = fitted("plain"), pair[1].backbone
+    assert isinstance(network, EightBitBackbone)
+    assert pair[1].embedding == replace(model.embedding, weights_digest=network.weights_digest)
+    quantised, whole = (
+        np.asarray(jax.jit(lambda x, b=b: embed(b, model.embedding, x))(TEST)) for b in (network, model.backbone)
+    )
+    error = np.sqrt(np.mean((quantised - whole) ** 2) / np.mean(whole**2))
+    assert 0.001 < error < 0.5
+    with pytest.raises(ValueError, match="only the layers and channels of its own model were quantised"):
+        network(np.zeros((1, *SMALL.crop, 3), np.float32), {"block2": None})  # type: ignore[arg-type]
+
+
+def test_the_certificate_says_so_and_verifies(pair: tuple[Path, padim.Padim], tmp_path: Path) -> None:
+    folder, _ = pair
+    found = verify_export(folder, [GOOD[:3]])
+    assert (found.certificate.precision, found.certificate.bound) == ("int8", BOUNDS["int8"])
+    assert found.known == 3
+    assert next(r for r in found.runtimes if r.name == "ONNX Runtime").differences.relative < BOUND
+    with pytest.raises(ExportError, match="holds a model of its own that was fitted on the quantised network"):
+        verify_export(folder, model=fitted("plain"))
+
+
+def test_a_certificate_of_32_bits_may_not_have_the_bound_of_eight(copy: Path) -> None:
+    import json
+
+    from padim_jax.artifact.manifest import manifest_checksum
+
+    path = copy / CERTIFICATE
+    for changes in ({"bound": 0.1}, {"precision": "int4"}):
+        record = json.loads(path.read_text())
+        record.pop("checksum")
+        changed = {**record, **changes}
+        path.write_text(json.dumps({**changed, "checksum": manifest_checksum(changed)}))
+        with pytest.raises(ExportError, match=r"can't be right: its bound is 0\.1|it is of precision 'int4'"):
+            verify_export(copy)
+        record["checksum"] = manifest_checksum(record)
+        path.write_text(json.dumps(record))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["standardised, top share", "combined", "shared"])
+def test_every_kind_of_model_is_fitted_anew(name: str, tmp_path: Path) -> None:
+    model = fitted(name, roi=name == "combined")
+    export_model(model, tmp_path / "part", GOOD, precision="int8")
+    again = to_eight_bits(model, [GOOD])
+    check_equal(again, run(tmp_path / "part", TEST), TEST)
+    if name == "combined":
+        assert (run(tmp_path / "part", TEST)["anomaly_map"][:, ~ROI] <= 0).all()
+
+
+@pytest.mark.slow
+def test_a_residual_network_is_quantised_too(tmp_path: Path) -> None:
+    config = replace(SMALL, taps=("layer1",), n_channels=12)
+    model = padim.fit(backbone("resnet18"), GOOD[:6], config)
+    export_model(model, tmp_path / "part", GOOD[:6], precision="int8")
+    check_equal(to_eight_bits(model, [GOOD[:6]]), run(tmp_path / "part", TEST), TEST)
+
+
+def test_a_compact_model_keeps_its_factors_in_16_bits(tmp_path: Path) -> None:
+    small = compacted("triangle-16bit")
+    export_model(small, tmp_path / "part", images(6, SMALL), precision="int8")
+    graph = onnx.load(tmp_path / "part" / "model.onnx").graph
+    assert {constant.data_type for constant in graph.initializer} & {onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
+
+
+@pytest.mark.parametrize(
+    ("options", "shown", "message"),
+    [
+        ({"precision": "int8"}, GOOD[:2], "takes 3 good images or more, and 2 were given"),
+        ({"precision": "int8"}, [], "takes 3 good images or more, and 0 were given"),
+        ({"precision": "int8", "format": "stablehlo"}, GOOD, "precision='int8' takes format='onnx'"),
+        ({"precision": "int4"}, GOOD, "precision='int4', wanted one of float32, int8"),
+    ],
+)
+def test_what_cannot_be_in_eight_bits_is_refused_in_words(
+    options: dict[str, Any], shown: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        export_model(fitted("plain"), tmp_path / "part", shown, **options)
+    assert not (tmp_path / "part").exists()
