@@ -1,5 +1,6 @@
 """Exports whose network is in eight bits: what they were fitted on is what they run, and what can't be is refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,16 @@ def test_the_certificate_says_so_and_verifies(pair: tuple[Path, padim.Padim], tm
         verify_export(folder, model=fitted("plain"))
 
 
-def test_a_certificate_of_32_bits_may_not_have_the_bound_of_eight(copy: Path) -> None:
-    import json
+def test_folders_that_run_it_know_that_eight_bits_differ(tmp_path: Path) -> None:
+    export_model(fitted("plain"), tmp_path / "part", GOOD, precision="int8", runtimes=["javascript", "cpp"])
+    expected = json.loads((tmp_path / "part" / "examples" / "expected.json").read_text())
+    assert expected["bound"] == BOUNDS["int8"]
+    (test,) = [line for line in (tmp_path / "part/cpp/CMakeLists.txt").read_text().splitlines() if "example-0" in line]
+    within = float(test.split("--within ")[1].split()[0])
+    assert within == pytest.approx(BOUNDS["int8"] * expected["examples"][0]["scale"])
 
+
+def test_a_certificate_of_32_bits_may_not_have_the_bound_of_eight(copy: Path) -> None:
     from padim_jax.artifact.manifest import manifest_checksum
 
     path = copy / CERTIFICATE

@@ -1,10 +1,10 @@
 """A network in eight bits, and a model fitted anew on what it gives.
 
 Weights and activations of the network become integers of eight bits by ONNX Runtime's quantiser, whose ranges come from
-good images. That moves the activations by some ten percent, far more than good images differ: Gaussians of the network
-in 32 bits know nothing of that, and defects drown in it. So the model is fitted anew, on good images as the quantised
-network sees them, and calibrated anew, so that the rate of false alarms holds. Everything after the network stays in
-floating point.
+good images. That moves the activations by some ten percent. Gaussians of the network in 32 bits know nothing of it, and
+may call most good images anomalous (benchmarks/eight_bits.py). So the model is fitted anew, on good images as the
+quantised network sees them, and calibrated anew, so that the rate of false alarms holds. Everything after the network
+stays in floating point.
 
 Weights take seven bits: with eight, processors without VNNI instructions add up products of two of them in sixteen
 bits, which overflow, and the same file would score otherwise on them (ONNX Runtime, "reduce_range").

@@ -63,20 +63,21 @@ def choose_examples(
     return examples
 
 
-def write_examples(folder: Path, examples: Sequence[Example], model: str) -> None:
+def write_examples(folder: Path, examples: Sequence[Example], model: str, bound: float) -> None:
     """Write PNG files and ``expected.json`` to a folder, which is made.
 
     Args:
       folder: of the export.
       examples: in order.
       model: the digest of the model that they are of.
+      bound: what a runtime's scores may be off by, relative to the map's scale.
     """
     (folder / EXAMPLES).mkdir()
     names = [example_name(index) for index in range(len(examples))]
     for name, example in zip(names, examples, strict=True):
         Image.fromarray(example.pixels).save(folder / EXAMPLES / name)
     records = [example.record(name) for name, example in zip(names, examples, strict=True)]
-    text = json.dumps({"model": model, "bound": BOUND, "examples": records}, indent=1, allow_nan=False)
+    text = json.dumps({"model": model, "bound": bound, "examples": records}, indent=1, allow_nan=False)
     (folder / EXAMPLES / EXPECTED).write_text(text + "\n", encoding="utf-8")
 
 

@@ -95,7 +95,7 @@ def export_model(
         reference, good = compare_with_model(comparisons, fitted, batches)
         reference.write(folder / REFERENCE)
         digest, examples = model_digest(fitted), choose_examples(first, good, reference)
-        shipment.write(folder, fitted, digest, Path(out).absolute().name, examples)
+        shipment.write(folder, fitted, digest, Path(out).absolute().name, examples, bound)
         certificate = Certificate(
             padim_jax=version("padim-jax"),
             model=digest,
