@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from padim_jax.baselines import settings as records
+from padim_jax.baselines import trained_settings as trained
 from padim_jax.baselines.settings import BaselineSettings
 
 
@@ -23,6 +24,8 @@ class Method:
         (:class:`padim_jax.baselines.records.ImageScores`).
       draws: whether the seed matters.
       refusals: what can't be done with its models, such as "update", and why.
+      uses_backbone: whether it takes features of a frozen network; the others train one of their own, and leave the
+        ``backbone`` that ``fit`` is given unused, which may be None.
 
     >>> from padim_jax import baselines
     >>> method = baselines.method("spade")
@@ -40,10 +43,15 @@ class Method:
     has_map: bool
     draws: bool
     refusals: Mapping[str, str]
+    uses_backbone: bool = True
 
     @property
     def fit(self) -> Callable[..., Any]:
-        """``fit(backbone, batches, settings)``: a model, a pytree, from batches of good images as uint8 arrays."""
+        """``fit(backbone, batches, settings)``: a model, a pytree, from batches of good images as uint8 arrays.
+
+        Methods that train take ``checkpoint``, ``advance``, ``note`` and ``stopped`` too, by name
+        (:func:`padim_jax.baselines.training.train`).
+        """
         return self._module.fit
 
     @property
@@ -78,6 +86,8 @@ def _refusals(kept: str) -> dict[str, str]:
     anew = f"it keeps {kept}; fit it anew on the images that are to count"
     return dict.fromkeys(("update", "merge", "forget"), anew) | {"compact": f"it keeps {kept}, and has no smaller form"}
 
+
+_WEIGHTS = "a network's weights, learnt from all images together"
 
 METHODS: Mapping[str, Method] = {
     found.name: found
@@ -131,6 +141,17 @@ METHODS: Mapping[str, Method] = {
             has_map=True,
             draws=False,
             refusals=_refusals("principal components of all images together"),
+        ),
+        Method(
+            "ae",
+            "what an autoencoder fails to reconstruct",
+            "1807.02011",
+            trained.AeSettings,
+            "Ae",
+            has_map=True,
+            draws=True,
+            refusals=_refusals(_WEIGHTS),
+            uses_backbone=False,
         ),
     )
 }

@@ -1,0 +1,127 @@
+"""The settings of the methods that train a network of their own; without JAX, so that commands can read their rules.
+
+The defaults learn the look of a part in one to two minutes on two CPU cores, with images of 64 to 128 pixels;
+``published`` gives the settings of each paper, which are meant for a GPU and for images of the paper's size.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from padim_jax.baselines.settings import SHARED, BaselineSettings, count_field
+from padim_jax.config.rules import choice, is_int, is_number, setting, to_float
+
+Loss = Literal["ssim", "l2"]
+Window = Literal["gaussian", "uniform"]
+
+
+def _optional_count(default: int | None, help_text: str) -> Any:
+    return setting(default, lambda v: v is None or (is_int(v) and v >= 1), "a positive integer or None", help_text)
+
+
+def _number(default: float, help_text: str, *, above: float | None = None, most: float | None = None) -> Any:
+    """A number from 0 on, or above ``above``, and up to ``most`` where it is given."""
+
+    def is_valid(value: object) -> bool:
+        if not is_number(value):
+            return False
+        is_enough = value >= 0 if above is None else value > above  # type: ignore[operator]
+        return is_enough and (most is None or value <= most)  # type: ignore[operator]
+
+    rule = "a number, 0 or more" if above is None else f"a number above {above:g}"
+    rule += "" if most is None else f", at most {most:g}"
+    return setting(default, is_valid, rule, help_text, normalise=to_float)
+
+
+@dataclass(frozen=True)
+class TrainedSettings(BaselineSettings):
+    """What the settings of all trained methods have in common; hashable, checked when made.
+
+    The learning rate rises from 0 during the warm-up and then falls to 0 along half a cosine (AdamW,
+    arXiv 1711.05101).
+
+    Attributes:
+      config: how images are read, the ``sigma`` of maps, and the ``seed`` of all that is drawn: the first weights, the
+        images held out, the order of the others, and noise.
+      steps: how many batches are learnt from at most; None where ``epochs`` says it.
+      epochs: how often each image is learnt from at most; None where ``steps`` says it.
+      batch_size: images of a step; all of them where there are fewer.
+      learning_rate: the highest one, after the warm-up.
+      warm_up: share of the steps in which the learning rate rises.
+      clip: longest gradient, as a norm over all parameters; longer ones are shortened to it.
+      weight_decay: of AdamW.
+      held_out: share of the good images, drawn by the seed, that are not learnt from but tell when to stop; at least
+        one image. 0 for none: training then takes all its steps and keeps the last weights, else the best ones.
+      look_every: steps between two looks at the images held out.
+      patience: so many looks in a row without a lower loss end the training.
+
+    Raises:
+      ValueError: as :class:`BaselineSettings`; both or none of ``steps`` and ``epochs``.
+    """
+
+    shared: ClassVar[tuple[str, ...]] = tuple(name for name in SHARED if name not in ("taps", "precision"))
+    first_decay: ClassVar[float] = 0.9  # of AdamW's mean of gradients, β₁
+
+    steps: int | None = _optional_count(400, "Learn from at most so many batches.")
+    epochs: int | None = _optional_count(None, "Learn from each image at most so often.")
+    batch_size: int = count_field(16, "Learn from so many images at a time.")
+    learning_rate: float = _number(1e-3, "Highest learning rate.", above=0)
+    warm_up: float = _number(0.05, "Share of the steps in which the learning rate rises.", most=1)
+    clip: float = _number(1.0, "Longest gradient; longer ones are shortened.", above=0)
+    weight_decay: float = _number(1e-5, "How much weights are drawn to 0.")
+    held_out: float = _number(0.1, "Share of the good images that tell when to stop.", most=0.5)
+    look_every: int = count_field(25, "Steps between two looks at the images held out.")
+    patience: int = count_field(8, "Stop after so many looks without a lower loss.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                f"{type(self).__name__}: steps={self.steps} and epochs={self.epochs}, wanted one of them, and None for "
+                "the other"
+            )
+
+    @classmethod
+    def published(cls, **own: Any) -> Self:
+        """The settings of the paper; ``own`` ones, such as ``config``, take their place.
+
+        Raises:
+          ValueError: as the settings themselves.
+        """
+        return cls(**cls._published() | own)
+
+    @classmethod
+    def _published(cls) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class AeSettings(TrainedSettings):
+    """Settings of the convolutional autoencoder (arXiv 1807.02011).
+
+    The paper's network, for images of 128×128, has ``width`` 32; the default is as deep and half as wide.
+
+    Attributes:
+      loss: "ssim", which compares windows of the image with those of its reconstruction, or "l2", which compares
+        pixels; maps are drawn by the same.
+      window: of SSIM, 11 pixels each way: "gaussian" (σ 1.5) or "uniform", as in the paper.
+      width: channels of the first convolution; those of the others are multiples of it.
+      latent: d, how many numbers an image is squeezed into.
+
+    Raises:
+      ValueError: as :class:`TrainedSettings`.
+    """
+
+    method: ClassVar[str] = "ae"
+
+    loss: Loss = choice("ssim", Loss, "Compare images by structural similarity or by pixels.")
+    window: Window = choice("gaussian", Window, "Weights of the windows of structural similarity.")
+    width: int = count_field(16, "Channels of the first convolution.")
+    latent: int = count_field(64, "Numbers that an image is squeezed into.")
+    learning_rate: float = _number(2e-3, "Highest learning rate.", above=0)
+
+    @classmethod
+    def _published(cls) -> dict[str, Any]:
+        return {"window": "uniform", "width": 32, "latent": 100, "batch_size": 128, "learning_rate": 2e-4} | {
+            "steps": None,
+            "epochs": 200,
+        }
