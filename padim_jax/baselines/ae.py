@@ -16,7 +16,7 @@ from padim_jax.baselines.records import TrainedModel
 from padim_jax.baselines.scratch import scratch_images
 from padim_jax.baselines.ssim import ssim_map
 from padim_jax.baselines.trained_settings import AeSettings
-from padim_jax.baselines.training import Advance, least_images, never, no_advance, no_note, train
+from padim_jax.baselines.training import Advance, Options, least_images, never, no_advance, no_note, train
 from padim_jax.baselines.training_checkpoint import TrainingCheckpoint
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.records import Scores
@@ -105,7 +105,7 @@ def fit(
       backbone: not used, as the network is trained; None.
       batches: good images, uint8 RGB arrays (n, height, width, 3) of ``settings.config.crop_size``; read once.
       settings: None for the defaults.
-      checkpoint: where an unfinished training is kept, as of :func:`padim_jax.baselines.training.train`.
+      checkpoint: where an unfinished training is kept, as of :class:`padim_jax.baselines.training.Options`.
       advance: told of progress, likewise.
       note: told in sentences what happens, likewise.
       stopped: asked whether to stop, likewise.
@@ -116,16 +116,9 @@ def fit(
         :func:`padim_jax.baselines.training.train`; the scratch file can't be written.
     """
     settings = AeSettings() if settings is None else settings
+    options = Options(checkpoint, advance, note, stopped)
     with scratch_images("ae.fit", batches, settings.config, least_images(settings)) as images:
-        trained = train(
-            "ae.fit",
-            _Recipe(settings),
-            images,
-            checkpoint=checkpoint,
-            advance=advance,
-            note=note,
-            stopped=stopped,
-        )
+        trained = train("ae.fit", _Recipe(settings), images, options)
     return Ae(trained.parameters, trained.history, settings)
 
 

@@ -50,7 +50,7 @@ class Method:
         """``fit(backbone, batches, settings)``: a model, a pytree, from batches of good images as uint8 arrays.
 
         Methods that train take ``checkpoint``, ``advance``, ``note`` and ``stopped`` too, by name
-        (:func:`padim_jax.baselines.training.train`).
+        (:class:`padim_jax.baselines.training.Options`).
         """
         return self._module.fit
 
@@ -148,6 +148,17 @@ METHODS: Mapping[str, Method] = {
             "1807.02011",
             trained.AeSettings,
             "Ae",
+            has_map=True,
+            draws=True,
+            refusals=_refusals(_WEIGHTS),
+            uses_backbone=False,
+        ),
+        Method(
+            "vae",
+            "what a variational autoencoder fails to reconstruct",
+            "1911.08616",
+            trained.VaeSettings,
+            "Vae",
             has_map=True,
             draws=True,
             refusals=_refusals(_WEIGHTS),

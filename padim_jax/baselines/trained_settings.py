@@ -12,6 +12,8 @@ from padim_jax.config.rules import choice, is_int, is_number, setting, to_float
 
 Loss = Literal["ssim", "l2"]
 Window = Literal["gaussian", "uniform"]
+Likelihood = Literal["gaussian", "bernoulli"]
+VaeMap = Literal["reconstruction", "gradient", "attention"]
 
 
 def _optional_count(default: int | None, help_text: str) -> Any:
@@ -124,4 +126,47 @@ class AeSettings(TrainedSettings):
         return {"window": "uniform", "width": 32, "latent": 100, "batch_size": 128, "learning_rate": 2e-4} | {
             "steps": None,
             "epochs": 200,
+        }
+
+
+@dataclass(frozen=True)
+class VaeSettings(TrainedSettings):
+    """Settings of the variational autoencoder (arXiv 1911.08616).
+
+    Attributes:
+      map: what is drawn: "reconstruction", "gradient" or "attention", see :func:`padim_jax.baselines.vae.score`.
+      likelihood: of pixels: "gaussian", or "bernoulli", as in the paper.
+      noise: standard deviation of "gaussian" pixels, whose values go from 0 to 1.
+      expansion: weight of the loss that widens the attention to all of a good image; the paper has 0.01.
+      width: channels of the first convolution; those of the next ones are twice and four times as many.
+      latent: how many numbers each cell of 8×8 pixels is squeezed into.
+
+    Raises:
+      ValueError: as :class:`TrainedSettings`; "attention" without ``expansion``.
+    """
+
+    method: ClassVar[str] = "vae"
+
+    map: VaeMap = choice("reconstruction", VaeMap, "What maps are drawn of.")
+    likelihood: Likelihood = choice("gaussian", Likelihood, "How pixels are distributed around the reconstruction.")
+    noise: float = _number(0.1, "Standard deviation of Gaussian pixels, of values from 0 to 1.", above=0)
+    expansion: float = _number(0.0, "Weight of the loss that widens the attention.")
+    width: int = count_field(16, "Channels of the first convolution.")
+    latent: int = count_field(8, "Numbers that each cell of 8×8 pixels is squeezed into.")
+    learning_rate: float = _number(2e-3, "Highest learning rate.", above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.map == "attention" and not self.expansion:
+            raise ValueError(
+                "VaeSettings: map='attention' with expansion=0, which teaches the network to attend to nothing; set "
+                "expansion=0.01, or another map"
+            )
+
+    @classmethod
+    def _published(cls) -> dict[str, Any]:
+        return {"map": "attention", "likelihood": "bernoulli", "expansion": 0.01, "width": 64, "latent": 100} | {
+            "learning_rate": 1e-4,
+            "steps": None,
+            "epochs": 150,
         }

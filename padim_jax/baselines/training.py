@@ -82,6 +82,24 @@ class _State:
 
 
 @dataclass(frozen=True)
+class Options:
+    """What a training keeps and tells meanwhile.
+
+    Attributes:
+      checkpoint: where an unfinished training is kept; None for nowhere. It stays when training ends.
+      advance: told every ten steps how many are done, how many there are at most, the last loss, and how many images
+        are learnt from a second.
+      note: told in a sentence where training goes on from a checkpoint, begins anew in spite of one, and ends early.
+      stopped: asked every ten steps whether to stop.
+    """
+
+    checkpoint: TrainingCheckpoint | None = None
+    advance: Advance = no_advance
+    note: Callable[[str], None] = no_note
+    stopped: Callable[[], bool] = never
+
+
+@dataclass(frozen=True)
 class Trained:
     """What a training gives, see :class:`padim_jax.baselines.records.TrainedModel`."""
 
@@ -98,12 +116,8 @@ def train(
     call: str,
     recipe: Recipe,
     images: ScratchImages,
+    options: Options,
     constants: Callable[[dict[str, Array], Int[np.ndarray, " m"]], dict[str, Array]] | None = None,
-    *,
-    checkpoint: TrainingCheckpoint | None = None,
-    advance: Advance = no_advance,
-    note: Callable[[str], None] = no_note,
-    stopped: Callable[[], bool] = never,
 ) -> Trained:
     """Train a network on good images.
 
@@ -111,20 +125,16 @@ def train(
       call: who asks, for errors.
       recipe: what is trained.
       images: good ones.
+      options: what is kept and told meanwhile.
       constants: gives arrays by name which losses take as given, from the first parameters and the rows of the images
         that are learnt from; None for no such arrays.
-      checkpoint: where an unfinished training is kept; None for nowhere. It stays when training ends.
-      advance: told every ten steps how many are done, how many there are at most, the last loss, and how many images
-        are learnt from a second.
-      note: told in a sentence where training goes on from a checkpoint, begins anew in spite of one, and ends early.
-      stopped: asked every ten steps whether to stop.
 
     Raises:
       FloatingPointError: naming the step whose loss was not finite.
-      TrainingStopped: ``stopped`` said so; the checkpoint, where there is one, is written.
+      TrainingStopped: ``options.stopped`` said so; the checkpoint, where there is one, is written.
       ModuleNotFoundError: Optax is not installed.
     """
-    settings = recipe.settings
+    settings, checkpoint = recipe.settings, options.checkpoint
     keys = [jax.random.fold_in(jax.random.key(settings.config.seed), use) for use in range(5)]
     held_out, kept = _split(keys[_SPLIT], len(images), settings.held_out)
     size = min(settings.batch_size, len(kept))
@@ -134,7 +144,7 @@ def train(
     state, progress, identity = program.begin(parameters), Progress({}, [], 0, 0, None), ""
     if checkpoint is not None:
         identity = checkpoint.identity(settings, images.digest)
-        state, progress = checkpoint.read(identity, state, parameters, note) or (state, progress)
+        state, progress = checkpoint.read(identity, state, parameters, options.note) or (state, progress)
     order = _Order(keys[_ORDER], kept, size)
     before, is_over = (time.monotonic(), progress.step), progress.is_over(steps, settings.patience)
     while not is_over:
@@ -147,12 +157,12 @@ def train(
             progress, state = _after_look(settings, progress, state, looked)
         is_over = progress.is_over(steps, settings.patience)
         is_beat = progress.step % _BEAT == 0 or is_over
-        has_to_stop = is_beat and not is_over and stopped()
+        has_to_stop = is_beat and not is_over and options.stopped()
         if is_beat:
             _check(call, settings, state)
             now = time.monotonic(), progress.step  # the check has waited for the step
             speed = (now[1] - before[1]) * size / max(now[0] - before[0], 1e-9)
-            advance(progress.step, steps, float(state.loss), speed)
+            options.advance(progress.step, steps, float(state.loss), speed)
             before = now
         if checkpoint is not None and (is_over or has_to_stop or checkpoint.is_due(progress.step)):
             _check(call, settings, state)
@@ -161,7 +171,7 @@ def train(
             where = f"kept in {checkpoint.folder}: call it again to go on" if checkpoint else "and nothing is kept"
             raise TrainingStopped(f"{call}: stopped after {progress.step} of at most {steps} steps, {where}")
     if progress.step < steps:
-        note(
+        options.note(
             f"stopped after {progress.step} of at most {steps} steps: the loss of the {len(held_out)} images held out "
             f"was lowest {settings.patience} looks before"
         )

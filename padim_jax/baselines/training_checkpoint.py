@@ -60,7 +60,10 @@ class TrainingCheckpoint:
       folder: of the checkpoint; new, empty, or a checkpoint.
       every: steps after which it is written anew; 0 for interruptions and the end only.
 
-    >>> checkpoint = TrainingCheckpoint(folder / "bracket.unfinished")
+    >>> from padim_jax import baselines
+    >>> method = baselines.method("ae")
+    >>> settings = method.settings(config=baselines.shared_settings(config, method.settings), width=4, steps=10)
+    >>> checkpoint = baselines.TrainingCheckpoint(folder / "bracket.unfinished")
     >>> model = method.fit(None, [good_images], settings, checkpoint=checkpoint)
     >>> baselines.save(model, folder / "bracket")
     >>> checkpoint.remove()
