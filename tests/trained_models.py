@@ -10,10 +10,15 @@ from padim_jax.baselines import METHODS, Method
 CONFIG = padim.PadimConfig(image_size=(32, 48), crop_size=(32, 48), sigma=1.0)
 TRAINED = {name: method for name, method in METHODS.items() if not method.uses_backbone}
 QUICK: dict[str, Any] = {"steps": 6, "look_every": 3, "batch_size": 8}  # enough to see that something is the same
-SMALL: dict[str, dict[str, Any]] = {"ae": {"width": 4, "latent": 8}, "vae": {"width": 4, "latent": 4}}
+SMALL: dict[str, dict[str, Any]] = {
+    "ae": {"width": 4, "latent": 8},
+    "vae": {"width": 4, "latent": 4},
+    "ganomaly": {"width": 4, "latent": 8},
+}
 LEARNS: dict[str, dict[str, Any]] = {
     "ae": {"steps": 150, "learning_rate": 4e-3},
     "vae": {"steps": 150, "learning_rate": 4e-3},
+    "ganomaly": {"steps": 150},
 }
 
 

@@ -83,10 +83,28 @@ def leaky(x: Array) -> Array:
     return jax.nn.leaky_relu(x, 0.2)
 
 
-class Encoder(nnx.Module):
-    """Convolutions with leaky ReLUs behind them; a stride of 2 halves the sides, rounded up."""
+def normalise(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    """Activations of each image less their mean, over their standard deviation, four channels or more at a time.
 
-    def __init__(self, channels: int, layers: Layers, rngs: nnx.Rngs) -> None:
+    Group normalisation (arXiv 1803.08494) without a scale or an offset to be learnt.
+    """
+    n, height, width, channels = x.shape
+    groups = math.gcd(channels // 4 or 1, 8)
+    groups = groups if channels % groups == 0 else 1
+    parts = x.reshape(n, height * width, groups, channels // groups)
+    centred = parts - jnp.mean(parts, axis=(1, 3), keepdims=True)
+    spread = jnp.sqrt(jnp.mean(centred**2, axis=(1, 3), keepdims=True) + 1e-5)
+    return (centred / spread).reshape(x.shape)
+
+
+class Encoder(nnx.Module):
+    """Convolutions with leaky ReLUs behind them; a stride of 2 halves the sides, rounded up.
+
+    Where it is ``normalised``, all layers but the first one are, as in DCGAN.
+    """
+
+    def __init__(self, channels: int, layers: Layers, rngs: nnx.Rngs, *, normalised: bool = False) -> None:
+        self.normalised = normalised
         convolutions = []
         for out, side, stride in layers:
             convolutions.append(nnx.Conv(channels, out, (side, side), stride, rngs=rngs))
@@ -95,15 +113,19 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n _h _w d"]:
         """Activations behind the last leaky ReLU."""
-        for convolution in self.convolutions:
-            x = leaky(convolution(x))
+        for index, convolution in enumerate(self.convolutions):
+            x = convolution(x)
+            x = leaky(normalise(x) if self.normalised and index > 0 else x)
         return x
 
 
 class Decoder(nnx.Module):
     """The mirror image of an :class:`Encoder`: transposed convolutions where that has strides; ends without a ReLU."""
 
-    def __init__(self, channels: int, layers: Layers, size: tuple[int, int], rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, channels: int, layers: Layers, size: tuple[int, int], rngs: nnx.Rngs, *, normalised: bool = False
+    ) -> None:
+        self.normalised = normalised
         outs = [channels, *(out for out, _, _ in layers)][:-1]
         self.sizes = grids(layers, size)[-2::-1]
         convolutions = []
@@ -116,7 +138,8 @@ class Decoder(nnx.Module):
         """Of the encoder's input's size; sides that halving rounded up are cut off again."""
         for index, (convolution, size) in enumerate(zip(self.convolutions, self.sizes, strict=True)):
             x = convolution(x)[:, : size[0], : size[1]]
-            x = leaky(x) if index + 1 < len(self.sizes) else x
+            if index + 1 < len(self.sizes):
+                x = leaky(normalise(x) if self.normalised else x)
         return x
 
 

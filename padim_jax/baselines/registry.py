@@ -164,5 +164,16 @@ METHODS: Mapping[str, Method] = {
             refusals=_refusals(_WEIGHTS),
             uses_backbone=False,
         ),
+        Method(
+            "ganomaly",
+            "how far an image's code is from that of its reconstruction",
+            "1805.06725",
+            trained.GanomalySettings,
+            "Ganomaly",
+            has_map=False,
+            draws=True,
+            refusals=_refusals(_WEIGHTS) | {"map": "it judges whole images"},
+            uses_backbone=False,
+        ),
     )
 }

@@ -170,3 +170,38 @@ class VaeSettings(TrainedSettings):
             "steps": None,
             "epochs": 150,
         }
+
+
+@dataclass(frozen=True)
+class GanomalySettings(TrainedSettings):
+    """Settings of GANomaly (arXiv 1805.06725), whose images have 32×32 pixels and whose network is 64 wide.
+
+    Attributes:
+      adversarial: weight of the loss by what the discriminator sees.
+      contextual: weight of the loss by pixels.
+      encoding: weight of the loss by codes.
+      width: channels of the first convolution; each of the next ones has twice as many.
+      latent: numbers of a code.
+
+    Raises:
+      ValueError: as :class:`TrainedSettings`.
+    """
+
+    method: ClassVar[str] = "ganomaly"
+    first_decay: ClassVar[float] = 0.5
+
+    adversarial: float = _number(1.0, "Weight of the loss by what the discriminator sees.")
+    contextual: float = _number(50.0, "Weight of the loss by pixels.")
+    encoding: float = _number(1.0, "Weight of the loss by codes.")
+    width: int = count_field(8, "Channels of the first convolution.")
+    latent: int = count_field(50, "Numbers of a code.")
+    learning_rate: float = _number(2e-3, "Highest learning rate.", above=0)
+    clip: float = _number(10.0, "Longest gradient; longer ones are shortened.", above=0)
+
+    @classmethod
+    def _published(cls) -> dict[str, Any]:
+        return {"width": 64, "latent": 100, "batch_size": 64, "learning_rate": 2e-4, "weight_decay": 0.0} | {
+            "held_out": 0.0,
+            "steps": None,
+            "epochs": 15,
+        }
