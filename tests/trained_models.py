@@ -19,6 +19,7 @@ LEARNS: dict[str, dict[str, Any]] = {
     "ae": {"steps": 150, "learning_rate": 4e-3},
     "vae": {"steps": 150, "learning_rate": 4e-3},
     "ganomaly": {"steps": 150},
+    "deep-svdd": {"steps": 150},
 }
 
 

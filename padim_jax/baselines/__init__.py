@@ -4,7 +4,7 @@ The first ones have closed forms and use a frozen network; the others train a ne
 
 >>> from padim_jax import baselines
 >>> list(baselines.METHODS)
-['spade', 'dn2', 'mahalanobis-ad', 'patchcore', 'dfm', 'ae', 'vae', 'ganomaly']
+['spade', 'dn2', 'mahalanobis-ad', 'patchcore', 'dfm', 'ae', 'vae', 'ganomaly', 'deep-svdd']
 """
 
 from typing import TYPE_CHECKING
@@ -19,7 +19,13 @@ from padim_jax.baselines.settings import (
     SpadeSettings,
     shared_settings,
 )
-from padim_jax.baselines.trained_settings import AeSettings, GanomalySettings, TrainedSettings, VaeSettings
+from padim_jax.baselines.trained_settings import (
+    AeSettings,
+    DeepSvddSettings,
+    GanomalySettings,
+    TrainedSettings,
+    VaeSettings,
+)
 from padim_jax.lazy import lazy_attributes
 
 if TYPE_CHECKING:
@@ -40,6 +46,7 @@ __all__ = [
     "METHODS",
     "AeSettings",
     "BaselineSettings",
+    "DeepSvddSettings",
     "DfmSettings",
     "Dn2Settings",
     "FittedModel",

@@ -17,7 +17,7 @@ class Method:
     Attributes:
       name: as commands take it.
       about: what it is, in one line.
-      paper: its number in arXiv.
+      paper: its number in arXiv, or its place in the proceedings where it has none.
       settings: the record of its settings, with the published defaults.
       model_name: of the record of a fitted model.
       has_map: whether it gives a map (:class:`padim_jax.method.records.Scores`), or a score of the image alone
@@ -170,6 +170,17 @@ METHODS: Mapping[str, Method] = {
             "1805.06725",
             trained.GanomalySettings,
             "Ganomaly",
+            has_map=False,
+            draws=True,
+            refusals=_refusals(_WEIGHTS) | {"map": "it judges whole images"},
+            uses_backbone=False,
+        ),
+        Method(
+            "deep-svdd",
+            "distance to the centre of a ball that a network draws good images into",
+            "PMLR 80:4393-4402",
+            trained.DeepSvddSettings,
+            "DeepSvdd",
             has_map=False,
             draws=True,
             refusals=_refusals(_WEIGHTS) | {"map": "it judges whole images"},

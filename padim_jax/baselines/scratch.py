@@ -37,11 +37,17 @@ class ScratchImages:
         """A copy of some images."""
         return np.asarray(self._pixels[self._order[rows]])
 
-    def batches(self, size: int) -> Iterator[tuple[UInt8[np.ndarray, "b height width 3"], int]]:
-        """All images, ``size`` at a time, the last batch padded by its last image; and how many of each batch count."""
-        for first in range(0, len(self), size):
-            n = min(size, len(self) - first)
-            yield self[first + np.minimum(np.arange(size), n - 1)], n
+    def batches(
+        self, size: int, rows: Int[np.ndarray, " m"]
+    ) -> Iterator[tuple[UInt8[np.ndarray, "b height width 3"], int]]:
+        """The images of these rows, ``size`` at a time or all where there are fewer, and how many of each batch count.
+
+        The last batch is padded by its last image.
+        """
+        size = min(size, len(rows))
+        for first in range(0, len(rows), max(size, 1)):
+            n = min(size, len(rows) - first)
+            yield self[rows[first + np.minimum(np.arange(size), n - 1)]], n
 
 
 @contextmanager

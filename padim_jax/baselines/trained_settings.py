@@ -205,3 +205,30 @@ class GanomalySettings(TrainedSettings):
             "steps": None,
             "epochs": 15,
         }
+
+
+@dataclass(frozen=True)
+class DeepSvddSettings(TrainedSettings):
+    """Settings of Deep SVDD (Ruff et al., ICML 2018), whose images have 32×32 pixels and whose network is 32 wide.
+
+    Attributes:
+      width: channels of the first convolution; those of the next ones are twice and four times as many.
+      latent: d, how many numbers an image becomes.
+
+    Raises:
+      ValueError: as :class:`TrainedSettings`.
+    """
+
+    method: ClassVar[str] = "deep-svdd"
+
+    width: int = count_field(8, "Channels of the first convolution.")
+    latent: int = count_field(32, "Numbers that an image becomes.")
+    steps: int | None = _optional_count(200, "Learn from at most so many batches.")
+
+    @classmethod
+    def _published(cls) -> dict[str, Any]:
+        return {"width": 32, "latent": 128, "batch_size": 200, "learning_rate": 1e-4, "weight_decay": 5e-7} | {
+            "held_out": 0.0,
+            "steps": None,
+            "epochs": 150,
+        }

@@ -101,10 +101,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training gives, see :class:`padim_jax.baselines.records.TrainedModel`."""
+    """What a training gives.
+
+    Attributes:
+      parameters: by path.
+      history: see :class:`padim_jax.baselines.records.TrainedModel`.
+      constants: what losses took as given.
+    """
 
     parameters: dict[str, Array]
     history: Float[Array, "t c"]
+    constants: dict[str, Array]
 
 
 def least_images(settings: TrainedSettings) -> int:
@@ -176,13 +183,7 @@ def train(
             f"was lowest {settings.patience} looks before"
         )
     history = jnp.asarray(progress.history, jnp.float32)
-    return Trained(dict(progress.best) if len(held_out) else state.parameters, history)
-
-
-def split_rows(settings: TrainedSettings, n: int) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " m"]]:
-    """Rows of the images held out, and of those that are learnt from, as :func:`train` draws them."""
-    key = jax.random.fold_in(jax.random.key(settings.config.seed), _SPLIT)
-    return _split(key, n, settings.held_out)
+    return Trained(dict(progress.best) if len(held_out) else state.parameters, history, given)
 
 
 def _split(key: Array, n: int, share: float) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " m"]]:
@@ -287,11 +288,9 @@ def _look(
     key: Array,
 ) -> float | None:
     """Mean loss of the images held out, with the same noise at each look; None where there are none."""
-    losses, size = [], min(size, len(rows))
-    for first in range(0, len(rows), max(size, 1)):
-        n = min(size, len(rows) - first)
-        batch = images[rows[first + np.minimum(np.arange(size), n - 1)]]
-        found = _judge(program, parameters, constants, batch, jax.random.fold_in(key, first))
+    losses = []
+    for number, (batch, n) in enumerate(images.batches(size, rows)):
+        found = _judge(program, parameters, constants, batch, jax.random.fold_in(key, number))
         losses.append(np.asarray(found)[:n])
     return float(np.concatenate(losses).astype(np.float64).mean()) if losses else None
 
