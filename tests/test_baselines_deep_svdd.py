@@ -10,7 +10,7 @@ SETTINGS = DeepSvddSettings(CONFIG, width=4, latent=8, steps=4, batch_size=8)
 
 
 def test_the_centre_is_the_mean_of_the_first_vectors_and_nowhere_near_0() -> None:
-    model = deep_svdd.fit(None, [GOOD], DeepSvddSettings(CONFIG, width=4, latent=8, steps=4, batch_size=8, held_out=0))
+    model = deep_svdd.fit(None, [GOOD], DeepSvddSettings(CONFIG, width=4, latent=64, steps=4, batch_size=8, held_out=0))
     recipe = deep_svdd._Recipe(model.settings)
     first = recipe.draw(jax.random.fold_in(jax.random.key(0), 0))
     mean = np.asarray(deep_svdd.embed(recipe.network, first, GOOD), np.float64).mean(axis=0)
@@ -21,8 +21,8 @@ def test_the_centre_is_the_mean_of_the_first_vectors_and_nowhere_near_0() -> Non
 
 def test_images_held_out_have_no_part_in_the_centre() -> None:
     changed = DeepSvddSettings(CONFIG, width=4, latent=8, steps=4, batch_size=8, held_out=0.5)
-    centres = [deep_svdd.fit(None, [GOOD], settings).centre for settings in (SETTINGS, changed)]
-    assert not np.array_equal(*centres)
+    first, second = (np.asarray(deep_svdd.fit(None, [GOOD], settings).centre) for settings in (SETTINGS, changed))
+    assert not np.array_equal(first, second)
 
 
 def test_the_loss_is_the_squared_distance_and_the_score_the_distance_from_the_centre() -> None:

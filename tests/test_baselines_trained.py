@@ -26,7 +26,9 @@ def fitted(method: Method, *batches: np.ndarray, **own: Any) -> Any:
 
 def model_of(method: Method) -> Any:
     """One that is not changed, for all tests."""
-    return _FITTED.setdefault(method.name, fitted(method))
+    if method.name not in _FITTED:
+        _FITTED[method.name] = fitted(method)
+    return _FITTED[method.name]
 
 
 def assert_equal(a: Any, b: Any) -> None:
@@ -183,8 +185,9 @@ def test_settings_are_checked_when_made_and_the_published_ones_are_valid(method:
     ]:
         with pytest.raises(ValueError, match=message):
             method.settings(**own)
-    published = method.settings.published(config=CONFIG, batch_size=2)  # type: ignore[attr-defined]
-    assert published.config is CONFIG
+    large = replace(CONFIG, crop_size=128, image_size=128)
+    published = method.settings.published(config=large, batch_size=2)  # type: ignore[attr-defined]
+    assert published.config is large
     assert published.batch_size == 2
     tapped = replace(CONFIG, taps=("block2",))
-    assert method.settings(config=baselines.shared_settings(tapped, method.settings)).config == CONFIG
+    assert settings_of(method, config=baselines.shared_settings(tapped, method.settings)).config == CONFIG

@@ -14,12 +14,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "ae": {"width": 4, "latent": 8},
     "vae": {"width": 4, "latent": 4},
     "ganomaly": {"width": 4, "latent": 8},
+    "deep-svdd": {"width": 4, "latent": 8},
+    "patch-svdd": {"width": 4, "latent": 8, "patch_size": 16},
 }
 LEARNS: dict[str, dict[str, Any]] = {
     "ae": {"steps": 150, "learning_rate": 4e-3},
     "vae": {"steps": 150, "learning_rate": 4e-3},
     "ganomaly": {"steps": 150},
     "deep-svdd": {"steps": 150},
+    "patch-svdd": {"steps": 120, "learning_rate": 4e-3, "width": 8, "latent": 32, "large_stride": 4, "small_stride": 2},
 }
 
 

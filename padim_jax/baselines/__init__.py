@@ -4,7 +4,7 @@ The first ones have closed forms and use a frozen network; the others train a ne
 
 >>> from padim_jax import baselines
 >>> list(baselines.METHODS)
-['spade', 'dn2', 'mahalanobis-ad', 'patchcore', 'dfm', 'ae', 'vae', 'ganomaly', 'deep-svdd']
+['spade', 'dn2', 'mahalanobis-ad', 'patchcore', 'dfm', 'ae', 'vae', 'ganomaly', 'deep-svdd', 'patch-svdd']
 """
 
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from padim_jax.baselines.trained_settings import (
     AeSettings,
     DeepSvddSettings,
     GanomalySettings,
+    PatchSvddSettings,
     TrainedSettings,
     VaeSettings,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "MahalanobisAdSettings",
     "Method",
     "PatchCoreSettings",
+    "PatchSvddSettings",
     "SpadeSettings",
     "TrainedSettings",
     "TrainingCheckpoint",

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.baselines.features import Batches, score_images
-from padim_jax.baselines.networks import Decoder, Encoder, Layers, Network, Parameters, as_values, grids, leaky
+from padim_jax.baselines.networks import Decoder, Encoder, Network, Parameters, as_values, grids, halving_layers, leaky
 from padim_jax.baselines.records import ImageScores, TrainedModel
 from padim_jax.baselines.scratch import scratch_images
 from padim_jax.baselines.trained_settings import GanomalySettings
@@ -82,14 +82,6 @@ class Adversaries(nnx.Module):
         size, width, latent = shape
         self.generator = Generator(size, width, latent, rngs)
         self.discriminator = Coder(size, width, 1, rngs)
-
-
-def halving_layers(size: tuple[int, int], width: int) -> Layers:
-    """Channels, kernel and stride of convolutions that halve an image until 4 cells are left, each twice as wide."""
-    layers = [(width, 4, 2)]
-    while min(grids(layers, size)[-1]) > 4:
-        layers.append((2 * layers[-1][0], 4, 2))
-    return tuple(layers)
 
 
 @dataclass(frozen=True)

@@ -149,3 +149,11 @@ def grids(layers: Layers, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     for _, _, stride in layers:
         found.append((-(-found[-1][0] // stride), -(-found[-1][1] // stride)))
     return tuple(found)
+
+
+def halving_layers(size: tuple[int, int], width: int) -> Layers:
+    """Channels, kernel and stride of convolutions that halve an image until 4 cells are left, each twice as wide."""
+    layers = [(width, 4, 2)]
+    while min(grids(layers, size)[-1]) > 4:
+        layers.append((2 * layers[-1][0], 4, 2))
+    return tuple(layers)

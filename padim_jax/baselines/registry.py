@@ -186,5 +186,18 @@ METHODS: Mapping[str, Method] = {
             refusals=_refusals(_WEIGHTS) | {"map": "it judges whole images"},
             uses_backbone=False,
         ),
+        Method(
+            "patch-svdd",
+            "the nearest good patches, in a space learnt from where patches lie",
+            "2006.16067",
+            trained.PatchSvddSettings,
+            "PatchSvdd",
+            has_map=True,
+            draws=True,
+            refusals=_refusals(
+                "a network's weights, learnt from all images together, and the vectors of their patches"
+            ),
+            uses_backbone=False,
+        ),
     )
 }

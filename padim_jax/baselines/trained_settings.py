@@ -4,7 +4,7 @@ The defaults learn the look of a part in one to two minutes on two CPU cores, wi
 ``published`` gives the settings of each paper, which are meant for a GPU and for images of the paper's size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from padim_jax.baselines.settings import SHARED, BaselineSettings, count_field
@@ -81,6 +81,11 @@ class TrainedSettings(BaselineSettings):
                 f"{type(self).__name__}: steps={self.steps} and epochs={self.epochs}, wanted one of them, and None for "
                 "the other"
             )
+
+    @property
+    def without_seed(self) -> Self:
+        """These, as the seed 0 has them: programs that depend on the others are compiled once for all seeds."""
+        return replace(self, config=replace(self.config, seed=0))
 
     @classmethod
     def published(cls, **own: Any) -> Self:
@@ -231,4 +236,59 @@ class DeepSvddSettings(TrainedSettings):
             "held_out": 0.0,
             "steps": None,
             "epochs": 150,
+        }
+
+
+@dataclass(frozen=True)
+class PatchSvddSettings(TrainedSettings):
+    """Settings of Patch SVDD (arXiv 2006.16067), whose images have 256×256 pixels.
+
+    Attributes:
+      patch_size: side of the large patches in pixels, a multiple of 4; the small ones have half of it.
+      large_stride: pixels from one large patch to the next where images are scored, at most the side of a patch.
+      small_stride: likewise, of small patches.
+      pairs: how many pairs of patches of each size are drawn from an image in a step, for each of the two losses.
+      svdd_weight: λ, of the loss by near patches.
+      width: channels of the first convolution; each of the next ones has twice as many.
+      latent: d, numbers of a patch.
+
+    Raises:
+      ValueError: as :class:`TrainedSettings`; images smaller than two large patches; a stride above a patch's side.
+    """
+
+    method: ClassVar[str] = "patch-svdd"
+
+    patch_size: int = setting(
+        32, lambda v: is_int(v) and v >= 8 and v % 4 == 0, "a multiple of 4, 8 or more", "Side of large patches."
+    )
+    large_stride: int = count_field(8, "Pixels from one large patch to the next.")
+    small_stride: int = count_field(4, "Pixels from one small patch to the next.")
+    pairs: int = count_field(4, "Pairs of patches drawn from an image in a step.")
+    svdd_weight: float = _number(1e-3, "Weight of the loss by near patches.")
+    width: int = count_field(16, "Channels of the first convolution.")
+    latent: int = count_field(32, "Numbers of a patch.")
+
+    @property
+    def sides(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Side and stride of the large patches, and of the small ones."""
+        return (self.patch_size, self.large_stride), (self.patch_size // 2, self.small_stride)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 2 * self.patch_size > min(self.config.crop):
+            raise ValueError(
+                f"PatchSvddSettings: patch_size={self.patch_size} with crop_size={self.config.crop}, wanted images of "
+                "two patches each way or more; lower patch_size, or raise crop_size"
+            )
+        for name, (side, stride) in zip(("large_stride", "small_stride"), self.sides, strict=True):
+            if stride > side:
+                raise ValueError(f"PatchSvddSettings: {name}={stride}, wanted {side} or less, the side of a patch")
+
+    @classmethod
+    def _published(cls) -> dict[str, Any]:
+        return {"patch_size": 64, "large_stride": 16, "small_stride": 4, "width": 32, "latent": 64, "pairs": 1} | {
+            "batch_size": 64,
+            "learning_rate": 1e-4,
+            "steps": None,
+            "epochs": 300,
         }

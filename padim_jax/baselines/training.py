@@ -146,7 +146,7 @@ def train(
     held_out, kept = _split(keys[_SPLIT], len(images), settings.held_out)
     size = min(settings.batch_size, len(kept))
     steps = settings.steps or -(-(settings.epochs or 1) * len(kept) // size)
-    program, parameters = _Program(_without_seed(recipe), steps), recipe.draw(keys[_DRAW])
+    program, parameters = _Program(_replace_settings(recipe, settings.without_seed), steps), recipe.draw(keys[_DRAW])
     given = {} if constants is None else constants(parameters, kept)
     state, progress, identity = program.begin(parameters), Progress({}, [], 0, 0, None), ""
     if checkpoint is not None:
@@ -238,10 +238,8 @@ class _Program:
         )
 
 
-def _without_seed(recipe: Any) -> Any:
-    """The recipe as another seed has it, too: a program is compiled once for all seeds."""
-    settings = recipe.settings
-    return replace(recipe, settings=replace(settings, config=replace(settings.config, seed=0)))
+def _replace_settings(recipe: Any, settings: TrainedSettings) -> Any:
+    return replace(recipe, settings=settings)
 
 
 def _own(parameters: Mapping[str, Array], part: str) -> dict[str, Array]:
