@@ -44,14 +44,14 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Pat
     with pytest.raises(TrainingStopped, match=r"ae\.fit: stopped after 20 of at most 40 steps, kept in .*part\.unfini"):
         ae.fit(None, [GOOD], SETTINGS, checkpoint=checkpoint, stopped=Stop(2))
     resumed = ae.fit(None, [GOOD[::-1]], SETTINGS, checkpoint=checkpoint, note=notes.append)
-    assert notes == [f"training goes on from {checkpoint.folder}, after step 20"]
+    assert notes == [f"training goes on from {checkpoint.path}, after step 20"]
     assert_equal(resumed, ae.fit(None, [GOOD], SETTINGS))
     steps = list[int]()
     again = ae.fit(None, [GOOD], SETTINGS, checkpoint=checkpoint, advance=lambda step, *more: steps.append(step))
     assert_equal(again, resumed)  # the checkpoint stays until it is removed: a model that was not saved is not lost
     assert not steps
     checkpoint.remove()
-    assert not checkpoint.folder.exists()
+    assert not checkpoint.path.exists()
     checkpoint.remove()
 
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(changed: str, tmp_pa
     images = GOOD[:-1] if changed == "images" else GOOD
     settings = replace(SETTINGS, clip=0.5) if changed == "settings" else SETTINGS
     found = ae.fit(None, [images], settings, checkpoint=checkpoint, note=notes.append)
-    assert notes == [f"{checkpoint.folder} is of other images or settings; training begins anew"]
+    assert notes == [f"{checkpoint.path} is of other images or settings; training begins anew"]
     assert_equal(found, ae.fit(None, [images], settings))
 
 
@@ -78,13 +78,11 @@ def test_a_damaged_checkpoint_is_begun_anew_and_says_so(fault: str, tmp_path: Pa
     with pytest.raises(TrainingStopped):
         ae.fit(None, [GOOD], SETTINGS, checkpoint=checkpoint, stopped=Stop(1))
     if fault == "array":
-        largest = max(checkpoint.folder.rglob("*"), key=lambda path: path.stat().st_size)
+        largest = max(checkpoint.path.rglob("*"), key=lambda path: path.stat().st_size)
         largest.write_bytes(largest.read_bytes()[:-1])
     else:
-        manifest = json.loads((checkpoint.folder / "model.json").read_text())
-        rewrite_manifest(
-            checkpoint.folder, **{fault: {"0": 1} if fault == "counts" else {**manifest[fault], "step": ""}}
-        )
+        manifest = json.loads((checkpoint.path / "model.json").read_text())
+        rewrite_manifest(checkpoint.path, **{fault: {"0": 1} if fault == "counts" else {**manifest[fault], "step": ""}})
     ae.fit(None, [GOOD], SETTINGS, checkpoint=checkpoint, note=notes.append)
     assert len(notes) == 1
     assert "can't be read (" in notes[0]
@@ -102,7 +100,7 @@ def test_a_folder_that_is_something_else_is_refused_before_training(tmp_path: Pa
         checkpoint.remove()
     assert (tmp_path / "photos" / "a.txt").exists()
     other = TrainingCheckpoint(tmp_path / "part")
-    with locked(other.folder, "another"), pytest.raises((FolderInUse, padim.ArtifactError)):
+    with locked(other.path, "another"), pytest.raises((FolderInUse, padim.ArtifactError)):
         _in_a_process(f"ae.fit(None, [GOOD], SETTINGS, checkpoint=TrainingCheckpoint(Path({str(other.folder)!r})))")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ from jaxtyping import Array
 from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.folder import check_writable, write
 from padim_jax.artifact.manifest import read_manifest
+from padim_jax.artifact.ownership import is_ours
 from padim_jax.artifact.stored import StoredArrays
 from padim_jax.baselines.trained_settings import TrainedSettings
 from padim_jax.config.rules import is_int, is_number
@@ -69,8 +71,13 @@ class TrainingCheckpoint:
     >>> checkpoint.remove()
     """
 
-    folder: Path
+    folder: str | os.PathLike[str]
     every: int = 100
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self.folder)
 
     def is_due(self, step: int) -> bool:
         """Whether it is to be written after so many steps."""
@@ -96,7 +103,7 @@ class TrainingCheckpoint:
         kept = {
             name: getattr(progress, name) for name in ("history", "step", "waited", "best_loss")
         }  # floats come back from JSON as they were
-        write(self.folder, {"format": FORMAT, "identity": identity, "progress": kept, "counts": counts}, arrays)
+        write(self.path, {"format": FORMAT, "identity": identity, "progress": kept, "counts": counts}, arrays)
 
     def read(
         self, identity: str, state: T, parameters: Mapping[str, Array], note: Callable[[str], None]
@@ -112,23 +119,23 @@ class TrainingCheckpoint:
         Raises:
           ArtifactError: the folder is a file, or holds something else.
         """
-        check_writable(self.folder, FORMAT)
-        if not self.folder.exists() or not any(self.folder.iterdir()):
+        check_writable(self.path, FORMAT)
+        if not self.path.exists() or not any(self.path.iterdir()):
             return None
         try:
-            manifest = read_manifest(self.folder, FORMAT)
+            manifest = read_manifest(self.path, FORMAT)
             if manifest.get("identity") != identity:
-                note(f"{self.folder} is of other images or settings; training begins anew")
+                note(f"{self.path} is of other images or settings; training begins anew")
                 return None
             found = self._restore(manifest, state, parameters)
         except (ArtifactError, KeyError, TypeError, ValueError) as error:
-            note(f"{self.folder} can't be read ({error}); training begins anew")
+            note(f"{self.path} can't be read ({error}); training begins anew")
             return None
-        note(f"training goes on from {self.folder}, after step {found[1].step}")
+        note(f"training goes on from {self.path}, after step {found[1].step}")
         return found
 
     def _restore(self, manifest: Mapping[str, Any], state: T, parameters: Mapping[str, Array]) -> tuple[T, Progress]:
-        arrays, counts = StoredArrays(self.folder, manifest).arrays(), manifest["counts"]
+        arrays, counts = StoredArrays(self.path, manifest).arrays(), manifest["counts"]
         leaves, structure = jax.tree.flatten(state)
         found = [
             np.asarray(counts[str(index)], np.int32) if str(index) in counts else arrays[f"state.{index}"]
@@ -147,10 +154,11 @@ class TrainingCheckpoint:
     def remove(self) -> None:
         """Forget it, once the model is saved; nothing is removed that is not ours, or with anything else in it."""
         with suppress(ArtifactError):
-            check_writable(self.folder, FORMAT)
-            read_manifest(self.folder, FORMAT)
-            if not self.folder.is_symlink():
-                shutil.rmtree(self.folder, ignore_errors=True)
+            check_writable(self.path, FORMAT)
+            if not is_ours(self.path):  # else it was killed while it was written for the first time
+                read_manifest(self.path, FORMAT)
+            if not self.path.is_symlink():
+                shutil.rmtree(self.path, ignore_errors=True)
 
 
 def _check_progress(kept: Progress) -> None:
