@@ -158,6 +158,7 @@ def test_arrays_that_do_not_fit_the_settings_are_refused(
         ({key: array for key, array in arrays.items() if key != name}, r"parameter \S+ is missing"),
         (arrays | {f"{name}2": arrays[name]}, r"parameter \S+2 is not of this network"),
         (arrays | {"other": arrays[name]}, "unknown array model.other"),
+        (arrays | {"history": np.zeros(3, np.float32)}, r"the history is \(3,\)"),
     ]:
         monkeypatch.setattr(storing, "named_arrays", lambda model, changed=changed: changed)
         baselines.save(model_of(method), tmp_path / "model")

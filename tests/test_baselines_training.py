@@ -185,6 +185,20 @@ def test_a_loss_that_is_not_finite_names_the_step_and_what_to_do(
         assert [number + 1 for number in range(24) if not ordered[rows.batch(number)].any()] == [step]
 
 
+def test_a_loss_of_the_images_held_out_that_is_not_finite_is_no_reason_to_stop_quietly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "_look", lambda *given: np.nan)
+    with pytest.raises(FloatingPointError, match=r"the loss of the images held out is not finite after step 5; lower"):
+        ae.fit(None, [GOOD], SETTINGS)
+
+
+def test_two_images_are_learnt_from_however_many_are_to_be_held_out() -> None:
+    held_out, kept = training._split(jax.random.key(0), 3, 0.5)
+    assert (len(held_out), len(kept)) == (1, 2)
+    assert sorted([*held_out, *kept]) == [0, 1, 2]
+
+
 def test_a_scratch_file_that_cannot_be_written_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def write(self, content: memoryview) -> int:

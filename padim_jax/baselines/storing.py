@@ -18,7 +18,7 @@ from padim_jax.artifact.manifest import manifest_error, read_manifest
 from padim_jax.artifact.stored import StoredArrays
 from padim_jax.backbones import BACKBONES, backbone_parameters
 from padim_jax.baselines.features import embedding_of
-from padim_jax.baselines.records import BackboneModel, FittedModel, named_arrays
+from padim_jax.baselines.records import BackboneModel, FittedModel, TrainedModel, named_arrays
 from padim_jax.baselines.registry import Method, method
 from padim_jax.baselines.settings import BaselineSettings
 from padim_jax.config import PadimConfig
@@ -76,6 +76,8 @@ def load(path: str | os.PathLike[str]) -> FittedModel[Any]:
                 raise ValueError(f"embedding {embedding} is not that of its settings")
         parts = _parts(found, arrays)
         model = found.model(settings=settings, **network, **jax.device_put(parts))
+        if isinstance(model, TrainedModel) and (model.history.ndim != 2 or 0 in model.history.shape):
+            raise ValueError(f"the history is {model.history.shape}")  # no program uses it
         # arrays that don't fit one another, or the settings, make no program
         jax.eval_shape(found.score, model, jax.ShapeDtypeStruct((1, *settings.config.crop, 3), np.uint8))
     except (TypeError, ValueError) as error:

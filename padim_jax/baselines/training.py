@@ -1,7 +1,8 @@
 """The loop that trains a network: the same weights from the same seed, whatever the order of images and interruptions.
 
 Step i learns from images that are drawn by the seed and i alone, with a key that is, too: a training that goes on from
-a checkpoint comes to the weights of one that was never stopped, to the last bit on one machine.
+a checkpoint comes to the weights of one that was never stopped, to the last bit on one machine. Products have the
+precision that is usual on the device, which is less than that of float32 on a GPU or a TPU.
 """
 
 import functools
@@ -161,6 +162,10 @@ def train(
         if progress.step % settings.look_every == 0 or progress.step == steps:
             _check(call, settings, state)
             looked = _look(program, state.parameters, given, images, held_out, size, keys[_LOOK])
+            if looked is not None and not np.isfinite(looked):
+                raise _not_finite(
+                    call, settings, f"the loss of the images held out is not finite after step {number + 1}"
+                )
             progress, state = _after_look(settings, progress, state, looked)
         is_over = progress.is_over(steps, settings.patience)
         is_beat = progress.step % _BEAT == 0 or is_over
@@ -187,7 +192,7 @@ def train(
 
 
 def _split(key: Array, n: int, share: float) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " m"]]:
-    count = max(1, round(share * n)) if share else 0
+    count = min(max(1, round(share * n)), n - 2) if share else 0  # two are left to learn from, at least
     drawn = _permutation(key, n)
     return np.sort(drawn[:count]), np.sort(drawn[count:])
 
@@ -299,7 +304,7 @@ def _after_look(
     since = progress.step - (int(progress.history[-1][0]) if progress.history else 0)
     row = [float(progress.step), float(state.total) / since] + ([] if looked is None else [looked])
     progress = replace(progress, history=[*progress.history, row])
-    if looked is not None and np.isfinite(looked) and (progress.best_loss is None or looked < progress.best_loss):
+    if looked is not None and (progress.best_loss is None or looked < progress.best_loss):
         progress = replace(progress, best=state.parameters, best_loss=looked, waited=0)
     elif looked is not None:
         progress = replace(progress, waited=progress.waited + 1)
@@ -309,7 +314,11 @@ def _after_look(
 def _check(call: str, settings: TrainedSettings, state: _State) -> None:
     """Raise ``FloatingPointError`` where the loss or the gradient of a step was not finite."""
     if (step := int(state.broken)) >= 0:
-        raise FloatingPointError(
-            f"{call}: the loss or its gradient is not finite at step {step + 1}; lower learning_rate="
-            f"{settings.learning_rate:g} or clip={settings.clip:g}, or raise warm_up={settings.warm_up:g}"
-        )
+        raise _not_finite(call, settings, f"the loss or its gradient is not finite at step {step + 1}")
+
+
+def _not_finite(call: str, settings: TrainedSettings, what: str) -> FloatingPointError:
+    return FloatingPointError(
+        f"{call}: {what}; lower learning_rate={settings.learning_rate:g} or clip={settings.clip:g}, or raise warm_up="
+        f"{settings.warm_up:g}"
+    )
