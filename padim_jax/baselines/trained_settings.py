@@ -1,7 +1,7 @@
 """The settings of the methods that train a network of their own; without JAX, so that commands can read their rules.
 
-The defaults learn the look of a part in one to two minutes on two CPU cores, with images of 64 to 128 pixels;
-``published`` gives the settings of each paper, which are meant for a GPU and for images of the paper's size.
+The defaults learn the look of a part in about a minute on two CPU cores at 64 pixels, in a few at 128; ``published``
+gives the settings of each paper, which are meant for a GPU and for images of the paper's size.
 """
 
 from dataclasses import dataclass, replace
@@ -63,7 +63,7 @@ class TrainedSettings(BaselineSettings):
     shared: ClassVar[tuple[str, ...]] = tuple(name for name in SHARED if name not in ("taps", "precision"))
     first_decay: ClassVar[float] = 0.9  # of AdamW's mean of gradients, β₁
 
-    steps: int | None = _optional_count(400, "Learn from at most so many batches.")
+    steps: int | None = _optional_count(300, "Learn from at most so many batches.")
     epochs: int | None = _optional_count(None, "Learn from each image at most so often.")
     batch_size: int = count_field(16, "Learn from so many images at a time.")
     learning_rate: float = _number(1e-3, "Highest learning rate.", above=0)
@@ -105,7 +105,7 @@ class TrainedSettings(BaselineSettings):
 class AeSettings(TrainedSettings):
     """Settings of the convolutional autoencoder (arXiv 1807.02011).
 
-    The paper's network, for images of 128×128, has ``width`` 32; the default is as deep and half as wide.
+    The paper's network, for images of 128×128, has ``width`` 32; the default is as deep and a quarter as wide.
 
     Attributes:
       loss: "ssim", which compares windows of the image with those of its reconstruction, or "l2", which compares
@@ -122,7 +122,7 @@ class AeSettings(TrainedSettings):
 
     loss: Loss = choice("ssim", Loss, "Compare images by structural similarity or by pixels.")
     window: Window = choice("gaussian", Window, "Weights of the windows of structural similarity.")
-    width: int = count_field(16, "Channels of the first convolution.")
+    width: int = count_field(8, "Channels of the first convolution.")
     latent: int = count_field(64, "Numbers that an image is squeezed into.")
     learning_rate: float = _number(2e-3, "Highest learning rate.", above=0)
 
