@@ -1,4 +1,7 @@
-"""PatchCore agrees with anomalib's own model on the same activations and the same coreset, to 1e-3."""
+"""PatchCore agrees with anomalib's own model, and structural similarity with scikit-image, to 1e-3 and 1e-4.
+
+anomalib's model is given the same activations and the same coreset.
+"""
 
 import importlib
 import warnings
@@ -8,7 +11,8 @@ import numpy as np
 import pytest
 
 from padim_jax.baselines import PatchCoreSettings, patchcore
-from tests import torch_reference
+from padim_jax.baselines.ssim import ssim, ssim_map
+from tests import torch_reference, trained_models
 from tests.baseline_models import BACKBONE, CONFIG, GOOD, TEST, activations
 
 TOLERANCE = 1e-3
@@ -64,3 +68,17 @@ def test_anomalib(n_neighbours: int) -> None:
     edge = 6  # their blur mirrors maps without repeating the outermost pixel
     inside = (slice(None), slice(edge, -edge), slice(edge, -edge))
     np.testing.assert_allclose(np.asarray(scores.anomaly_map)[inside], maps[inside], rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("window", ["gaussian", "uniform"])
+def test_scikit_image_s_structural_similarity(window: Any) -> None:
+    metrics = pytest.importorskip("skimage.metrics", reason="compares with scikit-image, which the extra parity brings")
+    x, y = (pixels.astype(np.float32) / 255 for pixels in (trained_models.TEST, trained_models.BAD[::-1]))
+    own: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5} if window == "gaussian" else {"win_size": 11}
+    found = ssim_map(x, y, window)
+    for index, (one, other) in enumerate(zip(x.astype(float), y.astype(float), strict=True)):
+        mean, maps = metrics.structural_similarity(
+            one, other, data_range=1, channel_axis=-1, full=True, use_sample_covariance=False, **own
+        )
+        np.testing.assert_allclose(found[index], maps, atol=1e-4)
+        np.testing.assert_allclose(ssim(found)[index], mean, atol=1e-5)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.baselines.features import Batches, collect, deepest_tap, embedding_of, score_images
-from padim_jax.baselines.records import FittedModel
+from padim_jax.baselines.records import BackboneModel
 from padim_jax.baselines.settings import DfmSettings
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.embedding import Embedding, tap_embeddings
@@ -23,7 +23,7 @@ from padim_jax.method.records import Scores
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class Dfm(FittedModel[DfmSettings]):
+class Dfm(BackboneModel[DfmSettings]):
     """A fitted DFM: the subspace that good images' features lie in.
 
     Attributes:

@@ -11,14 +11,14 @@ from jaxtyping import Array, Float, UInt8
 from padim_jax.backbones import Backbone
 from padim_jax.baselines.features import Batches, collect, deepest_tap, embedding_of, pooled, score_images
 from padim_jax.baselines.neighbours import CHUNK_BYTES, nearest
-from padim_jax.baselines.records import FittedModel, ImageScores
+from padim_jax.baselines.records import BackboneModel, ImageScores
 from padim_jax.baselines.settings import Dn2Settings
 from padim_jax.method.embedding import Embedding, tap_embeddings
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class Dn2(FittedModel[Dn2Settings]):
+class Dn2(BackboneModel[Dn2Settings]):
     """A fitted DN2: one vector of every good image.
 
     Attributes:

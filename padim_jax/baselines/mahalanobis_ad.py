@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.baselines.features import Batches, collect, embedding_of, pooled, score_images
-from padim_jax.baselines.records import FittedModel, ImageScores
+from padim_jax.baselines.records import BackboneModel, ImageScores
 from padim_jax.baselines.settings import MahalanobisAdSettings
 from padim_jax.gaussians import shrinkage
 from padim_jax.method.embedding import Embedding, tap_embeddings
@@ -21,7 +21,7 @@ _strength = jax.jit(shrinkage.coefficient)
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class MahalanobisAd(FittedModel[MahalanobisAdSettings]):
+class MahalanobisAd(BackboneModel[MahalanobisAdSettings]):
     """A fitted Mahalanobis-AD: N(μ, Σ) of the mean activations of each tap.
 
     Attributes:

@@ -12,7 +12,7 @@ from padim_jax.backbones import Backbone, BackboneSpec
 from padim_jax.baselines.coreset import coreset
 from padim_jax.baselines.features import Batches, collect, embedding_of, patches, score_images
 from padim_jax.baselines.neighbours import CHUNK_BYTES, nearest
-from padim_jax.baselines.records import FittedModel
+from padim_jax.baselines.records import BackboneModel
 from padim_jax.baselines.settings import PatchCoreSettings
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.embedding import Embedding, tap_embeddings
@@ -21,7 +21,7 @@ from padim_jax.method.records import Scores
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class PatchCore(FittedModel[PatchCoreSettings]):
+class PatchCore(BackboneModel[PatchCoreSettings]):
     """A fitted PatchCore: the coreset of all patches of all good images.
 
     Attributes:

@@ -1,6 +1,7 @@
 """What a method without maps says about images, and what all fitted models have in common."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -38,34 +39,69 @@ class FittedModel(Generic[S]):
     """What fitted models of all methods have in common: pytrees whose arrays are leaves, and the rest static.
 
     Attributes:
-      backbone: the frozen network.
       settings: what it was fitted with; static.
-      embedding: which activations are used, and of which weights; static.
     """
 
-    backbone: Backbone
     settings: S
-    embedding: Embedding
 
     @property
     def config(self) -> PadimConfig:
         """How images are read, as readers of files want it."""
         return self.settings.config
 
+
+class BackboneModel(FittedModel[S]):
+    """A model of features that a frozen network gives.
+
+    Attributes:
+      backbone: the frozen network.
+      settings: what it was fitted with; static.
+      embedding: which activations are used, and of which weights; static.
+    """
+
+    backbone: Backbone
+    embedding: Embedding
+
     def __repr__(self) -> str:
         return line(
             self,
             lambda: self.embedding.backbone,
             lambda: f"taps {', '.join(self.embedding.taps)}",
-            lambda: f"{sum(array.nbytes for array in named_arrays(self).values()) / 1e6:.3g} MB beside the network",
+            lambda: f"{_megabytes(self)} beside the network",
         )
+
+
+class TrainedModel(FittedModel[S]):
+    """A model whose own network was trained on the good images, and which needs no other.
+
+    Attributes:
+      parameters: float32 arrays of the network by path, such as ``"encoder.convolutions.0.kernel"``.
+      history: float32 (t, 2), or (t, 3) where images were held out: how many steps had been made at each look, the mean
+        loss of the steps since the one before, and the mean loss of the images held out.
+      settings: what it was trained with; static.
+    """
+
+    parameters: Mapping[str, Array]
+    history: Float[Array, "t c"]
+
+    def __repr__(self) -> str:
+        return line(
+            self,
+            lambda: f"{sum(leaf.size for leaf in self.parameters.values()) / 1e6:.2f} million parameters",
+            lambda: f"{int(self.history[-1, 0])} steps",
+            lambda: _megabytes(self),
+        )
+
+
+def _megabytes(model: FittedModel[Any]) -> str:
+    return f"{sum(array.nbytes for array in named_arrays(model).values()) / 1e6:.3g} MB"
 
 
 def named_arrays(model: FittedModel[Any]) -> dict[str, Array]:
     """The arrays of a fitted model by name, without those of its network."""
     parts = {entry.name: getattr(model, entry.name) for entry in dataclasses.fields(model)}  # type: ignore[arg-type]
     for name in ("backbone", "settings", "embedding"):
-        parts.pop(name)
+        parts.pop(name, None)
     leaves, _ = jax.tree.flatten_with_path(parts)
     return {".".join(_key(key) for key in path): leaf for path, leaf in leaves}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from padim_jax.baselines import settings as records
+from padim_jax.baselines import trained_settings as trained
 from padim_jax.baselines.settings import BaselineSettings, rules_of
 
 
@@ -17,13 +18,15 @@ class Method:
     Attributes:
       name: as commands take it.
       about: what it is, in one line.
-      paper: its number in arXiv.
+      paper: its number in arXiv, or its place in the proceedings where it has none.
       settings: the record of its settings, with the published defaults.
       model_name: of the record of a fitted model.
       has_map: whether it gives a map (:class:`padim_jax.method.records.Scores`), or a score of the image alone
         (:class:`padim_jax.baselines.records.ImageScores`).
       draws: whether the seed matters.
       refusals: what can't be done with its models, such as "update", and why.
+      uses_backbone: whether it takes features of a frozen network; the others train one of their own, and leave the
+        ``backbone`` that ``fit`` is given unused, which may be None.
 
     >>> from padim_jax import baselines
     >>> method = baselines.method("spade")
@@ -41,10 +44,15 @@ class Method:
     has_map: bool
     draws: bool
     refusals: Mapping[str, str]
+    uses_backbone: bool = True
 
     @property
     def fit(self) -> Callable[..., Any]:
-        """``fit(backbone, batches, settings)``: a model, a pytree, from batches of good images as uint8 arrays."""
+        """``fit(backbone, batches, settings)``: a model, a pytree, from batches of good images as uint8 arrays.
+
+        Methods that train take ``checkpoint``, ``advance``, ``note`` and ``stopped`` too, by name
+        (:class:`padim_jax.baselines.training.Options`).
+        """
         return self._module.fit
 
     @property
@@ -113,6 +121,8 @@ def _refusals(kept: str) -> dict[str, str]:
     return dict.fromkeys(("update", "merge", "forget"), anew) | {"compact": f"it keeps {kept}, and has no smaller form"}
 
 
+_WEIGHTS = "a network's weights, learnt from all images together"
+
 METHODS: Mapping[str, Method] = {
     found.name: found
     for found in (
@@ -165,6 +175,63 @@ METHODS: Mapping[str, Method] = {
             has_map=True,
             draws=False,
             refusals=_refusals("principal components of all images together"),
+        ),
+        Method(
+            "ae",
+            "what an autoencoder fails to reconstruct",
+            "1807.02011",
+            trained.AeSettings,
+            "Ae",
+            has_map=True,
+            draws=True,
+            refusals=_refusals(_WEIGHTS),
+            uses_backbone=False,
+        ),
+        Method(
+            "vae",
+            "what a variational autoencoder fails to reconstruct",
+            "1911.08616",
+            trained.VaeSettings,
+            "Vae",
+            has_map=True,
+            draws=True,
+            refusals=_refusals(_WEIGHTS),
+            uses_backbone=False,
+        ),
+        Method(
+            "ganomaly",
+            "how far an image's code is from that of its reconstruction",
+            "1805.06725",
+            trained.GanomalySettings,
+            "Ganomaly",
+            has_map=False,
+            draws=True,
+            refusals=_refusals(_WEIGHTS) | {"map": "it judges whole images"},
+            uses_backbone=False,
+        ),
+        Method(
+            "deep-svdd",
+            "distance to the centre of a ball that a network draws good images into",
+            "PMLR 80:4393-4402",
+            trained.DeepSvddSettings,
+            "DeepSvdd",
+            has_map=False,
+            draws=True,
+            refusals=_refusals(_WEIGHTS) | {"map": "it judges whole images"},
+            uses_backbone=False,
+        ),
+        Method(
+            "patch-svdd",
+            "the nearest good patches, in a space learnt from where patches lie",
+            "2006.16067",
+            trained.PatchSvddSettings,
+            "PatchSvdd",
+            has_map=True,
+            draws=True,
+            refusals=_refusals(
+                "a network's weights, learnt from all images together, and the vectors of their patches"
+            ),
+            uses_backbone=False,
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""The settings of each method, with the published defaults; without JAX, so that commands can read their rules."""
+"""The settings of the closed-form methods, with the published defaults; without JAX: commands read their rules."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ class BaselineSettings:
     """
 
     method: ClassVar[str]
+    shared: ClassVar[tuple[str, ...]] = SHARED
 
     config: PadimConfig = field(default_factory=PadimConfig)
 
@@ -41,16 +42,21 @@ class BaselineSettings:
         default = PadimConfig()
         for entry in dataclasses.fields(self.config):
             value = getattr(self.config, entry.name)
-            if entry.name not in SHARED and value != getattr(default, entry.name):
+            if entry.name not in self.shared and value != getattr(default, entry.name):
                 raise ValueError(
                     f"{record}: config.{entry.name}={value!r} is a setting of PaDiM that {self.method} does not have; "
                     "leave it out"
                 )
 
 
-def shared_settings(config: PadimConfig) -> PadimConfig:
-    """What a baseline takes of settings of PaDiM, such as a preset's, with the defaults in place of the others."""
-    return PadimConfig(**{name: getattr(config, name) for name in SHARED})
+def shared_settings(config: PadimConfig, record: type[BaselineSettings] = BaselineSettings) -> PadimConfig:
+    """What a baseline takes of settings of PaDiM, such as a preset's, with the defaults in place of the others.
+
+    Args:
+      config: of PaDiM.
+      record: of a method's settings; methods that train a network of their own take no ``taps`` and no ``precision``.
+    """
+    return PadimConfig(**{name: getattr(config, name) for name in record.shared})
 
 
 def rules_of(record: type[BaselineSettings]) -> dict[str, Setting]:
@@ -58,7 +64,7 @@ def rules_of(record: type[BaselineSettings]) -> dict[str, Setting]:
     return {entry.name: entry.metadata["setting"] for entry in dataclasses.fields(record) if entry.name != "config"}
 
 
-def _count(default: int | None, help_text: str, default_in_words: str | None = None) -> int:
+def count_field(default: int | None, help_text: str, default_in_words: str | None = None) -> int:
     """A field that counts something: 1 or more, or, where None is the default, None."""
 
     def is_valid(value: object) -> bool:
@@ -68,7 +74,7 @@ def _count(default: int | None, help_text: str, default_in_words: str | None = N
     return setting(default, is_valid, rule, help_text, default_in_words)
 
 
-def _share(default: float, help_text: str) -> float:
+def share_field(default: float, help_text: str) -> float:
     """A field that is a share in (0, 1]."""
     return setting(
         default, lambda v: is_number(v) and 0 < v <= 1, "a share above 0 and at most 1", help_text, normalise=to_float
@@ -89,8 +95,8 @@ class SpadeSettings(BaselineSettings):
 
     method: ClassVar[str] = "spade"
 
-    n_images: int | None = _count(None, "How many of the most similar images to compare with.", "50, or all")
-    n_patches: int = _count(1, "How many of their most similar patches to compare each patch with.")
+    n_images: int | None = count_field(None, "How many of the most similar images to compare with.", "50, or all")
+    n_patches: int = count_field(1, "How many of their most similar patches to compare each patch with.")
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class Dn2Settings(BaselineSettings):
 
     method: ClassVar[str] = "dn2"
 
-    n_images: int = _count(2, "How many of the most similar images to compare with.")
+    n_images: int = count_field(2, "How many of the most similar images to compare with.")
 
 
 @dataclass(frozen=True)
@@ -137,15 +143,15 @@ class PatchCoreSettings(BaselineSettings):
 
     method: ClassVar[str] = "patchcore"
 
-    share: float = _share(0.1, "Share of all patches that the coreset keeps.")
-    n_neighbours: int = _count(9, "How many patches near the nearest one weigh an image's score.")
+    share: float = share_field(0.1, "Share of all patches that the coreset keeps.")
+    n_neighbours: int = count_field(9, "How many patches near the nearest one weigh an image's score.")
     patch_size: int = setting(
         3,
         lambda v: is_int(v) and v >= 1 and v % 2 == 1,
         "an odd number of cells, 1 or more",
         "Average activations over so many cells each way.",
     )
-    search_dimension: int = _count(128, "Dimension in which the coreset is sought.")
+    search_dimension: int = count_field(128, "Dimension in which the coreset is sought.")
 
 
 @dataclass(frozen=True)
@@ -163,5 +169,5 @@ class DfmSettings(BaselineSettings):
 
     method: ClassVar[str] = "dfm"
 
-    variance: float = _share(0.995, "Share of the variance that the principal components keep.")
-    pool: int = _count(4, "Average features over blocks of so many cells each way.")
+    variance: float = share_field(0.995, "Share of the variance that the principal components keep.")
+    pool: int = count_field(4, "Average features over blocks of so many cells each way.")

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from padim_jax.backbones import Backbone
 from padim_jax.baselines.features import Batches, collect, deepest_tap, embedding_of, patches, pooled, score_images
 from padim_jax.baselines.neighbours import CHUNK_BYTES, nearest
-from padim_jax.baselines.records import FittedModel
+from padim_jax.baselines.records import BackboneModel
 from padim_jax.baselines.settings import SpadeSettings
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.embedding import Embedding, tap_embeddings
@@ -24,7 +24,7 @@ _PUBLISHED_IMAGES = 50  # K where the settings name none and there are as many
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
-class Spade(FittedModel[SpadeSettings]):
+class Spade(BackboneModel[SpadeSettings]):
     """A fitted SPADE: every good image, as one vector and as activations.
 
     Attributes:

@@ -18,7 +18,7 @@ from padim_jax.artifact.manifest import MANIFEST, manifest_error, read_manifest
 from padim_jax.artifact.stored import StoredArrays
 from padim_jax.backbones import BACKBONES, backbone_parameters
 from padim_jax.baselines.features import embedding_of
-from padim_jax.baselines.records import FittedModel, named_arrays
+from padim_jax.baselines.records import BackboneModel, FittedModel, TrainedModel, named_arrays
 from padim_jax.baselines.registry import METHODS, Method, method
 from padim_jax.baselines.settings import BaselineSettings
 from padim_jax.config import PadimConfig
@@ -30,7 +30,7 @@ FORMAT = "padim_jax baseline"
 
 
 def save(model: FittedModel[Any], path: str | os.PathLike[str], calibration: Calibration | None = None) -> None:
-    """Save a model of any method as folder ``path``, with its network; one of the same kind there is replaced.
+    """Save a model of any method as folder ``path``, with its networks; one of the same kind there is replaced.
 
     It is written whole or not at all, as checked arrays and JSON (:mod:`padim_jax.artifact.folder`).
 
@@ -45,23 +45,20 @@ def save(model: FittedModel[Any], path: str | os.PathLike[str], calibration: Cal
       FolderInUse: another process is writing the folder.
       OSError: it can't be written; a model already there is left as it was.
     """
-    if model.backbone.spec.name not in BACKBONES:
-        raise ArtifactError(
-            f"save: backbone {model.backbone.spec.name!r} is your own, and its code can't be stored in {path}; keep "
-            "the images, and fit anew"
-        )
-    arrays = {f"backbone.{name}": array for name, array in backbone_parameters(model.backbone).items()}
-    arrays |= {f"model.{name}": np.asarray(array) for name, array in named_arrays(model).items()}
+    record = {"format": FORMAT, "method": model.settings.method, "settings": dataclasses.asdict(model.settings)}
+    arrays = {f"model.{name}": np.asarray(array) for name, array in named_arrays(model).items()}
+    if isinstance(model, BackboneModel):
+        if model.backbone.spec.name not in BACKBONES:
+            raise ArtifactError(
+                f"save: backbone {model.backbone.spec.name!r} is your own, and its code can't be stored in {path}; "
+                "keep the images, and fit anew"
+            )
+        arrays |= {f"backbone.{name}": array for name, array in backbone_parameters(model.backbone).items()}
+        record["embedding"] = dataclasses.asdict(model.embedding)
+    record["calibration"] = None if calibration is None else recipe(calibration)
     if calibration is not None:
         arrays |= {"calibration.scores": np.asarray(calibration.scores)}
         arrays |= {"calibration.pixels": np.asarray(calibration.pixels)}
-    record = {
-        "format": FORMAT,
-        "method": model.settings.method,
-        "settings": dataclasses.asdict(model.settings),
-        "embedding": dataclasses.asdict(model.embedding),
-        "calibration": None if calibration is None else recipe(calibration),
-    }
     write(Path(path), json.loads(json.dumps(record)), arrays)
 
 
@@ -80,18 +77,24 @@ def load_calibrated(path: str | os.PathLike[str]) -> tuple[FittedModel[Any], Cal
     manifest = read_manifest(folder, FORMAT)
     try:
         found = method(manifest["method"])
-        settings, embedding = _settings(found, manifest["settings"]), _embedding(manifest["embedding"])
+        settings = _settings(found, manifest["settings"])
+        embedding = _embedding(manifest["embedding"]) if found.uses_backbone else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise manifest_error(folder, error) from error
     arrays = StoredArrays(folder, manifest).arrays()
-    backbone = restore_backbone(folder, embedding, arrays)
+    network: dict[str, Any] = {}
+    if embedding is not None:
+        network = {"backbone": restore_backbone(folder, embedding, arrays), "embedding": embedding}
     try:
         calibration = _calibration(manifest.get("calibration"), arrays)
-        drawn = embedding_of(backbone, settings.config, embedding.taps, embedding.neighbourhood)
-        if drawn != embedding:
-            raise ValueError(f"embedding {embedding} is not that of its settings")
+        if embedding is not None:
+            drawn = embedding_of(network["backbone"], settings.config, embedding.taps, embedding.neighbourhood)
+            if drawn != embedding:
+                raise ValueError(f"embedding {embedding} is not that of its settings")
         parts = _parts(found, arrays)
-        model = found.model(backbone=backbone, settings=settings, embedding=embedding, **jax.device_put(parts))
+        model = found.model(settings=settings, **network, **jax.device_put(parts))
+        if isinstance(model, TrainedModel) and (model.history.ndim != 2 or 0 in model.history.shape):
+            raise ValueError(f"the history is {model.history.shape}")  # no program uses it
         # arrays that don't fit one another, or the settings, make no program
         jax.eval_shape(found.score, model, jax.ShapeDtypeStruct((1, *settings.config.crop, 3), np.uint8))
     except (KeyError, TypeError, ValueError) as error:
@@ -145,16 +148,26 @@ def _hashable(value: Any) -> Any:
 
 
 def _parts(found: Method, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The fields of a model by name: an array, or several, numbered."""
+    """The fields of a model by name: an array, several that are numbered, or several by path."""
     fields = {entry.name for entry in dataclasses.fields(found.model)} - {"backbone", "settings", "embedding"}
     parts: dict[str, Any] = {}
-    for name in sorted(arrays, key=lambda name: [int(part) if part.isdigit() else part for part in name.split(".")]):
-        match = re.fullmatch(r"model\.([a-z]\w*)(?:\.(\d+))?", name)
+    for name in sorted(arrays, key=_in_numbers):
+        match = re.fullmatch(r"model\.([a-z]\w*)(?:\.(?:(\d+)|([a-z][\w.]*)))?", name)
         if match is None or match[1] not in fields:
             raise ValueError(f"unknown array {name}")
         if arrays[name].dtype != np.float32:
             raise ValueError(f"array {name} is {arrays[name].dtype}")
-        parts[match[1]] = (*parts.get(match[1], ()), arrays[name]) if match[2] else arrays[name]
+        if match[2]:
+            parts[match[1]] = (*parts.get(match[1], ()), arrays[name])
+        elif match[3]:
+            parts[match[1]] = {**parts.get(match[1], {}), match[3]: arrays[name]}
+        else:
+            parts[match[1]] = arrays[name]
     if missing := sorted(fields - parts.keys()):
         raise ValueError(f"no array {missing[0]}")
     return parts
+
+
+def _in_numbers(name: str) -> list[tuple[int, str]]:
+    """A key that sorts numbered arrays by their numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
