@@ -23,10 +23,10 @@ import numpy as np
 from alternate import Row, add_options, alternate, judge, medians, show, summary
 
 import padim_jax as padim
-from padim_jax.artifact.compaction import compact
+from padim_jax.artifact.compaction import Compacted, compact
 from padim_jax.export import export_model
 from padim_jax.export.compare import BOUNDS
-from padim_jax.export.runtimes import open_runtimes
+from padim_jax.export.runtimes import Precision, open_runtimes
 
 WEIGHTS = {"efficientnet_lite0": None}  # those of the others are random, which is as fast
 
@@ -54,11 +54,12 @@ def main() -> int:
             }
             sizes = {"": 0}
             halves = small.form.partition("-")[2]
-            for form, exported, precision in (
+            forms: tuple[tuple[str, padim.Padim | Compacted, Precision], ...] = (
                 ("32 bit", model, "float32"),
                 (halves, small, "float32"),
                 (f"int8, {halves}", small, "int8"),
-            ):
+            )
+            for form, exported, precision in forms:
                 out = Path(folder, form)
                 certificate = export_model(exported, out, good if precision == "int8" else (), precision=precision)
                 ratio = BOUNDS[precision] / certificate.largest

@@ -113,6 +113,31 @@ def test_methods_alone_leave_presets_out(bottle: Path, tmp_path: Path, padim_com
     assert run["settings"]["backbone"] == "efficientnet_lite0"
 
 
+@pytest.mark.slow
+def test_trained_methods_stand_in_the_same_table(bottle: Path, tmp_path: Path, padim_command: Command) -> None:
+    out = tmp_path / "out"
+    words = ("--image-size", "64", "--crop-size", "64", "--folds", 2, "--no-report")
+    method = "ae:width=4,steps=4,look_every=2,batch_size=4"
+    code, _, told = padim_command("evaluate", bottle, "--out", out, *words, "--method", method)
+    assert code == 0, told
+    (run,) = json.loads((out / "results.json").read_text())["runs"]
+    assert run["settings"]["own"]["steps"] == 4
+    assert run["metrics"]["pixel"] is not None
+    assert run["calibration"]["method"] == "2 folds"
+
+
+def test_trained_methods_see_the_whole_image_at_a_size_that_can_be_learnt() -> None:
+    method = baselines.method("ae")
+    plain = preset("lite0").members[0]
+    assert method.shared(plain, {}).crop == (128, 128)
+    assert method.shared(plain, {"image_size": 64, "crop_size": 64}).crop == (64, 64)
+    with pytest.raises(ValueError, match="a setting of PaDiM that ae does not have"):
+        method.shared(plain, {"taps": ("block2",)})
+    own = parse_method("ae:published,steps=50,epochs=none")[1]
+    assert (own["steps"], own["epochs"]) == (50, None)
+    assert method.settings(**own).width == method.settings.published().width  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -2,17 +2,22 @@
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 import padim_jax as padim
 from padim_jax import baselines, cli
 from padim_jax.artifact.arrays import ArtifactError
+from padim_jax.baselines.records import named_arrays
 from padim_jax.baselines.storing import load_calibrated
+from padim_jax.commands import watching as watching_module
 from padim_jax.images import read_image
 from padim_jax.method.calibration import conformal_p_values, pixel_colour_scale
 from padim_jax.runs.baseline import Baseline
@@ -148,6 +153,39 @@ def test_other_good_images_calibrate_in_place_of_folds(folder: Path, run: Comman
     assert calibration is not None
     expected = np.sort(baselines.method("dn2").score(model, pixels(folder / "other")).image_score)
     np.testing.assert_allclose(calibration.scores, expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_training_that_was_stopped_goes_on_by_the_same_command(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "good", images(10, replace(SMALL, image_size=(64, 64), crop_size=(64, 64))))
+    words = ("fit", tmp_path / "good", "--method", "ae:width=4,steps=30,look_every=10,batch_size=4", "--no-calibrate")
+    sizes = ("--image-size", "64", "--crop-size", "64")
+    code, told, err = run(*words, *sizes, "--out", tmp_path / "whole")
+    assert code == 0, err
+    assert "ae (arXiv 1807.02011); fitted on 10 images" in told
+    assert "ae: step 30 of 30, loss" in err
+
+    asked = iter([False])  # once the images are read; then at the tenth step
+    original = watching_module.interruption
+
+    @contextmanager
+    def interrupted() -> Iterator[Callable[[], bool]]:
+        with original():
+            yield lambda: next(asked, True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watching_module, "interruption", interrupted)
+        code, _, err = run(*words, *sizes, "--out", tmp_path / "part")
+    assert code == 1
+    assert "the same command goes on from there" in err
+    assert not (tmp_path / "part").exists()
+    code, _, err = run(*words, *sizes, "--out", tmp_path / "part")
+    assert code == 0, err
+    assert not list(tmp_path.glob("part.*"))
+    whole, part = (baselines.load(tmp_path / name) for name in ("whole", "part"))
+    jax.tree.map(np.testing.assert_array_equal, named_arrays(whole), named_arrays(part))
 
 
 def test_too_few_images_for_folds_leave_a_model_uncalibrated_and_say_why(

@@ -3,12 +3,15 @@
 import importlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from padim_jax.baselines import settings as records
 from padim_jax.baselines import trained_settings as trained
-from padim_jax.baselines.settings import BaselineSettings, rules_of
+from padim_jax.baselines.settings import BaselineSettings, rules_of, shared_settings
+from padim_jax.config import PadimConfig
+
+TRAINED_SIZE = 128  # pixels
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,30 @@ class Method:
             raise ValueError(f"{operation}: a model of {self.name} can't do that: {self.refusals[operation]}")
 
     @property
+    def source(self) -> str:
+        """Where the paper is."""
+        return f"arXiv {self.paper}" if self.paper[0].isdigit() else self.paper
+
+    def shared(self, config: PadimConfig, given: Mapping[str, Any]) -> PadimConfig:
+        """How images are read by this method, of settings of PaDiM with those ``given`` in their place.
+
+        A method that trains a network sees the whole image at :data:`TRAINED_SIZE` pixels where ``given`` has no size:
+        it learns in minutes there, and in hours at the size of PaDiM's.
+
+        Raises:
+          ValueError: naming a setting that only PaDiM has.
+        """
+        if unknown := [name for name in given if name not in self.settings.shared]:
+            raise ValueError(
+                f"PadimConfig: {unknown[0]}={given[unknown[0]]!r}, a setting of PaDiM that {self.name} does not have; "
+                "leave it out, or evaluate the method by itself"
+            )
+        own = shared_settings(config, self.settings)
+        if not self.uses_backbone and "image_size" not in given and "crop_size" not in given:
+            own = replace(own, image_size=TRAINED_SIZE, crop_size=TRAINED_SIZE)
+        return replace(own, **given)
+
+    @property
     def _module(self) -> Any:
         return importlib.import_module(f"padim_jax.baselines.{self.name.replace('-', '_')}")
 
@@ -85,8 +112,12 @@ def method(name: str) -> Method:
 def parse_method(text: str) -> tuple[Method, dict[str, Any]]:
     """A method with values of its own settings from ``NAME:SETTING=VALUE,SETTING=VALUE``.
 
+    Of a method that is trained, ``published`` stands for the settings of its paper.
+
     >>> parse_method("patchcore:share=0.25,n_neighbours=1")[1]
     {'share': 0.25, 'n_neighbours': 1}
+    >>> parse_method("ae:published,steps=500,epochs=none")[1]["width"]
+    32
 
     Raises:
       ValueError: an unknown method or setting, or a value that breaks its rule; lists the valid names.
@@ -95,6 +126,10 @@ def parse_method(text: str) -> tuple[Method, dict[str, Any]]:
     found, own = method(name), dict[str, Any]()
     rules = rules_of(found.settings)
     for part in filter(None, rest.split(",")):
+        if part == "published" and issubclass(found.settings, trained.TrainedSettings):
+            record = found.settings.published()
+            own |= {key: getattr(record, key) for key in rules if getattr(record, key) != rules_default(found, key)}
+            continue
         key, _, value = part.partition("=")
         if key not in rules:
             names = ", ".join(rules) or "none of its own"
@@ -103,6 +138,11 @@ def parse_method(text: str) -> tuple[Method, dict[str, Any]]:
         if not rules[key].is_valid(own[key]):
             raise ValueError(f"--method {text}: {key}={value}: wanted {rules[key].rule}")
     return found, own
+
+
+def rules_default(found: Method, name: str) -> Any:
+    """The default of one of a method's own settings."""
+    return found.settings.__dataclass_fields__[name].default
 
 
 def _value(text: str) -> Any:

@@ -10,16 +10,13 @@ import click
 from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import locked
 from padim_jax.backbones import load_backbone
-from padim_jax.baselines import shared_settings
 from padim_jax.baselines.registry import parse_method
-from padim_jax.baselines.settings import SHARED
 from padim_jax.baselines.storing import FORMAT
 from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.settings import start_from_preset, with_value_range
 from padim_jax.commands.terminal import megabytes, progress_bar, say, tell, wrong_use
 from padim_jax.commands.watching import unreadable_option, watching
-from padim_jax.config import PadimConfig
 from padim_jax.runs.fit_method import fit_method
 
 
@@ -49,27 +46,30 @@ def fit_method_command(
     """
     settings = dict(settings)
     preset_name, backbone_name = settings.pop("preset_name"), settings.pop("backbone")
-    given = {name: value for name, value in {**settings, **padims}.items() if value not in (None, (), False, 0)}
+    given = {name: value for name, value in settings.items() if value not in (None, (), False)}
+    given |= {name: value for name, value in padims.items() if value}
     with wrong_use():
         found, own = parse_method(text)
-        if foreign := [name for name in given if name not in SHARED]:
-            raise ValueError(
-                f"--{foreign[0].replace('_', '-')} is of PaDiM, and {found.name} does not have it; leave it out"
-            )
+        if foreign := [name for name in given if name not in found.settings.shared]:
+            option = f"--{foreign[0].replace('_', '-')}"
+            raise ValueError(f"{option} is of PaDiM, and {found.name} does not have it; leave it out")
         network, config = start_from_preset(preset_name, backbone_name)
-        config = PadimConfig(**{**vars(shared_settings(config)), **given})
+        config = found.shared(config, given)
     check_writable(out, FORMAT)  # now, not after an hour of fitting
     with locked(out, "fit"):
         good = find_inputs([good_dir], out)
         (config,) = with_value_range([config], good.paths)
         with wrong_use():
             chosen = found.settings(config=config, **own)
-        with progress_bar("download", unit="MB") as advance:
-            backbone = load_backbone(network, weights, progress=megabytes(advance))
+        backbone = None
+        if found.uses_backbone:
+            with progress_bar("download", unit="MB") as advance:
+                backbone = load_backbone(network, weights, progress=megabytes(advance))
         start = time.perf_counter()
         others, false_alarm_rate, pixel_rate = terms
         skip, batch_size = reading
-        with watching("nothing was kept", unreadable_option(skip)) as watch:
+        state = "nothing was kept" if found.uses_backbone else "the same command goes on from there"
+        with watching(state, unreadable_option(skip)) as watch:
             try:
                 fitted = fit_method(
                     found,
@@ -88,8 +88,9 @@ def fit_method_command(
     for path, reason in fitted.skipped.items():
         say(f"skipped {path}: {reason}")
     tell(
-        f"{out}: {found.name} (arXiv {found.paper}) with {backbone.spec.name}; fitted on {len(fitted.paths)} images in "
-        f"{time.perf_counter() - start:.1f} s" + (f", {len(fitted.skipped)} skipped" if fitted.skipped else "")
+        f"{out}: {found.name} ({found.source}){'' if backbone is None else f' with {backbone.spec.name}'}; fitted on "
+        f"{len(fitted.paths)} images in {time.perf_counter() - start:.1f} s"
+        + (f", {len(fitted.skipped)} skipped" if fitted.skipped else "")
     )
     if fitted.uncalibrated:
         say(f"not calibrated: {fitted.uncalibrated}")

@@ -57,7 +57,7 @@ def _list_methods(context: click.Context, _: click.Parameter, is_set: bool) -> N
         from padim_jax.baselines.settings import rules_of
 
         for method in METHODS.values():
-            tell(f"{method.name}  {method.about} (arXiv {method.paper})")
+            tell(f"{method.name}  {method.about} ({method.source})")
             for name, rules in rules_of(method.settings).items():
                 default = method.settings.__dataclass_fields__[name].default
                 tell(f"    {name}: {rules.help} Default: {rules.default or default}.")

@@ -162,7 +162,7 @@ def _about(method: str) -> str | None:
         return None
     found = METHODS[method]
     return (
-        f"{method} (arXiv {found.paper}): {found.about}. A score is in units of the method, and comparable only within "
+        f"{method} ({found.source}): {found.about}. A score is in units of the method, and comparable only within "
         "one model. An image is flagged when its score lies above a threshold from good images, or reaches one that is "
         "set by the slider. The good images were dealt into folds, and each fold was scored by a model of the others."
     )

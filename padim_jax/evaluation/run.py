@@ -14,8 +14,7 @@ from typing import Any
 import jax
 
 from padim_jax.backbones import Backbone, backbone_spec
-from padim_jax.baselines import BaselineSettings, Method, shared_settings
-from padim_jax.baselines.settings import SHARED
+from padim_jax.baselines import BaselineSettings, Method
 from padim_jax.config import PadimConfig
 from padim_jax.data.catalogue import Category
 from padim_jax.data.libraries import tfds
@@ -136,12 +135,8 @@ class MethodRun:
     folds: int = FOLDS
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.settings if name not in SHARED]:
-            raise ValueError(
-                f"PadimConfig: {unknown[0]}={self.settings[unknown[0]]!r}, a setting of PaDiM that {self.method} does "
-                "not have; evaluate the method by itself"
-            )
-        backbone_spec(self.preset.backbone).select(self.members[0].taps)  # checked before any run starts
+        taps = self.members[0].taps  # all settings are checked before any run starts
+        backbone_spec(self.preset.backbone).select(taps)
 
     @property
     def method(self) -> str:
@@ -157,8 +152,9 @@ class MethodRun:
     @property
     def method_settings(self) -> BaselineSettings:
         """All settings of the method."""
-        shared = shared_settings(replace(self.preset.members[0], seed=self.seed))
-        return self.baseline.settings(config=replace(shared, **_uncropped(self.category), **self.settings), **self.own)
+        given = {**(_uncropped(self.category) if self.baseline.uses_backbone else {}), **self.settings}
+        config = self.baseline.shared(replace(self.preset.members[0], seed=self.seed), given)
+        return self.baseline.settings(config=config, **self.own)
 
     @property
     def members(self) -> tuple[PadimConfig, ...]:

@@ -1,6 +1,6 @@
 """Fit another method than PaDiM on image files, calibrate it by folds of them, and save it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array
 
 from padim_jax.backbones import Backbone
-from padim_jax.baselines import FittedModel, Method, save
+from padim_jax.baselines import FittedModel, Method, TrainingCheckpoint, TrainingStopped, save
 from padim_jax.baselines.settings import BaselineSettings
 from padim_jax.images import UnreadableImage, load_batches
 from padim_jax.method.calibration import Calibration, Histogram
 from padim_jax.method.calibration import calibration as calibrate_scores
+from padim_jax.runs.checkpoint import checkpoint_folder
 from padim_jax.runs.folds import Batch, TooFewInFolds, deal, score_folds
 from padim_jax.runs.scorer import Scorer
 from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note
@@ -49,7 +50,7 @@ class FittedMethod:
 
 def fit_method(
     found: Method,
-    backbone: Backbone,
+    backbone: Backbone | None,
     settings: BaselineSettings,
     paths: Sequence[Path],
     out: Path,
@@ -66,7 +67,7 @@ def fit_method(
 
     Args:
       found: the method.
-      backbone: the frozen network.
+      backbone: the frozen network; None for methods that train one of their own.
       settings: all of the method's.
       paths: files.
       out: folder to write.
@@ -78,7 +79,7 @@ def fit_method(
 
     Raises:
       UnreadableImage: from ``watch.unreadable``.
-      Interrupted: ``watch`` has stopped it; nothing is kept.
+      Interrupted: ``watch`` has stopped it; nothing is kept but a training, which the same call goes on from.
       ValueError, FloatingPointError: as of the method's fit.
       ArtifactError, OSError: as of :func:`padim_jax.baselines.save`.
     """
@@ -96,8 +97,10 @@ def fit_method(
             if watch.stopped():
                 raise Interrupted("interrupted")
 
+    checkpoint = None if found.uses_backbone else TrainingCheckpoint(checkpoint_folder(out))
+    fit = _fit_of(found, backbone, settings, watch)
     with watch.progress("fit", len(paths)) as advance:
-        model = found.fit(backbone, read(paths, advance, watch.note), settings)
+        model = fit(read(paths, advance, watch.note), checkpoint)
         jax.block_until_ready(jax.tree.leaves(model))
     calibration, reason = None, ""
     readable = [path for path in paths if path in digests]
@@ -121,11 +124,46 @@ def fit_method(
                 scores, pixels = score_folds(
                     tuple(map(tuple, places)),
                     lambda among: read([readable[place] for place in among], advance, ignore_note),
-                    lambda batches: method_scorer(found, found.fit(backbone, batches, settings), batch_size),
+                    lambda batches: method_scorer(found, fit(batches, None), batch_size),
                 )
             except TooFewInFolds as error:
                 reason = str(error)
             else:
                 calibration = calibrate_scores(scores, pixels.counts, "folds", *rates)
     save(model, out, calibration)
+    if checkpoint is not None:
+        checkpoint.remove()
     return FittedMethod(readable, skipped, calibration, reason)
+
+
+def _fit_of(
+    found: Method, backbone: Backbone | None, settings: BaselineSettings, watch: Watch
+) -> Callable[[Iterable[Batch], TrainingCheckpoint | None], FittedModel[Any]]:
+    """What fits the method; a training remarks on its loss ten times, and can be stopped."""
+    if found.uses_backbone:
+        return lambda batches, checkpoint: found.fit(backbone, batches, settings)
+
+    def train(batches: Iterable[Batch], checkpoint: TrainingCheckpoint | None) -> FittedModel[Any]:
+        told = 0
+
+        def advance(step: int, steps: int, loss: float, images_per_second: float) -> None:
+            nonlocal told
+            if checkpoint is not None and (10 * step) // steps > told:
+                told = (10 * step) // steps
+                speed = f"{images_per_second:.0f} images/s"
+                watch.remark(f"{found.name}: step {step} of {steps}, loss {loss:.4g}, {speed}")
+
+        try:
+            return found.fit(
+                None,
+                batches,
+                settings,
+                checkpoint=checkpoint,
+                advance=advance,
+                note=watch.remark,
+                stopped=watch.stopped,
+            )
+        except TrainingStopped as error:
+            raise Interrupted(str(error)) from error
+
+    return train
