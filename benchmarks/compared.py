@@ -4,7 +4,8 @@
     python benchmarks/compared.py DIR --methods lite0-plus patchcore:share=0.01 dn2 --elpv --out rows.json
 
 Each preset and each method (as ``padim evaluate --list-methods`` names them) is fitted on all good images with
-EfficientNet-Lite0, which sees the whole image at 224 pixels. Thresholds come from good images alone: a preset leaves
+EfficientNet-Lite0, which sees the whole image at 224 pixels; a method that trains a network of its own sees it at 128,
+and is left out on solar cells and generated parts. Thresholds come from good images alone: a preset leaves
 each out, a method scores five folds by models of the others. Prints a table for each set: image AUROC, pixel AUROC and
 PRO where there are masks and maps, the share of defective and, after the slash, of good images above the threshold for
 5 % false alarms, seconds of a fit without reading files, milliseconds an image of a score, and megabytes of the model
@@ -43,8 +44,9 @@ from padim_jax.runs.scorer import Scorer
 
 BATCH = 16
 RATE = 0.05
+LITE0 = preset("lite0").members[0]
 PATIENCE = 60  # seconds: what takes less is run again, so that compiling doesn't count
-DEFAULT = ("lite0", "lite0-plus", *(name for name in baselines.METHODS if name != "spade"))
+DEFAULT = ("lite0", "lite0-plus", *(name for name, found in baselines.METHODS.items() if found.uses_backbone))
 COLUMNS = {
     "image_auroc": ("image AUROC", "{:.3f}"),
     "pixel_auroc": ("pixel AUROC", "{:.3f}"),
@@ -85,7 +87,7 @@ def measure_method(
 ) -> tuple[Scorer, float | None, dict[str, Any]]:
     """A method's scorer, its threshold, and what it costs."""
     found, own = parse_method(text)
-    settings = found.settings(config=baselines.shared_settings(preset("lite0").members[0]), **own)
+    settings = found.settings(config=found.shared(LITE0, {}), **own)
     model, seconds = timed(lambda: found.fit(backbone, split_batches(data.fit, BATCH), settings))
     threshold = None
     if folds:
@@ -139,9 +141,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     backbone, rows = padim.load_backbone("efficientnet_lite0"), list[dict[str, Any]]()
-    sets = [read_folder(folder) for folder in options.folders] + [generated()] * options.generated
+    sets: list[Path | DataSet] = [*options.folders, *[generated()] * options.generated]
     sets += [elpv("mono", STANDARD)] * options.elpv
-    for data in sets:
+    for place in sets:
+        data = read_folder(place, LITE0) if isinstance(place, Path) else place
         n_good = int((~data.labels).sum())
         print(f"\n{data.name}: {len(data.fit)} to fit, {n_good} good and {int(data.labels.sum())} defective\n")
         print("| method | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |")
@@ -149,9 +152,16 @@ def main() -> int:
         for name in options.methods:
             if name in PRESETS:
                 scorer, threshold, costs = measure_preset(name, data, backbone)
+                seen = data
             else:
-                scorer, threshold, costs = measure_method(name, data, backbone, folds=not options.without_folds)
-            row = costs | judge(scorer, threshold, data)
+                found, _ = parse_method(name)
+                seen = data
+                if not found.uses_backbone:
+                    if not isinstance(place, Path):
+                        continue
+                    seen = read_folder(place, found.shared(LITE0, {}))
+                scorer, threshold, costs = measure_method(name, seen, backbone, folds=not options.without_folds)
+            row = costs | judge(scorer, threshold, seen)
             rows.append({"data": data.name, "method": name} | row | facts())
             cells = ["–" if row[key] is None else form.format(row[key]) for key, (_, form) in COLUMNS.items()]
             print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
