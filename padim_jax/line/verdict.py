@@ -18,14 +18,12 @@ the calibration that an image has to exceed, as everywhere in padim.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 from padim_jax.config import FALSE_ALARM_RATE
+from padim_jax.line.records import Verdict
 from padim_jax.method.calibration import Calibration, images_wanted
 from padim_jax.runs.score import OTHER_SIZE, POOR_MATCH, FittedOn, ScoredImage
 
-Verdict = Literal["good", "look", "bad", "unreadable"]
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 LOOK_RATE = 0.05
 _ROUNDING = 1e-9  # 0.05 · 20 must not fall short of 1
 
