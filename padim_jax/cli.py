@@ -32,6 +32,9 @@ COMMANDS = {
         "padim score-many MODELS TABLE --out DIR",
         "score each image by the model it belongs to",
     ),
+    "results": Entry(
+        f"{_ROOT}.lines:results_command", "padim results STORE", "decisions of a line: find, count and export them"
+    ),
     "calibrate": Entry(
         f"{_ROOT}.changing:calibrate_command",
         "padim calibrate MODEL GOOD_DIR",
