@@ -20,9 +20,9 @@ def parts(n: int, seed: int = 0, *, defect: bool = False) -> np.ndarray:
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def fit_model(folder: Path, *, seed: int = 0, n: int = 24) -> Path:
+def fit_model(folder: Path, *, seed: int = 0, n: int = 24, calibrated: bool = True) -> Path:
     """Write a calibrated model of good parts to ``folder``."""
     good = parts(n, seed)
     model = padim.fit(padim.load_backbone("efficientnet_lite0"), [good], SEEN)
-    padim.save(padim.calibrate(model, [good], false_alarm_rate=0.04), folder)
+    padim.save(padim.calibrate(model, [good], false_alarm_rate=0.04) if calibrated else model, folder)
     return folder

@@ -24,7 +24,7 @@ def line(tmp_path: Path) -> Path:
             numbers = {} if verdict != "unreadable" else {"score": None, "p_value": None, "reason": "cut short"}
             waits = ["webhook http://plc"] if index == 3 else []
             name = "=1.png" if index == 3 else f"{index}.png"
-            (found,) = store.record([decision(name, verdict=verdict, **numbers)], outputs=waits)
+            (found,) = store.record([decision(name, verdict=verdict, **numbers)], outputs=lambda _, waits=waits: waits)
             if index == 1:
                 store.correct(found.id, "good", who="Ada", note="dust")
             clock.now += DAY

@@ -160,7 +160,7 @@ def test_what_can_not_be_corrected_is_refused_in_words(store: Store) -> None:
 
 
 def test_what_is_decided_waits_for_every_output_until_it_has_it(store: Store, clock: Clock) -> None:
-    given = store.record(many(3), outputs=["csv a", "webhook b"])
+    given = store.record(many(3), outputs=lambda _: ["csv a", "webhook b"])
     assert [one.item for one, _ in store.outbox.pending("csv a", limit=2)] == ["00000.png", "00001.png"]
     store.outbox.delivered("csv a", given)
     assert store.outbox.pending("csv a") == []
@@ -178,8 +178,8 @@ def test_what_is_decided_waits_for_every_output_until_it_has_it(store: Store, cl
 
 
 def test_what_was_recorded_before_does_not_wait_again(store: Store) -> None:
-    store.outbox.delivered("csv", store.record([decision()], outputs=["csv"]))
-    store.record([decision()], outputs=["csv"])
+    store.outbox.delivered("csv", store.record([decision()], outputs=lambda _: ["csv"]))
+    store.record([decision()], outputs=lambda _: ["csv"])
     assert store.outbox.waiting() == []
 
 
@@ -188,7 +188,7 @@ def test_what_was_recorded_before_does_not_wait_again(store: Store) -> None:
 
 def test_what_is_old_goes_but_what_a_person_said_and_what_waits_stays(store: Store, clock: Clock) -> None:
     old = store.record(many(5))
-    store.record([decision("waits.png")], outputs=["webhook"])
+    store.record([decision("waits.png")], outputs=lambda _: ["webhook"])
     store.correct(old[2].id, "bad", who="Ada")
     clock.now += 2 * DAY
     store.record([decision("new.png")])
@@ -318,7 +318,7 @@ def write_some(path: Path, worker: int) -> None:
     with Store.open(path) as store:
         for index in range(30):  # half of them are every worker's
             item = f"{index}.png" if index % 2 else f"{worker}-{index}.png"
-            store.record([decision(item)], outputs=["csv"])
+            store.record([decision(item)], outputs=lambda _: ["csv"])
 
 
 def test_processes_that_write_at_once_lose_nothing_and_record_nothing_twice(tmp_path: Path) -> None:

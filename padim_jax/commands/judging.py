@@ -1,13 +1,20 @@
 """The command lines of the commands that score images and measure models."""
 
-import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 
 from padim_jax.commands.lazy_click import Command
-from padim_jax.commands.options import RATE, batch_option, debug_option, devices_option, grid_options, roi_option
+from padim_jax.commands.options import (
+    RATE,
+    Bytes,
+    batch_option,
+    debug_option,
+    devices_option,
+    grid_options,
+    roi_option,
+)
 from padim_jax.commands.terminal import tell
 from padim_jax.config import ProtocolName, TableFormat
 
@@ -25,20 +32,6 @@ _min_area_option = click.option(
 _tight_masks_option = click.option(
     "--tight-masks", is_flag=True, help="Of each region, mark and list only what reaches half of its peak."
 )
-_UNITS = {"MB": 10**6, "GB": 10**9}
-
-
-class Bytes(click.ParamType):
-    """A number of bytes: ``500MB``, ``4GB``."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse; anything else is wrong use."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", str(value), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is no size such as 500MB or 4GB", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def _list_presets(context: click.Context, _: click.Parameter, is_set: bool) -> None:

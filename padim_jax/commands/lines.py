@@ -5,10 +5,96 @@ from pathlib import Path
 import click
 
 from padim_jax.commands.lazy_click import Command
-from padim_jax.commands.options import debug_option
+from padim_jax.commands.options import RATE, Bytes, batch_option, debug_option
 
 _VERDICTS = ("good", "look", "bad", "unreadable")
 _store_argument = click.argument("store", type=click.Path(dir_okay=False, path_type=Path))
+
+
+@click.command(
+    "watch",
+    cls=Command,
+    example="padim watch camera/ --model bracket.padim --store line.db --append decisions.csv --bad-folder bad\n"
+    "camera-program | padim watch - --model bracket.padim --store line.db --webhook https://plc.local/part",
+    place="padim_jax.commands.watch:watch_command",
+)
+@click.argument("source", type=str)
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="The calibrated model that judges.")
+@click.option(
+    "--store", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File that keeps the decisions."
+)
+@click.option(
+    "--look-rate",
+    type=RATE,
+    default=0.05,
+    show_default=True,
+    help="Share of good images that may be not called good.",
+)
+@click.option(
+    "--false-alarm-rate",
+    type=RATE,
+    help="Share of good images that may be called bad. Default: by the model's threshold.",
+)
+@click.option(
+    "--append",
+    "tables",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Add each decision to this file, .csv or .jsonl; repeat for several.",
+)
+@click.option(
+    "--bad-folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for copies of bad images, and a picture of each.",
+)
+@click.option(
+    "--webhook", "webhooks", multiple=True, metavar="URL", help="Send each decision as JSON to this address; repeat."
+)
+@click.option(
+    "--notify",
+    "notified",
+    multiple=True,
+    type=click.Choice(_VERDICTS),
+    help="Send only decisions of this verdict; repeat for several. Default: all.",
+)
+@click.option("--once", is_flag=True, help="Judge what lies in SOURCE, and end.")
+@click.option(
+    "--poll",
+    type=click.FloatRange(0.05),
+    metavar="SECONDS",
+    help="Look for new files this often, as on a network drive. Default: the system tells of them.",
+)
+@click.option("--quiet", is_flag=True, help="Print no line for each decision.")
+@click.option(
+    "--settle",
+    type=click.FloatRange(0),
+    default=0.2,
+    show_default=True,
+    metavar="SECONDS",
+    help="Take a file that has not changed for so long as whole.",
+)
+@click.option("--queue", type=click.IntRange(1), default=1000, show_default=True, help="Most images that wait.")
+@click.option(
+    "--when-full",
+    type=click.Choice(("wait", "drop-oldest", "drop-newest")),
+    default="wait",
+    show_default=True,
+    help="What to do with one more image than may wait.",
+)
+@click.option("--keep-days", type=click.FloatRange(0, min_open=True), help="Delete decisions older than this.")
+@click.option("--keep-size", type=Bytes(), help="Delete the oldest decisions once the store is larger.")
+@batch_option
+@debug_option
+def watch_command() -> None:
+    """Judge images as they come to SOURCE, each once, and keep every decision in STORE.
+
+    SOURCE is a folder that image files are written to, with those below it, or - for paths on standard input, one a
+    line. What lies in the folder already is judged first. A file is read once it is whole. Every image gets one of four
+    verdicts: good, look (a person should), bad, or unreadable.
+
+    Killed at any moment, the same command goes on where it was. Ctrl-C or SIGTERM finishes the images in hand, and
+    ends. A model that is replaced on disk is used from then on. What --webhook can't deliver waits in the store.
+    """
 
 
 @click.command(

@@ -61,13 +61,23 @@ class Outbox:
             rows = [(output, decision.sequence) for decision in decisions]
             connection.executemany("DELETE FROM outbox WHERE output = ? AND sequence = ?", rows)
 
-    def postpone(self, output: str, decision: Decision, error: str) -> float:
-        """Note that an output could not take a decision; gives the seconds until the next attempt, which double."""
+    def postpone(self, output: str, decision: Decision, error: str, *, others_too: bool = False) -> float:
+        """Note that an output could not take a decision; gives the seconds until the next attempt, which double.
+
+        Args:
+          output: its name.
+          decision: that it was offered.
+          error: why it did not take it.
+          others_too: it will not take others either until then.
+        """
         with self._database.transaction() as connection:
             key = output, decision.sequence
             row = connection.execute("SELECT attempts FROM outbox WHERE output = ? AND sequence = ?", key).fetchone()
             attempts = int(row[0]) if row else 0
             wait = min(LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(attempts, 30))
+            if others_too:  # so that the order stays, they are due again together
+                due = self._clock() + wait, output
+                connection.execute("UPDATE outbox SET due = max(due, ?) WHERE output = ?", due)
             connection.execute(
                 "UPDATE outbox SET attempts = ?, due = ?, error = ? WHERE output = ? AND sequence = ?",
                 (attempts + 1, self._clock() + wait, escape_bytes(error), *key),

@@ -51,7 +51,7 @@ class Decision:
       model: name of the model, that of its folder.
       model_digest: SHA-256 of the model's manifest, which names all its files with their digests.
       verdict: one of :data:`VERDICTS`.
-      reason: why; empty for a good one.
+      reason: why; of a good one, only what was noted of its file, such as that it holds several frames.
       score, p_value: as :class:`padim_jax.Scores` has them; None for a file that could not be read.
       regions: above the pixel threshold, each with left, top, width, height, area, peak, row, column and p_value in the
         image's own pixels; None where nobody looked for them.

@@ -68,12 +68,14 @@ class Store:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def record(self, decisions: Iterable[Decision], outputs: Sequence[str] = ()) -> list[Decision]:
-        """Record decisions, all or none, and that each of ``outputs`` is to get them.
+    def record(
+        self, decisions: Iterable[Decision], outputs: Callable[[Decision], Iterable[str]] = lambda decision: ()
+    ) -> list[Decision]:
+        """Record decisions, all or none, and who is to get them.
 
         Args:
           decisions: in the order of the images.
-          outputs: names of those that decisions are handed on to.
+          outputs: gives the names of the outputs that a decision is handed on to.
 
         Returns:
           Those that were not there already, with their sequence and time.
@@ -95,7 +97,7 @@ class Store:
                 done = connection.execute(f"INSERT OR IGNORE INTO decisions ({names}) VALUES ({marks})", values)
                 if done.rowcount:
                     sequence = int(done.lastrowid or 0)
-                    rows = [(output, sequence) for output in outputs]
+                    rows = [(output, sequence) for output in outputs(decision)]
                     connection.executemany("INSERT INTO outbox (output, sequence) VALUES (?, ?)", rows)
                     recorded.append(replace(decision, sequence=sequence, time=now))
         return recorded
