@@ -201,8 +201,8 @@ def test_a_file_that_stays_unreadable_is_a_decision_too(camera: Path, judge: Jud
 def test_a_burst_is_decided_in_batches_and_in_its_order(
     camera: Path, judge: Judge, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes, original = list[int](), judge.judge
-    monkeypatch.setattr(judge, "judge", lambda photos: (sizes.append(len(photos)), original(photos))[1])
+    sizes, original = list[int](), judge.begin
+    monkeypatch.setattr(judge, "begin", lambda photos: (sizes.append(len(photos)), original(photos))[1])
     write_images(camera, np.tile(parts(10, seed=5), (10, 1, 1, 1)))
     past = time.time() - 1000
     for index in range(100):

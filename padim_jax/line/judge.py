@@ -9,8 +9,8 @@ the one in memory goes on, and what is wrong is told.
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from padim_jax.artifact import load
 from padim_jax.artifact.manifest import MANIFEST, manifest_checksum, read_manifest
 from padim_jax.images import Batch, UnreadableImage
-from padim_jax.images.ahead import map_ahead
+from padim_jax.images.ahead import CORES
 from padim_jax.images.decode import open_image, read_file
 from padim_jax.images.folder import digest_of
 from padim_jax.images.image import centre_crop, resize
@@ -96,6 +96,21 @@ class _Read:
     is_whole: bool = False
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Images that threads are reading.
+
+    Attributes:
+      photos: which ones.
+      state: of the model that they are read for.
+      files: of each, once it is read.
+    """
+
+    photos: Sequence[Photo]
+    state: Loaded
+    files: Sequence[Future[_Read]]
+
+
 class Judge:
     """Judges images by the model in a folder; threads may call it, one at a time is served.
 
@@ -129,6 +144,7 @@ class Judge:
         self.path, self.batch_size = path, batch_size
         self._rates, self._regions, self._remark = rates or Rates(None), regions or RegionSearch(), remark
         self._lock, self._failed, self._retry = threading.RLock(), "", 0.0
+        self._pool = ThreadPoolExecutor(CORES, thread_name_prefix="decode")
         self._state = self._look()
         self.current = self._load()
 
@@ -173,12 +189,21 @@ class Judge:
         Files that can't be read are "unreadable", and an image whose score is no finite number is to be looked at.
         Where several frames were taken for the first one, or transparent pixels for black, the reason says so.
         """
+        return self.finish(self.begin(photos))
+
+    def begin(self, photos: Sequence[Photo]) -> Begun:
+        """Let threads read images, while others are judged."""
+        state = self.current
+        return Begun(photos, state, [self._pool.submit(_read, photo, state.model) for photo in photos])
+
+    def finish(self, begun: Begun) -> list[Judged]:
+        """Judge images that :meth:`begin` has begun to read, as :meth:`judge` does."""
         with self._lock:
-            state = self.current
-            read = partial(_read, model=state.model)
-            files = [future.result() for _, future in map_ahead(read, photos, 2 * self.batch_size, name="decode")]
-            results = self._results(state, [file for file in files if file.pixels is not None])
-            return [_decide(state, file, results.get(id(file))) for file in files]
+            if begun.state is not self.current:  # another model may want another size
+                begun = self.begin(begun.photos)
+            files = [future.result() for future in begun.files]
+            results = self._results(begun.state, [file for file in files if file.pixels is not None])
+            return [_decide(begun.state, file, results.get(id(file))) for file in files]
 
     def _results(self, state: Loaded, files: Sequence[_Read]) -> Mapping[int, ScoredImage | str]:
         """Result of each file, by identity, or why it has none."""

@@ -44,16 +44,12 @@ class Outbox:
     def pending(self, output: str, *, limit: int = 64) -> list[tuple[Decision, int]]:
         """Decisions that are due for an output, the oldest first, each with how often it was tried in vain."""
         now = self._clock()  # a wait that seems longer than any is of a clock that was set back since
-        rows = self._database.read(
-            "SELECT sequence, attempts FROM outbox WHERE output = ? AND (due <= ? OR due > ?) "
-            "ORDER BY sequence LIMIT ?",
-            *(output, now, now + LONGEST_WAIT, limit),
-        )
-        return [
-            (decision, int(attempts))
-            for sequence, attempts in rows
-            for decision in self._database.read_decisions("WHERE d.sequence = ?", sequence)
-        ]
+        which = "WHERE output = ? AND (due <= ? OR due > ?) ORDER BY sequence LIMIT ?"
+        values = output, now, now + LONGEST_WAIT, limit
+        tried = dict(self._database.read(f"SELECT sequence, attempts FROM outbox {which}", *values))
+        rest = f"WHERE d.sequence IN (SELECT sequence FROM outbox {which}) ORDER BY d.sequence"
+        found = self._database.read_decisions(rest, *values)
+        return [(decision, int(tried.get(decision.sequence, 0))) for decision in found]
 
     def delivered(self, output: str, decisions: Sequence[Decision]) -> None:
         """Note that an output has taken these."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from padim_jax.line.backlog import Arrival, Backlog, WhenFull
 from padim_jax.line.courier import Courier
-from padim_jax.line.judge import Judge, Judged, Photo
+from padim_jax.line.judge import Begun, Judge, Judged, Photo
 from padim_jax.line.outputs.output import Output, Picture, hand_on, names_for
 from padim_jax.line.records import Decision, Verdict
 from padim_jax.line.seen import Dropped
@@ -111,6 +111,7 @@ class _Watch:
         self.names = names_for(outputs)
         self.far = [output for output in outputs if output.is_far]
         self.backlog, self.stop = Backlog(limits.queue, limits.when_full), threading.Event()
+        self.begun: tuple[list[Arrival], Begun] | None = None
         self.again = list[tuple[float, Arrival]]()  # files that can't be read yet, and when to try again
         self.summary, self.failure, self.couriers = Summary(), list[BaseException](), list[Courier]()
         self.retry = dict.fromkeys((output.name for output in outputs), 0.0)
@@ -131,12 +132,14 @@ class _Watch:
             stack.callback(self._end)
             thread.start()
             ready()
-            while not (self.backlog.is_done and not self.again) and not stopped():
+            while (self.begun or self.again or not self.backlog.is_done) and not stopped():
                 self._step()
             self._end()
-            if not self.source.lasts:  # nobody would find these again
-                while len(self.backlog) or self.again:
-                    self._step()
+            if self.begun:  # in hand
+                self._hand_on(self._judge(*self.begun))
+                self.begun = None
+            while not self.source.lasts and (self.begun or self.again or len(self.backlog)):
+                self._step()  # nobody would find these again
         if self.failure:
             raise self.failure[0]
         return self.summary
@@ -166,31 +169,35 @@ class _Watch:
 
     def _step(self) -> None:
         """Judge what waits, one batch at most, and look at other things where it is time to."""
+        begun = self.begun or self._begin(min(_IDLE, _AGAIN if self.again else _IDLE))
+        self.begun = self._begin(0.0) if begun else None  # is read while the others are computed
+        if time.monotonic() - self.looked >= _LOOK:
+            self.judge.refresh()
+            self.looked = time.monotonic()
+        self._hand_on(self._judge(*begun) if begun else {})
+        self._tidy()
+
+    def _begin(self, timeout: float) -> tuple[list[Arrival], Begun] | None:
+        """Begin to read the next batch; None where nothing comes within ``timeout`` seconds."""
         now = time.monotonic()
         due = [arrival for at, arrival in self.again if at <= now][: self.judge.batch_size]
         self.again = [(at, arrival) for at, arrival in self.again if arrival not in due]
-        free = self.judge.batch_size - len(due)
-        arrivals = due + self.backlog.take(free, 0.0 if due else min(_IDLE, _AGAIN if self.again else _IDLE))
+        arrivals = due + self.backlog.take(self.judge.batch_size - len(due), 0.0 if due else timeout)
         arrivals = list({arrival.path: arrival for arrival in arrivals}.values())  # the newest, where one came again
-        if now - self.looked >= _LOOK:
-            self.judge.refresh()
-            self.looked = time.monotonic()
-        pictures = self._judge(arrivals) if arrivals else {}
-        self._hand_on(pictures)
-        self._tidy()
-
-    def _judge(self, arrivals: Sequence[Arrival]) -> dict[str, Picture]:
-        stamps = [stamp_of(arrival.path) for arrival in arrivals]
+        if not arrivals:
+            return None
         photos = [
-            Photo(arrival.source, arrival.item, arrival.path, stamp)
-            for arrival, stamp in zip(arrivals, stamps, strict=True)
-        ]
-        state = self.judge.current
+            Photo(arrival.source, arrival.item, arrival.path, stamp_of(arrival.path)) for arrival in arrivals
+        ]  # with the stamp from before it is read
+        return arrivals, self.judge.begin(photos)
+
+    def _judge(self, arrivals: Sequence[Arrival], begun: Begun) -> dict[str, Picture]:
         judged = [
             found
-            for arrival, found in zip(arrivals, self.judge.judge(photos), strict=True)
+            for arrival, found in zip(arrivals, self.judge.finish(begun), strict=True)
             if self._is_whole(arrival, found)
         ]
+        state = self.judge.current
         fresh = [found for found in judged if not self._is_decided(found.decision)]
         recorded = self.store.record([found.decision for found in fresh], self.names)
         self.summary.known += len(judged) - len(recorded)
