@@ -128,3 +128,31 @@ def results_command() -> None:
     Times without a zone are local; those in a store are UTC. What a person corrected shows both verdicts. What waits to
     be handed on, and images that were dropped, are named at the end.
     """
+
+
+@click.command(
+    "drift",
+    cls=Command,
+    computes=False,
+    example="padim drift line.db --rate 0.001",
+    place="padim_jax.commands.drift:drift_command",
+)
+@_store_argument
+@click.option("--model", metavar="NAME", help="Only decisions by the model of this name.")
+@click.option("--since", metavar="TIME", help="Only decisions from this day or time on.")
+@click.option(
+    "--rate",
+    type=RATE,
+    default=0.01,
+    show_default=True,
+    help="Probability that there is ever a false alarm for a model, at most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead.")
+@debug_option
+def drift_command() -> None:
+    """Say whether what images score has drifted, for each state of each model in STORE, and since when.
+
+    It bets against a line that stays as it is, and says so once the bets have won 1 / --rate: as long as nothing
+    changes, that ever happens with a probability of at most --rate. A line that differs from the model's good images
+    from the first decision on, and stays so, shows no drift.
+    """
