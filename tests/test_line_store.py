@@ -140,6 +140,9 @@ def test_a_correction_stands_beside_the_decision_and_is_undone_not_erased(store:
     assert store.decision(found.id).correction is None
     assert list(store.decisions(corrected=True)) == []
     assert [one.verdict for one in store.corrections(found.id)] == ["good", "look"]
+    odd = store.correct(found.id, "bad", who="A\\xffda", note="\\x80 \udc80")
+    assert store.corrections(found.id)[2] == odd == store.decision(found.id).correction
+    store.undo(odd.number, who="Ada")
     with pytest.raises(ValueError, match="was undone at"):
         store.undo(first.number, who="Ada")
 

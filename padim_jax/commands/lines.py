@@ -51,6 +51,9 @@ _store_argument = click.argument("store", type=click.Path(dir_okay=False, path_t
     "--webhook", "webhooks", multiple=True, metavar="URL", help="Send each decision as JSON to this address; repeat."
 )
 @click.option(
+    "--mqtt", "brokers", multiple=True, metavar="URL", help="Publish each to a topic, mqtt://host/topic; repeat."
+)
+@click.option(
     "--notify",
     "notified",
     multiple=True,
@@ -93,7 +96,7 @@ def watch_command() -> None:
     verdicts: good, look (a person should), bad, or unreadable.
 
     Killed at any moment, the same command goes on where it was. Ctrl-C or SIGTERM finishes the images in hand, and
-    ends. A model that is replaced on disk is used from then on. What --webhook can't deliver waits in the store.
+    ends. A model that is replaced on disk is used from then on. What --webhook and --mqtt can't deliver waits in STORE.
     """
 
 

@@ -12,6 +12,7 @@ from padim_jax.commands.terminal import interruption, say, tell, wrong_use
 from padim_jax.line.backlog import WhenFull
 from padim_jax.line.judge import Judge
 from padim_jax.line.outputs.bad_folder import BadFolder
+from padim_jax.line.outputs.mqtt import Mqtt
 from padim_jax.line.outputs.output import Output
 from padim_jax.line.outputs.table import Table
 from padim_jax.line.outputs.webhook import Webhook
@@ -35,6 +36,7 @@ def watch_command(
     tables: tuple[Path, ...],
     bad_folder: Path | None,
     webhooks: tuple[str, ...],
+    brokers: tuple[str, ...],
     notified: tuple[Verdict, ...],
     once: bool,
     poll: float | None,
@@ -60,6 +62,7 @@ def watch_command(
                 images = Folder(Path(source), opened.seen, settle=settle, poll=poll, once=once, remark=say)
             outputs: list[Output] = [Table(path) for path in tables]
             outputs += [Webhook(url, notified or VERDICTS) for url in webhooks]
+            outputs += [Mqtt(url, notified or VERDICTS) for url in brokers]
             if bad_folder is not None:
                 outputs.append(BadFolder(bad_folder, judge, say))
         _note_left(opened, outputs)

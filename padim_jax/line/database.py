@@ -100,10 +100,16 @@ def row_of(decision: Decision) -> dict[str, Any]:
     return {name: escape_bytes(value) if isinstance(value, str) else value for name, value in found.items()}
 
 
+def correction_of(row: tuple[Any, ...]) -> Correction:
+    """The correction in a row of :data:`CORRECTION`."""
+    fields = dict(zip(CORRECTION, row, strict=True))
+    return Correction(**fields | {name: unescape_bytes(fields[name]) for name in ("who", "note", "undone_by")})
+
+
 def _decision(row: tuple[Any, ...]) -> Decision:
     own = dict(zip(_OWN, row, strict=False))
     own["regions"] = None if own["regions"] is None else tuple(json.loads(own["regions"]))
     for name in ("source", "item", "model", "reason"):
         own[name] = unescape_bytes(own[name])
-    number, *rest = row[len(_OWN) :]
-    return Decision(**own, correction=None if number is None else Correction(number, *rest))
+    number = row[len(_OWN)]
+    return Decision(**own, correction=None if number is None else correction_of(row[len(_OWN) :]))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from padim_jax.line.database import CORRECTION, Database, row_of
+from padim_jax.line.database import CORRECTION, Database, correction_of, row_of
 from padim_jax.line.outbox import Outbox
 from padim_jax.line.records import VERDICTS, Correction, Decision, Verdict, parse_time, time_text
 from padim_jax.line.retention import Retained, retain
@@ -206,7 +206,7 @@ class Store:
             rows = self._database.read(f"SELECT {', '.join(CORRECTION)} FROM corrections WHERE number = ?", number)
             if not rows:
                 raise KeyError(f"Store.undo: there is no correction {number} in {self.path}")
-            correction = Correction(*rows[0])
+            correction = correction_of(rows[0])
             if correction.undone_at:
                 raise ValueError(f"Store.undo: correction {number} was undone at {correction.undone_at}")
             now = time_text(self._clock())
@@ -218,7 +218,7 @@ class Store:
     def corrections(self, id: str | None = None) -> list[Correction]:
         """All corrections, those that were undone too, or all of one decision, in their order."""
         query = f"SELECT {', '.join(CORRECTION)} FROM corrections WHERE ? IN ('', decision) ORDER BY number"
-        return [Correction(*row) for row in self._database.read(query, id or "")]
+        return [correction_of(row) for row in self._database.read(query, id or "")]
 
     @property
     def outbox(self) -> Outbox:

@@ -112,7 +112,8 @@ class Folder:
             yield list(self._young)
 
     def _told_by_system(self, stop: threading.Event) -> Iterator[list[str]]:
-        import watchfiles
+        with extra("line"):
+            import watchfiles
 
         due = time.monotonic()  # what was written before the system began to tell is found by a first look
         options = {"step": 20, "debounce": 100, "rust_timeout": 100, "yield_on_timeout": True, "watch_filter": None}
