@@ -102,8 +102,9 @@ def row_of(decision: Decision) -> dict[str, Any]:
 
 def correction_of(row: tuple[Any, ...]) -> Correction:
     """The correction in a row of :data:`CORRECTION`."""
-    fields = dict(zip(CORRECTION, row, strict=True))
-    return Correction(**fields | {name: unescape_bytes(fields[name]) for name in ("who", "note", "undone_by")})
+    fields: dict[str, Any] = dict(zip(CORRECTION, row, strict=True))
+    fields.update({name: unescape_bytes(fields[name]) for name in ("who", "note", "undone_by")})
+    return Correction(**fields)
 
 
 def _decision(row: tuple[Any, ...]) -> Decision:
