@@ -15,7 +15,7 @@ _store_argument = click.argument("store", type=click.Path(dir_okay=False, path_t
     "watch",
     cls=Command,
     example="padim watch camera/ --model bracket.padim --store line.db --append decisions.csv --bad-folder bad\n"
-    "camera-program | padim watch - --model bracket.padim --store line.db --webhook https://plc.local/part",
+    "padim watch - --model bracket.padim --store line.db --webhook https://plc/part",
     place="padim_jax.commands.watch:watch_command",
 )
 @click.argument("source", type=str)
