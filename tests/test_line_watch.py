@@ -347,7 +347,7 @@ def test_paths_on_standard_input_are_judged_to_the_last(camera: Path, judge: Jud
     lines = b"".join(os.fsencode(path) + b"\n" for path in [*paths, camera / "none.png", paths[0]])
     stop = threading.Event()
     stop.set()  # what was read from a stream is nowhere else, so it is judged though somebody has stopped it
-    wait = Lines(io.BytesIO(lines))
+    wait = Lines(io.BytesIO(lines).read)
     summary = watch_line(wait, judge, store, limits=Limits(patience=0.2))
     assert [found.item for found in store.decisions()][:5] == [str(path) for path in paths]
     assert summary.verdicts["unreadable"] == 1

@@ -1,5 +1,6 @@
 """``padim watch``."""
 
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,7 +58,7 @@ def watch_command(
         with wrong_use(but=(OSError, ArtifactError)):
             judge = Judge(model, Rates(false_alarm_rate, look_rate), batch_size=batch_size, remark=say)
             opened = stack.enter_context(Store.open(store))
-            images: Source = Lines(sys.stdin.buffer)
+            images: Source = Lines(lambda count: os.read(sys.stdin.fileno(), count))
             if source != STANDARD_INPUT:
                 images = Folder(Path(source), opened.seen, settle=settle, poll=poll, once=once, remark=say)
             outputs: list[Output] = [Table(path) for path in tables]

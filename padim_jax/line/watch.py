@@ -21,6 +21,7 @@ QUEUE = 1000  # images that wait at most
 _AGAIN = 0.25  # seconds until a file that can't be read yet is read again
 _IDLE = 0.2  # seconds to wait for an image before looking at other things
 _LOOK = 1.0  # seconds between two looks at the model
+_FAREWELL = 10.0  # seconds that the thread which finds images may take to end
 _TIDY = 600.0  # seconds between two looks at what the store need not keep
 
 
@@ -140,6 +141,8 @@ class _Watch:
                 self.begun = None
             while not self.source.lasts and (self.begun or self.again or len(self.backlog)):
                 self._step()  # nobody would find these again
+            if self.source.lasts:  # before the store is closed, which it reads; a stream may never wake
+                thread.join(_FAREWELL)
         if self.failure:
             raise self.failure[0]
         return self.summary
