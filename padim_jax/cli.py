@@ -32,6 +32,15 @@ COMMANDS = {
         "padim score-many MODELS TABLE --out DIR",
         "score each image by the model it belongs to",
     ),
+    "watch": Entry(
+        f"{_ROOT}.lines:watch_command",
+        "padim watch SOURCE --model MODEL --store STORE",
+        "judge images as they come, each once",
+    ),
+    "results": Entry(
+        f"{_ROOT}.lines:results_command", "padim results STORE", "decisions of a line: find, count and export them"
+    ),
+    "drift": Entry(f"{_ROOT}.lines:drift_command", "padim drift STORE", "whether what images score has drifted"),
     "calibrate": Entry(
         f"{_ROOT}.changing:calibrate_command",
         "padim calibrate MODEL GOOD_DIR",

@@ -1,13 +1,20 @@
 """The command lines of the commands that score images and measure models."""
 
-import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 
 from padim_jax.commands.lazy_click import Command
-from padim_jax.commands.options import batch_option, debug_option, devices_option, grid_options, roi_option
+from padim_jax.commands.options import (
+    RATE,
+    Bytes,
+    batch_option,
+    debug_option,
+    devices_option,
+    grid_options,
+    roi_option,
+)
 from padim_jax.commands.terminal import tell
 from padim_jax.config import ProtocolName, TableFormat
 
@@ -25,20 +32,6 @@ _min_area_option = click.option(
 _tight_masks_option = click.option(
     "--tight-masks", is_flag=True, help="Of each region, mark and list only what reaches half of its peak."
 )
-_UNITS = {"MB": 10**6, "GB": 10**9}
-
-
-class Bytes(click.ParamType):
-    """A number of bytes: ``500MB``, ``4GB``."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse; anything else is wrong use."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", str(value), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is no size such as 500MB or 4GB", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def _list_presets(context: click.Context, _: click.Parameter, is_set: bool) -> None:
@@ -87,6 +80,11 @@ def _list_methods(context: click.Context, _: click.Parameter, is_set: bool) -> N
     help="Write a mask of what is above the pixel threshold, in these pixels.",
 )
 @click.option("--maps", type=_PIXELS, help="Write the maps as float TIFFs, in these pixels.")
+@click.option(
+    "--look-rate",
+    type=RATE,
+    help="Give three verdicts: good, look, bad. Share of good images that may be not called good, such as 0.05.",
+)
 @_regions_option
 @_min_area_option
 @_tight_masks_option
@@ -107,6 +105,9 @@ def score_command() -> None:
     --regions writes DIR/regions.csv, a row for each connected region above the pixel threshold: path; region, 1 for the
     highest of an image; left, top, width, height and area, in the image's pixels; peak, its highest distance, with row
     and column; p_value, how rarely a good image's highest distance is as much.
+
+    --look-rate makes the verdict one of three: bad above the model's threshold, look where the p-value is at most this
+    rate or the score says little (an image that does not lie as the good ones do), and good otherwise.
 
     Results are kept in DIR/unfinished/ as they come: the same command goes on where a run was stopped.
     """

@@ -18,6 +18,7 @@ HEADINGS = {
         *("anomaly_map", "image_score", "projection", "precision", "value_range"),
         *("calibrate", "pixel_rate", "checkpoint_every", "batch_size", "debug"),
         *("colour_range", "memory", "prepared", "trusted", "replace_changed"),
+        *("settle", "queue", "when_full", "keep_days", "keep_size"),
     ),
     "Other methods than PaDiM": ("method", "folds"),
     "Several devices": ("devices", "part", "coordinator", "num_processes", "process_id", "distributed", "grid"),

@@ -11,6 +11,8 @@ from padim_jax import config
 from padim_jax.backbones import BACKBONES
 from padim_jax.config import FALSE_ALARM_RATE, PIXEL_RATE, SETTINGS, PadimConfig
 
+_UNITS = {"MB": 10**6, "GB": 10**9}
+
 
 class AsWritten(click.ParamType):
     """A type whose name stands in help texts as it is; capitals would spoil it."""
@@ -47,6 +49,19 @@ class NumberOrAuto(AsWritten):
             return value if value == "auto" else float(value)
         except ValueError:
             self.fail(f"{value!r} is neither a number nor auto", param, ctx)
+
+
+class Bytes(click.ParamType):
+    """A number of bytes: ``500MB``, ``4GB``."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse; anything else is wrong use."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB)", str(value), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is no size such as 500MB or 4GB", param, ctx)
+        return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 RATE = click.FloatRange(0, 1, min_open=True, max_open=True)

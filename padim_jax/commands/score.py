@@ -17,6 +17,7 @@ from padim_jax.commands.terminal import say, tell, wrong_use
 from padim_jax.commands.watching import follow_run
 from padim_jax.images import read_roi_of
 from padim_jax.images.folder import digest_file
+from padim_jax.line.verdict import Decider, Rates
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.scoring import check_standard
 from padim_jax.method.variants import with_smaller_roi
@@ -40,6 +41,7 @@ def score_command(
     colour_range: tuple[float, float] | None,
     masks: Pixels | None,
     maps: Pixels | None,
+    look_rate: float | None,
     regions: bool,
     min_area: int | None,
     tight_masks: bool,
@@ -78,6 +80,11 @@ def score_command(
         if (regions or masks is not None) and fitted.calibration is None:
             name = "--masks" if masks is not None else "--regions"
             raise click.UsageError(f"{name} takes a calibrated model, for its pixel threshold (see padim calibrate)")
+        fitted_on, decider = FittedOn(frozenset(), ()) if baseline else FittedOn.read(model), None
+        if look_rate is not None:
+            with wrong_use():
+                rates = Rates(false_alarm_rate=None, look_rate=look_rate)
+                decider = Decider.of("score", fitted.calibration, rates, fitted_on)
         if not isinstance(fitted, Baseline):
             check_standard("score", fitted)
             if roi is not None:
@@ -86,6 +93,7 @@ def score_command(
         settings = {**options, "roi": None if roi is None else digest_file(roi), "batch_size": batch_size}
         settings |= {"min_area": None if search is None else search.min_area}
         settings |= {} if devices is None else {"devices": devices}
+        settings |= {} if look_rate is None else {"look_rate": look_rate}
         run = identity([model / MANIFEST], [("", path) for path in images], settings)
         with (
             in_one_line("score", out),
@@ -98,13 +106,14 @@ def score_command(
                 fitted,
                 images,
                 choose_outputs(fitted, **options, note=watch.note),
-                fitted_on=FittedOn(frozenset(), ()) if isinstance(fitted, Baseline) else FittedOn.read(model),
+                fitted_on=fitted_on,
                 batch_size=batch_size,
                 watch=watch,
                 mesh=mesh,
                 regions=search,
+                decide=None if decider is None else decider.decide,
             )
-    _report(unfinished, fitted.calibration)
+    _report(unfinished, fitted.calibration, decider)
     if unfinished.lost:
         raise click.ClickException(f"{len(unfinished.lost)} of {len(images)} files could not be read and have no score")
 
@@ -147,7 +156,7 @@ def refuse_nested(out: Path, models: Path) -> None:
         raise click.UsageError(f"--out {out} holds {models}; results take the place of what is there: choose another")
 
 
-def _report(results: Unfinished, calibration: Calibration | None) -> None:
+def _report(results: Unfinished, calibration: Calibration | None, decider: Decider | None) -> None:
     """Print the results of a run."""
     rows, lost = [row for _, row in results.rows], results.lost
     for _, path, reason in lost:
@@ -156,8 +165,11 @@ def _report(results: Unfinished, calibration: Calibration | None) -> None:
         say(f"warning: {text}")
     for row in sorted(rows, key=lambda row: -row.score)[:_HIGHEST]:
         tell(f"{row.score:10.3f}  {f'{row.verdict:9}  ' if row.verdict else ''}{row.path}")
-    anomalous = f", {sum(bool(row.anomalous) for row in rows)} anomalous" if calibration is not None else ""
-    tell(f"{results.out / SCORES}: {len(rows)} scored, {len(lost)} unreadable{anomalous}; highest scores above")
+    words = () if calibration is None else ("anomalous",) if decider is None else ("bad", "look", "good")
+    counts = "".join(f", {sum(row.verdict == word for row in rows)} {word}" for word in words)
+    tell(f"{results.out / SCORES}: {len(rows)} scored, {len(lost)} unreadable{counts}; highest scores above")
+    if decider is not None and decider.remark:
+        say(f"warning: {decider.remark}")
     if calibration is not None and calibration.threshold_source == "set":
         say(f"the threshold, {float(calibration.threshold):.4g}, was set by hand (padim calibrate --threshold)")
     if calibration is None:

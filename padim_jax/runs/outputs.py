@@ -21,7 +21,7 @@ from padim_jax.method.pictures import picture
 from padim_jax.method.records import Padim
 from padim_jax.runs.baseline import Baseline
 from padim_jax.runs.regions import good_level, mask_above
-from padim_jax.runs.rows import Row, verdict_of
+from padim_jax.runs.rows import Row
 from padim_jax.runs.score import ScoredImage
 from padim_jax.runs.spool import ResultSpool
 from padim_jax.runs.watch import ignore_note
@@ -235,7 +235,7 @@ def write_heatmap(
       note: told where the photo could not be read again, so that what the network saw is shown.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    verdict = verdict_of(item.anomalous)
+    verdict = item.verdict
     decision = f"   {verdict}, p = {item.p_value:.3g}" if verdict else ""
     title = f"score {item.score:.4g}{decision}   {item.path.name}"
     photo, (left, top) = item.image, (0, 0)

@@ -22,6 +22,7 @@ from padim_jax.runs.unfinished import Lost, Unfinished, find_position
 from padim_jax.runs.watch import Advance, Watch
 
 Named = Sequence[tuple[str, Path]]  # image files, each with the name of its model
+Decide = Callable[[ScoredImage], ScoredImage]
 Failed = Callable[[str, Path, Exception], None]  # told of a model's name, a file that has no score, and why
 
 
@@ -34,12 +35,19 @@ class Described:
       threshold: score above which an image is anomalous; None where the model is not calibrated.
       fitted_on: what the model knows of its own files, to note in the table which results that concerns.
       outputs: what is written beside the table.
+      decide: gives a result, with its notes, one of the three verdicts; None leaves it with the two.
     """
 
     config: PadimConfig
     threshold: float | None
     fitted_on: FittedOn
     outputs: Sequence[Output]
+    decide: Decide | None = None
+
+    def complete(self, item: ScoredImage) -> ScoredImage:
+        """The same result with notes and, where asked for, a verdict."""
+        annotated = self.fitted_on.annotate(item)
+        return annotated if self.decide is None else self.decide(annotated)
 
 
 def score_into(
@@ -53,6 +61,7 @@ def score_into(
     watch: Watch | None = None,
     mesh: Mesh | None = None,
     regions: RegionSearch | None = None,
+    decide: Decide | None = None,
 ) -> None:
     """Score files into the folder of ``unfinished``, from where an earlier run of the same files was stopped.
 
@@ -67,6 +76,7 @@ def score_into(
         score.
       mesh: as of :func:`padim_jax.runs.score.score_files`.
       regions: likewise, where ``unfinished`` has a table of regions.
+      decide: as of :class:`Described`.
 
     Raises:
       Interrupted: ``watch`` has stopped it; what is done stays in the folder.
@@ -76,7 +86,7 @@ def score_into(
     """
     watch = watch or Watch()
     threshold = None if model.calibration is None else float(model.calibration.threshold)
-    described = Described(model.config, threshold, fitted_on, outputs)
+    described = Described(model.config, threshold, fitted_on, outputs, decide)
 
     def score(files: Named, failed: Failed, advance: Advance) -> Iterator[tuple[str, ScoredImage]]:
         items = score_files(
@@ -147,8 +157,8 @@ def score_each(
     with watch.progress("score", len(files)) as advance:
         advance(position.start)
         results = score(files[position.start :], failed, advance)
-        annotated = ((name, describe(name).fitted_on.annotate(item)) for name, item in results)
-        for name, item in write_each(islice(annotated, position.rows, None), write):
+        completed = ((name, describe(name).complete(item)) for name, item in results)
+        for name, item in write_each(islice(completed, position.rows, None), write):
             model, heatmap = describe(name), ""
             for output in model.outputs:
                 output.add(item)

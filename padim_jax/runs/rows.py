@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from padim_jax.config import PadimConfig
-from padim_jax.runs.score import FITTED_ON, OTHER_SIZE, POOR_MATCH, ScoredImage, find_summit
+from padim_jax.runs.score import FITTED_ON, OTHER_SIZE, POOR_MATCH, ScoredImage, find_summit, verdict_of
 
 COLUMNS = ("path", "score", "p_value", "verdict", "row", "column", "threshold", "heatmap", "note")
 _BETWEEN = "; "  # notes of an image
@@ -23,6 +23,7 @@ class Row:
       threshold: scores above it are anomalous; None where the model is not calibrated.
       heatmap: file of the heat map, relative to the folder of the results; empty where there is none.
       notes: what a reader should know of this result.
+      decided: as :class:`padim_jax.runs.score.ScoredImage` has it.
     """
 
     path: Path
@@ -34,12 +35,14 @@ class Row:
     threshold: float | None = None
     heatmap: str = ""
     notes: tuple[str, ...] = ()
+    decided: str = ""
 
     @classmethod
     def of(cls, item: ScoredImage, config: PadimConfig, threshold: float | None, heatmap: str = "") -> "Row":
         """The row of one result of a model with ``config`` and ``threshold``."""
         summit = find_summit(item, config)
-        return cls(item.path, item.score, item.p_value, item.anomalous, *summit, threshold, heatmap, item.notes)
+        numbers = item.score, item.p_value, item.anomalous
+        return cls(item.path, *numbers, *summit, threshold, heatmap, item.notes, item.decided)
 
     @classmethod
     def read(cls, cells: Sequence[str]) -> "Row":
@@ -49,18 +52,19 @@ class Row:
             path=Path(path),
             score=float(score),
             p_value=float(p_value) if p_value else None,
-            anomalous=verdict == "anomalous" if verdict else None,
+            anomalous=verdict == "anomalous" if verdict in ("anomalous", "normal") else None,
             row=int(row) if row else None,
             column=int(column) if column else None,
             threshold=float(threshold) if threshold else None,
             heatmap=heatmap,
             notes=tuple(note.split(_BETWEEN)) if note else (),
+            decided="" if verdict in ("anomalous", "normal") else verdict,
         )
 
     @property
     def verdict(self) -> str:
-        """Either "anomalous" or "normal", or nothing where the model is not calibrated."""
-        return verdict_of(self.anomalous)
+        """As of :class:`padim_jax.runs.score.ScoredImage`."""
+        return self.decided or verdict_of(self.anomalous)
 
     @property
     def cells(self) -> tuple[object, ...]:
@@ -69,11 +73,6 @@ class Row:
         summit = ("", "") if self.row is None else (self.row, self.column)
         place = (*summit, threshold, self.heatmap, _BETWEEN.join(self.notes))
         return self.path, f"{self.score:.7g}", p_value, self.verdict, *place
-
-
-def verdict_of(anomalous: bool | None) -> str:
-    """Either "anomalous" or "normal", or nothing where the model is not calibrated."""
-    return "" if anomalous is None else "anomalous" if anomalous else "normal"
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:

@@ -1,6 +1,6 @@
 """Score files: the host loop between ``data`` and the jitted functions, with memory that stays flat."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.settings import check_settings
 from padim_jax.config import PadimConfig
-from padim_jax.images import UnreadableImage, load_batches, stop_at_unreadable
+from padim_jax.images import Batch, UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.images.decode import Note
 from padim_jax.images.geometry import place_in_original
 from padim_jax.method.calibration import Calibration
@@ -32,6 +32,11 @@ OTHER_SIZE = "another size than every image the model was fitted on"
 T = TypeVar("T")
 _SAME_ASPECT = 0.01  # relative: as far as rounding to whole pixels may take one
 _NOTHING = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.float32)
+
+
+def verdict_of(anomalous: bool | None) -> str:
+    """Either "anomalous" or "normal", or nothing where the model is not calibrated."""
+    return "" if anomalous is None else "anomalous" if anomalous else "normal"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class ScoredImage:
       digest: of the file's content, as :class:`padim_jax.images.Batch` has it; empty where nobody asked.
       notes: what a reader should know of this result.
       regions: of the map above the pixel threshold; None where nobody asked, or the model is not calibrated.
+      decided: one of the three verdicts (see :mod:`padim_jax.line.verdict`); empty where nobody asked for them.
     """
 
     path: Path
@@ -70,6 +76,12 @@ class ScoredImage:
     digest: str = ""
     notes: tuple[str, ...] = ()
     regions: tuple[Region, ...] | None = None
+    decided: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Good, look or bad where somebody asked for these, else as :func:`verdict_of`."""
+        return self.decided or verdict_of(self.anomalous)
 
     @classmethod
     def empty(cls, path: Path, notes: tuple[str, ...] = ()) -> "ScoredImage":
@@ -116,10 +128,41 @@ def score_files(
         unreadable(error)
         advance(1)
 
-    roi = None if model.roi is None else np.asarray(model.roi)
     is_many = (len(paths) if total is None else total) > batch_size
+    batches = load_batches(paths, model.config, batch_size, report, note)
+    options = {"advance": advance, "stopped": stopped, "mesh": mesh, "regions": regions}
+    yield from score_batches(model, batches, batch_size=batch_size, is_many=is_many, **options)
+
+
+def score_batches(
+    model: Padim | Baseline,
+    batches: Iterable[Batch],
+    *,
+    batch_size: int,
+    is_many: bool,
+    advance: Advance = lambda count: None,
+    stopped: Callable[[], bool] = lambda: False,
+    mesh: Mesh | None = None,
+    regions: RegionSearch | None = None,
+) -> Iterator[ScoredImage]:
+    """Score images that are read already, in order.
+
+    Args:
+      model: any.
+      batches: of at most ``batch_size`` images each.
+      batch_size: images computed at once.
+      is_many: whether every batch is filled up to ``batch_size``; else up to the next power of two.
+      advance: as of :func:`score_files`.
+      stopped: likewise.
+      mesh: likewise.
+      regions: likewise.
+
+    Raises:
+      FloatingPointError: a score that is not finite, naming the file.
+    """
+    roi = None if model.roi is None else np.asarray(model.roi)
     calibration, run = model.calibration, _program(model, mesh)
-    for batch in load_batches(paths, model.config, batch_size, report, note):
+    for batch in batches:
         size = batch_size if is_many else filled_size(len(batch.images), batch_size)
         scores = run(fill_up(batch.images, size))
         scores = jax.device_get(scores)

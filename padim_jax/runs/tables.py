@@ -38,15 +38,24 @@ def cell_text(value: object) -> str:
     """What stands in a cell, before it is quoted."""
     if not isinstance(value, str | Path):
         return "" if value is None else str(value)
-    text = str(value)
-    if _NO_TEXT.search(text) or _ESCAPE.search(text):
-        text = _NO_TEXT.sub(_escaped, text.replace("\\", "\\\\"))
+    text = escape_bytes(str(value))
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def original_text(cell: str) -> str:
     """The text, as a file's name, that :func:`cell_text` made ``cell`` of."""
-    text = cell[1:] if _ESCAPED_FORMULA.match(cell) else cell
+    return unescape_bytes(cell[1:] if _ESCAPED_FORMULA.match(cell) else cell)
+
+
+def escape_bytes(text: str) -> str:
+    """Text that is UTF-8 throughout, from one that may hold bytes of a name that are not."""
+    if _NO_TEXT.search(text) or _ESCAPE.search(text):
+        return _NO_TEXT.sub(_escaped, text.replace("\\", "\\\\"))
+    return text
+
+
+def unescape_bytes(text: str) -> str:
+    """The text that :func:`escape_bytes` made this one of."""
     if not _ESCAPE.search(text):
         return text
     return re.sub(r"\\\\|\\x([0-9a-f]{2})|\\u([0-9a-f]{4})", _unescaped, text)

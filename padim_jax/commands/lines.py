@@ -1,0 +1,161 @@
+"""The command lines of the commands for life on a line."""
+
+from pathlib import Path
+
+import click
+
+from padim_jax.commands.lazy_click import Command
+from padim_jax.commands.options import RATE, Bytes, batch_option, debug_option
+
+_VERDICTS = ("good", "look", "bad", "unreadable")
+_store_argument = click.argument("store", type=click.Path(dir_okay=False, path_type=Path))
+
+
+@click.command(
+    "watch",
+    cls=Command,
+    example="padim watch camera/ --model bracket.padim --store line.db --append decisions.csv --bad-folder bad\n"
+    "padim watch - --model bracket.padim --store line.db --webhook https://plc/part",
+    place="padim_jax.commands.watch:watch_command",
+)
+@click.argument("source", type=str)
+@click.option("--model", required=True, type=click.Path(path_type=Path), help="The calibrated model that judges.")
+@click.option(
+    "--store", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File that keeps the decisions."
+)
+@click.option(
+    "--look-rate",
+    type=RATE,
+    default=0.05,
+    show_default=True,
+    help="Share of good images that may be not called good.",
+)
+@click.option(
+    "--false-alarm-rate",
+    type=RATE,
+    help="Share of good images that may be called bad. Default: by the model's threshold.",
+)
+@click.option(
+    "--append",
+    "tables",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Add each decision to this file, .csv or .jsonl; repeat for several.",
+)
+@click.option(
+    "--bad-folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for copies of bad images, and a picture of each.",
+)
+@click.option(
+    "--webhook", "webhooks", multiple=True, metavar="URL", help="Send each decision as JSON to this address; repeat."
+)
+@click.option(
+    "--mqtt", "brokers", multiple=True, metavar="URL", help="Publish each to a topic, mqtt://host/topic; repeat."
+)
+@click.option(
+    "--notify",
+    "notified",
+    multiple=True,
+    type=click.Choice(_VERDICTS),
+    help="Send only decisions of this verdict; repeat for several. Default: all.",
+)
+@click.option("--once", is_flag=True, help="Judge what lies in SOURCE, and end.")
+@click.option(
+    "--poll",
+    type=click.FloatRange(0.05),
+    metavar="SECONDS",
+    help="Look for new files this often, as on a network drive. Default: the system tells of them.",
+)
+@click.option("--quiet", is_flag=True, help="Print no line for each decision.")
+@click.option(
+    "--settle",
+    type=click.FloatRange(0),
+    default=0.2,
+    show_default=True,
+    metavar="SECONDS",
+    help="Take a file that has not changed for so long as whole.",
+)
+@click.option("--queue", type=click.IntRange(1), default=1000, show_default=True, help="Most images that wait.")
+@click.option(
+    "--when-full",
+    type=click.Choice(("wait", "drop-oldest", "drop-newest")),
+    default="wait",
+    show_default=True,
+    help="What to do with one more image than may wait.",
+)
+@click.option("--keep-days", type=click.FloatRange(0, min_open=True), help="Delete decisions older than this.")
+@click.option("--keep-size", type=Bytes(), help="Delete the oldest decisions once the store is larger.")
+@batch_option
+@debug_option
+def watch_command() -> None:
+    """Judge images as they come to SOURCE, each once, and keep every decision in STORE.
+
+    SOURCE is a folder that image files are written to, with those below it, or - for paths on standard input, one a
+    line. What lies in the folder already is judged first. A file is read once it is whole. Every image gets one of four
+    verdicts: good, look (a person should), bad, or unreadable.
+
+    Killed at any moment, the same command goes on where it was. Ctrl-C or SIGTERM finishes the images in hand, and
+    ends. A model that is replaced on disk is used from then on. What --webhook and --mqtt can't deliver waits in STORE.
+    """
+
+
+@click.command(
+    "results",
+    cls=Command,
+    computes=False,
+    example="padim results line.db --verdict bad --since 2026-01-31\npadim results line.db --out january.csv",
+    place="padim_jax.commands.results:results_command",
+)
+@_store_argument
+@click.option("--verdict", type=click.Choice(_VERDICTS), help="Only decisions of this verdict.")
+@click.option("--model", metavar="NAME", help="Only decisions by the model of this name.")
+@click.option("--source", help="Only decisions on images of this source, as it was recorded.")
+@click.option("--since", metavar="TIME", help="Only from this day or time on, such as 2026-01-31T13:45.")
+@click.option("--until", metavar="TIME", help="Only before this day or time.")
+@click.option(
+    "--corrected/--not-corrected", default=None, help="Only decisions that a person corrected, or the others."
+)
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="Only the newest N. Default: 20; all where --out is given."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write them to this file, .csv or .jsonl, in their order, instead of printing them.",
+)
+@debug_option
+def results_command() -> None:
+    """Show the decisions in STORE, which padim watch writes: the newest first, then how many there are of each verdict.
+
+    Times without a zone are local; those in a store are UTC. What a person corrected shows both verdicts. What waits to
+    be handed on, and images that were dropped, are named at the end.
+    """
+
+
+@click.command(
+    "drift",
+    cls=Command,
+    computes=False,
+    example="padim drift line.db --rate 0.001",
+    place="padim_jax.commands.drift:drift_command",
+)
+@_store_argument
+@click.option("--model", metavar="NAME", help="Only decisions by the model of this name.")
+@click.option("--since", metavar="TIME", help="Only decisions from this day or time on.")
+@click.option(
+    "--rate",
+    type=RATE,
+    default=0.01,
+    show_default=True,
+    help="Probability that there is ever a false alarm for a model, at most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead.")
+@debug_option
+def drift_command() -> None:
+    """Say whether what images score has drifted, for each state of each model in STORE, and since when.
+
+    It bets against a line that stays as it is, and says so once the bets have won 1 / --rate: as long as nothing
+    changes, that ever happens with a probability of at most --rate. A line that differs from the model's good images
+    from the first decision on, and stays so, shows no drift.
+    """

@@ -1,0 +1,101 @@
+"""``padim watch``."""
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from padim_jax.artifact.arrays import ArtifactError
+from padim_jax.commands.results import describe
+from padim_jax.commands.terminal import interruption, say, tell, wrong_use
+from padim_jax.line.backlog import WhenFull
+from padim_jax.line.judge import Judge
+from padim_jax.line.outputs.bad_folder import BadFolder
+from padim_jax.line.outputs.mqtt import Mqtt
+from padim_jax.line.outputs.output import Output
+from padim_jax.line.outputs.table import Table
+from padim_jax.line.outputs.webhook import Webhook
+from padim_jax.line.records import VERDICTS, Verdict
+from padim_jax.line.sources.folder import Folder
+from padim_jax.line.sources.lines import STANDARD_INPUT, Lines
+from padim_jax.line.sources.source import Source
+from padim_jax.line.store import Store
+from padim_jax.line.verdict import Rates
+from padim_jax.line.watch import Limits, Summary, watch_line
+
+_DAY = 86400.0
+
+
+def watch_command(
+    source: str,
+    model: Path,
+    store: Path,
+    look_rate: float,
+    false_alarm_rate: float | None,
+    tables: tuple[Path, ...],
+    bad_folder: Path | None,
+    webhooks: tuple[str, ...],
+    brokers: tuple[str, ...],
+    notified: tuple[Verdict, ...],
+    once: bool,
+    poll: float | None,
+    quiet: bool,
+    settle: float,
+    queue: int,
+    when_full: WhenFull,
+    keep_days: float | None,
+    keep_size: int | None,
+    batch_size: int,
+) -> None:
+    """Do what ``padim watch`` says it does."""
+    if source == STANDARD_INPUT and (once or poll):
+        raise click.UsageError("--once and --poll are of a folder; standard input ends by itself")
+    seconds = None if keep_days is None else keep_days * _DAY
+    limits = Limits(queue, when_full, max_seconds=seconds, max_bytes=keep_size)
+    with ExitStack() as stack:
+        with wrong_use(but=(OSError, ArtifactError)):
+            judge = Judge(model, Rates(false_alarm_rate, look_rate), batch_size=batch_size, remark=say)
+            opened = stack.enter_context(Store.open(store))
+            images: Source = Lines(lambda count: os.read(sys.stdin.fileno(), count))
+            if source != STANDARD_INPUT:
+                images = Folder(Path(source), opened.seen, settle=settle, poll=poll, once=once, remark=say)
+            outputs: list[Output] = [Table(path) for path in tables]
+            outputs += [Webhook(url, notified or VERDICTS) for url in webhooks]
+            outputs += [Mqtt(url, notified or VERDICTS) for url in brokers]
+            if bad_folder is not None:
+                outputs.append(BadFolder(bad_folder, judge, say))
+        _note_left(opened, outputs)
+        stopped = stack.enter_context(interruption())
+        digest = judge.current.digest[:12]
+        summary = watch_line(
+            images,
+            judge,
+            opened,
+            outputs,
+            limits=limits,
+            remark=say,
+            told=lambda decision: None if quiet else tell(describe(decision)),
+            ready=lambda: say(f"ready: {source} is judged by {model} ({digest}), decisions go to {store}"),
+            stopped=stopped,
+        )
+    _report(summary, store)
+    failed = summary.verdicts["unreadable"] + summary.dropped
+    if failed and (once or source == STANDARD_INPUT):
+        raise click.ClickException(f"{failed} images could not be read or were dropped, and have no score")
+
+
+def _note_left(store: Store, outputs: list[Output]) -> None:
+    """Say what waits for outputs that are not there this time."""
+    names = {output.name for output in outputs}
+    for waiting in store.outbox.waiting():
+        if waiting.output not in names:
+            say(f"note: {waiting.count} decisions wait for {waiting.output}, which is not among the outputs this time")
+
+
+def _report(summary: Summary, store: Path) -> None:
+    counts = ", ".join(f"{summary.verdicts[verdict]} {verdict}" for verdict in VERDICTS)
+    dropped = f", {summary.dropped} dropped" if summary.dropped else ""
+    known = f"; {summary.known} had their decision already" if summary.known else ""
+    tell(f"{store}: {counts}{dropped}{known}")

@@ -1,0 +1,116 @@
+"""A connection that threads share, and how decisions stand in its rows."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from padim_jax.line.records import Correction, Decision, regions_text
+from padim_jax.line.schema import StoreError, connect, in_words
+from padim_jax.runs.tables import escape_bytes, unescape_bytes
+
+_OWN = (
+    *("sequence", "time", "source", "item", "stamp", "image_digest", "model", "model_digest"),
+    *("score", "p_value", "verdict", "reason", "regions"),
+)
+CORRECTION = ("number", "decision", "time", "who", "verdict", "note", "undone_at", "undone_by")
+SELECT = f"""
+SELECT {", ".join(f"d.{name}" for name in _OWN)}, {", ".join(f"c.{name}" for name in CORRECTION)}
+FROM decisions d LEFT JOIN corrections c ON c.number =
+    (SELECT max(number) FROM corrections WHERE decision = d.id AND undone_at = '')
+"""
+
+
+class Database:
+    """A store's file, read and written by one thread at a time.
+
+    Attributes:
+      path: of the file.
+
+    Raises:
+      FileNotFoundError, NotAStore, StoreError: as :func:`padim_jax.line.schema.connect`.
+    """
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        self.path, self._connection, self._lock = path, connect(path, create=create), threading.RLock()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows that a query gives.
+
+        Raises:
+          StoreError: the store can't be read.
+        """
+        with self._lock, in_words(self.path):
+            return self._connection.execute(query, values).fetchall()
+
+    def read_decisions(self, rest: str, *values: Any) -> list[Decision]:
+        """Decisions, by what follows :data:`SELECT`.
+
+        Raises:
+          StoreError: the store can't be read, or is damaged.
+        """
+        rows = self.read(f"{SELECT} {rest}", *values)
+        try:
+            return [_decision(row) for row in rows]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise StoreError(f"store: {self.path} is damaged: a row holds no decision ({error})") from error
+
+    def free_disk(self) -> None:
+        """Give the disk back what deleted rows took."""
+        with self._lock, in_words(self.path):  # as a script: a statement frees one page each time it is asked for rows
+            self._connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        ((pages,),) = self.read("PRAGMA page_count")
+        ((page,),) = self.read("PRAGMA page_size")
+        return int(pages) * int(page)
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that is done within, or nothing.
+
+        Raises:
+          StoreError: the store can't be written.
+        """
+        with self._lock, in_words(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # SQLite itself may have ended it, as where the disk is full
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+def row_of(decision: Decision) -> dict[str, Any]:
+    """A decision's columns but for sequence and time; file names as text that is UTF-8 throughout."""
+    regions = None if decision.regions is None else regions_text(decision.regions)
+    found = {"id": decision.id} | {name: getattr(decision, name) for name in _OWN[2:]} | {"regions": regions}
+    return {name: escape_bytes(value) if isinstance(value, str) else value for name, value in found.items()}
+
+
+def correction_of(row: tuple[Any, ...]) -> Correction:
+    """The correction in a row of :data:`CORRECTION`."""
+    fields: dict[str, Any] = dict(zip(CORRECTION, row, strict=True))
+    fields.update({name: unescape_bytes(fields[name]) for name in ("who", "note", "undone_by")})
+    return Correction(**fields)
+
+
+def _decision(row: tuple[Any, ...]) -> Decision:
+    own = dict(zip(_OWN, row, strict=False))
+    own["regions"] = None if own["regions"] is None else tuple(json.loads(own["regions"]))
+    for name in ("source", "item", "model", "reason"):
+        own[name] = unescape_bytes(own[name])
+    number = row[len(_OWN)]
+    return Decision(**own, correction=None if number is None else correction_of(row[len(_OWN) :]))

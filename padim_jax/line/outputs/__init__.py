@@ -1,0 +1,1 @@
+"""Where decisions are handed on to, one kind a file."""

@@ -1,0 +1,88 @@
+"""How much a store keeps: by age and by size, and never at the cost of what a person has said."""
+
+import math
+import sqlite3
+from dataclasses import dataclass
+
+from padim_jax.line.database import Database
+from padim_jax.line.records import time_text
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What came of it.
+
+    Attributes:
+      deleted: decisions that are gone.
+      kept_corrected: decisions that would have gone, and were corrected by a person.
+      kept_waiting: decisions that would have gone, and are still to be handed on.
+      size: bytes that the store takes.
+    """
+
+    deleted: int
+    kept_corrected: int
+    kept_waiting: int
+    size: int
+
+
+def retain(
+    database: Database, now: float, max_seconds: float | None, max_bytes: int | None, corrected_too: bool = False
+) -> Retained:
+    """Delete the oldest decisions: those of more than an age, and as many as make the store small enough.
+
+    Decisions that wait to be handed on stay, and so do those that were ever corrected, unless ``corrected_too``. A
+    deleted decision leaves its id, so that its image is not decided again as long as it lies where it lay.
+
+    Args:
+      database: of the store.
+      now: seconds since 1970.
+      max_seconds: age; None for any.
+      max_bytes: size of the file; None for any. It is not reached where what has to stay takes more.
+      corrected_too: delete corrected decisions, and what was said of them, too.
+
+    Raises:
+      ValueError: an age or a size that is not positive.
+      StoreError: the store can't be written.
+    """
+    for name, value in (("max_seconds", max_seconds), ("max_bytes", max_bytes)):
+        if value is not None and value <= 0:
+            raise ValueError(f"Store.retain: {name}={value!r}, wanted a number above 0")
+    deleted, kept_corrected, kept_waiting = 0, 0, 0
+    if max_seconds is not None:
+        cutoff = time_text(now - max_seconds)
+        with database.transaction() as connection:
+            deleted = _delete(connection, "time < ?", cutoff, corrected_too)
+            connection.execute("DELETE FROM dropped WHERE time < ?", (cutoff,))
+            left = "SELECT count(*) FROM decisions WHERE time < ? AND"
+            corrected = "id IN (SELECT decision FROM corrections)"
+            (kept_corrected,) = connection.execute(f"{left} {corrected}", (cutoff,)).fetchone()
+            (kept_waiting,) = connection.execute(f"{left} NOT {corrected}", (cutoff,)).fetchone()
+        database.free_disk()
+    while max_bytes is not None and (size := database.size) > max_bytes:
+        ((total,),) = database.read("SELECT count(*) FROM decisions")
+        with database.transaction() as connection:
+            more = _delete(connection, "?", 1, corrected_too, math.ceil(total * (1 - max_bytes / size)))
+        deleted += more
+        database.free_disk()
+        if not more:
+            corrected = "SELECT count(DISTINCT decision) FROM corrections"
+            waiting = "SELECT count(DISTINCT sequence) FROM outbox"
+            ((kept_corrected,), (kept_waiting,)) = (*database.read(corrected), *database.read(waiting))
+            break
+    return Retained(deleted, kept_corrected, kept_waiting, database.size)
+
+
+def _delete(connection: sqlite3.Connection, which: str, value: str | int, corrected_too: bool, limit: int = -1) -> int:
+    free = "" if corrected_too else "AND id NOT IN (SELECT decision FROM corrections)"
+    chosen = (
+        f"SELECT sequence FROM decisions WHERE {which} AND sequence NOT IN (SELECT sequence FROM outbox) {free} "
+        "ORDER BY sequence LIMIT ?"
+    )
+    connection.execute("CREATE TEMP TABLE IF NOT EXISTS chosen (sequence INTEGER PRIMARY KEY)")
+    connection.execute("DELETE FROM chosen")
+    connection.execute(f"INSERT INTO chosen {chosen}", (value, limit))
+    these = "WHERE sequence IN (SELECT sequence FROM chosen)"
+    columns = "id, source, item, stamp"
+    connection.execute(f"INSERT OR IGNORE INTO retired SELECT {columns} FROM decisions {these} AND stamp != ''")
+    connection.execute(f"DELETE FROM corrections WHERE decision IN (SELECT id FROM decisions {these})")
+    return connection.execute(f"DELETE FROM decisions {these}").rowcount

@@ -1,0 +1,216 @@
+"""A folder that image files are written to: which ones are there, and since when each has not changed."""
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from padim_jax.artifact.ownership import is_ours
+from padim_jax.images.folder import SUFFIXES, describe
+from padim_jax.lazy import extra
+from padim_jax.line.backlog import Arrival
+from padim_jax.line.seen import Seen
+from padim_jax.line.sources.source import stamp_of
+
+SETTLE = 0.2  # seconds that a file must not have changed for
+LONG_AGO = 10.0  # seconds since a file changed, after which nobody is writing it any more
+POLL = 1.0  # seconds between two looks at a folder that tells nothing by itself
+_TICK = 0.05  # seconds between two looks at files that are being written
+_SWEEP = 30.0  # seconds between two looks at a folder that does tell, in case it did not
+_SHARE = 0.05  # of the time, at most, that looking at a folder may take
+
+
+@dataclass
+class _Young:
+    """A file that may still be being written."""
+
+    stamp: str
+    since: float
+
+
+class Folder:
+    """The image files in a folder and those below it, each once as it is whole.
+
+    A file is told of once its size and its time of change have not changed for a while. One that is changed later is
+    told of again. Files that ``seen`` knows are passed over, and those that were only moved within the folder. Hidden
+    files, links to folders, and folders that padim writes results to are passed over too.
+
+    Args:
+      path: of the folder.
+      seen: what needs no decision any more.
+      settle: seconds that a file must not have changed for.
+      poll: look for new files every so many seconds, as on a network drive, of whose changes a system is not told.
+        None to be told by the system, for which the package watchfiles is needed.
+      once: tell of what lies there, and end.
+      remark: told what is worth knowing.
+
+    Attributes:
+      name: the absolute path.
+
+    Raises:
+      FileNotFoundError, NotADirectoryError: no such folder.
+      ValueError: a folder of results.
+      ModuleNotFoundError: watchfiles is not installed.
+    """
+
+    lasts: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: Path,
+        seen: Seen,
+        *,
+        settle: float = SETTLE,
+        poll: float | None = None,
+        once: bool = False,
+        remark: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        if not path.exists():
+            raise FileNotFoundError(f"watch: there is no folder {path}")
+        if not path.is_dir():
+            raise NotADirectoryError(f"watch: {path} is a file, wanted a folder, or - for paths on standard input")
+        if is_ours(path):
+            raise ValueError(f"watch: {path} holds results that padim wrote; name the folder of the images themselves")
+        self.root, self.name = path, os.path.abspath(path)
+        self._seen, self._settle, self._poll, self._once, self._remark = seen, settle, poll, once, remark
+        self._young, self._told, self._moved, self._is_gone = dict[str, _Young](), dict[str, str](), 0, False
+        if poll is None and not once:
+            with extra("line"):
+                import watchfiles  # noqa: F401 - is it there?
+
+    def find(self, found: Callable[[Arrival], None], stop: threading.Event) -> None:
+        """Tell of every file, until ``stop`` is set."""
+        self._seen.forget_gone(self.name, lambda item: (self.root / item).exists())
+        changes = self._changes(stop)
+        self._sweep(note=True)
+        while not stop.is_set():
+            self._tell(found, stop)
+            if self._once and not self._young:
+                return
+            for path in next(changes):
+                self._look(path)
+
+    def _changes(self, stop: threading.Event) -> Iterator[list[str]]:
+        """Files that may have changed, again and again; an empty list at least every tick while files are young."""
+        if self._poll is not None or self._once:
+            yield from self._polled(stop)
+        else:
+            yield from self._told_by_system(stop)
+
+    def _polled(self, stop: threading.Event) -> Iterator[list[str]]:
+        due = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if not self._once and now >= due:
+                self._sweep()
+                due = time.monotonic() + max(self._poll or POLL, (time.monotonic() - now) / _SHARE)
+            stop.wait(_TICK if self._young else min(0.2, self._poll or POLL))
+            yield list(self._young)
+
+    def _told_by_system(self, stop: threading.Event) -> Iterator[list[str]]:
+        with extra("line"):
+            import watchfiles
+
+        due = time.monotonic()  # what was written before the system began to tell is found by a first look
+        options = {"step": 20, "debounce": 100, "rust_timeout": 100, "yield_on_timeout": True, "watch_filter": None}
+        for changes in watchfiles.watch(self.root, stop_event=stop, raise_interrupt=False, **options):
+            now = time.monotonic()
+            if now >= due:
+                self._sweep()
+                due = time.monotonic() + max(_SWEEP, (time.monotonic() - now) / _SHARE)
+            paths = [path for change, path in changes if change != watchfiles.Change.deleted]
+            files = [name for path in paths for name in (_files(path) if Path(path).is_dir() else [path])]
+            yield [*files, *self._young]
+        while True:  # stopped
+            yield []
+
+    def _sweep(self, *, note: bool = False) -> None:
+        """Look at all files that are there."""
+        is_gone, self._is_gone = self._is_gone, not self.root.exists()
+        if self._is_gone != is_gone:
+            self._remark(f"{self.root} is {'gone; waiting for it to come back' if self._is_gone else 'back'}")
+        if self._is_gone:
+            return
+        ignored, there = Counter[str](), set[str]()
+        for path in _files(self.root, ignored):
+            self._look(path)
+            there.add(path)
+        self._told = {path: stamp for path, stamp in self._told.items() if path in there}
+        if note and ignored:
+            self._remark(f"ignored other files in {self.root}: {describe(ignored)}")
+
+    def _look(self, path: str) -> None:
+        """Note how a file is now."""
+        name = os.path.relpath(path, self.root)
+        if not _is_image(path) or any(part.startswith(".") for part in Path(name).parts):
+            return
+        stamp = stamp_of(Path(path))
+        known = self._young.get(path)
+        if not stamp or self._told.get(path) == stamp:
+            self._young.pop(path, None)
+        elif known is None or known.stamp != stamp:
+            self._young[path] = _Young(stamp, _changed_at(path, is_new=known is None))
+
+    def _tell(self, found: Callable[[Arrival], None], stop: threading.Event) -> None:
+        """Tell of the files that have not changed for long enough, the oldest first."""
+        now = time.monotonic()
+        settled = [(path, young) for path, young in self._young.items() if now - young.since >= self._settle]
+        for path, young in sorted(settled, key=lambda entry: (_mtime(entry[0]), entry[0])):
+            if stop.is_set():
+                return
+            del self._young[path]
+            self._told[path] = young.stamp
+            item = Path(os.path.relpath(path, self.root)).as_posix()
+            if any(is_ours(self.root / folder) for folder in Path(item).parents):
+                continue
+            if self._seen.is_known(self.name, item, young.stamp):
+                continue
+            earlier = self._seen.earlier_items(self.name, item, young.stamp)
+            if earlier and not any((self.root / other).exists() for other in earlier):
+                self._moved += 1
+                if self._moved == 1:
+                    self._remark(f"{item} was decided as {earlier[0]} before it was moved; files are decided once")
+                continue
+            found(Arrival(self.name, item, Path(path), young.stamp, young.since))
+
+
+def _files(folder: str | Path, ignored: Counter[str] | None = None) -> Iterator[str]:
+    """Image files below a folder; what else there is counts in ``ignored`` by suffix."""
+    ignored = Counter() if ignored is None else ignored
+    open_folders = [str(folder)]
+    while open_folders:
+        try:
+            entries = sorted(os.scandir(open_folders.pop()), key=lambda entry: entry.name)
+        except OSError:  # removed meanwhile, or not ours to read: what is in it comes once it can be read
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                ignored["hidden"] += 1
+            elif entry.is_dir(follow_symlinks=False):
+                if not is_ours(Path(entry.path)):
+                    open_folders.append(entry.path)
+            elif _is_image(entry.path) and entry.is_file():
+                yield entry.path
+            else:
+                ignored[Path(entry.name).suffix.lower()] += 1
+
+
+def _is_image(path: str) -> bool:
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def _mtime(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _changed_at(path: str, *, is_new: bool) -> float:
+    """When a file changed, by the clock that never goes back: just now, unless it is old by its own account."""
+    age = time.time() - _mtime(path) / 1e9
+    return float("-inf") if is_new and age > LONG_AGO else time.monotonic()

@@ -1,0 +1,35 @@
+"""What a source of images is."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from padim_jax.line.backlog import Arrival
+
+
+class Source(Protocol):
+    """Finds images, in a thread of its own.
+
+    Attributes:
+      name: what decisions on its images name as their source.
+      lasts: whether images that were found and not judged are found again by the next run.
+    """
+
+    name: str
+    lasts: ClassVar[bool]
+
+    def find(self, found: Callable[[Arrival], None], stop: threading.Event) -> None:
+        """Tell of every image, until there are no more or ``stop`` is set."""
+
+
+def stamp_of(path: Path) -> str:
+    """Device, number, size and time of change of a file, which stay when it is moved on its disk.
+
+    Empty where it is gone.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_dev:x}-{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"

@@ -1,0 +1,90 @@
+"""``padim results``: find, count and export what a line decided."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from padim_jax.line.records import COLUMNS
+from padim_jax.line.seen import Dropped
+from padim_jax.line.store import Store
+from padim_jax.runs.tables import original_text
+from tests.test_cli import rows, run
+from tests.test_line_store import DAY, Clock, decision
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Path:
+    """A store of five decisions, a day apart, of which one is corrected and one waits."""
+    clock = Clock(1.8e9)  # 2027-01-15
+    with Store.open(tmp_path / "line.db", clock=clock) as store:
+        for index, verdict in enumerate(("good", "bad", "look", "bad", "unreadable")):
+            numbers = {} if verdict != "unreadable" else {"score": None, "p_value": None, "reason": "cut short"}
+            waits = ["webhook http://plc"] if index == 3 else []
+            name = "=1.png" if index == 3 else f"{index}.png"
+            (found,) = store.record([decision(name, verdict=verdict, **numbers)], outputs=lambda _, waits=waits: waits)
+            if index == 1:
+                store.correct(found.id, "good", who="Ada", note="dust")
+            clock.now += DAY
+        store.seen.drop([Dropped("/in", "x.png", "s", "the queue was full")])
+    return tmp_path / "line.db"
+
+
+def test_the_newest_come_first_with_counts_and_what_is_amiss(line: Path, capsys: Capture) -> None:
+    code, out, err = run(capsys, "results", line, "--limit", 4)
+    assert code == 0
+    *shown, total = out.splitlines()
+    assert [row.split()[1] for row in shown] == ["unreadable", "bad", "look", "bad,"]
+    assert "(cut short)" in shown[0]
+    assert "bad, corrected to good  1.png" in shown[3]
+    assert "[Ada: dust]" in shown[3]
+    assert total.endswith("1 good, 1 look, 2 bad, 1 unreadable")
+    assert "1 decisions wait to be handed on to webhook http://plc" in err
+    assert "1 images were dropped, the last one x.png: the queue was full" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "items"),
+    [
+        (("--verdict", "bad"), ["1.png", "=1.png"]),
+        (("--corrected",), ["1.png"]),
+        (("--verdict", "bad", "--not-corrected"), ["=1.png"]),
+        (("--since", "2027-01-17T00:00Z", "--until", "2027-01-18T00:00Z"), ["2.png"]),
+        (("--limit", 2), ["=1.png", "4.png"]),
+        (("--model", "other"), []),
+        (("--source", "/in", "--verdict", "good"), ["0.png"]),
+    ],
+)
+def test_what_is_asked_for_is_exported_in_its_order(
+    line: Path, tmp_path: Path, capsys: Capture, options: tuple[object, ...], items: list[str]
+) -> None:
+    for name in ("out.csv", "out.jsonl"):
+        for _ in range(2):  # the second replaces the first
+            assert run(capsys, "results", line, *options, "--out", tmp_path / name)[0] == 0
+    found = rows(tmp_path / "out.csv")
+    assert [original_text(row["item"]) for row in found] == items
+    assert (tmp_path / "out.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+    records = [json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [record["item"] for record in records] == items
+    assert all(list(record) == list(COLUMNS) for record in records)
+    assert sorted(path.name for path in tmp_path.iterdir() if "line.db" not in path.name) == ["out.csv", "out.jsonl"]
+
+
+def test_nothing_else_is_overwritten_and_wrong_use_is_said(line: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
+    code, _, err = run(capsys, "results", line, "--out", tmp_path / "mine.csv")
+    assert code == 2
+    assert "mine.csv already exists and is no table of decisions" in err
+    assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
+    code, _, err = run(capsys, "results", line, "--out", tmp_path / "out.xlsx")
+    assert code == 2
+    assert "wanted .csv or .jsonl" in err
+    code, _, err = run(capsys, "results", line, "--since", "yesterday")
+    assert code == 2
+    assert "'yesterday' is no day or time" in err
+    code, _, err = run(capsys, "results", tmp_path / "none.db")
+    assert code == 1
+    assert "there is no store at" in err
+    assert not (tmp_path / "none.db").exists()
