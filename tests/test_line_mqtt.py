@@ -64,7 +64,7 @@ class Broker:
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
     if MOSQUITTO is None:
-        pytest.skip("mosquitto is not installed")
+        pytest.skip("needs a broker: mosquitto is not installed")
     broker = Broker(tmp_path)
     broker.start()
     yield broker
