@@ -1,11 +1,15 @@
 """Photos of awkward sizes, and the ways to read them, for readers of photos in other languages."""
 
+import io
 import os
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import padim_jax as padim
 
@@ -27,6 +31,18 @@ def photo(size: tuple[int, int]) -> np.ndarray:
     width, height = size
     coarse = rng.integers(0, 256, (-(-height // 12), -(-width // 12), 3)).repeat(12, 0).repeat(12, 1)
     return np.clip(coarse[:height, :width] + rng.integers(-40, 41, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def write_with_gamma(path: Path, pixels: np.ndarray) -> None:
+    """A PNG that says its pixels are linear, which padim does not heed."""
+    plain = io.BytesIO()
+    Image.fromarray(pixels).save(plain, "PNG")
+    content = plain.getvalue()
+    chunk = b"gAMA" + struct.pack(">I", 100000)
+    end = 8 + 25  # the signature and the header
+    path.write_bytes(
+        content[:end] + struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[end:]
+    )
 
 
 def readings() -> Iterator[padim.PadimConfig]:

@@ -19,7 +19,7 @@ from padim_jax.export.shipping import TEMPLATES
 from padim_jax.images import read_image
 from tests.conftest import SMALL
 from tests.exports import GOOD, fitted
-from tests.photos import SIZES, photo, readings
+from tests.photos import SIZES, photo, readings, write_with_gamma
 
 CMAKE, COMPILER = shutil.which("cmake"), shutil.which("c++")
 pytestmark = [
@@ -81,7 +81,10 @@ def test_scores_are_the_models(built: Path, tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.png", 'b "c".png', "d.ppm")]
     for path, size in zip(paths, SIZES, strict=False):
         Image.fromarray(photo(size)).save(path)
+    paths.append(tmp_path / "linear.png")
+    write_with_gamma(paths[-1], photo(SIZES[0]))
     found = score(built, *paths)
+    assert found[-1]["image_score"] == found[0]["image_score"]
     wanted = padim.score(fitted("plain"), np.stack([read_image(path, SMALL) for path in paths]))
     assert [line["file"] for line in found] == [str(path) for path in paths]
     np.testing.assert_allclose([line["image_score"] for line in found], np.asarray(wanted.image_score), rtol=1e-5)

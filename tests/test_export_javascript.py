@@ -18,7 +18,7 @@ from padim_jax.export.shipping import TEMPLATES
 from padim_jax.images import read_image
 from tests.conftest import SMALL
 from tests.exports import GOOD, fitted
-from tests.photos import SIZES, npm_packages, photo, readings
+from tests.photos import SIZES, npm_packages, photo, readings, write_with_gamma
 
 NODE, NPM = shutil.which("node"), shutil.which("npm")
 pytestmark = pytest.mark.skipif(NODE is None or NPM is None, reason="compares with Node.js, which is not in PATH")
@@ -77,9 +77,14 @@ def test_scores_are_the_models(folder: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{index}.png" for index in range(2)]
     for path, size in zip(paths, SIZES[:2], strict=True):
         Image.fromarray(photo(size)).save(path)
-    done = node("score.mjs", *paths, cwd=folder)
+    paths.append(tmp_path / "linear.png")
+    write_with_gamma(paths[-1], photo(SIZES[0]))
+    link = tmp_path / "score.mjs"
+    link.symlink_to(folder / "score.mjs")
+    done = node(link, *paths, cwd=folder)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert found[-1]["image_score"] == found[0]["image_score"]
     wanted = padim.score(fitted("plain"), np.stack([read_image(path, SMALL) for path in paths]))
     assert [line["file"] for line in found] == [str(path) for path in paths]
     np.testing.assert_allclose([line["image_score"] for line in found], np.asarray(wanted.image_score), rtol=1e-5)

@@ -12,7 +12,7 @@ from padim_jax.export import export_model, verify_export
 from padim_jax.export.certificate import RuntimeReport
 from padim_jax.export.examples import MOST_GOOD
 from padim_jax.export.runtimes import Format, Precision
-from padim_jax.export.shipped import EXAMPLES, Target
+from padim_jax.export.shipped import EXAMPLES, Target, claimed_targets
 
 
 def export_command(
@@ -61,6 +61,8 @@ def verify_command(export: Path, images: tuple[Path, ...], model: Path | None) -
         f"{export}: as it was certified on {certificate.made}, of model {certificate.model[:12]}, and right on this "
         f"machine within {certificate.bound:g}{told}"
     )
+    if targets := claimed_targets(certificate.files)[0]:
+        say(f"note: {', '.join(targets)} hold the files that were certified; what they do is not run here")
     if found.unknown:
         say(
             f"note: the certificate knows nothing of {found.unknown} images; --model compares them too. The same file "

@@ -79,7 +79,7 @@ def verify_command() -> None:
     A file that was changed, is missing or was added is refused, and so is a certificate that was edited. Then every
     installed runtime runs the images that are stored with EXPORT, and IMAGES: those that it was certified on are known
     by their pixels and compared with what MODEL said. A certificate is not signed: whoever makes one anew, together
-    with its files, is found out by --model alone. With it, nothing that is stored with EXPORT is believed: MODEL itself
-    says what is right of IMAGES and of black, white, noisy and saturated ones, and which verdicts follow. What the
-    program does with other images is not shown by that.
+    with its files, is found out by --model alone. With it, nothing that is stored of the program is believed: MODEL
+    itself says what is right of IMAGES and of black, white, noisy and saturated ones, and which verdicts follow. What
+    the program does with other images is not shown by that. Folders of --runtime are known by their digests alone.
     """

@@ -62,9 +62,10 @@ def verify_export(
     export, and is compared with the maps, scores and verdicts that are stored too; and the images given: those that the
     export was certified on are known by their pixels and compared with their scores.
 
-    With a model, nothing that is stored is believed: the model itself is run on the black, white, noisy and saturated
-    images of every export and on all that are given, thresholds and p-values are those of its calibration, and what is
-    stored must be its own. That shows what the program does with these images, and not with all others.
+    With a model, nothing that is stored of the program is believed: the model itself is run on the black, white, noisy
+    and saturated images of every export and on all that are given, thresholds and p-values are those of its
+    calibration, and what is stored must be its own. That shows what the program does with these images, and not with
+    all others. Folders that run the program without Python are known by their digests alone.
 
     Args:
       folder: what :func:`padim_jax.export.export_model` wrote.

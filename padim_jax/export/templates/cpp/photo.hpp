@@ -46,8 +46,23 @@ inline Photo read_ppm(const std::string& content) {
 }
 
 #ifdef HAS_PNG
+// The file without what it says of its colours: libpng would convert pixels by that, and padim takes them as they are.
+inline std::string without_colours(const std::string& content) {
+    std::string kept = content.substr(0, 8);
+    for (std::size_t at = 8; content.size() - at >= 12;) {
+        std::size_t length = 0;
+        for (std::size_t byte = 0; byte < 4; ++byte) length = length << 8 | static_cast<unsigned char>(content[at + byte]);
+        if (length > content.size() - at - 12) return content;  // libpng says what is wrong
+        const std::string kind = content.substr(at + 4, 4);
+        if (kind != "gAMA" && kind != "cHRM" && kind != "sRGB" && kind != "iCCP") kept += content.substr(at, length + 12);
+        at += length + 12;
+    }
+    return kept;
+}
+
 // PNG of 8 bits a channel, whose pixels are all opaque.
-inline Photo read_png(const std::string& content) {
+inline Photo read_png(const std::string& file) {
+    const std::string content = without_colours(file);
     png_image image{};
     image.version = PNG_IMAGE_VERSION;
     if (!png_image_begin_read_from_memory(&image, content.data(), content.size())) throw std::runtime_error(image.message);

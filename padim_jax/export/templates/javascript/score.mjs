@@ -1,6 +1,6 @@
 // Score PNG photos by the model of this export: one line of JSON for each.
 
-import { readFileSync } from "node:fs";
+import { readFileSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import ort from "onnxruntime-node";
@@ -72,7 +72,7 @@ async function main(words) {
   }
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
   try {
     await main(process.argv.slice(2));
   } catch (error) {
