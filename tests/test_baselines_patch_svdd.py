@@ -88,7 +88,9 @@ def test_the_banks_hold_the_vectors_of_all_good_patches(model: patch_svdd.PatchS
         assert distances.min(axis=1).max() < 1e-4
 
 
-def test_the_map_is_the_product_of_the_distances_to_the_nearest_good_patches(model: patch_svdd.PatchSvdd) -> None:
+def test_the_map_is_the_root_of_the_product_of_the_distances_to_the_nearest_good_patches(
+    model: patch_svdd.PatchSvdd,
+) -> None:
     sharp = jax.tree.map(lambda leaf: leaf, model)
     object.__setattr__(sharp, "settings", PatchSvddSettings(**{**SETTINGS.__dict__, "config": _sharp()}))
     wanted = np.ones(CONFIG.crop)
@@ -97,6 +99,7 @@ def test_the_map_is_the_product_of_the_distances_to_the_nearest_good_patches(mod
     ):
         nearest = np.linalg.norm(vectors[:, None] - np.asarray(bank)[None], axis=2).min(axis=1)
         wanted *= np.asarray(patch_pairs.spread(jnp.asarray(nearest[None]), CONFIG.crop, side, stride))[0]
+    wanted = np.sqrt(wanted)
     scores = patch_svdd.score(sharp, TEST[:1])
     np.testing.assert_allclose(scores.anomaly_map[0], wanted, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(scores.image_score[0], wanted.max(), rtol=1e-3)

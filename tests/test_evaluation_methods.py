@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 import padim_jax as padim
 from padim_jax import baselines, cli
+from padim_jax.baselines.features import TooFewImages
 from padim_jax.baselines.registry import parse_method
 from padim_jax.data.catalogue import find_categories
 from padim_jax.data.protocol import STANDARD
@@ -20,7 +21,7 @@ from padim_jax.evaluation.report import write_report
 from padim_jax.evaluation.run import MethodRun
 from padim_jax.images import read_image
 from padim_jax.presets import preset
-from padim_jax.runs.folds import deal, score_folds
+from padim_jax.runs.folds import deal, deal_alike, pixels_digest, score_folds
 from padim_jax.runs.scorer import Scorer
 from tests.datasets import write_mvtec
 
@@ -76,13 +77,13 @@ def test_methods_stand_beside_presets_in_one_table(
         np.testing.assert_allclose([row["score"] for row in record["files"]["test"]], by_hand.image_score, rtol=1e-3)
         assert record["metrics"]["image"]["auroc"] == pytest.approx(roc_auc_score(is_defective, by_hand.image_score))
         left_out = []
-        for fold in deal(8, 4, seed=0):
+        folds, counted = deal_alike([pixels_digest(image) for image in good], 4, seed=0)
+        for fold in folds:
             others = [place for place in range(8) if place not in fold]
-            left_out += np.asarray(
-                found.score(found.fit(lite0, [good[others]], settings), good[list(fold)]).image_score
-            ).tolist()
+            shown = good[[place for place in fold if place in counted]]
+            left_out += np.asarray(found.score(found.fit(lite0, [good[others]], settings), shown).image_score).tolist()
         calibration = record["calibration"]
-        assert (calibration["method"], calibration["images"]) == ("4 folds", 8)
+        assert (calibration["method"], calibration["images"]) == ("4 folds", 4)  # each image is there twice
         assert calibration["thresholds"][1]["threshold"] == pytest.approx(max(left_out), rel=1e-3)
         assert record["settings"]["own"] == {key: value for key, value in vars(settings).items() if key != "config"}
         assert record["settings"]["folds"] == 4
@@ -134,7 +135,7 @@ def test_trained_methods_see_the_whole_image_at_a_size_that_can_be_learnt() -> N
     with pytest.raises(ValueError, match="a setting of PaDiM that ae does not have"):
         method.shared(plain, {"taps": ("block2",)})
     own = parse_method("ae:published,steps=50,epochs=none")[1]
-    assert (own["steps"], own["epochs"]) == (50, None)
+    assert (own["steps"], "epochs" in own) == (50, False)
     assert method.settings(**own).width == method.settings.published().width  # type: ignore[attr-defined]
 
 
@@ -163,7 +164,9 @@ def test_what_does_not_fit_is_refused_before_any_run(
 def test_a_setting_of_a_method_keeps_its_kind() -> None:
     method, own = parse_method("patchcore:share=0.25,patch_size=5")
     assert (method.name, own) == ("patchcore", {"share": 0.25, "patch_size": 5})
-    assert parse_method("spade:n_images=none")[1] == {"n_images": None}
+    assert parse_method("spade:n_images=none,n_patches=2")[1] == {"n_patches": 2}
+    assert parse_method("dn2:n_images=2")[1] == {}  # the default, by another spelling
+    assert parse_method("ae:steps=7,published,epochs=none")[1]["steps"] == 7
 
 
 @pytest.mark.parametrize(("n_images", "n_folds"), [(2, 5), (8, 4), (23, 5)])
@@ -177,9 +180,17 @@ def test_folds_share_all_images_out_evenly_and_by_the_seed(n_images: int, n_fold
     assert n_images == 2 or deal(n_images, n_folds, seed=4) != folds
 
 
+def test_copies_share_a_fold_and_count_once() -> None:
+    folds, counted = deal_alike(["a", "b", "a", "c", "b", "d"], 2, seed=1)
+    fold_of = {place: number for number, fold in enumerate(folds) for place in fold}
+    assert (fold_of[0], fold_of[1]) == (fold_of[2], fold_of[4])
+    assert sorted(fold_of) == list(range(6))
+    assert counted == {0, 1, 3, 5}
+
+
 def test_too_few_images_in_the_other_folds_leave_thresholds_out() -> None:
     def refuse(batches: Any) -> Scorer:
-        raise ValueError("dn2.fit: 1 image, wanted 2 or more good ones")
+        raise TooFewImages("dn2.fit: 1 image, wanted 2 or more good ones")
 
     points = points_of_folds(deal(2, 2, 0), lambda among: iter([np.zeros((len(among), 4, 4, 3), np.uint8)]), refuse)
     assert points.calibrations == ()

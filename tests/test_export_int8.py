@@ -18,6 +18,7 @@ from padim_jax.export.describe import ExportError
 from padim_jax.export.eight_bits import EightBitBackbone, to_eight_bits
 from padim_jax.export.graph import OPSET
 from padim_jax.export.runtimes import open_runtimes
+from padim_jax.method.calibration import at_threshold
 from padim_jax.method.embedding import embed
 from tests.conftest import SMALL, images
 from tests.exports import ROI, TEST, backbone, check_equal, compacted, fitted
@@ -146,11 +147,25 @@ def test_a_compact_model_keeps_its_factors_in_16_bits(tmp_path: Path) -> None:
     assert {constant.data_type for constant in graph.initializer} & {onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
 
 
+def test_a_model_that_cannot_be_fitted_anew_is_refused(tmp_path: Path) -> None:
+    model = fitted("plain")
+    assert model.calibration is not None
+    by_hand = replace(model, calibration=at_threshold(model.calibration, 50.0))
+    with pytest.raises(ExportError, match="its threshold was set by hand"):
+        to_eight_bits(by_hand, [GOOD])
+    own = replace(model, embedding=replace(model.embedding, channels=tuple(range(len(model.embedding.channels)))))
+    with pytest.raises(ExportError, match="its channels are not those that its settings draw"):
+        to_eight_bits(own, [GOOD])
+    twice = to_eight_bits(model, [GOOD, GOOD[:5]]).calibration
+    assert twice is not None
+    assert len(twice.scores) == len(GOOD)
+
+
 @pytest.mark.parametrize(
     ("options", "shown", "message"),
     [
-        ({"precision": "int8"}, GOOD[:2], "takes 3 good images or more, and 2 were given"),
-        ({"precision": "int8"}, [], "takes 3 good images or more, and 0 were given"),
+        ({"precision": "int8"}, GOOD[:2], "takes 3 different good images or more, and 2 were given"),
+        ({"precision": "int8"}, [], "takes 3 different good images or more, and 0 were given"),
         ({"precision": "int8", "format": "stablehlo"}, GOOD, "precision='int8' takes format='onnx'"),
         ({"precision": "int4"}, GOOD, "precision='int4', wanted one of float32, int8"),
     ],

@@ -116,8 +116,12 @@ def check_finite(call: str, features: np.ndarray, first: int) -> None:
         )
 
 
+class TooFewImages(ValueError):
+    """Fewer good images than a method takes."""
+
+
 def check_count(call: str, n_images: int, least: int) -> None:
-    """Raise ``ValueError`` where there are too few images."""
+    """Raise :class:`TooFewImages` where there are too few images."""
     if n_images < least:
         noun = "image" if n_images == 1 else "images"
-        raise ValueError(f"{call}: {n_images} {noun}, wanted {least} or more good ones; give more images")
+        raise TooFewImages(f"{call}: {n_images} {noun}, wanted {least} or more good ones; give more images")

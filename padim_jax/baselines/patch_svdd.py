@@ -167,7 +167,8 @@ def score(
     """Score images: a map of how far patches are from the nearest good ones, and the largest of that.
 
     Each pixel has the mean distance ``min ‖f(p) - f(q)‖`` of the patches p that it lies in, once of each size, and the
-    map is the product of both (section 3.4), blurred by ``sigma``.
+    map is the root of the product of both, blurred by ``sigma``. Section 3.4 has the product itself, which orders
+    pixels alike.
 
     Args:
       model: from :func:`fit`.
@@ -217,5 +218,6 @@ def _score(model: PatchSvdd, images: Array, chunk_bytes: int) -> Scores:
     for (side, stride), vectors, bank in zip(settings.sides, found, (model.large, model.small), strict=True):
         distance = nearest(vectors.reshape(-1, vectors.shape[-1]), bank, 1, chunk_bytes=chunk_bytes).distance
         product *= spread(distance.reshape(len(images), -1), config.crop, side, stride)
-    maps = anomaly_map(product, config.crop, config.sigma, config.interpolation)
+    # the root orders pixels alike, and keeps them within what a histogram of good pixels can tell apart
+    maps = anomaly_map(jnp.sqrt(product), config.crop, config.sigma, config.interpolation)
     return Scores(jnp.max(maps, axis=(1, 2)), maps)

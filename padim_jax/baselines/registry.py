@@ -22,7 +22,7 @@ class Method:
       name: as commands take it.
       about: what it is, in one line.
       paper: its number in arXiv, or its place in the proceedings where it has none.
-      settings: the record of its settings, with the published defaults.
+      settings: the record of its settings; defaults are the published ones, but of methods that are trained.
       model_name: of the record of a fitted model.
       has_map: whether it gives a map (:class:`padim_jax.method.records.Scores`), or a score of the image alone
         (:class:`padim_jax.baselines.records.ImageScores`).
@@ -72,6 +72,19 @@ class Method:
         """Raise ``ValueError`` saying why, where models of this method can't do ``operation``."""
         if operation in self.refusals:
             raise ValueError(f"{operation}: a model of {self.name} can't do that: {self.refusals[operation]}")
+
+    def default(self, name: str) -> Any:
+        """The default of one of the method's own settings."""
+        return self.settings.__dataclass_fields__[name].default
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """Values of the method's own settings in its paper, where they are not the defaults."""
+        if not issubclass(self.settings, trained.TrainedSettings):
+            return {}
+        record = self.settings.published()
+        values = {name: getattr(record, name) for name in rules_of(self.settings)}
+        return {name: value for name, value in values.items() if value != self.default(name)}
 
     @property
     def source(self) -> str:
@@ -124,12 +137,11 @@ def parse_method(text: str) -> tuple[Method, dict[str, Any]]:
     """
     name, _, rest = text.partition(":")
     found, own = method(name), dict[str, Any]()
-    rules = rules_of(found.settings)
-    for part in filter(None, rest.split(",")):
-        if part == "published" and issubclass(found.settings, trained.TrainedSettings):
-            record = found.settings.published()
-            own |= {key: getattr(record, key) for key in rules if getattr(record, key) != rules_default(found, key)}
-            continue
+    rules, parts = rules_of(found.settings), [*filter(None, rest.split(","))]
+    if "published" in parts and issubclass(found.settings, trained.TrainedSettings):
+        own = found.published
+        parts.remove("published")
+    for part in parts:
         key, _, value = part.partition("=")
         if key not in rules:
             names = ", ".join(rules) or "none of its own"
@@ -137,12 +149,7 @@ def parse_method(text: str) -> tuple[Method, dict[str, Any]]:
         own[key] = rules[key].normalise(_value(value))
         if not rules[key].is_valid(own[key]):
             raise ValueError(f"--method {text}: {key}={value}: wanted {rules[key].rule}")
-    return found, own
-
-
-def rules_default(found: Method, name: str) -> Any:
-    """The default of one of a method's own settings."""
-    return found.settings.__dataclass_fields__[name].default
+    return found, {key: value for key, value in own.items() if value != found.default(key)}
 
 
 def _value(text: str) -> Any:

@@ -29,7 +29,12 @@ from padim_jax.method.embedding import Embedding
 FORMAT = "padim_jax baseline"
 
 
-def save(model: FittedModel[Any], path: str | os.PathLike[str], calibration: Calibration | None = None) -> None:
+def save(
+    model: FittedModel[Any],
+    path: str | os.PathLike[str],
+    calibration: Calibration | None = None,
+    files: Mapping[str, tuple[int, int]] | None = None,
+) -> None:
     """Save a model of any method as folder ``path``, with its networks; one of the same kind there is replaced.
 
     It is written whole or not at all, as checked arrays and JSON (:mod:`padim_jax.artifact.folder`).
@@ -38,6 +43,7 @@ def save(model: FittedModel[Any], path: str | os.PathLike[str], calibration: Cal
       model: any.
       path: of the folder.
       calibration: what good images score, for p-values and verdicts (:func:`load_calibrated` gives it back).
+      files: (width, height) of the files that it was fitted on, by their digests (:func:`files_of` gives it back).
 
     Raises:
       ArtifactError: a network of the user's own, whose code can't be stored; ``path`` is a file, or a folder with
@@ -55,6 +61,7 @@ def save(model: FittedModel[Any], path: str | os.PathLike[str], calibration: Cal
             )
         arrays |= {f"backbone.{name}": array for name, array in backbone_parameters(model.backbone).items()}
         record["embedding"] = dataclasses.asdict(model.embedding)
+    record["images"] = dict(files or {})
     record["calibration"] = None if calibration is None else recipe(calibration)
     if calibration is not None:
         arrays |= {"calibration.scores": np.asarray(calibration.scores)}
@@ -100,6 +107,19 @@ def load_calibrated(path: str | os.PathLike[str]) -> tuple[FittedModel[Any], Cal
     except (KeyError, TypeError, ValueError) as error:
         raise manifest_error(folder, error) from error
     return model, calibration
+
+
+def files_of(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
+    """(width, height) of the files that a model of these methods was fitted on, by digest; none where it knows none.
+
+    Raises:
+      ArtifactError: no such model, or a damaged one.
+    """
+    manifest = read_manifest(Path(path), FORMAT)
+    try:
+        return {str(digest): (int(size[0]), int(size[1])) for digest, size in manifest.get("images", {}).items()}
+    except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
+        raise manifest_error(Path(path), error) from error
 
 
 def is_baseline(path: str | os.PathLike[str]) -> bool:

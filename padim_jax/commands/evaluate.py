@@ -76,7 +76,7 @@ def evaluate_command(
     prepared, mesh = prepared or out / "prepared", MeshOptions(devices).mesh()
     with wrong_use():
         presets = [find_preset(name) for name in dict.fromkeys(preset_names)]
-        choices = tuple(parse_method(text) for text in dict.fromkeys(method_texts))
+        choices = tuple({repr(choice): choice for choice in map(parse_method, method_texts)}.values())
         if choices and mesh is not None:
             raise ValueError("--devices is of PaDiM; the methods of --method are fitted on one device: leave it out")
         methods = Methods(choices, presets[0] if presets else find_preset("lite0"), folds)

@@ -36,8 +36,8 @@ def export_command(
     _tell_reports(certificate.runtimes)
     if precision == "int8":
         say(
-            f"the network is in eight bits, and the model was fitted and calibrated anew on the {len(paths)} images "
-            "named; measure it on defective parts before you trust it"
+            f"the network is in eight bits, and the model was fitted anew on the {len(paths)} images named, and "
+            "calibrated on them if it was before; measure it on defective parts before you trust it"
         )
     size = sum(size for _, size in certificate.files.values())
     tell(

@@ -1,7 +1,6 @@
 """``padim fit``, on one device, on several, or by several processes."""
 
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import locked
 from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.devices import MeshOptions
-from padim_jax.commands.inputs import find_inputs
+from padim_jax.commands.inputs import find_inputs, warn_of_defects
 from padim_jax.commands.settings import choose_settings, load_network, with_value_range
 from padim_jax.commands.terminal import note_replaced, say, size_text, tell
 from padim_jax.commands.watching import unreadable_option, watching
@@ -28,8 +27,6 @@ from padim_jax.runs.choosing import choose_files
 from padim_jax.runs.engines import engine
 from padim_jax.runs.fit import Fitted, fit_files
 from padim_jax.runs.recalibration import rates_of
-
-_NOT_GOOD = frozenset("test bad defect defects ng anomaly anomalous ground_truth".split())
 
 
 def fit_command(
@@ -67,7 +64,7 @@ def fit_command(
     first = jax.process_index() == 0
     with locked(out, "fit") if first else nullcontext():
         good = find_inputs([good_dir], out)
-        _warn_of_defects(good_dir, good.paths)
+        warn_of_defects(good_dir, good.paths)
         candidates = with_value_range(candidates, good.paths)
         region = None if roi is None else read_roi_of(roi, candidates[0], good.paths)
         rates = rates_of(None, false_alarm_rate, pixel_rate)
@@ -98,20 +95,6 @@ def fit_command(
             if fitted.uncalibrated:
                 say(f"not calibrated: {fitted.uncalibrated}")
             describe_calibration(fitted.calibration, is_standardised=config.is_standardised)
-
-
-def _warn_of_defects(good_dir: Path, paths: Sequence[Path]) -> None:
-    """Warn of each folder that is called as if its images were not good ones; a data set has such beside train/good."""
-    folders = dict.fromkeys(
-        good_dir.joinpath(*parts[: index + 1])
-        for parts in (path.relative_to(good_dir).parts[:-1] for path in paths)
-        for index, part in enumerate(parts)
-        if part.lower() in _NOT_GOOD and not _NOT_GOOD.intersection(map(str.lower, parts[:index]))
-    )
-    train = good_dir / "train" / "good"
-    better = f"give {train} instead" if train.is_dir() else "give a folder of good images alone"
-    for folder in folders:
-        say(f"warning: the model learns the images in {folder} as good ones; if they are not, {better}")
 
 
 def _say_fitted(out: Path, embedding: Embedding, config: PadimConfig, fitted: Fitted, start: float) -> None:

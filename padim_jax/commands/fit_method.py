@@ -13,7 +13,7 @@ from padim_jax.backbones import load_backbone
 from padim_jax.baselines.registry import parse_method
 from padim_jax.baselines.storing import FORMAT
 from padim_jax.commands.calibrate import describe_calibration
-from padim_jax.commands.inputs import find_inputs
+from padim_jax.commands.inputs import find_inputs, warn_of_defects
 from padim_jax.commands.settings import start_from_preset, with_value_range
 from padim_jax.commands.terminal import megabytes, progress_bar, say, tell, wrong_use
 from padim_jax.commands.watching import unreadable_option, watching
@@ -46,18 +46,22 @@ def fit_method_command(
     """
     settings = dict(settings)
     preset_name, backbone_name = settings.pop("preset_name"), settings.pop("backbone")
-    given = {name: value for name, value in settings.items() if value not in (None, (), False)}
+    given = {name: value for name, value in settings.items() if not (value is None or value is False or value == ())}
     given |= {name: value for name, value in padims.items() if value}
     with wrong_use():
         found, own = parse_method(text)
-        if foreign := [name for name in given if name not in found.settings.shared]:
-            option = f"--{foreign[0].replace('_', '-')}"
+        network_options = {"weights": weights, "backbone": backbone_name} if not found.uses_backbone else {}
+        foreign = [name for name in given if name not in found.settings.shared]
+        foreign += [name for name, value in network_options.items() if value is not None]
+        if foreign:
+            option = "--tap" if foreign[0] == "taps" else f"--{foreign[0].replace('_', '-')}"
             raise ValueError(f"{option} is of PaDiM, and {found.name} does not have it; leave it out")
         network, config = start_from_preset(preset_name, backbone_name)
         config = found.shared(config, given)
     check_writable(out, FORMAT)  # now, not after an hour of fitting
     with locked(out, "fit"):
         good = find_inputs([good_dir], out)
+        warn_of_defects(good_dir, good.paths)
         (config,) = with_value_range([config], good.paths)
         with wrong_use():
             chosen = found.settings(config=config, **own)
@@ -92,6 +96,8 @@ def fit_method_command(
         f"{len(fitted.paths)} images in {time.perf_counter() - start:.1f} s"
         + (f", {len(fitted.skipped)} skipped" if fitted.skipped else "")
     )
-    if fitted.uncalibrated:
-        say(f"not calibrated: {fitted.uncalibrated}")
-    describe_calibration(fitted.calibration)
+    if fitted.calibration is None:
+        why = f" ({fitted.uncalibrated})" if fitted.uncalibrated else "; fit again without --no-calibrate for them"
+        say(f"not calibrated: scores come without p-values and verdicts{why}")
+    else:
+        describe_calibration(fitted.calibration)

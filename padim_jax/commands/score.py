@@ -64,6 +64,9 @@ def score_command(
             baseline, {"--roi": roi, "--devices": mesh}, {"--regions": regions, "--masks": masks, "--maps": maps}
         )
         heatmaps = heatmaps and baseline.method.has_map
+        if heatmaps and baseline.calibration is None and colour_range is None:
+            heatmaps = False
+            say("the model is not calibrated: no heat maps; --colour-range says which values their colours are of")
     folders = [name for name, value in (("heatmaps", heatmaps), ("masks", masks), ("maps", maps)) if value]
     options = {
         "heatmaps": heatmaps,
@@ -79,8 +82,8 @@ def score_command(
         fitted = baseline or load(model)
         if (regions or masks is not None) and fitted.calibration is None:
             name = "--masks" if masks is not None else "--regions"
-            raise click.UsageError(f"{name} takes a calibrated model, for its pixel threshold (see padim calibrate)")
-        fitted_on, decider = FittedOn(frozenset(), ()) if baseline else FittedOn.read(model), None
+            raise click.UsageError(f"{name} takes a calibrated model, for its pixel threshold ({_advice(baseline)})")
+        fitted_on, decider = FittedOn.read(model), None
         if look_rate is not None:
             with wrong_use():
                 rates = Rates(false_alarm_rate=None, look_rate=look_rate)
@@ -113,7 +116,7 @@ def score_command(
                 regions=search,
                 decide=None if decider is None else decider.decide,
             )
-    _report(unfinished, fitted.calibration, decider)
+    _report(unfinished, fitted.calibration, decider, baseline)
     if unfinished.lost:
         raise click.ClickException(f"{len(unfinished.lost)} of {len(images)} files could not be read and have no score")
 
@@ -156,7 +159,13 @@ def refuse_nested(out: Path, models: Path) -> None:
         raise click.UsageError(f"--out {out} holds {models}; results take the place of what is there: choose another")
 
 
-def _report(results: Unfinished, calibration: Calibration | None, decider: Decider | None) -> None:
+def _advice(baseline: Baseline | None) -> str:
+    return "see padim calibrate" if baseline is None else "fit it again, without --no-calibrate"
+
+
+def _report(
+    results: Unfinished, calibration: Calibration | None, decider: Decider | None, baseline: Baseline | None
+) -> None:
     """Print the results of a run."""
     rows, lost = [row for _, row in results.rows], results.lost
     for _, path, reason in lost:
@@ -173,4 +182,4 @@ def _report(results: Unfinished, calibration: Calibration | None, decider: Decid
     if calibration is not None and calibration.threshold_source == "set":
         say(f"the threshold, {float(calibration.threshold):.4g}, was set by hand (padim calibrate --threshold)")
     if calibration is None:
-        say("the model is not calibrated: no p-values, no verdicts (see padim calibrate)")
+        say(f"the model is not calibrated: no p-values, no verdicts ({_advice(baseline)})")

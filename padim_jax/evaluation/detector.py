@@ -27,7 +27,7 @@ from padim_jax.runs.choosing import choose
 from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.fit_method import method_scorer
 from padim_jax.runs.fold import fit_batches
-from padim_jax.runs.folds import deal
+from padim_jax.runs.folds import deal_alike, pixels_digest
 from padim_jax.runs.scorer import Scorer
 from padim_jax.runs.watch import Advance
 
@@ -63,6 +63,7 @@ class GoodImages:
       protocol: how images are placed.
       batch_size: images read at once.
       names: of the files read so far, in order, each once.
+      pixels: digests of their pixels, as the network sees them, by name.
       advance: told how many images have just been read.
     """
 
@@ -71,6 +72,7 @@ class GoodImages:
     protocol: Protocol
     batch_size: int
     names: dict[str, None] = field(default_factory=dict)
+    pixels: dict[str, str] = field(default_factory=dict)
     advance: Advance = lambda count: None
 
     def __len__(self) -> int:
@@ -86,6 +88,7 @@ class GoodImages:
         ):
             yield batch.images
             self.names.update(dict.fromkeys(batch.file_names))
+            self.pixels.update(zip(batch.file_names, map(pixels_digest, batch.images), strict=True))
             self.advance(len(batch.images))
 
 
@@ -150,13 +153,14 @@ def _fit_method(run: MethodRun, backbone: Backbone, good: GoodImages, progress: 
     model = run.baseline.fit(backbone, good.read(config), settings)
     jax.block_until_ready(jax.tree.leaves(model))
     fitted = time.perf_counter()
-    folds = deal(len(good), run.folds, run.seed)
+    folds, counted = deal_alike([good.pixels[name] for name in good.names], run.folds, run.seed)
     good.advance = progress("calibrate", run.folds * len(good))
     fit = partial(run.baseline.fit, backbone, settings=settings)
     points = points_of_folds(
         folds,
         lambda among: good.read(config, among),
         lambda batches: method_scorer(run.baseline, fit(batches), good.batch_size),
+        counted,
     )
     seconds = {"fit": fitted - start, "calibrate": time.perf_counter() - fitted}
     n_bytes = sum(array.nbytes for array in named_arrays(model).values())

@@ -28,8 +28,6 @@ from padim_jax.runs.scorer import Scorer
 from padim_jax.runs.watch import Advance
 from weights_conversion.atomic import write_atomically
 
-_VERSIONS = ("padim-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn", "pillow", "grain")
-
 
 @dataclass
 class Scored:
@@ -38,12 +36,14 @@ class Scored:
     Attributes:
       rows: what is known of each image.
       medians: of each map.
+      highest: of all maps' values.
       pixels: all maps' pixels with a mask.
       gallery: images worth looking at.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     medians: list[float] = field(default_factory=list)
+    highest: float = -np.inf
     pixels: PixelScores = field(default_factory=PixelScores)
     gallery: Gallery = field(default_factory=Gallery)
 
@@ -59,6 +59,7 @@ class Scored:
             anomaly_map = None if maps is None else maps[index]
             if anomaly_map is not None:
                 self.medians.append(float(np.median(anomaly_map)))
+                self.highest = max(self.highest, float(anomaly_map.max()))
                 if has_mask:
                     self.pixels.add(anomaly_map, mask)
             defect_mask = mask if has_mask and label else None
@@ -133,7 +134,7 @@ def _record(
         row["p_value"] = p_value
     # without maps, or the mask of any defect, nothing can be said of pixels
     has_defect_masks = bool(scored.medians) and any(row["label"] and row["has_mask"] for row in rows)
-    low, high = (float(np.median(scored.medians)) if scored.medians else min(scores)), max(scores)
+    low, high = (float(np.median(scored.medians)), scored.highest) if scored.medians else (min(scores), max(scores))
     record = identity(run, backbone, builder) | {
         "method": run.method,
         "metrics": {

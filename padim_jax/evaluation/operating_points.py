@@ -174,14 +174,17 @@ def leave_out(
 
 
 def points_of_folds(
-    folds: Folds, read: Callable[[Sequence[int]], Iterator[Batch]], fit: Callable[[Iterable[Batch]], Scorer]
+    folds: Folds,
+    read: Callable[[Sequence[int]], Iterator[Batch]],
+    fit: Callable[[Iterable[Batch]], Scorer],
+    counted: frozenset[int] | None = None,
 ) -> OperatingPoints:
     """Thresholds from :func:`padim_jax.runs.folds.score_folds`, with the same arguments and errors.
 
     Where the other folds are too few for a model there are none.
     """
     try:
-        scores, histogram = score_folds(folds, read, fit)
+        scores, histogram = score_folds(folds, read, fit, counted)
     except TooFewInFolds as error:
         return OperatingPoints((), str(error))
     calibrations = (calibrate_scores(scores, histogram.counts, "folds", rate) for rate in RATES)

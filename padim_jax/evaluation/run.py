@@ -115,7 +115,7 @@ class MethodRun:
       preset: whose network it takes, and whose way to read images.
       seed: the seed of what the method draws, and of the draw of folds.
       protocol: how images are placed.
-      own: values of the method's own settings by name, which replace the published defaults.
+      own: values of the method's own settings by name, which replace the defaults.
       settings: values of settings that it shares with PaDiM, which replace the preset's.
       weights: weights that replace the network's own, as :func:`padim_jax.load_backbone` takes them.
       folds: parts that the good images are dealt into; each is scored by a model fitted on the others.
@@ -145,7 +145,7 @@ class MethodRun:
 
     @property
     def name(self) -> str:
-        """What it is called in tables: the method, with the settings that are not the published ones."""
+        """What it is called in tables: the method, with the settings that are not the defaults."""
         own = ",".join(f"{name}={value}" for name, value in sorted(self.own.items()))
         return f"{self.method}:{own}" if own else self.method
 
@@ -169,7 +169,7 @@ class MethodRun:
     @property
     def as_published(self) -> bool:
         """Whether the method has its published settings; its figures are of one network (:func:`published_of`)."""
-        return self.weights is None and not self.settings and not self.own
+        return self.weights is None and not self.settings and self.own == self.baseline.published
 
     def record(self) -> dict[str, Any]:
         """The settings that, with seed, protocol, weights and images, say what the results are."""
@@ -228,6 +228,7 @@ def finished(run: AnyRun, backbone: Backbone, builder: tfds.core.DatasetBuilder,
 
 def identity(run: AnyRun, backbone: Backbone, builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     """What a run's results follow from, as ``run.json`` begins with."""
+    has_network = isinstance(run, Run) or run.baseline.uses_backbone
     return {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -238,10 +239,10 @@ def identity(run: AnyRun, backbone: Backbone, builder: tfds.core.DatasetBuilder)
         "seed": run.seed,
         "protocol": dataclasses.asdict(run.protocol),
         "settings": {
-            "backbone": backbone.spec.name,
-            "weights_digest": backbone.weights_digest,
+            "backbone": backbone.spec.name if has_network else None,
+            "weights_digest": backbone.weights_digest if has_network else None,
         }
         | run.record(),
-        "versions": {name: version(name) for name in _VERSIONS}
+        "versions": {name: version(name) for name in (*_VERSIONS, *([] if has_network else ["optax"]))}
         | {"python": platform.python_version(), "device": jax.devices()[0].device_kind},
     }

@@ -29,7 +29,7 @@ from padim_jax.export.describe import IMAGES, ExportError
 from padim_jax.export.graph import IR_VERSION, OPSET, Graph
 from padim_jax.export.network import Planes, normalise, write_network
 from padim_jax.lazy import extra
-from padim_jax.method.embedding import Embedding, tap_channels
+from padim_jax.method.embedding import Embedding, draw_embedding, tap_channels
 from padim_jax.method.fitting import fit
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import calibrate
@@ -112,18 +112,32 @@ class EightBitBackbone(Backbone):
 def to_eight_bits(model: Padim, good: Sequence[Batch]) -> Padim:
     """A model with the network in eight bits, fitted and calibrated anew on good images.
 
+    Copies among them count once. Calibrated is it by leaving each image out, at the rates that the model has, also
+    where that was calibrated on other images; one that was not calibrated stays so.
+
     Args:
       model: any that an ONNX graph can hold.
       good: the images, best those that the model was fitted on.
 
     Raises:
-      ExportError: fewer than 3 images.
+      ExportError: fewer than 3 different images; a threshold that was set by hand; channels that were not drawn.
       ValueError, FloatingPointError: as of a fit.
     """
+    good = _different(good)
     if (count := sum(map(len, good))) < FEWEST:
         raise ExportError(
-            f"export_model: precision='int8' fits the model anew on the quantised network, which takes {FEWEST} good "
-            f"images or more, and {count} were given; name those that the model was fitted on"
+            f"export_model: precision='int8' fits the model anew on the quantised network, which takes {FEWEST} "
+            f"different good images or more, and {count} were given; name those that the model was fitted on"
+        )
+    if draw_embedding(model.backbone, model.config) != model.embedding:
+        raise ExportError(
+            "export_model: precision='int8' fits the model anew, and its channels are not those that its settings "
+            "draw, as of a model that padim import made; export it with precision='float32'"
+        )
+    if model.calibration is not None and model.calibration.threshold_source == "set":
+        raise ExportError(
+            "export_model: precision='int8' calibrates the model anew, and its threshold was set by hand, in units "
+            "that change; calibrate it by a rate first (padim calibrate --false-alarm-rate)"
         )
     backbone = quantise_network(model.backbone, model.embedding, model.config.crop, good)
     fitted = fit(backbone, good, model.config)
@@ -180,6 +194,18 @@ def quantise_network(
     spec = backbone.spec
     program = EightBits(quantised, taps, planes, channels, spec.mean, spec.std, session)
     return EightBitBackbone({}, {}, spec, hashlib.sha256(content).hexdigest(), program=program)
+
+
+def _different(good: Sequence[Batch]) -> list[Batch]:
+    """The images without copies, in their order and batches."""
+    seen = set[bytes]()
+    result = list[Batch]()
+    for batch in good:
+        digests = [hashlib.sha256(np.asarray(image).tobytes()).digest() for image in batch]
+        fresh = [place for place, digest in enumerate(digests) if digest not in seen and not seen.add(digest)]
+        if fresh:
+            result.append(batch[fresh])
+    return result
 
 
 class _Ranges(CalibrationDataReader):

@@ -80,11 +80,10 @@ def export_model(
     if precision not in BOUNDS:
         raise ValueError(f"{_CALL}: precision={precision!r}, wanted one of {', '.join(BOUNDS)}")
     fitted, quantised = _open_model(model)
+    bound, shipment = BOUNDS[precision], Shipment(tuple(runtimes), None if ort_web is None else Path(ort_web))
+    shipment.check(fitted.config, format, batch)
     if precision == "int8":
         fitted, quantised, images = _in_eight_bits(fitted, quantised, format, images)
-    bound = BOUNDS[precision]
-    shipment = Shipment(tuple(runtimes), None if ort_web is None else Path(ort_web))
-    shipment.check(fitted.config, format, batch)
     first = list[np.ndarray]()  # of the images, where examples are wanted
     size = 1 if batch is None and format == "stablehlo" else batch
     with replaced(Path(out), _CALL) as folder, Notes() as notes:

@@ -114,12 +114,17 @@ class Calibration:
         return int(np.count_nonzero(np.asarray(self.scores) > np.asarray(self.threshold)))
 
 
+def pixel_median(reference: Calibration) -> float:
+    """What half of good images' pixels exceed, in units of the maps."""
+    return _quantile(np.asarray(reference.pixels), 0.5)
+
+
 def pixel_colour_scale(reference: Calibration) -> tuple[float, float]:
     """Values at the ends of a heat map's colours where an image's score is not of its map.
 
     The good pixels' median, and as far above the pixel threshold, which is in the middle, as that is below it.
     """
-    low = float(reference.colour_scale[0])
+    low = pixel_median(reference)
     return low, float(
         max(2 * float(reference.pixel_threshold) - low, np.nextafter(np.float32(low), np.float32(np.inf)))
     )

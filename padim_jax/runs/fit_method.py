@@ -15,8 +15,7 @@ from padim_jax.baselines.settings import BaselineSettings
 from padim_jax.images import UnreadableImage, load_batches
 from padim_jax.method.calibration import Calibration, Histogram
 from padim_jax.method.calibration import calibration as calibrate_scores
-from padim_jax.runs.checkpoint import checkpoint_folder
-from padim_jax.runs.folds import Batch, TooFewInFolds, deal, score_folds
+from padim_jax.runs.folds import Batch, TooFewInFolds, deal_alike, pixels_digest, score_folds
 from padim_jax.runs.scorer import Scorer
 from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note
 
@@ -63,7 +62,7 @@ def fit_method(
 ) -> FittedMethod:
     """Fit a method on image files, calibrate it by folds of them, and save it.
 
-    Copies of a file share a fold, since a model that knows a copy of an image would score it too low.
+    Copies of an image share a fold and count once: a model that knows a copy of an image would score it too low.
 
     Args:
       found: the method.
@@ -80,10 +79,11 @@ def fit_method(
     Raises:
       UnreadableImage: from ``watch.unreadable``.
       Interrupted: ``watch`` has stopped it; nothing is kept but a training, which the same call goes on from.
-      ValueError, FloatingPointError: as of the method's fit.
+      ValueError, FloatingPointError: as of the method's fit; ``others`` that the model was fitted on.
       ArtifactError, OSError: as of :func:`padim_jax.baselines.save`.
     """
     config, digests, skipped = settings.config, dict[Path, str](), dict[Path, str]()
+    sizes, pixels = dict[str, tuple[int, int]](), dict[Path, str]()  # by digest; digests of pixels
 
     def unreadable(error: UnreadableImage) -> None:
         watch.unreadable(error)
@@ -92,45 +92,49 @@ def fit_method(
     def read(some: Sequence[Path], advance: Advance, note: Any) -> Iterator[Batch]:
         for batch in load_batches(some, config, batch_size, unreadable, note):
             digests.update(zip(batch.paths, batch.digests, strict=True))
+            sizes.update(zip(batch.digests, batch.sizes, strict=True))
+            pixels.update(zip(batch.paths, map(pixels_digest, batch.images), strict=True))
             yield batch.images
             advance(len(batch.images))
             if watch.stopped():
                 raise Interrupted("interrupted")
 
-    checkpoint = None if found.uses_backbone else TrainingCheckpoint(checkpoint_folder(out))
+    checkpoint = None if found.uses_backbone else TrainingCheckpoint(out.with_name(f"{out.name}.training"))
     fit = _fit_of(found, backbone, settings, watch)
     with watch.progress("fit", len(paths)) as advance:
         model = fit(read(paths, advance, watch.note), checkpoint)
         jax.block_until_ready(jax.tree.leaves(model))
-    calibration, reason = None, ""
+    calibration, reason, files = None, "", dict(sizes)
     readable = [path for path in paths if path in digests]
+    own = {pixels[path] for path in readable}
     if folds is not None and others is not None:
         scorer, histogram, scores = method_scorer(found, model, batch_size), Histogram(), list[float]()
         with watch.progress("calibrate", len(others)) as advance:
             for batch in read(others, advance, watch.note):
+                if own & set(map(pixels_digest, batch)):
+                    raise ValueError(
+                        "fit: some of the images to calibrate on are among those fitted on, whose scores are too low; "
+                        "name others, or none, to calibrate by folds"
+                    )
                 values, maps = scorer.finish(scorer.start(batch), len(batch))
                 scores += values.tolist()
                 histogram.add(values if maps is None else maps)
         calibration = calibrate_scores(np.asarray(scores, np.float32), histogram.counts, "held-out", *rates)
     elif folds is not None:
-        different = list(dict.fromkeys(digests[path] for path in readable))
-        groups = deal(len(different), folds, config.seed)
-        fold_of = {different[place]: number for number, group in enumerate(groups) for place in group}
-        places: list[list[int]] = [[] for _ in groups]
-        for place, path in enumerate(readable):
-            places[fold_of[digests[path]]].append(place)
-        with watch.progress("calibrate", len(groups) * len(readable)) as advance:
+        dealt, counted = deal_alike([pixels[path] for path in readable], folds, config.seed)
+        with watch.progress("calibrate", len(dealt) * len(readable)) as advance:
             try:
-                scores, pixels = score_folds(
-                    tuple(map(tuple, places)),
+                values, histogram = score_folds(
+                    dealt,
                     lambda among: read([readable[place] for place in among], advance, ignore_note),
                     lambda batches: method_scorer(found, fit(batches, None), batch_size),
+                    counted,
                 )
             except TooFewInFolds as error:
                 reason = str(error)
             else:
-                calibration = calibrate_scores(scores, pixels.counts, "folds", *rates)
-    save(model, out, calibration)
+                calibration = calibrate_scores(values, histogram.counts, "folds", *rates)
+    save(model, out, calibration, files)
     if checkpoint is not None:
         checkpoint.remove()
     return FittedMethod(readable, skipped, calibration, reason)
@@ -164,6 +168,8 @@ def _fit_of(
                 stopped=watch.stopped,
             )
         except TrainingStopped as error:
+            if checkpoint is None:
+                raise Interrupted("interrupted while calibrating; the training of the model itself is kept") from error
             raise Interrupted(str(error)) from error
 
     return train

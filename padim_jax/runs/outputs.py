@@ -177,7 +177,7 @@ def choose_outputs(
       model: whose results they show.
       heatmaps: pictures.
       colour_range: values at the ends of their colours. Default: the calibration's, or where there is none, what
-        suits all results.
+        suits all results; of other methods than PaDiM there are no pictures then.
       masks: pixels of masks; None for no masks.
       tight_masks: of each region, mark only what reaches half of its peak.
       maps: pixels of the maps as float TIFF files; None for no maps.
@@ -192,6 +192,8 @@ def choose_outputs(
             raise ValueError(f"{model.method.name} judges whole images: it has no maps to write, and no masks")
         return outputs
     scale, threshold = colour_range, None
+    if isinstance(model, Baseline) and calibration is None and scale is None:
+        heatmaps = False  # the colours of PaDiM's follow from image scores, which may be of something else here
     if calibration is not None:
         own, threshold = _colours(model, calibration)
         scale = own if scale is None else scale

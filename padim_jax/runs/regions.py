@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from padim_jax.config import PadimConfig
 from padim_jax.images.geometry import pixel_edges, place_in_original, seen_part
 from padim_jax.method.anomaly_map import image_score
-from padim_jax.method.calibration import Calibration, p_values
+from padim_jax.method.calibration import Calibration, p_values, pixel_median
 
 COLUMNS = ("path", "region", "left", "top", "width", "height", "area", "peak", "row", "column", "p_value")
 _TOUCHING = np.ones((3, 3), bool)  # cells that share a side or a corner
@@ -73,7 +73,7 @@ class RegionSearch:
 
 def good_level(calibration: Calibration) -> float:
     """Distance of a typical pixel of good images, from which :func:`mask_above` measures half of a peak."""
-    return float(calibration.colour_scale[0])
+    return pixel_median(calibration)
 
 
 def mask_above(

@@ -81,9 +81,10 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     others = [row for row in rows if any(OTHER_SIZE in note for note in row.notes)]
     poor = [row for row in rows if any(POOR_MATCH in note for note in row.notes)]
     aspect = " or aspect ratio" * any("aspect" in note for row in others for note in row.notes)
+    called = "to be looked at" if any(row.decided for row in poor) else "anomalous"
     kinds = (
         (fitted_on, "were among those the model was fitted on", "they score lower than new images would"),
-        (poor, "do not lie as the good images do and are anomalous for that", "are the parts there, and whole?"),
+        (poor, f"do not lie as the good images do and are {called} for that", "are the parts there, and whole?"),
         (others, f"are of {OTHER_SIZE}{aspect}", "is it the same camera, and the same part of the picture?"),
     )
     return [

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 
 from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.settings import check_settings
+from padim_jax.baselines.storing import files_of, is_baseline
 from padim_jax.config import PadimConfig
 from padim_jax.images import Batch, UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.images.decode import Note
@@ -175,8 +176,9 @@ def score_batches(
             found = None
             if regions is not None and calibration is not None:
                 found = regions.find(maps[index], batch.sizes[index], calibration, model.config, roi)
-                if model.alignment is not None and model.config.top_share is not None:
-                    # what the rest of the image would score without them is known only where the reference lies
+                # images of other methods may be scored by something else than their maps; of aligned ones, what the
+                # rest of the image would score without a region is known only where the reference lies
+                if isinstance(model, Baseline) or (model.alignment is not None and model.config.top_share is not None):
                     found = tuple(replace(region, p_value=None) for region in found)
             yield ScoredImage(
                 path=path,
@@ -244,6 +246,9 @@ class FittedOn:
         Raises:
           ArtifactError: no model.
         """
+        if is_baseline(folder):
+            files = files_of(folder)
+            return cls(frozenset(files), tuple(dict.fromkeys(files.values())))
         manifest = read_manifest(folder)
         images = manifest.get("images") if manifest.get("form") == "updatable" else None
         digests = frozenset(images) if isinstance(images, dict) else frozenset[str]()
