@@ -63,7 +63,7 @@ def serving(models: Path, store: Path, *options: str) -> Iterator[Running]:
     """A service that is ready; ended at the end."""
     command = [sys.executable, "-m", "padim_jax.cli", "serve", str(models), "--store", str(store), "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--batch-size", "4", "--look-rate", "0.2", *options],
+        [*command, "--batch-size", "4", "--look-rate", "0.08", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
