@@ -106,8 +106,12 @@ def raw(port: int, request: bytes, *, timeout: float = 10.0) -> bytes:
     """What a service answers to bytes that no client would send; to the end of the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
         connection.sendall(request)
-        connection.shutdown(socket.SHUT_WR)
-        found = b""
-        while part := connection.recv(65536):
-            found += part
-        return found
+        return received(connection)
+
+
+def received(connection: socket.socket) -> bytes:
+    """All that comes over a connection, until the other end closes it."""
+    found = b""
+    while part := connection.recv(65536):
+        found += part
+    return found

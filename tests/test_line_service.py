@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from padim_jax.cli import main
 from padim_jax.line.service.pages import FILES
 from padim_jax.line.store import Store
 from tests.line_parts import fit_model, parts
-from tests.service import NAME, Running, bad, good, png, raw, serving
+from tests.service import NAME, Running, bad, good, png, raw, received, serving
 
 PNG = {"content-type": "image/png"}
 JSON = {"x-padim": "1"}
@@ -207,6 +208,7 @@ def test_every_request_is_a_line_of_json_in_the_log(service: Running, client: ht
     assert (scored["method"], scored["status"], scored["model"]) == ("POST", 200, NAME)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_replaced_takes_over_and_no_request_is_lost(tmp_path: Path) -> None:
     model = fit_model(tmp_path / NAME)
     digests, statuses, ended = set[str](), list[int](), threading.Event()
@@ -236,8 +238,6 @@ def test_a_model_that_is_replaced_takes_over_and_no_request_is_lost(tmp_path: Pa
 
 
 def test_requests_in_hand_are_finished_when_the_service_is_asked_to_end(model: Path, tmp_path: Path) -> None:
-    import socket
-
     with serving(model, tmp_path / "line.db") as service:
         content = good(99)
         head = (
@@ -250,9 +250,7 @@ def test_requests_in_hand_are_finished_when_the_service_is_asked_to_end(model: P
             service.process.terminate()
             time.sleep(0.5)
             connection.sendall(content[100:])
-            answer = b""
-            while part := connection.recv(65536):
-                answer += part
+            answer = received(connection)
         assert answer.startswith(b"HTTP/1.1 200")
         assert service.process.wait(60) == 0
         with Store.open(service.store) as store:
@@ -295,12 +293,12 @@ def test_no_folder_of_models_is_an_error_in_words(tmp_path: Path, capsys: pytest
 
 
 def test_an_idle_connection_that_never_sends_a_whole_head_is_ended(model: Path, tmp_path: Path) -> None:
-    import socket
-
     with (
         serving(model, tmp_path / "line.db", "--receive-seconds", "1") as service,
         socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection,
     ):
         connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
         assert connection.recv(1) == b""
-        assert raw(service.port, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").startswith(b"HTTP/1.1 200")
+        assert raw(service.port, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").startswith(
+            b"HTTP/1.1 200"
+        )

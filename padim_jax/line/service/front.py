@@ -21,6 +21,7 @@ with extra("serve"):
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LONGEST_ADDRESS = 4096  # bytes
+_MOST_HEADERS = 16 * 1024  # bytes
 _REFUSED_IN_PATHS = (b"%2f", b"%5c", b"%00", b"\\")  # names hold none of these
 _PATIENCE = 2.0  # seconds for which the rest of a refused body is thrown away, so that its sender hears why
 _GONE = 499  # status in the log of a request whose client went away
@@ -116,6 +117,8 @@ class Front:
         if any(part in raw.lower() for part in _REFUSED_IN_PATHS) or not scope["path"].isprintable():
             raise Refusal(400, "address", "the path holds an encoded slash, a backslash or what can't be printed")
         headers = Headers(scope=scope)
+        if sum(len(name) + len(value) for name, value in headers.raw) > _MOST_HEADERS:
+            raise Refusal(431, "header", f"the headers take more than {_MOST_HEADERS} bytes")
         for name in ("host", "origin", "authorization", "content-type"):
             if len(headers.getlist(name)) > 1:
                 raise Refusal(400, "header", f"the header {name} is there more than once")

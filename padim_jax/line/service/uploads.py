@@ -75,7 +75,7 @@ def read_photos(content_type: str, body: bytes, names: Names, limits: ServiceLim
         try:
             files = [(file.name, file.content) for file in read_files(content_type, body, limits.images)]
         except BadForm as error:
-            raise Refusal(413 if "more than" in str(error) else 400, "form", str(error)) from error
+            raise Refusal(413 if " parts;" in str(error) else 400, "form", str(error)) from error
     elif kind.startswith("image/") or kind in _NO_FORM:
         files = [("", body)]
     else:
