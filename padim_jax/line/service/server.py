@@ -222,9 +222,8 @@ def _listen(binding: Binding) -> socket.socket:
         family = socket.AF_INET6 if ":" in binding.host else socket.AF_INET
         return socket.create_server((binding.host.strip("[]"), binding.port), family=family, backlog=256)
     except OSError as error:
-        raise OSError(
-            f"serve: can't listen at {binding.host}:{binding.port} ({error.strerror or error}); choose another --port"
-        ) from error
+        why = (error.strerror or str(error)).split(" (")[0]  # asyncio's words name the address once more
+        raise OSError(f"serve: can't listen at {binding.host}:{binding.port} ({why}); choose another --port") from error
 
 
 def _name(listener: socket.socket) -> str:
