@@ -178,7 +178,7 @@ def test_filters_by_verdict_model_and_day(service: Running, visit: Visit) -> Non
     page.select_option("#verdict", "")
     page.select_option("#model", NAME)
     eventually(lambda: len(items(page)) == 3)
-    assert page.inner_text("#counts").startswith(f"{NAME}: ")
+    eventually(lambda: page.inner_text("#counts").startswith(f"{NAME}: "))
     local = datetime.datetime.fromisoformat(found[0]["time"]).astimezone()
     page.fill("#day", (local - datetime.timedelta(days=2)).strftime("%Y-%m-%d"))
     eventually(lambda: page.is_visible("#none"))
