@@ -76,10 +76,8 @@ def ask(path: str, content: bytes, connection: http.client.HTTPConnection) -> No
         raise RuntimeError(f"status {answer.status}: {said.decode()}")
 
 
-def measure(
-    clients: int, requests: int, send: Callable[[int, http.client.HTTPConnection], None], port: int
-) -> list[float]:
-    """Seconds of each of ``requests`` requests by as many threads as ``clients``, and of all of them as the last one."""
+def measure(clients: int, requests: int, send: Send, port: int) -> list[float]:
+    """Seconds of each of ``requests`` requests by as many threads as ``clients``; those of all as the last one."""
     seconds, failures, numbers, lock = list[float](), list[Exception](), iter(range(requests)), threading.Lock()
 
     def work() -> None:

@@ -195,6 +195,9 @@ def _patient(seconds: float) -> type[H11Protocol]:
     class Protocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            # an answer is written in two parts, of which the second would wait 40 ms for the client to confirm the
+            # first; asyncio sees to that itself only for listeners that name their protocol
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.deadline: asyncio.TimerHandle | None = None
             self._expect_head()
 
