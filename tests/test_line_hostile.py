@@ -224,6 +224,19 @@ def test_a_change_that_is_none(
     refused(client.post(f"/decisions/{ID}/corrections", content=body, headers=own), status, words)
 
 
+@pytest.mark.parametrize("end", ["", "/apply", "/undo"])
+def test_a_model_is_changed_neither_from_another_site_nor_where_that_was_not_allowed(
+    client: httpx.Client, end: str
+) -> None:
+    address, who = f"/models/{NAME}/learning{end}", {"who": "x"} | ({"proposal": "x"} if end == "/apply" else {})
+    refused(client.post(address, json=who), 403, "X-Padim: 1")
+    refused(client.post(address, data=who), 415, "application/json")
+    refused(client.post(address, json=who, headers={"x-padim": "1"}), 403, "--learn does")
+    refused(client.post(address, json=who, headers={"x-padim": "1", "origin": "http://x"}), 403, "may not ask")
+    other = client.post(f"/models/other/learning{end}", json=who, headers={"x-padim": "1"})
+    refused(other, 404, "no model 'other'")
+
+
 def test_a_correction_that_does_not_exist_is_not_undone(client: httpx.Client) -> None:
     for number in ("1", "9" * 30):
         answer = client.post(f"/corrections/{number}/undo", json={"who": "x"}, headers={"x-padim": "1"})

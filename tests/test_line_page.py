@@ -9,12 +9,15 @@ from typing import Any
 import httpx
 import pytest
 
+from padim_jax.cli import main
 from padim_jax.line.store import Store
 from tests.browser import eventually, launched
-from tests.line_parts import fit_model
+from tests.conftest import write_images
+from tests.line_parts import fit_model, parts
 from tests.service import NAME, Running, bad, good, serving
 
 Visit = Callable[..., Any]
+SETTINGS = "--tap block2 --tap block4 --n-channels 12 --image-size 32x48 --crop-size 32x48 --sigma 1.5".split()
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 
 
@@ -220,6 +223,36 @@ def test_rates_show_what_they_would_have_done(service: Running, visit: Visit) ->
     assert page.locator("#histogram rect").count() > 0
     with Store.open(service.store) as store:  # nothing was changed by it
         assert list(store.count().values()) == counts
+
+
+def test_a_model_learns_from_corrections_once_somebody_has_seen_what_that_changes(visit: Visit, tmp_path: Path) -> None:
+    write_images(tmp_path / "good", parts(24))
+    assert main(["fit", str(tmp_path / "good"), "--out", str(tmp_path / NAME), *SETTINGS]) == 0
+    before = (tmp_path / NAME / "model.json").read_bytes()
+    options = ["--keep-photos", "50", "--learn"]
+    with serving(tmp_path / NAME, tmp_path / "line.db", *options) as service:
+        send(service, *[bad(30 + seed) for seed in range(4)])
+        page = visit(service)
+        eventually(lambda: len(items(page)) == 4)
+        page.click("#propose")
+        assert "Enter your name first" in page.inner_text("#learned")
+        named(page)
+        for index in range(3):
+            page.locator("#list button").nth(index).click()
+            page.keyboard.press("g")
+            eventually(lambda: page.inner_text("#corrected").startswith("Corrected to good"))
+        assert page.is_disabled("#learn")
+        page.click("#propose")
+        eventually(lambda: "3 parts would be added" in page.inner_text("#learned"))
+        assert "Of 1 decision whose photos are kept" in page.inner_text("#learned")
+        assert (tmp_path / NAME / "model.json").read_bytes() == before
+        page.click("#learn")
+        eventually(lambda: "3 parts added" in page.inner_text("#learned"))
+        assert (tmp_path / NAME / "model.json").read_bytes() != before
+        page.click("#unlearn")
+        eventually(lambda: "as it was before" in page.inner_text("#learned"))
+        assert (tmp_path / NAME / "model.json").read_bytes() == before
+        page.close()
 
 
 def test_it_works_at_the_width_of_a_phone_by_keyboard_and_for_screen_readers(service: Running, visit: Visit) -> None:

@@ -45,8 +45,8 @@ def photo(content: bytes, item: str = "part") -> Photo:
     return Photo("camera", item, Path(item), content=content)
 
 
-def worker_of(models: Models, store: Store, **options: int) -> Worker:
-    return Worker(models, store, **({"queue": 100, "batch_size": 4} | options), metrics=Metrics())
+def worker_of(models: Models, store: Store, queue: int = 100) -> Worker:
+    return Worker(models, store, queue=queue, batch_size=4, metrics=Metrics())
 
 
 def answered(futures: list[Future[Answer]]) -> list[Answer]:

@@ -165,6 +165,7 @@ def results_command() -> None:
     metavar="N",
     help="Keep the photos of the last N decisions in STORE.photos, for the page to show.",
 )
+@click.option("--learn", is_flag=True, help="Let people fold corrected photos into the model, from the page.")
 @click.option(
     "--token-file",
     type=click.Path(dir_okay=False, path_type=Path),

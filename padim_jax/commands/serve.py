@@ -22,6 +22,7 @@ def serve_command(
     look_rate: float,
     false_alarm_rate: float | None,
     keep_photos: int,
+    learn: bool,
     token_file: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -51,6 +52,7 @@ def serve_command(
             memory=memory,
             batch_size=batch_size,
             keep_photos=keep_photos,
+            learn=learn,
         )
         with interruption() as stopped:
             serve(

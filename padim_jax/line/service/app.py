@@ -6,6 +6,7 @@ from importlib.metadata import version
 from padim_jax.lazy import extra
 from padim_jax.line.service.decisions import Decisions
 from padim_jax.line.service.front import Front, Log
+from padim_jax.line.service.learning import Learning
 from padim_jax.line.service.limits import ServiceLimits
 from padim_jax.line.service.metrics import CONTENT_TYPE, Metrics
 from padim_jax.line.service.models import Models
@@ -38,6 +39,8 @@ class Parts:
       limits: of requests.
       metrics: counts.
       log: takes one record a request.
+      batch_size: images computed at once.
+      learns: whether models may be changed.
     """
 
     models: Models
@@ -48,11 +51,18 @@ class Parts:
     limits: ServiceLimits
     metrics: Metrics
     log: Log
+    batch_size: int
+    learns: bool
 
 
 def make_app(parts: Parts) -> Front:
     """The application, whose worker the caller starts and stops."""
     scoring = Scoring(parts.models, parts.worker, parts.limits)
+    learning = Learning(
+        *(parts.store, parts.models, parts.photos, parts.gate),
+        is_allowed=parts.learns,
+        batch_size=parts.batch_size,
+    )
     decisions = Decisions(parts.store, parts.models, parts.photos, parts.gate, parts.metrics)
     description = openapi(version("padim-jax"))
     page = documentation(description)
@@ -83,6 +93,9 @@ def make_app(parts: Parts) -> Front:
         Route("/models", scoring.listed),
         Route("/models/{name}/score", scoring.score, methods=["POST"]),
         Route("/models/{name}/preview", decisions.previewed),
+        Route("/models/{name}/learning", learning.propose, methods=["POST"]),
+        Route("/models/{name}/learning/apply", learning.apply, methods=["POST"]),
+        Route("/models/{name}/learning/undo", learning.undo, methods=["POST"]),
         Route("/decisions", decisions.listed),
         Route("/decisions/{id}", decisions.shown),
         Route("/decisions/{id}/photo", decisions.photo),

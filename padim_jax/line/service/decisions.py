@@ -83,20 +83,20 @@ class Decisions:
 
     async def correct(self, request: Request) -> Response:
         """Note what a decision should have been."""
-        body = await self._body(request, ("verdict", "who", "note"))
+        body = await change_of(self._gate, request, ("verdict", "who", "note"))
         decision = await run_in_threadpool(self._find, request)
-        verdict, who = _verdict("verdict", body.get("verdict")), _text(body, "who", 100, needed=True)
+        verdict, who = _verdict("verdict", body.get("verdict")), text_of(body, "who", 100, needed=True)
         if verdict == "unreadable":
             raise Refusal(400, "json", "verdict='unreadable', wanted good, look or bad")
-        note = _text(body, "note", _TEXT)
+        note = text_of(body, "note", _TEXT)
         made = await run_in_threadpool(lambda: self._store.correct(decision.id, verdict, who=who, note=note))
         self._metrics.count("padim_corrections_total", verdict=verdict)
         return _correction(made)
 
     async def undo(self, request: Request) -> Response:
         """Undo a correction."""
-        body = await self._body(request, ("who",))
-        who, number = _text(body, "who", 100, needed=True), request.path_params["number"]
+        body = await change_of(self._gate, request, ("who",))
+        who, number = text_of(body, "who", 100, needed=True), request.path_params["number"]
         if number > 2**62:
             raise Refusal(404, "path", f"there is no correction {number}")
         try:
@@ -142,12 +142,18 @@ class Decisions:
         except KeyError as error:
             raise Refusal(404, "path", str(error.args[0])) from error
 
-    async def _body(self, request: Request, names: tuple[str, ...]) -> dict[str, Any]:
-        self._gate.check_change(request.headers)
-        body = parse_json(await read_body(request, _BODY, _SECONDS))
-        if other := set(body) - set(names):
-            raise Refusal(400, "json", f"unknown {sorted(other)[0][:40]!r}, wanted {', '.join(names)}")
-        return body
+
+async def change_of(gate: Gate, request: Request, names: tuple[str, ...]) -> dict[str, Any]:
+    """The members of a request that changes something.
+
+    Raises:
+      Refusal: as of :meth:`padim_jax.line.service.security.Gate.check_change`; no JSON, or another member.
+    """
+    gate.check_change(request.headers)
+    body = parse_json(await read_body(request, _BODY, _SECONDS))
+    if other := set(body) - set(names):
+        raise Refusal(400, "json", f"unknown {sorted(other)[0][:40]!r}, wanted {', '.join(names)}")
+    return body
 
 
 def known(request: Request, names: tuple[str, ...]) -> dict[str, str]:
@@ -200,7 +206,12 @@ def _verdict(name: str, value: object) -> Verdict:
     return cast(Verdict, value)
 
 
-def _text(body: Mapping[str, Any], name: str, most: int, *, needed: bool = False) -> str:
+def text_of(body: Mapping[str, Any], name: str, most: int, *, needed: bool = False) -> str:
+    """A text in the body of a request.
+
+    Raises:
+      Refusal: something else; one that is longer than ``most`` characters, or empty where it is needed.
+    """
     value = body.get(name, "")
     is_text = isinstance(value, str) and (value.replace("\n", "").isprintable())  # what is not can't be stored
     if not is_text or len(value) > most or (needed and not value.strip()):

@@ -51,6 +51,9 @@ class Models:
       batch_size: most images computed at once.
       remark: told what is worth knowing.
 
+    Attributes:
+      path, budget, rates: as given.
+
     Raises:
       ArtifactError: no model at all.
     """
@@ -64,7 +67,7 @@ class Models:
         batch_size: int = 16,
         remark: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.path, self.budget, self._rates, self._batch_size, self._remark = path, budget, rates, batch_size, remark
+        self.path, self.budget, self.rates, self._batch_size, self._remark = path, budget, rates, batch_size, remark
         self._lock, self._loaded = threading.Lock(), OrderedDict[str, tuple[Judge, int]]()
         self._problems = dict[str, str]()
         self._paths = self._find()
@@ -162,7 +165,7 @@ class Models:
             with self._lock:
                 while self._loaded and self._held + size > self.budget:
                     self._loaded.popitem(last=False)
-            judge = Judge(self._paths[name], self._rates, batch_size=self._batch_size, remark=self._remark)
+            judge = Judge(self._paths[name], self.rates, batch_size=self._batch_size, remark=self._remark)
             judge.warm_up()
             with self._lock:
                 self._loaded[name] = judge, size

@@ -14,6 +14,7 @@ _REFUSED = {
     "401": "the token is missing or wrong",
     "403": "a page of another site asked",
     "404": "there is no such thing",
+    "409": "it can't be done as things are",
     "413": "it is larger than allowed",
     "415": "another content type",
     "422": "no image can be read",
@@ -104,6 +105,27 @@ def openapi(version: str) -> dict[str, Any]:
                     ("400", "404"),
                 )
             },
+            "/models/{name}/learning": {
+                "post": _change(
+                    "Compute the model with the parts that people called good, and what it would change.",
+                    _parameters(("name",), {}, change),
+                    {"who": correction["who"]},
+                )
+            },
+            "/models/{name}/learning/apply": {
+                "post": _change(
+                    "Make the change that was proposed last.",
+                    _parameters(("name",), {}, change),
+                    {"who": correction["who"], "proposal": _TEXT},
+                )
+            },
+            "/models/{name}/learning/undo": {
+                "post": _change(
+                    "Bring the model back as it was before its last change.",
+                    _parameters(("name",), {}, change),
+                    {"who": correction["who"]},
+                )
+            },
             "/decisions": {"get": _get("Decisions, the newest first.", _parameters((), filters), ("400",))},
             "/decisions/{id}": {
                 "get": _get("One decision and all corrections of it.", _parameters(("id",), {}), ("404",))
@@ -156,5 +178,5 @@ def _change(summary: str, parameters: Iterable[Schema], properties: dict[str, Sc
     required = [name for name in properties if name != "note"]
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     body = {"content": {"application/json": {"schema": schema}}, "required": True}
-    refused = {status: _REFUSED[status] for status in ("400", "401", "403", "404", "415")}
-    return _operation(summary, parameters, "the correction", refused, body)
+    refused = {status: _REFUSED[status] for status in ("400", "401", "403", "404", "409", "415")}
+    return _operation(summary, parameters, "done", refused, body)

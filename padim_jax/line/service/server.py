@@ -83,6 +83,7 @@ class Service:
       memory: bytes that loaded models may take.
       batch_size: most images computed at once.
       keep_photos: how many photos of the last decisions to keep; 0 for none.
+      learn: whether people may change models from the page.
     """
 
     models: Path
@@ -93,6 +94,7 @@ class Service:
     memory: int
     batch_size: int = 16
     keep_photos: int = 0
+    learn: bool = False
 
 
 def serve(
@@ -130,7 +132,7 @@ def serve(
         options = {"queue": limits.queue, "batch_size": size, "metrics": metrics, "keep": keep, "remark": remark}
         worker = Worker(models, store, **options)
         listener = stack.enter_context(_listen(service.binding))
-        app = make_app(Parts(models, store, worker, photos, gate, limits, metrics, log))
+        app = make_app(Parts(models, store, worker, photos, gate, limits, metrics, log, size, service.learn))
         worker.start()
         stack.callback(worker.stop)
         address = f"{'http' if service.binding.key is None else 'https'}://{_name(listener)}/"
