@@ -289,6 +289,7 @@ def test_a_client_that_goes_away_leaves_nothing(service: Running) -> None:
         assert time.monotonic() < deadline
 
 
+@pytest.mark.slow
 def test_one_client_may_not_ask_without_end(tmp_path: Path) -> None:
     with (
         serving(fit_model(tmp_path / NAME), tmp_path / "line.db", "--client-rate", "2") as other,

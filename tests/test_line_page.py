@@ -225,6 +225,7 @@ def test_rates_show_what_they_would_have_done(service: Running, visit: Visit) ->
         assert list(store.count().values()) == counts
 
 
+@pytest.mark.slow
 def test_a_model_learns_from_corrections_once_somebody_has_seen_what_that_changes(visit: Visit, tmp_path: Path) -> None:
     write_images(tmp_path / "good", parts(24))
     assert main(["fit", str(tmp_path / "good"), "--out", str(tmp_path / NAME), *SETTINGS]) == 0

@@ -134,7 +134,7 @@ def results_command() -> None:
     "serve",
     cls=Command,
     example="padim serve bracket.padim --store line.db --keep-photos 1000\n"
-    "curl --data-binary @part.png -H 'Content-Type: image/png' http://127.0.0.1:8080/models/bracket.padim/score",
+    "padim serve models/ --store line.db --host 0.0.0.0 --token-file token --host-name line-pc",
     place="padim_jax.commands.serve:serve_command",
 )
 @click.argument("models", type=click.Path(path_type=Path))
