@@ -37,6 +37,11 @@ COMMANDS = {
         "padim watch SOURCE --model MODEL --store STORE",
         "judge images as they come, each once",
     ),
+    "serve": Entry(
+        f"{_ROOT}.lines:serve_command",
+        "padim serve MODELS --store STORE",
+        "judge images over HTTP, with a page to look and correct",
+    ),
     "results": Entry(
         f"{_ROOT}.lines:results_command", "padim results STORE", "decisions of a line: find, count and export them"
     ),

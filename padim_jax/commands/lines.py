@@ -159,3 +159,96 @@ def drift_command() -> None:
     changes, that ever happens with a probability of at most --rate. A line that differs from the model's good images
     from the first decision on, and stays so, shows no drift.
     """
+
+
+@click.command(
+    "serve",
+    cls=Command,
+    example="padim serve bracket.padim --store line.db --keep-photos 1000\n"
+    "padim serve models/ --store line.db --host 0.0.0.0 --token-file token --host-name line-pc",
+    place="padim_jax.commands.serve:serve_command",
+)
+@click.argument("models", type=click.Path(path_type=Path))
+@click.option(
+    "--store", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File that keeps the decisions."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others want --token-file.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0 takes a free one."
+)
+@click.option(
+    "--look-rate",
+    type=RATE,
+    default=0.05,
+    show_default=True,
+    help="Share of good images that may be not called good.",
+)
+@click.option(
+    "--false-alarm-rate",
+    type=RATE,
+    help="Share of good images that may be called bad. Default: by the model's threshold.",
+)
+@click.option(
+    "--keep-photos",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Keep the photos of the last N decisions in STORE.photos, for the page to show.",
+)
+@click.option("--learn", is_flag=True, help="Let people fold corrected photos into the model, from the page.")
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with the token that clients send as Authorization: Bearer TOKEN.",
+)
+@click.option("--tls-cert", type=click.Path(dir_okay=False, path_type=Path), help="Certificate for HTTPS, as PEM.")
+@click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path), help="The certificate's key, as PEM.")
+@click.option(
+    "--host-name", "host_names", multiple=True, help="Name that clients know this machine by; repeat for several."
+)
+@click.option(
+    "--memory",
+    type=Bytes(),
+    default="4GB",
+    show_default=True,
+    help="Memory for loaded models; those not used for longest make room for others.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Most images that wait; one more is refused with 503.",
+)
+@click.option("--max-body", type=Bytes(), default="64MB", show_default=True, help="Largest request.")
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(0, min_open=True),
+    default=50,
+    show_default=True,
+    help="Largest image, by what its header says.",
+)
+@click.option(
+    "--receive-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=30,
+    show_default=True,
+    help="Seconds within which a request has to arrive whole.",
+)
+@click.option(
+    "--client-rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Most requests a second of one client. Default: any.",
+)
+@batch_option
+@debug_option
+def serve_command() -> None:
+    """Judge images that come over HTTP, keep every decision in STORE, and show them on a page.
+
+    MODELS is a calibrated model, or a folder of them, each served by the name of its folder. POST an image, or several
+    as the files of a form, to /models/NAME/score, and the decision comes back as JSON. The page at / shows decisions as
+    they come and takes corrections. /docs lists what else there is. A model that is replaced on disk is used from then
+    on. One line of JSON for each request goes to standard error. SIGTERM or Ctrl-C finishes the requests in hand.
+    """

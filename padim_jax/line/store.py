@@ -112,6 +112,7 @@ class Store:
         until: str | None = None,
         corrected: bool | None = None,
         after: int = 0,
+        before: int | None = None,
         limit: int | None = None,
         newest_first: bool = False,
     ) -> Iterator[Decision]:
@@ -125,6 +126,7 @@ class Store:
           until: time before which.
           corrected: only those that a standing correction is of, or only the others.
           after: only those with a higher sequence.
+          before: only those with a lower sequence.
           limit: how many at most.
           newest_first: in reverse.
 
@@ -138,12 +140,18 @@ class Store:
         values = [escape_bytes(value) for value in terms.values() if value is not None]
         if corrected is not None:
             where.append(f"c.number IS {'NOT ' * corrected}NULL")
-        return self._pages(where, values, after, limit, newest_first)
+        bounds = after, 2**63 - 1 if before is None else before
+        return self._pages(where, values, bounds, limit, newest_first)
 
     def _pages(
-        self, where: Sequence[str], values: Sequence[str], after: int, limit: int | None, newest_first: bool
+        self,
+        where: Sequence[str],
+        values: Sequence[str],
+        bounds: tuple[int, int],
+        limit: int | None,
+        newest_first: bool,
     ) -> Iterator[Decision]:
-        low, high, left = after, 2**63 - 1, limit
+        (low, high), left = bounds, limit
         order = "DESC" if newest_first else "ASC"
         text = " AND ".join(["d.sequence > ?", "d.sequence < ?", *where])
         while left is None or left > 0:

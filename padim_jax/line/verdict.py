@@ -119,6 +119,14 @@ class Decider:
         threshold = float(calibration.threshold)
         return cls(None if by_hand else first, steps * step, threshold, fitted_on, step, remark)
 
+    def at(self, calibration: Calibration | None, rates: Rates) -> "Decider":
+        """What decides by other rates on the results of the same model, whose calibration is given.
+
+        Raises:
+          NoVerdicts: as :meth:`of`.
+        """
+        return Decider.of("rates", calibration, rates, self.fitted_on)
+
     def decide(self, item: ScoredImage) -> ScoredImage:
         """The same result with its verdict; its notes are to be there already."""
         return replace(item, decided=self.verdict(item)[0])

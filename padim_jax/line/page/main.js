@@ -1,0 +1,216 @@
+// The stream of decisions, what is chosen in it, and what people say of it.
+
+import { get, post } from "/api.js";
+import * as learning from "/learning.js";
+import * as rates from "/rates.js";
+import * as viewer from "/viewer.js";
+
+const $ = (id) => document.getElementById(id);
+const PAGE = 50;
+const PAUSE = 2000; // milliseconds between two looks for new decisions
+const found = new Map(); // decisions shown, by id
+const rows = new Map(); // what shows them, so that focus stays while others come
+const made = []; // corrections of this visit, the last one last
+let chosen = null;
+let newest = 0;
+let asked = 0;
+let mayHaveMore = false;
+
+const say = (text) => { if ($("state").textContent !== text) $("state").textContent = text; };
+const ordered = () => [...found.values()].sort((a, b) => b.sequence - a.sequence);
+
+function query() {
+  const day = $("day").value ? new Date(`${$("day").value}T00:00:00`) : null;
+  const next = day && new Date(day.getFullYear(), day.getMonth(), day.getDate() + 1);
+  const isQueue = $("queue").checked;
+  return {
+    verdict: isQueue ? "look" : $("verdict").value, corrected: isQueue ? "false" : "", model: $("model").value,
+    since: day?.toISOString(), until: next?.toISOString(), limit: PAGE,
+  };
+}
+
+function row(record) {
+  let item = rows.get(record.id);
+  if (!item) {
+    item = document.createElement("li");
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...Array.from({ length: 3 }, () => document.createElement("span")));
+    button.addEventListener("click", () => {
+      choose(record.id, { follow: false });
+      if (matchMedia("(max-width: 800px)").matches) $("viewer").scrollIntoView();
+    });
+    item.append(button);
+    rows.set(record.id, item);
+  }
+  const [said, name, when] = item.firstChild.children;
+  const text = `${record.verdict} ${record.corrected_to ?? ""}`;
+  if (said.dataset.text !== text) {
+    said.dataset.text = text;
+    said.replaceChildren(viewer.verdict(record));
+  }
+  name.textContent = record.item;
+  when.textContent = new Date(record.time).toLocaleTimeString();
+  item.firstChild.setAttribute("aria-current", String(record.id === chosen));
+  return item;
+}
+
+function render() {
+  const records = ordered();
+  const list = records.map(row);
+  if (list.length !== $("list").children.length || list.some((item, index) => $("list").children[index] !== item)) {
+    const focused = document.activeElement;
+    const top = $("list").scrollTop;
+    $("list").replaceChildren(...list);
+    $("list").scrollTop = top;
+    if (focused?.closest?.("#list")) focused.focus({ preventScroll: true });
+  }
+  for (const id of rows.keys()) if (!found.has(id)) rows.delete(id);
+  $("none").hidden = records.length > 0;
+  $("older").hidden = !mayHaveMore;
+}
+
+function choose(id, { follow = $("follow").checked, focus = false } = {}) {
+  chosen = id;
+  $("follow").checked = follow;
+  render();
+  const record = found.get(id);
+  if (record) viewer.show(record);
+  if (focus) rows.get(id)?.firstChild.focus();
+}
+
+function take(answer, isFirst) {
+  const page = answer.decisions;
+  if (isFirst) {
+    const low = page.length < PAGE ? 0 : page.at(-1).sequence;
+    const ids = new Set(page.map((one) => one.id));
+    for (const [id, one] of found) if (one.sequence >= low && !ids.has(id)) found.delete(id); // it matches no longer
+    if (page.length < PAGE) mayHaveMore = false;
+    else if (!found.size) mayHaveMore = true;
+  } else {
+    mayHaveMore = page.length === PAGE;
+  }
+  for (const one of page) found.set(one.id, one);
+  const counts = Object.entries(answer.counts).map(([verdict, count]) => `${count} ${verdict}`);
+  $("counts").textContent = `${$("model").value || "All models"}: ${counts.join(", ")}`;
+}
+
+function announce(records) {
+  const fresh = records.filter((one) => one.sequence > newest);
+  const isFirst = newest === 0;
+  newest = Math.max(newest, ...records.map((one) => one.sequence));
+  if (isFirst || !fresh.length) return say(records.length ? "Up to date" : "Waiting for decisions");
+  const bad = fresh.filter((one) => one.verdict === "bad").length;
+  rates.soon();
+  return say(`${fresh.length} new${bad ? `, ${bad} of them bad` : ""}`);
+}
+
+async function look() {
+  asked += 1;
+  const mine = asked;
+  try {
+    const answer = await get("/decisions", query());
+    if (mine !== asked) return; // the filter was changed meanwhile
+    take(answer, true);
+    announce(answer.decisions);
+    const first = ordered()[0];
+    const wanted = found.has(chosen) && !$("follow").checked ? chosen : first?.id ?? chosen;
+    if (wanted) choose(wanted);
+    else render();
+  } catch (error) {
+    say(`No connection: ${error.message}`);
+  }
+}
+
+async function older() {
+  const last = ordered().at(-1);
+  take(await get("/decisions", { ...query(), before: last.sequence }), false);
+  render();
+}
+
+function filter() {
+  found.clear();
+  newest = 0;
+  mayHaveMore = false;
+  $("verdict").disabled = $("queue").checked;
+  look();
+}
+
+async function correct(verdict) {
+  const record = found.get(chosen);
+  if (!record) return;
+  if (!$("who").value.trim()) {
+    say("Enter your name first: corrections carry it");
+    $("who").focus();
+    return;
+  }
+  try {
+    const order = ordered();
+    const next = order[order.findIndex((one) => one.id === record.id) + 1];
+    const done = await post(`/decisions/${record.id}/corrections`, { verdict, who: $("who").value.trim(), note: $("note").value });
+    made.push(done.number);
+    $("note").value = "";
+    if ($("queue").checked && next) {
+      found.delete(record.id);
+      choose(next.id, { follow: false });
+    }
+    await look();
+    say(`${record.item} corrected to ${verdict}`);
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+async function undo() {
+  const last = found.get(chosen)?.correction ?? made.at(-1);
+  if (!last) return say("Nothing to undo");
+  try {
+    await post(`/corrections/${last}/undo`, { who: $("who").value.trim() || "unnamed" });
+    if (made.includes(last)) made.splice(made.indexOf(last), 1);
+    await look();
+    return say("The correction is undone");
+  } catch (error) {
+    return say(error.message);
+  }
+}
+
+function step(by) {
+  const order = ordered();
+  const at = order.findIndex((one) => one.id === chosen) + by;
+  if (order[at]) choose(order[at].id, { follow: false, focus: true });
+}
+
+function listen() {
+  const keys = { g: () => correct("good"), b: () => correct("bad"), u: undo, j: () => step(1), k: () => step(-1), ...viewer.setUp() };
+  document.addEventListener("keydown", (event) => {
+    const isTyping = event.target.closest("input:not([type=checkbox], [type=range]), select, dialog");
+    if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+    const inList = event.target.closest("#list");
+    const act = inList && event.key === "ArrowDown" ? keys.j : inList && event.key === "ArrowUp" ? keys.k : keys[event.key];
+    if (!act || event.repeat && "gbu".includes(event.key)) return;
+    event.preventDefault();
+    act();
+  });
+  $("good").addEventListener("click", keys.g);
+  $("bad").addEventListener("click", keys.b);
+  $("undo").addEventListener("click", undo);
+  $("older").addEventListener("click", older);
+  $("filters").addEventListener("change", (event) => event.target.id === "follow" ? look() : filter());
+  $("filters").addEventListener("submit", (event) => event.preventDefault());
+  $("who").value = localStorage.getItem("padim-who") ?? "";
+  $("who").addEventListener("change", () => localStorage.setItem("padim-who", $("who").value));
+}
+
+async function start() {
+  listen();
+  const { models } = await get("/models");
+  $("model").append(...models.map((one) => new Option(one.name)));
+  rates.setUp(models);
+  learning.setUp();
+  for (;;) {
+    if (!document.hidden) await look();
+    await new Promise((resolve) => { setTimeout(resolve, PAUSE); });
+  }
+}
+
+start().catch((error) => say(error.message));

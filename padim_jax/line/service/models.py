@@ -1,0 +1,220 @@
+"""The models that a service has, by name; those used last are kept loaded within a budget of bytes."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from padim_jax.artifact import resident_bytes
+from padim_jax.artifact.arrays import ArtifactError
+from padim_jax.artifact.manifest import MANIFEST
+from padim_jax.line.judge import Judge, Loaded
+from padim_jax.line.verdict import Rates
+
+_FORESEEN = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)  # of one model; RuntimeError: XLA's
+
+
+class NoSuchModel(LookupError):
+    """No model has this name; the message lists those that are there."""
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What is known of a model.
+
+    Attributes:
+      name: of its folder.
+      digest: SHA-256 of its manifest; None while it is not loaded.
+      bad_up_to, look_up_to: p-values of its verdicts, as of :class:`padim_jax.line.verdict.Decider`; likewise.
+      step: 1 / (n + 1) of its calibration; likewise.
+      problem: why it can't be used; empty where it can.
+    """
+
+    name: str
+    digest: str | None = None
+    bad_up_to: float | None = None
+    look_up_to: float | None = None
+    step: float | None = None
+    problem: str = ""
+
+
+class Models:
+    """Models in a folder, or one of them; one thread loads and uses them, any may ask for :meth:`states`.
+
+    Names come from the folder, never from a request: a request's name is looked up among them.
+
+    Args:
+      path: a model, or a folder of models.
+      budget: bytes that loaded models may take, their networks apart.
+      rates: of the verdicts.
+      batch_size: most images computed at once.
+      remark: told what is worth knowing.
+
+    Attributes:
+      path, budget, rates: as given.
+
+    Raises:
+      ArtifactError: no model at all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        budget: int,
+        rates: Rates,
+        *,
+        batch_size: int = 16,
+        remark: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.path, self.budget, self.rates, self._batch_size, self._remark = path, budget, rates, batch_size, remark
+        self._lock, self._loaded = threading.Lock(), OrderedDict[str, tuple[Judge, int]]()
+        self._problems = dict[str, str]()
+        self._paths = self._find()
+        if not self._paths:
+            raise ArtifactError(f"serve: {path} is neither a model nor a folder of models (padim fit --out writes one)")
+
+    @property
+    def names(self) -> list[str]:
+        """Of all models, in order."""
+        return list(self._paths)
+
+    @property
+    def loaded(self) -> int:
+        """How many are in memory."""
+        return len(self._loaded)
+
+    def states(self) -> list[ModelState]:
+        """What is known of each, in the order of names."""
+        with self._lock:
+            return [self._state(name) for name in self._paths]
+
+    def state(self, name: str) -> ModelState:
+        """What is known of one.
+
+        Raises:
+          NoSuchModel: no such name.
+        """
+        with self._lock:
+            self._check(name)
+            return self._state(name)
+
+    def current(self, name: str) -> Loaded | None:
+        """The state of a model that is loaded; None where it is not.
+
+        Raises:
+          NoSuchModel: no such name.
+        """
+        with self._lock:
+            self._check(name)
+            return self._loaded[name][0].current if name in self._loaded else None
+
+    def check(self, name: str) -> None:
+        """Make sure that there is a model of this name.
+
+        Raises:
+          NoSuchModel: no such name.
+        """
+        with self._lock:
+            self._check(name)
+
+    def folder(self, name: str) -> Path:
+        """Where a model lies.
+
+        Raises:
+          NoSuchModel: no such name.
+        """
+        with self._lock:
+            self._check(name)
+            return self._paths[name]
+
+    def load_all(self) -> None:
+        """Load and compile models in the order of names, as many as fit within the budget.
+
+        Raises:
+          ArtifactError: not one of them can be used.
+        """
+        for name in self.names:
+            try:
+                size = resident_bytes(self._paths[name])
+                if self._held + size > self.budget and self._loaded:
+                    continue
+                self.judge(name)
+            except _FORESEEN as error:
+                self._note(name, str(error))
+        if not self._loaded:
+            reasons = "; ".join(dict.fromkeys(self._problems.values()))
+            raise ArtifactError(f"serve: no model in {self.path} can be used: {reasons}")
+
+    def judge(self, name: str) -> Judge:
+        """What judges images by the model of this name, loaded and compiled if it is not.
+
+        Raises:
+          NoSuchModel: no such name.
+          ValueError: it takes more than the budget, or gives no verdicts.
+          ArtifactError, OSError: it can't be loaded.
+        """
+        self.check(name)
+        if name not in self._loaded:
+            size = resident_bytes(self._paths[name])
+            if size > self.budget:
+                raise ValueError(
+                    f"serve: model {name!r} takes {size / 1e6:.1f} MB, more than --memory, {self.budget / 1e6:.1f} MB; "
+                    "raise it, or padim compact the model"
+                )
+            with self._lock:
+                while self._loaded and self._held + size > self.budget:
+                    self._loaded.popitem(last=False)
+            judge = Judge(self._paths[name], self.rates, batch_size=self._batch_size, remark=self._remark)
+            judge.warm_up()
+            with self._lock:
+                self._loaded[name] = judge, size
+                self._problems.pop(name, None)
+        with self._lock:
+            self._loaded.move_to_end(name)
+            return self._loaded[name][0]
+
+    def refresh(self) -> None:
+        """Find models that came or went, and load those anew that were replaced."""
+        paths = self._find()
+        with self._lock:
+            gone = [name for name in self._paths if name not in paths and name in self._loaded]
+            # a manifest is away for no moment, so a model that is gone was moved or removed
+            for name in gone:
+                del self._loaded[name]
+            self._paths = paths or self._paths
+        for name in gone:
+            self._remark(f"the model {name} is not there any more")
+        for judge, _ in list(self._loaded.values()):
+            judge.refresh()
+
+    @property
+    def _held(self) -> int:
+        return sum(size for _, size in self._loaded.values())
+
+    def _check(self, name: str) -> None:
+        if name not in self._paths:
+            raise NoSuchModel(f"there is no model {name[:100]!r}; there are {', '.join(self._paths)}")
+
+    def _state(self, name: str) -> ModelState:
+        found = self._loaded.get(name)
+        if found is None:
+            return ModelState(name, problem=self._problems.get(name, ""))
+        current = found[0].current
+        decider = current.decider
+        return ModelState(name, current.digest, decider.bad_up_to, decider.look_up_to, decider.step)
+
+    def _note(self, name: str, problem: str) -> None:
+        with self._lock:
+            self._problems[name] = problem
+        self._remark(f"{name} can't be used: {problem}")
+
+    def _find(self) -> dict[str, Path]:
+        """Folders of models by name."""
+        if (self.path / MANIFEST).is_file():
+            return {self.path.resolve().name: self.path}
+        try:
+            folders = sorted(entry for entry in self.path.iterdir() if not entry.name.startswith("."))
+        except OSError:
+            return {}
+        return {folder.name: folder for folder in folders if (folder / MANIFEST).is_file()}

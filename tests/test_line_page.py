@@ -1,0 +1,297 @@
+"""The page of ``padim serve`` in a real browser: it follows the line, shows, corrects and undoes, and asks nobody else."""
+
+import datetime
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from padim_jax.cli import main
+from padim_jax.line.store import Store
+from tests.browser import eventually, launched
+from tests.conftest import write_images
+from tests.line_parts import fit_model, parts
+from tests.service import NAME, Running, bad, good, serving
+
+Visit = Callable[..., Any]
+SETTINGS = "--tap block2 --tap block4 --n-channels 12 --image-size 32x48 --crop-size 32x48 --sigma 1.5".split()
+HOSTILE = "<img src=x onerror=alert(1)>.png"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    yield from launched()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit_model(tmp_path_factory.mktemp("models") / NAME)
+
+
+@pytest.fixture
+def service(model: Path, tmp_path: Path) -> Iterator[Running]:
+    with serving(model, tmp_path / "line.db", "--keep-photos", "100", "--look-rate", "0.5") as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Visit]:
+    """Opens the page of a service; at the end nothing may have been logged, thrown or asked of another host."""
+    said: list[str] = []
+    contexts = []
+
+    def opened(service: Running, width: int = 1280, height: int = 900, **options: Any) -> Any:
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(10_000)
+        own = (service.address, f"blob:{service.address}")
+        page.on("console", lambda message: "401" in message.text or said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: request.url.startswith(own) or said.append(request.url))
+        page.goto(service.address)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def send(service: Running, *images: bytes, names: str = "part-{}") -> list[dict[str, Any]]:
+    """Let images be judged; gives their decisions."""
+    found = []
+    for index, content in enumerate(images):
+        query = {"item": names.format(index), "source": "camera"}
+        found.append(
+            httpx.post(service.score, params=query, content=content, headers={"content-type": "image/png"}).json()
+        )
+    return found
+
+
+def items(page: Any) -> list[str]:
+    return page.locator("#list button > :nth-child(2)").all_inner_texts()
+
+
+def named(page: Any, name: str = "Ada") -> None:
+    page.fill("#who", name)
+    page.press("#who", "Tab")
+    page.locator("#list button").first.focus()
+
+
+def test_decisions_come_by_themselves_the_newest_first(service: Running, visit: Visit) -> None:
+    page = visit(service)
+    eventually(lambda: page.inner_text("#state") == "Waiting for decisions")
+    assert page.is_visible("#none")
+    send(service, good(1), bad(2))
+    eventually(lambda: items(page) == ["part-1", "part-0"])
+    send(service, good(3), names=HOSTILE)
+    eventually(lambda: items(page) == [HOSTILE, "part-1", "part-0"])  # as text, whatever it holds
+    assert "1 new" in page.inner_text("#state")
+    assert page.get_attribute("#list button >> nth=0", "aria-current") == "true"  # it follows the newest
+    page.locator("#list button").nth(1).click()
+    send(service, good(4), names="later")
+    eventually(lambda: len(items(page)) == 4)
+    assert "part-1" in page.inner_text("#viewer-title")  # what was chosen stays
+
+
+def test_the_photo_shows_with_its_map_and_regions_at_any_size(service: Running, visit: Visit) -> None:
+    (found,) = send(service, bad(5))
+    page = visit(service)
+    eventually(lambda: page.is_visible("#photo") and page.is_visible("#overlay"))
+    assert page.evaluate("document.querySelector('#photo').naturalWidth") == 48
+    boxes = page.locator("#boxes rect.over")
+    assert boxes.count() == len(found["regions"]) > 0
+    region = found["regions"][0]
+    assert [float(boxes.first.get_attribute(name)) for name in ("x", "y", "width", "height")] == [
+        region[name] for name in ("left", "top", "width", "height")
+    ]
+    assert page.locator("#regions tbody tr").count() == len(found["regions"])
+
+    def width() -> float:
+        return page.locator("#stage").bounding_box()["width"]
+
+    fitted = width()
+    page.locator("#view").focus()
+    page.keyboard.press("+")
+    assert width() == pytest.approx(1.5 * fitted)
+    page.keyboard.press("1")
+    assert width() == pytest.approx(48)
+    page.click("#fit")
+    assert width() == pytest.approx(fitted)
+    page.keyboard.press("m")
+    assert not page.is_visible("#overlay")
+    page.uncheck("#with-regions")
+    assert not page.is_visible("#boxes")
+
+
+def test_keys_correct_and_undo(service: Running, visit: Visit) -> None:
+    (found,) = send(service, bad(6))
+    page = visit(service)
+    eventually(lambda: items(page) == ["part-0"])
+    page.keyboard.press("g")
+    assert "Enter your name first" in page.inner_text("#state")
+    assert page.evaluate("document.activeElement.id") == "who"
+    with Store.open(service.store) as store:
+        assert not store.corrections()
+    named(page)
+    page.fill("#note", "a shadow, not a dent")  # typing "b" and "g" into a field corrects nothing
+    page.locator("#list button").first.focus()
+    page.keyboard.press("g")
+    eventually(lambda: page.inner_text("#corrected") == "Corrected to good by Ada: a shadow, not a dent")
+    page.keyboard.press("b")
+    eventually(lambda: page.inner_text("#corrected") == "Corrected to bad by Ada")
+    page.keyboard.press("u")
+    eventually(lambda: page.inner_text("#corrected").startswith("Corrected to good"))
+    page.click("#undo")
+    eventually(lambda: page.inner_text("#corrected") == "")
+    with Store.open(service.store) as store:
+        corrections = store.corrections(found["id"])
+        assert [one.verdict for one in corrections] == ["good", "bad"]
+        assert all(one.undone_by == "Ada" for one in corrections)
+        assert store.decision(found["id"]).verdict == "bad"
+
+
+def test_the_queue_to_look_at_is_worked_off_by_keys_alone(service: Running, visit: Visit) -> None:
+    found = send(service, *[good(500 + seed) for seed in range(12)], bad(7))
+    looks = [one["item"] for one in found if one["verdict"] == "look"][::-1]
+    assert len(looks) >= 2
+    page = visit(service)
+    named(page)
+    page.focus("#queue")
+    page.keyboard.press("Space")
+    eventually(lambda: items(page) == looks)
+    page.locator("#list button").first.focus()
+    page.keyboard.press("g")
+    eventually(lambda: items(page) == looks[1:])
+    assert looks[1] in page.inner_text("#viewer-title")
+    page.locator("#list button").first.focus()
+    page.keyboard.press("u")  # the one before, which is not in the queue any more
+    eventually(lambda: items(page) == looks)
+
+
+def test_filters_by_verdict_model_and_day(service: Running, visit: Visit) -> None:
+    found = send(service, good(8), bad(9), bad(10))
+    page = visit(service)
+    page.select_option("#verdict", "bad")
+    eventually(lambda: items(page) == ["part-2", "part-1"])
+    page.select_option("#verdict", "")
+    page.select_option("#model", NAME)
+    eventually(lambda: len(items(page)) == 3)
+    eventually(lambda: page.inner_text("#counts").startswith(f"{NAME}: "))
+    local = datetime.datetime.fromisoformat(found[0]["time"]).astimezone()
+    page.fill("#day", (local - datetime.timedelta(days=2)).strftime("%Y-%m-%d"))
+    eventually(lambda: page.is_visible("#none"))
+    page.fill("#day", local.strftime("%Y-%m-%d"))
+    eventually(lambda: len(items(page)) == 3)
+
+
+def test_more_decisions_than_a_page_are_read_when_asked(service: Running, visit: Visit) -> None:
+    files = [("image", (f"{index:03}.png", good(2000 + index))) for index in range(60)]
+    assert httpx.post(service.score, files=files, timeout=60).status_code == 200
+    page = visit(service)
+    eventually(lambda: len(items(page)) == 50)
+    page.click("#older")
+    eventually(lambda: len(items(page)) == 60)
+    assert items(page) == sorted(items(page), reverse=True)
+    assert not page.is_visible("#older")
+
+
+def test_rates_show_what_they_would_have_done(service: Running, visit: Visit) -> None:
+    found = send(service, *[good(600 + seed) for seed in range(12)], bad(11))
+    page = visit(service)
+    eventually(lambda: "no verdict would change" in page.inner_text("#rated-text"))
+    page.locator("#look-rate").evaluate(
+        "slide => { slide.value = Math.log10(0.1); slide.dispatchEvent(new Event('input')); }"
+    )
+    eventually(
+        lambda: "would change" in page.inner_text("#rated-text") and "no verdict" not in page.inner_text("#rated-text")
+    )
+    now, then = (
+        [int(text) for text in page.locator(f"#then tbody td:nth-child({column})").all_inner_texts()]
+        for column in (2, 3)
+    )
+    p_values = [one["p_value"] for one in found if one["verdict"] != "bad"]
+    counts = [sum(one["verdict"] == verdict for one in found) for verdict in ("good", "look", "bad", "unreadable")]
+    assert now == counts
+    looks = sum(p < 0.08 + 0.02 for p in p_values)  # two steps of 1/25 lie within 0.1
+    assert then == [len(p_values) - looks, looks, counts[2], 0]
+    assert re.search(r"--look-rate 0\.1\d*$", page.inner_text("#command"))
+    assert page.locator("#histogram rect").count() > 0
+    with Store.open(service.store) as store:  # nothing was changed by it
+        assert list(store.count().values()) == counts
+
+
+@pytest.mark.slow
+def test_a_model_learns_from_corrections_once_somebody_has_seen_what_that_changes(visit: Visit, tmp_path: Path) -> None:
+    write_images(tmp_path / "good", parts(24))
+    assert main(["fit", str(tmp_path / "good"), "--out", str(tmp_path / NAME), *SETTINGS]) == 0
+    before = (tmp_path / NAME / "model.json").read_bytes()
+    options = ["--keep-photos", "50", "--learn"]
+    with serving(tmp_path / NAME, tmp_path / "line.db", *options) as service:
+        send(service, *[bad(30 + seed) for seed in range(4)])
+        page = visit(service)
+        eventually(lambda: len(items(page)) == 4)
+        page.click("#propose")
+        assert "Enter your name first" in page.inner_text("#learned")
+        named(page)
+        for index in range(3):
+            page.locator("#list button").nth(index).click()
+            page.keyboard.press("g")
+            eventually(lambda: page.inner_text("#corrected").startswith("Corrected to good"))
+        assert page.is_disabled("#learn")
+        page.click("#propose")
+        eventually(lambda: "3 parts would be added" in page.inner_text("#learned"))
+        assert "Of 1 decision whose photos are kept" in page.inner_text("#learned")
+        assert (tmp_path / NAME / "model.json").read_bytes() == before
+        page.click("#learn")
+        eventually(lambda: "3 parts added" in page.inner_text("#learned"))
+        assert (tmp_path / NAME / "model.json").read_bytes() != before
+        page.click("#unlearn")
+        eventually(lambda: "as it was before" in page.inner_text("#learned"))
+        assert (tmp_path / NAME / "model.json").read_bytes() == before
+        page.close()
+
+
+def test_it_works_at_the_width_of_a_phone_by_keyboard_and_for_screen_readers(service: Running, visit: Visit) -> None:
+    send(service, good(12), bad(13), good(14))
+    page = visit(service, 390, 844, color_scheme="dark")
+    eventually(lambda: len(items(page)) == 3)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
+    page.locator("#list button").first.focus()
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.closest('li').matches(':nth-child(2)')")
+    eventually(lambda: "part-1" in page.inner_text("#viewer-title"))
+    for role in ("banner", "main", "navigation"):
+        assert page.get_by_role(role).count() == 1
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('input:not([hidden]), select, button')].filter((one) =>
+          !(one.labels?.length || one.getAttribute('aria-label') || one.textContent.trim())).map((one) => one.id)"""
+    )
+    assert nameless == []
+    assert page.get_by_role("status").first.get_attribute("aria-live") == "polite"
+    page.keyboard.press("Tab")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_a_token_is_asked_for_and_kept_for_the_visit(visit: Visit, model: Path, tmp_path: Path) -> None:
+    token = "correct-horse-battery-staple"
+    (tmp_path / "token").write_text(token)
+    options = ["--token-file", str(tmp_path / "token"), "--keep-photos", "5"]
+    with serving(model, tmp_path / "line.db", *options) as service:
+        headers = {"content-type": "image/png", "authorization": f"Bearer {token}"}
+        httpx.post(service.score, content=good(15), headers=headers)
+        page = visit(service)
+        for wrong in ("wrong-horse-battery-staple", token):
+            page.wait_for_selector("#asking[open]")
+            page.fill("#token", wrong)
+            page.press("#token", "Enter")
+        eventually(lambda: len(items(page)) == 1)
+        eventually(lambda: page.is_visible("#photo"))
+        page.reload()
+        eventually(lambda: len(items(page)) == 1)
+        page.close()  # before the service ends, which it would log

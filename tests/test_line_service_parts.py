@@ -1,0 +1,214 @@
+"""What a service is made of: models within memory, the worker's queue, photos, tokens, rates, what other rates do."""
+
+import shutil
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+import padim_jax as padim
+from padim_jax.artifact import resident_bytes
+from padim_jax.artifact.ownership import MARKER, NotOurs
+from padim_jax.line.judge import Judge, Photo
+from padim_jax.line.preview import preview
+from padim_jax.line.records import Decision
+from padim_jax.line.service.metrics import Metrics
+from padim_jax.line.service.models import Models, NoSuchModel
+from padim_jax.line.service.photos import Photos
+from padim_jax.line.service.security import RateLimit, is_loopback
+from padim_jax.line.service.uploads import Refusal
+from padim_jax.line.service.worker import Answer, QueueFull, Stopped, Worker
+from padim_jax.line.store import Store
+from padim_jax.line.verdict import Decider, Rates
+from tests.line_parts import fit_model
+from tests.service import NAME, bad, good
+
+RATES = Rates(None, 0.2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit_model(tmp_path_factory.mktemp("models") / NAME)
+
+
+@pytest.fixture
+def folder(model: Path, tmp_path: Path) -> Path:
+    """Three models, one of them damaged."""
+    for name in ("a", "b", "broken"):
+        shutil.copytree(model, tmp_path / "models" / name)
+    (tmp_path / "models" / "broken" / "model.json").write_text("{}")
+    (tmp_path / "models" / "no-model").mkdir()
+    return tmp_path / "models"
+
+
+def photo(content: bytes, item: str = "part") -> Photo:
+    return Photo("camera", item, Path(item), content=content)
+
+
+def worker_of(models: Models, store: Store, queue: int = 100) -> Worker:
+    return Worker(models, store, queue=queue, batch_size=4, metrics=Metrics())
+
+
+def answered(futures: list[Future[Answer]]) -> list[Answer]:
+    return [future.result(60) for future in futures]
+
+
+def test_models_beyond_the_budget_make_room_for_each_other(folder: Path) -> None:
+    said = list[str]()
+    size = resident_bytes(folder / "a")
+    models = Models(folder, int(1.5 * size), RATES, batch_size=2, remark=said.append)
+    assert models.names == ["a", "b", "broken"]
+    models.load_all()
+    assert [state.digest is not None for state in models.states()] == [True, False, False]
+    assert "does not describe" in models.state("broken").problem
+    models.judge("b")
+    assert [state.digest is not None for state in models.states()] == [False, True, False]
+    assert models.loaded == 1
+    with pytest.raises(NoSuchModel, match="there are a, b, broken"):
+        models.judge("../a")
+    with pytest.raises(ValueError, match="more than --memory"):
+        Models(folder / "a", size // 2, RATES, batch_size=2).judge("a")
+
+
+def test_models_that_come_and_go_are_noticed(folder: Path, model: Path) -> None:
+    models = Models(folder, 10**9, RATES, batch_size=2)
+    models.load_all()
+    shutil.copytree(model, folder / "c")
+    shutil.rmtree(folder / "a")
+    models.refresh()
+    assert models.names == ["b", "broken", "c"]
+    with pytest.raises(NoSuchModel):
+        models.check("a")
+
+
+def test_images_that_wait_together_are_one_batch_of_their_model(folder: Path, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "line.db") as store:
+        models = Models(folder, 10**9, RATES, batch_size=4)
+        worker = worker_of(models, store)
+        first = worker.put("a", [photo(good(seed), f"{seed}") for seed in range(3)])
+        other = worker.put("b", [photo(bad(9), "9")])
+        last = worker.put("a", [photo(good(3), "3")])
+        assert len(worker) == 5
+        worker.start()
+        answers = answered(first + other + last)
+        assert [answer.decision.item for answer in answers] == ["0", "1", "2", "9", "3"]
+        assert [answer.decision.model for answer in answers] == ["a", "a", "a", "b", "a"]
+        assert answers[0].computed == answers[4].computed != answers[3].computed  # those of "a" were one batch
+        worker.stop()
+        assert [decision.item for decision in store.decisions()] == ["0", "1", "2", "3", "9"]
+        with pytest.raises(Stopped):
+            worker.put("a", [photo(good())])
+
+
+def test_a_queue_takes_all_images_of_a_request_or_none(folder: Path, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "line.db") as store:
+        worker = worker_of(Models(folder, 10**9, RATES), store, queue=3)
+        worker.put("a", [photo(good()), photo(good())])
+        with pytest.raises(QueueFull, match="2 images wait already, and 3 may"):
+            worker.put("a", [photo(good()), photo(good())])
+        assert len(worker) == 2
+        assert not worker.is_ready
+
+
+def test_a_model_that_can_not_be_used_fails_its_own_requests_alone(folder: Path, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "line.db") as store:
+        worker = worker_of(Models(folder, 10**9, RATES, batch_size=4), store)
+        broken, whole = worker.put("broken", [photo(good())]), worker.put("a", [photo(good())])
+        worker.start()
+        with pytest.raises(padim.ArtifactError):
+            answered(broken)
+        assert answered(whole)[0].decision.model == "a"
+        worker.stop()
+
+
+def test_where_no_model_can_be_used_the_worker_ends_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "line.db") as store:
+        worker = worker_of(Models(folder / "broken", 10**9, RATES), store)
+        waiting = worker.put("broken", [photo(good())])
+        worker.start()
+        worker.stop()
+        assert "can be used" in str(worker.failure)
+        with pytest.raises(Stopped):
+            answered(waiting)
+
+
+def test_photos_are_bounded_shared_and_ours(model: Path, tmp_path: Path) -> None:
+    judge, folder = Judge(model, RATES, batch_size=2), tmp_path / "line.db.photos"
+    photos = Photos(folder, 2)
+    images = [good(1), good(2), bad(3)]
+    judged = [judge.judge([photo(content, "x")])[0] for content in images]
+    for found, content in zip(judged, images, strict=True):
+        photos.keep(judge.current, found, content)
+    assert not photos.has(judged[0].decision)
+    assert photos.photo(judged[2].decision) == (images[2], "image/png")
+    assert photos.overlay(judged[2].decision).startswith(b"\x89PNG")
+    assert len(list(folder.iterdir())) == 5  # two photos, two maps and the mark
+    again = judge.judge([photo(images[2], "another item")])[0]
+    photos.keep(judge.current, again, images[2])  # the same bytes are kept once
+    assert len(list(folder.glob("*.photo"))) == 2
+    reopened = Photos(folder, 1)
+    assert [reopened.has(found.decision) for found in judged] == [False, False, True]
+    with pytest.raises(KeyError):
+        reopened.photo(judged[1].decision)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "letter.txt").write_text("mine")
+    with pytest.raises(NotOurs):
+        Photos(foreign, 1)
+    (folder / "letter.txt").write_text("mine")
+    Photos(folder, 1)
+    assert (folder / "letter.txt").exists()
+    assert (folder / MARKER).exists()
+
+
+def test_a_client_gets_its_rate_over_some_seconds() -> None:
+    now = [0.0]
+    limit = RateLimit(5.0, clock=lambda: now[0])
+    for _ in range(10):
+        limit.check("a")
+    with pytest.raises(Refusal, match="more than 5 requests a second") as refusal:
+        limit.check("a")
+    assert int(refusal.value.headers["retry-after"]) >= 1
+    limit.check("b")
+    now[0] = 0.2
+    limit.check("a")
+    with pytest.raises(Refusal):
+        limit.check("a")
+    RateLimit(None).check("a")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "::", "192.168.1.2", "camera.local", "localhost.evil")),
+    ],
+)
+def test_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+    assert is_loopback(host) == expected
+
+
+def test_a_preview_is_what_the_decider_says_of_the_same_images(model: Path) -> None:
+    judge = Judge(model, RATES, batch_size=4)
+    pixels = [good(700 + seed) for seed in range(8)] + [bad(5)]
+    decisions = [found.decision for found in judge.judge([photo(content, f"{n}") for n, content in enumerate(pixels)])]
+    other = Judge(model, Rates(0.3, 0.6), batch_size=4)
+    expected = [found.decision for found in other.judge([photo(content, f"{n}") for n, content in enumerate(pixels)])]
+    unreadable = Decision("camera", "x", "", NAME, "", "unreadable", "no image")
+    decider = Decider.of("test", judge.current.model.calibration, Rates(0.3, 0.6), judge.current.fitted_on)
+    found = preview([*decisions, unreadable], decider)
+    verdicts = [decision.verdict for decision in expected]
+    assert {verdict: found.then[verdict] for verdict in ("good", "look", "bad")} == {
+        verdict: verdicts.count(verdict) for verdict in ("good", "look", "bad")
+    }
+    assert found.changes.total() == sum(a.verdict != b.verdict for a, b in zip(decisions, expected, strict=True)) > 0
+    assert (found.now["unreadable"], found.then["unreadable"]) == (1, 1)
+    assert sum(map(sum, found.bins.values())) == len(decisions)
+
+
+def test_a_preview_keeps_the_doubt_about_an_image_of_another_aspect(model: Path) -> None:
+    current = Judge(model, RATES).current
+    decider = Decider.of("test", current.model.calibration, Rates(0.3, 0.6), current.fitted_on)
+    reason = "10×20 pixels, another size than every image the model was fitted on and another aspect ratio"
+    decision = Decision("c", "x", "", NAME, "", "look", reason, score=1.0, p_value=0.99)
+    assert preview([decision], decider).then["look"] == 1
