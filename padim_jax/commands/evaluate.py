@@ -66,6 +66,7 @@ def evaluate_command(
     **settings: tuple[Any, ...],
 ) -> None:
     """Do what ``padim evaluate`` says it does."""
+    import padim_jax.evaluation.evaluate  # noqa: F401 - a package that is missing shows before anything is written
     from padim_jax.data.catalogue import find_categories
     from padim_jax.evaluation.results import claim
     from padim_jax.evaluation.table import FILES
