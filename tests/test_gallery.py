@@ -42,6 +42,7 @@ def test_entries_hold_no_more_than_themselves() -> None:
     gallery.add(Entry(0, True, 1.0, batch[0][3], batch[1][3], batch[1][3] > 0))
     (kept,) = gallery
     assert kept.image.base is None
+    assert kept.anomaly_map is not None
     assert kept.anomaly_map.base is None
 
 
@@ -68,6 +69,7 @@ def test_large_images_are_shrunk_and_no_defect_is_lost() -> None:
     gallery.add(entry(0, True, 2.0, size=(600, 1200)))
     (kept,) = gallery
     assert kept.image.shape == (128, LONGEST_SIDE, 3)
+    assert kept.anomaly_map is not None
     assert kept.anomaly_map.shape == (128, LONGEST_SIDE)
     assert kept.mask is not None
     assert int(kept.mask.sum()) == 1
