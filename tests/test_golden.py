@@ -30,7 +30,7 @@ MODELS = {
 def machine() -> str:
     """Digest of what decides how float32 is rounded: JAX, and the processor, of which instructions do not tell all.
 
-    Two processors with the same instructions, and caches of other sizes, were off by 1.4e-6 from each other.
+    Two processors with the same instructions were off by 1.4e-6 from each other.
     """
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
