@@ -22,6 +22,7 @@ from padim_jax.line.outputs.table import Table
 from padim_jax.line.records import Decision
 from padim_jax.line.sources.folder import Folder
 from padim_jax.line.sources.lines import Lines
+from padim_jax.line.sources.source import stamp_of
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
 from padim_jax.line.watch import Limits, Summary, watch_line
@@ -195,6 +196,18 @@ def test_a_file_that_stays_unreadable_is_a_decision_too(camera: Path, judge: Jud
     save(camera / "cut.png", parts(1, seed=7)[0])  # whole at last
     once(camera, judge, store)
     assert [one.verdict != "unreadable" for one in store.decisions() if one.item == "cut.png"] == [False, True]
+
+
+def test_a_file_that_could_not_be_looked_at_once_is_decided_later(
+    camera: Path, judge: Judge, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(camera / "a.png", parts(1, seed=5)[0])
+    away = [True]
+    monkeypatch.setattr("padim_jax.line.watch.stamp_of", lambda path: "" if away else stamp_of(path))
+    with watching(camera, judge, store) as line:
+        wait_for(lambda: "dropped a.png: it was gone before it was read" in line.remarks)
+        away.clear()
+        assert line.until(1).keys() == {"a.png"}
 
 
 def test_a_burst_is_decided_in_batches_and_in_its_order(

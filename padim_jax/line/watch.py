@@ -229,7 +229,9 @@ class _Watch:
             if found.decision.verdict != "unreadable":
                 return True  # it was read, and then moved away
         if not stamp and self.source.lasts:
-            self._drop(arrival, "it was gone before it was read")
+            # without its stamp, by which it would be known and passed over once it is back, as on a network drive
+            self._drop(replace(arrival, stamp=""), "it was gone before it was read")
+            self.source.forget(arrival)
             return False
         if not found.is_whole and now - arrival.since < self.limits.patience:
             self.again.append((now + _AGAIN, replace(arrival, stamp=stamp)))

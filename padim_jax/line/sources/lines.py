@@ -38,6 +38,9 @@ class Lines:
                 return
         self._tell(rest, found)
 
+    def forget(self, arrival: Arrival) -> None:
+        """Nothing that a stream has named comes back by itself."""
+
     def _tell(self, line: bytes, found: Callable[[Arrival], None]) -> None:
         text = os.fsdecode(line.rstrip(b"\r"))
         if text.strip():

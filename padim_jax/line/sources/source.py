@@ -22,6 +22,9 @@ class Source(Protocol):
     def find(self, found: Callable[[Arrival], None], stop: threading.Event) -> None:
         """Tell of every image, until there are no more or ``stop`` is set."""
 
+    def forget(self, arrival: Arrival) -> None:
+        """Tell of this image again should it come back: it was gone when it was to be read; another thread calls it."""
+
 
 def stamp_of(path: Path) -> str:
     """Device, number, size and time of change of a file, which stay when it is moved on its disk.
