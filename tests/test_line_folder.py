@@ -99,3 +99,30 @@ def test_a_folder_that_goes_and_comes_back_is_watched_on(
         finding.until("a.png", "b.png")
         (camera / "c.png").write_bytes(b"c")
         finding.until("a.png", "b.png", "c.png")
+
+
+def test_a_second_model_has_not_decided_what_the_first_one_did(camera: Path, store: Store) -> None:
+    (camera / "a.png").write_bytes(b"a")
+    for model, expected in (("m", 1), ("m", 0), ("other", 1)):
+        found = list[Arrival]()
+        Folder(camera, store.seen, model=model, settle=0.0, once=True).find(found.append, threading.Event())
+        assert len(found) == expected
+        for arrival in found:
+            decision = Decision(arrival.source, arrival.item, "d", model, model, "good", stamp=arrival.stamp)
+            store.record([decision])
+
+
+def test_a_drive_that_is_missing_makes_the_store_forget_nothing(camera: Path, store: Store) -> None:
+    with store._database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO retired (id, source, item, stamp) VALUES ('1', ?, 'a.png', 's')", (str(camera),)
+        )
+
+    def look() -> None:
+        Folder(camera, store.seen, settle=0.0, once=True).find(lambda _: None, threading.Event())
+
+    look()
+    assert store.seen.is_known(str(camera), "a.png", "s")
+    (camera / "b.png").write_bytes(b"b")
+    look()
+    assert not store.seen.is_known(str(camera), "a.png", "s")

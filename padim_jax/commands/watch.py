@@ -60,7 +60,8 @@ def watch_command(
             opened = stack.enter_context(Store.open(store))
             images: Source = Lines(lambda count: os.read(sys.stdin.fileno(), count))
             if source != STANDARD_INPUT:
-                images = Folder(Path(source), opened.seen, settle=settle, poll=poll, once=once, remark=say)
+                options = {"settle": settle, "poll": poll, "once": once}
+                images = Folder(Path(source), opened.seen, model=judge.current.name, remark=say, **options)
             outputs: list[Output] = [Table(path) for path in tables]
             outputs += [Webhook(url, notified or VERDICTS) for url in webhooks]
             outputs += [Mqtt(url, notified or VERDICTS) for url in brokers]

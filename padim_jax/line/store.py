@@ -230,6 +230,12 @@ class Store:
         """Which images need no decision any more."""
         return Seen(self._database, self._clock)
 
+    @property
+    def last_deleted(self) -> int:
+        """The highest sequence of a decision that :meth:`retain` has deleted; none is missing after it."""
+        ((last,),) = self._database.read("SELECT last FROM deleted")
+        return int(last)
+
     def retain(
         self, *, max_seconds: float | None = None, max_bytes: int | None = None, corrected_too: bool = False
     ) -> Retained:

@@ -12,6 +12,7 @@ from padim_jax.line.courier import Courier
 from padim_jax.line.judge import Begun, Judge, Judged, Photo
 from padim_jax.line.outputs.output import Output, Picture, hand_on, names_for
 from padim_jax.line.records import Decision, Verdict
+from padim_jax.line.retention import NEWEST
 from padim_jax.line.seen import Dropped
 from padim_jax.line.sources.source import Source, stamp_of
 from padim_jax.line.store import Store
@@ -166,7 +167,8 @@ class _Watch:
             self._drop(dropped, why)
 
     def _drop(self, arrival: Arrival, why: str) -> None:
-        self.store.seen.drop([Dropped(arrival.source, arrival.item, arrival.stamp, why)])
+        model = self.judge.current.name
+        self.store.seen.drop([Dropped(arrival.source, arrival.item, arrival.stamp, why, model=model)])
         self.summary.dropped += 1
         self.remark(f"dropped {arrival.item}: {why}")
 
@@ -253,6 +255,13 @@ class _Watch:
         if (limits.max_seconds or limits.max_bytes) and now - self.tidied >= _TIDY:
             kept = self.store.retain(max_seconds=limits.max_seconds, max_bytes=limits.max_bytes)
             self.tidied = now
-            if kept.deleted or (limits.max_bytes and kept.size > limits.max_bytes):
+            is_large = limits.max_bytes is not None and kept.size > limits.max_bytes
+            if kept.deleted or kept.forgotten or is_large:
                 stay = f"{kept.kept_corrected} corrected and {kept.kept_waiting} waiting ones stay"
                 self.remark(f"{self.store.path}: deleted the {kept.deleted} oldest decisions; {stay}")
+            if kept.forgotten:
+                again = "those that still lie in the folder are judged again at the next start"
+                self.remark(f"{self.store.path}: forgot {kept.forgotten} images to keep its size; {again}")
+            if is_large:
+                why = f"the newest {NEWEST}, corrected and waiting decisions stay; raise --keep-size"
+                self.remark(f"{self.store.path}: takes {kept.size} bytes, more than {limits.max_bytes}, for {why}")

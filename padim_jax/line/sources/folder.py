@@ -44,6 +44,7 @@ class Folder:
     Args:
       path: of the folder.
       seen: what needs no decision any more.
+      model: name of the model whose decisions count there; None for any.
       settle: seconds that a file must not have changed for.
       poll: look for new files every so many seconds, as on a network drive, of whose changes a system is not told.
         None to be told by the system, for which the package watchfiles is needed.
@@ -66,6 +67,7 @@ class Folder:
         path: Path,
         seen: Seen,
         *,
+        model: str | None = None,
         settle: float = SETTLE,
         poll: float | None = None,
         once: bool = False,
@@ -78,6 +80,7 @@ class Folder:
         if is_ours(path):
             raise ValueError(f"watch: {path} holds results that padim wrote; name the folder of the images themselves")
         self.root, self.name = path, os.path.abspath(path)
+        self._model, self._checked = model, ""  # until where the store has been asked what it need not remember
         self._seen, self._settle, self._poll, self._once, self._remark = seen, settle, poll, once, remark
         self._young, self._told, self._moved, self._is_gone = dict[str, _Young](), dict[str, str](), 0, False
         self._lost = deque[str]()  # paths of files that were gone when they were to be read
@@ -87,7 +90,6 @@ class Folder:
 
     def find(self, found: Callable[[Arrival], None], stop: threading.Event) -> None:
         """Tell of every file, until ``stop`` is set."""
-        self._seen.forget_gone(self.name, lambda item: (self.root / item).exists())
         changes = self._changes(stop)
         self._sweep(note=True)
         while not stop.is_set():
@@ -172,8 +174,21 @@ class Folder:
             self._look(path)
             there.add(path)
         self._told = {path: stamp for path, stamp in self._told.items() if path in there}
+        if there:  # in an empty folder, a drive may be missing that comes back
+            self._forget_gone(all_of_them=note)
         if note and ignored:
             self._remark(f"ignored other files in {self.root}: {describe(ignored)}")
+
+    def _forget_gone(self, *, all_of_them: bool) -> None:
+        """Let the store forget what retention has deleted of files that are gone; a part of it at a time, if need be."""
+
+        def is_there(item: str) -> bool:
+            return (self.root / item).exists()
+
+        if all_of_them:
+            self._seen.forget_gone(self.name, is_there)
+        else:
+            _, self._checked = self._seen.forget_some(self.name, is_there, self._checked)
 
     def _look(self, path: str) -> None:
         """Note how a file is now."""
@@ -199,9 +214,9 @@ class Folder:
             item = Path(os.path.relpath(path, self.root)).as_posix()
             if any(is_ours(self.root / folder) for folder in Path(item).parents):
                 continue
-            if self._seen.is_known(self.name, item, young.stamp):
+            if self._seen.is_known(self.name, item, young.stamp, self._model):
                 continue
-            earlier = self._seen.earlier_items(self.name, item, young.stamp)
+            earlier = self._seen.earlier_items(self.name, item, young.stamp, self._model)
             if earlier and not any(stamp_of(self.root / other) == young.stamp for other in earlier):
                 self._moved += 1
                 if self._moved == 1:
