@@ -33,7 +33,7 @@ def test_a_store_of_one_size_keeps_decisions_however_many_came_before(store: Sto
         store.seen.drop([Dropped("/in", f"{index}.png", "s", "x" * 100) for index in range(300)])
         kept = store.retain(max_bytes=limit)
         assert kept.size <= limit
-    assert kept.forgotten > 0
+    assert count(store, "retired") < 2000 * 7  # some of these are forgotten
     decisions = [found.image_digest for found in store.decisions()]
     assert len(decisions) > 200
     assert set(decisions) == {"d7"}  # the newest

@@ -156,6 +156,7 @@ def drift_command() -> None:
     """Say whether what images score has drifted, for each state of each model in STORE, and since when.
 
     It bets against a line that stays as it is, and says so once the bets have won 1 / --rate: as long as nothing
-    changes, that ever happens with a probability of at most --rate. A line that differs from the model's good images
-    from the first decision on, and stays so, shows no drift.
+    changes, that ever happens with a probability of at most --rate. That holds for one fixed beginning: it begins anew
+    with --since, and after the last decision that --keep-days or --keep-size has deleted. A line that differs from the
+    model's good images from the first decision on, and stays so, shows no drift.
     """

@@ -37,8 +37,9 @@ def retain(
     """Delete the oldest decisions: those of more than an age, and as many as make the store small enough.
 
     Decisions that wait to be handed on stay, and so do those that were ever corrected, unless ``corrected_too``. A
-    deleted decision leaves its id, so that its image is not decided again as long as it lies where it lay. Of these ids,
-    and of what is known of dropped images, a size takes its share of the oldest too; and it leaves the newest decisions.
+    deleted decision leaves its id, so that its image is not decided again as long as it lies where it lay. Of these
+    ids, and of what is known of dropped images, a size takes the oldest in the same measure; it leaves the newest
+    decisions.
 
     Args:
       database: of the store.

@@ -44,9 +44,7 @@ class Seen:
     def is_known(self, source: str, item: str, stamp: str, model: str | None = None) -> bool:
         """Whether this file, as it is now, has a decision or was dropped; it need not be read to know.
 
-        Args:
-          source, item, stamp: of the file.
-          model: name of the model whose decision counts; None for any.
+        The decision of a model of another name does not count; with None for ``model``, all do.
         """
         key = escape_bytes(source), escape_bytes(item), stamp, *_of(model)
         which = f"WHERE source = ? AND item = ? AND stamp = ? AND {_OF_MODEL}"

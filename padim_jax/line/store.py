@@ -14,12 +14,13 @@ from pathlib import Path
 
 from padim_jax.line.database import CORRECTION, Database, correction_of, row_of
 from padim_jax.line.outbox import Outbox
-from padim_jax.line.records import VERDICTS, Correction, Decision, Verdict, parse_time, time_text
+from padim_jax.line.records import VERDICTS, Correction, Decision, Scored, Verdict, parse_time, time_text
 from padim_jax.line.retention import Retained, retain
 from padim_jax.line.seen import Seen
-from padim_jax.runs.tables import escape_bytes
+from padim_jax.runs.tables import escape_bytes, unescape_bytes
 
 _PAGE = 500  # decisions read at a time
+_SCORES = 5000  # scores read at a time
 
 
 class Store:
@@ -155,6 +156,30 @@ class Store:
                 return
             left = None if left is None else left - count
             low, high = (low, page[-1].sequence) if newest_first else (page[-1].sequence, high)
+
+    def scores(self, *, model: str | None = None, since: str | None = None) -> Iterator[Scored]:
+        """The finite scores of decisions in their order, as far back as none is missing (:attr:`last_deleted`).
+
+        Raises:
+          ValueError, StoreError: as :meth:`decisions`.
+        """
+        low, name, first = (
+            self.last_deleted,
+            None if model is None else escape_bytes(model),
+            since and parse_time(since),
+        )
+        query = (
+            "SELECT sequence, id, time, model, model_digest, score FROM decisions WHERE sequence > ? "
+            "AND score BETWEEN -1.8e308 AND 1.8e308 AND (? IS NULL OR model = ?) AND (? IS NULL OR time >= ?) "
+            f"ORDER BY sequence LIMIT {_SCORES}"
+        )
+        while True:
+            rows = self._database.read(query, low, name, name, first, first)
+            for sequence, id, time, model_name, digest, score in rows:
+                yield Scored(sequence, id, time, unescape_bytes(model_name), digest, score)
+            if len(rows) < _SCORES:
+                return
+            low = rows[-1][0]
 
     def decision(self, id: str) -> Decision:
         """The decision of this id.

@@ -180,7 +180,7 @@ class Folder:
             self._remark(f"ignored other files in {self.root}: {describe(ignored)}")
 
     def _forget_gone(self, *, all_of_them: bool) -> None:
-        """Let the store forget what retention has deleted of files that are gone; a part of it at a time, if need be."""
+        """Let the store forget what retention has deleted of files that are gone, all or some at a time."""
 
         def is_there(item: str) -> bool:
             return (self.root / item).exists()
