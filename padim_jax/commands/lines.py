@@ -104,7 +104,8 @@ def watch_command() -> None:
     "results",
     cls=Command,
     computes=False,
-    example="padim results line.db --verdict bad --since 2026-01-31\npadim results line.db --out january.csv",
+    example="padim results line.db --verdict bad --since 2026-01-31\npadim results line.db --out january.csv\n"
+    'padim results line.db --abandon "webhook https://plc/part"',
     place="padim_jax.commands.results:results_command",
 )
 @_store_argument
@@ -124,6 +125,7 @@ def watch_command() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write them to this file, .csv or .jsonl, in their order, instead of printing them.",
 )
+@click.option("--abandon", metavar="OUTPUT", help="Give up what waits for the output of this name; show nothing.")
 @debug_option
 def results_command() -> None:
     """Show the decisions in STORE, which padim watch writes: the newest first, then how many there are of each verdict.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from padim_jax.line.database import CORRECTION, Database, correction_of, row_of
+from padim_jax.line.database import CORRECTION, TABLES, Database, correction_of, row_of
 from padim_jax.line.outbox import Outbox
 from padim_jax.line.records import VERDICTS, Correction, Decision, Scored, Verdict, parse_time, time_text
 from padim_jax.line.retention import Retained, retain
@@ -133,12 +133,7 @@ class Store:
           ValueError: a time that is none.
           StoreError: the store can't be read.
         """
-        terms = {"d.verdict = ?": verdict, "d.model = ?": model, "d.source = ?": source}
-        terms |= {"d.time >= ?": since and parse_time(since), "d.time < ?": until and parse_time(until)}
-        where = [term for term, value in terms.items() if value is not None]
-        values = [escape_bytes(value) for value in terms.values() if value is not None]
-        if corrected is not None:
-            where.append(f"c.number IS {'NOT ' * corrected}NULL")
+        where, values = _filters(verdict, model, source, since, until, corrected)
         return self._pages(where, values, after, limit, newest_first)
 
     def _pages(
@@ -175,8 +170,8 @@ class Store:
         )
         while True:
             rows = self._database.read(query, low, name, name, first, first)
-            for sequence, id, time, model_name, digest, score in rows:
-                yield Scored(sequence, id, time, unescape_bytes(model_name), digest, score)
+            for sequence, id, when, of, digest, score in rows:
+                yield Scored(sequence, id, when, unescape_bytes(of), digest, score)
             if len(rows) < _SCORES:
                 return
             low = rows[-1][0]
@@ -191,11 +186,21 @@ class Store:
             return decision
         raise KeyError(f"Store.decision: there is no decision {id!r} in {self.path}")
 
-    def count(self, *, model: str | None = None) -> dict[Verdict, int]:
-        """How many decisions there are of each verdict."""
-        rows = self._database.read(
-            "SELECT verdict, count(*) FROM decisions WHERE ? IN ('', model) GROUP BY verdict", model or ""
-        )
+    def count(
+        self,
+        *,
+        verdict: Verdict | None = None,
+        model: str | None = None,
+        source: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        corrected: bool | None = None,
+    ) -> dict[Verdict, int]:
+        """How many decisions there are of each verdict; arguments and errors are those of :meth:`decisions`."""
+        where, values = _filters(verdict, model or None, source, since, until, corrected)
+        tables = "decisions d" if corrected is None else TABLES
+        query = f"SELECT d.verdict, count(*) FROM {tables} WHERE {' AND '.join(['1', *where])} GROUP BY d.verdict"
+        rows = self._database.read(query, *values)
         return dict.fromkeys(VERDICTS, 0) | {verdict: int(count) for verdict, count in rows}
 
     def correct(self, id: str, verdict: Verdict, *, who: str, note: str = "") -> Correction:
@@ -266,3 +271,20 @@ class Store:
     ) -> Retained:
         """Delete the oldest decisions; see :func:`padim_jax.line.retention.retain`."""
         return retain(self._database, self._clock(), max_seconds, max_bytes, corrected_too)
+
+
+def _filters(
+    verdict: Verdict | None,
+    model: str | None,
+    source: str | None,
+    since: str | None,
+    until: str | None,
+    corrected: bool | None,
+) -> tuple[list[str], list[str]]:
+    """Terms of a query that all have to hold, and their values."""
+    terms = {"d.verdict = ?": verdict, "d.model = ?": model, "d.source = ?": source}
+    terms |= {"d.time >= ?": since and parse_time(since), "d.time < ?": until and parse_time(until)}
+    where = [term for term, value in terms.items() if value is not None]
+    if corrected is not None:
+        where.append(f"c.number IS {'NOT ' * corrected}NULL")
+    return where, [escape_bytes(value) for value in terms.values() if value is not None]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from padim_jax.line.backlog import Arrival, Backlog, WhenFull
 from padim_jax.line.courier import Courier
 from padim_jax.line.judge import Begun, Judge, Judged, Photo
-from padim_jax.line.outputs.output import Output, Picture, hand_on, names_for
+from padim_jax.line.outputs.output import Output, Picture, hand_on, names_for, refuse_twins
 from padim_jax.line.records import Decision, Verdict
 from padim_jax.line.retention import NEWEST
 from padim_jax.line.seen import Dropped
@@ -109,6 +109,7 @@ class _Watch:
             *(source, judge, store, limits),
             *(remark, told),
         )
+        refuse_twins(outputs)
         self.near = [output for output in outputs if not output.is_far]
         self.names = names_for(outputs)
         self.far = [output for output in outputs if output.is_far]
