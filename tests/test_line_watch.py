@@ -365,3 +365,19 @@ def test_paths_on_standard_input_are_judged_to_the_last(camera: Path, judge: Jud
     assert [found.item for found in store.decisions()][:5] == [str(path) for path in paths]
     assert summary.verdicts["unreadable"] == 1
     assert summary.known == 1
+
+
+def test_paths_that_were_read_before_somebody_stopped_it_are_judged(camera: Path, judge: Judge, store: Store) -> None:
+    paths = write_images(camera, parts(20, seed=5))
+    stays_open, chunks = threading.Event(), [b"".join(os.fsencode(path) + b"\n" for path in paths)]
+
+    def read(count: int) -> bytes:
+        if not chunks:
+            stays_open.wait(WAIT)
+        return chunks.pop() if chunks else b""
+
+    decided = list[Decision]()
+    limits, stopped = Limits(queue=2), lambda: bool(decided)
+    watch_line(Lines(read), judge, store, limits=limits, told=decided.append, stopped=stopped)
+    stays_open.set()
+    assert [found.item for found in store.decisions()] == [str(path) for path in paths]

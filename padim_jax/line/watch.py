@@ -22,6 +22,7 @@ QUEUE = 1000  # images that wait at most
 _AGAIN = 0.25  # seconds until a file that can't be read yet is read again
 _IDLE = 0.2  # seconds to wait for an image before looking at other things
 _LOOK = 1.0  # seconds between two looks at the model
+_MOMENT = 0.1  # seconds that a thread which has read paths may take to tell of them
 _FAREWELL = 10.0  # seconds that the thread which finds images may take to end
 _TIDY = 600.0  # seconds between two looks at what the store need not keep
 
@@ -137,14 +138,17 @@ class _Watch:
             ready()
             while (self.begun or self.again or not self.backlog.is_done) and not stopped():
                 self._step()
+            self.stop.set()
+            while self.source.is_telling and not self.backlog.is_done:
+                self._step()  # what it has read is nowhere else
             self._end()
             if self.begun:  # in hand
                 self._hand_on(self._judge(*self.begun))
                 self.begun = None
             while not self.source.lasts and (self.begun or self.again or len(self.backlog)):
                 self._step()  # nobody would find these again
-            if self.source.lasts:  # before the store is closed, which it reads; a stream may never wake
-                thread.join(_FAREWELL)
+            # before the store is closed, which it reads; a stream may never wake
+            thread.join(_FAREWELL if self.source.lasts else _MOMENT)
         if self.failure:
             raise self.failure[0]
         return self.summary
@@ -163,7 +167,10 @@ class _Watch:
 
     def _found(self, arrival: Arrival) -> None:
         dropped = self.backlog.put(arrival)
-        if dropped is not None:
+        if dropped is not None and self.backlog.is_closed:
+            if not self.source.lasts:  # nobody would find it again
+                self._drop(arrival, "the watch ended before it was judged")
+        elif dropped is not None:
             why = f"{self.limits.queue} images waited already (--when-full {self.limits.when_full})"
             self._drop(dropped, why)
 

@@ -99,6 +99,11 @@ class Folder:
             for path in next(changes):
                 self._look(path)
 
+    @property
+    def is_telling(self) -> bool:
+        """Never: what it has not told of lies in the folder."""
+        return False
+
     def forget(self, arrival: Arrival) -> None:
         """Tell of this file again should it come back."""
         self._lost.append(str(arrival.path))
