@@ -111,3 +111,10 @@ def test_it_begins_after_what_retention_has_deleted(tmp_path: Path, capsys: Capt
     assert code == 0
     assert f"{400 - last} images: no drift" in out
     assert f"begins after decision {last}" in err
+
+
+def test_scores_that_are_not_finite_are_passed_over(tmp_path: Path) -> None:
+    given = [1.0, float("inf"), -1e308, float("-inf"), None, float("nan"), 2.0]
+    with Store.open(tmp_path / "l.db") as store:
+        store.record([decision(f"{index}.png", score=score) for index, score in enumerate(given)])
+        assert [one.score for one in store.scores()] == [1.0, -1e308, 2.0]

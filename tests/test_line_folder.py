@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,23 @@ def test_a_moved_image_is_known_though_another_has_its_old_name(camera: Path, st
         wait_for(lambda: finding.remarks)
         assert "z.png was decided as a.png before it was moved" in finding.remarks[0]
         assert [arrival.stamp for arrival in finding.found] == [stamp_of(camera / "a.png")]
+
+
+def test_a_folder_that_is_named_relatively_tells_of_each_file_once(
+    camera: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("watchfiles")
+    monkeypatch.setattr("padim_jax.line.sources.folder._SWEEP", 0.05)
+    monkeypatch.chdir(camera.parent)
+    with Finding(Path("camera"), store, None) as finding:
+        for name in ("a.png", "b.png", "c.png"):  # seen by sweeps and told by the system
+            (camera / name).write_bytes(b"a")
+            wait_for(lambda name=name: name in [arrival.item for arrival in finding.found])
+            time.sleep(0.3)
+        finding.until("a.png", "b.png", "c.png")
+        shutil.rmtree(camera)
+        camera.mkdir()  # its number may be the same
+        wait_for(lambda: any("was replaced" in text or "is back" in text for text in finding.remarks))
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "replaced"])

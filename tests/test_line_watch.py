@@ -256,6 +256,15 @@ def test_what_is_dropped_is_counted_stored_and_told(camera: Path, judge: Judge, 
     assert once(camera, judge, store).verdicts.total() == 0  # dropped is dropped
 
 
+def test_a_size_that_can_not_be_kept_is_said(camera: Path, judge: Judge, store: Store) -> None:
+    write_images(camera, parts(2, seed=5))
+    remarks = list[str]()
+    source = Folder(camera, store.seen, once=True)
+    watch_line(source, judge, store, limits=Limits(max_bytes=1), remark=remarks.append)
+    assert len(list(store.decisions())) == 2
+    assert any("more than 1, for the newest 100, corrected and waiting decisions stay" in text for text in remarks)
+
+
 def test_a_model_that_is_replaced_is_used_from_then_on(
     tmp_path: Path, camera: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

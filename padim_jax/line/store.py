@@ -165,7 +165,7 @@ class Store:
         )
         query = (
             "SELECT sequence, id, time, model, model_digest, score FROM decisions WHERE sequence > ? "
-            "AND score BETWEEN -1.8e308 AND 1.8e308 AND (? IS NULL OR model = ?) AND (? IS NULL OR time >= ?) "
+            "AND abs(score) <= 1.7976931348623157e308 AND (? IS NULL OR model = ?) AND (? IS NULL OR time >= ?) "
             f"ORDER BY sequence LIMIT {_SCORES}"
         )
         while True:

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +135,7 @@ class Folder:
             try:  # is found by a first look
                 with closing(watchfiles.watch(self.root, stop_event=stop, raise_interrupt=False, **options)) as told:
                     for changes in told:
-                        if _identity(self.root) != identity or (watchfiles.Change.deleted, str(self.root)) in changes:
+                        if _identity(self.root) != identity or self._is_deleted(changes, watchfiles.Change.deleted):
                             break  # the system goes on telling of the folder that is not there any more
                         now = time.monotonic()
                         if now >= due:
@@ -151,6 +151,10 @@ class Folder:
                 yield from self._awaited(stop)
         while True:  # stopped
             yield []
+
+    def _is_deleted(self, changes: Iterable[tuple[object, str]], deleted: object) -> bool:
+        """Whether the folder itself was deleted, whose number another that is made anew may get."""
+        return any(change == deleted and os.path.abspath(path) == self.name for change, path in changes)
 
     def _awaited(self, stop: threading.Event) -> Iterator[list[str]]:
         """Wait until a folder that was removed, moved or replaced is there, which is watched from then on."""
@@ -198,6 +202,7 @@ class Folder:
     def _look(self, path: str) -> None:
         """Note how a file is now."""
         name = os.path.relpath(path, self.root)
+        path = str(self.root / name)  # the system tells of absolute ones, whatever the root is named
         if not _is_image(path) or any(part.startswith(".") for part in Path(name).parts):
             return
         stamp = stamp_of(Path(path))
