@@ -133,7 +133,9 @@ class Store:
           ValueError: a time that is none.
           StoreError: the store can't be read.
         """
-        where, values = _filters(verdict, model, source, since, until, corrected)
+        where, values = _filters(verdict, model, source, since, until)
+        if corrected is not None:
+            where.append(f"c.number IS {'NOT ' * corrected}NULL")
         return self._pages(where, values, after, limit, newest_first)
 
     def _pages(
@@ -197,7 +199,9 @@ class Store:
         corrected: bool | None = None,
     ) -> dict[Verdict, int]:
         """How many decisions there are of each verdict; arguments and errors are those of :meth:`decisions`."""
-        where, values = _filters(verdict, model or None, source, since, until, corrected)
+        where, values = _filters(verdict, model or None, source, since, until)
+        if corrected is not None:
+            where.append(f"c.number IS {'NOT ' * corrected}NULL")
         tables = "decisions d" if corrected is None else TABLES
         query = f"SELECT d.verdict, count(*) FROM {tables} WHERE {' AND '.join(['1', *where])} GROUP BY d.verdict"
         rows = self._database.read(query, *values)
@@ -279,12 +283,9 @@ def _filters(
     source: str | None,
     since: str | None,
     until: str | None,
-    corrected: bool | None,
 ) -> tuple[list[str], list[str]]:
     """Terms of a query that all have to hold, and their values."""
     terms = {"d.verdict = ?": verdict, "d.model = ?": model, "d.source = ?": source}
     terms |= {"d.time >= ?": since and parse_time(since), "d.time < ?": until and parse_time(until)}
     where = [term for term, value in terms.items() if value is not None]
-    if corrected is not None:
-        where.append(f"c.number IS {'NOT ' * corrected}NULL")
     return where, [escape_bytes(value) for value in terms.values() if value is not None]
