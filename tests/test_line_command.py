@@ -1,11 +1,13 @@
 """``padim watch`` as a user meets it: what it says, how it exits, what it refuses."""
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from padim_jax.artifact.manifest import manifest_checksum
 from tests.conftest import write_images
 from tests.line_parts import fit_model, parts
 from tests.test_cli import rows, run
@@ -62,6 +64,24 @@ def test_wrong_use_is_said_before_anything_is_judged(
     assert said in err
     found, _, err = run(capsys, "watch", tmp_path / "none", *command[2:])
     assert (found, "there is no folder" in err) == (1, True)
+
+
+def test_two_outputs_of_one_name_are_refused(model: Path, camera: Path, tmp_path: Path, capsys: Capture) -> None:
+    command = ("watch", camera, "--model", model, "--store", tmp_path / "l.db", "--look-rate", 0.2, "--once")
+    hooks = ("--webhook", "http://ada:pw@plc/a", "--webhook", "http://plc/a")
+    code, _, err = run(capsys, *command, *hooks)
+    assert code == 2
+    assert "webhook http://plc/a is named 2 times as an output" in err
+
+
+def test_a_model_of_another_method_is_refused_in_words(tmp_path: Path, camera: Path, capsys: Capture) -> None:
+    (tmp_path / "m").mkdir()
+    manifest = {"format": "padim_jax baseline", "schema": 7, "method": "patchcore"}
+    (tmp_path / "m" / "model.json").write_text(json.dumps({**manifest, "checksum": manifest_checksum(manifest)}))
+    code, _, err = run(capsys, "watch", camera, "--model", tmp_path / "m", "--store", tmp_path / "l.db", "--once")
+    assert code == 1
+    assert "is a model of patchcore, not of PaDiM" in err
+    assert not (tmp_path / "l.db").exists()
 
 
 def test_a_model_without_a_calibration_judges_nothing(tmp_path: Path, camera: Path, capsys: Capture) -> None:

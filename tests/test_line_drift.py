@@ -86,3 +86,35 @@ def test_the_command_says_whether_and_since_when(tmp_path: Path, capsys: Capture
     assert record["value"] > 100
     code, out, err = run(capsys, "drift", tmp_path / "l.db", "--model", "other")
     assert (code, out, "no decisions with a score" in err) == (0, "", True)
+
+
+def test_it_begins_after_what_retention_has_deleted(tmp_path: Path, capsys: Capture) -> None:
+    rng, scores = np.random.default_rng(6), list[float]()
+    with Store.open(tmp_path / "l.db") as store:
+        for index in range(400):  # all high ones of the first half were corrected, and are kept
+            score = float(rng.normal())
+            (found,) = store.record([decision(f"{index}.png", score=score)])
+            if index < 200 and score > 1:
+                store.correct(found.id, "good", who="Ada")
+                scores.append(score)
+        assert len(scores) > 10
+        with store._database.transaction() as connection:
+            connection.execute("UPDATE decisions SET time = '2000-01-01' WHERE sequence <= 200")
+        assert store.retain(max_seconds=1e8).kept_corrected == len(scores)
+        last = store.last_deleted
+        assert [one.sequence for one in store.scores()] == list(range(last + 1, 401))
+        assert sum(1 for _ in store.decisions()) == 200 + len(scores)
+        (drift,) = find_drifts(store.scores())
+        assert drift == find_drifts(store.decisions(after=last))[0]
+        assert list(store.scores(model="other")) == list(store.scores(since="2100-01-01")) == []
+    code, out, err = run(capsys, "drift", tmp_path / "l.db")
+    assert code == 0
+    assert f"{400 - last} images: no drift" in out
+    assert f"begins after decision {last}" in err
+
+
+def test_scores_that_are_not_finite_are_passed_over(tmp_path: Path) -> None:
+    given = [1.0, float("inf"), -1e308, float("-inf"), None, float("nan"), 2.0]
+    with Store.open(tmp_path / "l.db") as store:
+        store.record([decision(f"{index}.png", score=score) for index, score in enumerate(given)])
+        assert [one.score for one in store.scores()] == [1.0, -1e308, 2.0]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from padim_jax.line.outputs.table import Table
 from padim_jax.line.records import COLUMNS
 from padim_jax.line.seen import Dropped
 from padim_jax.line.store import Store
@@ -70,6 +71,53 @@ def test_what_is_asked_for_is_exported_in_its_order(
     assert [record["item"] for record in records] == items
     assert all(list(record) == list(COLUMNS) for record in records)
     assert sorted(path.name for path in tmp_path.iterdir() if "line.db" not in path.name) == ["out.csv", "out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [
+        (("--verdict", "bad"), "0 good, 0 look, 2 bad, 0 unreadable"),
+        (("--corrected",), "0 good, 0 look, 1 bad, 0 unreadable"),
+        (("--verdict", "bad", "--not-corrected"), "0 good, 0 look, 1 bad, 0 unreadable"),
+        (("--since", "2027-01-17T00:00Z", "--until", "2027-01-18T00:00Z"), "0 good, 1 look, 0 bad, 0 unreadable"),
+        (("--limit", 1), "1 good, 1 look, 2 bad, 1 unreadable"),  # of all, not only of those that are shown
+        (("--source", "elsewhere"), "0 good, 0 look, 0 bad, 0 unreadable"),
+    ],
+)
+def test_the_counts_are_of_what_is_asked_for(
+    line: Path, capsys: Capture, options: tuple[object, ...], counts: str
+) -> None:
+    code, out, _ = run(capsys, "results", line, *options)
+    assert code == 0
+    assert out.splitlines()[-1].endswith(f": {counts}")
+
+
+def test_what_waits_is_given_up_by_name(line: Path, capsys: Capture) -> None:
+    code, _, err = run(capsys, "results", line, "--abandon", "webhook http://pcl")
+    assert code == 2
+    assert "has no output 'webhook http://pcl'; its outputs are 'webhook http://plc'" in err
+    code, out, _ = run(capsys, "results", line, "--abandon", "webhook http://plc")
+    assert code == 0
+    assert "1 decisions that waited for webhook http://plc are given up" in out
+    with Store.open(line) as store:
+        assert store.outbox.waiting() == store.outbox.outputs() == []
+
+
+def test_a_table_that_a_watch_adds_to_is_not_replaced(line: Path, tmp_path: Path, capsys: Capture) -> None:
+    table = Table(tmp_path / "decisions.csv")
+    table.close()
+    before = table.path.read_bytes()
+    with Store.open(line) as store:
+        store.outbox.make_due(table.name)  # as a watch does
+    (tmp_path / "link.csv").symlink_to(table.path)
+    for name in ("decisions.csv", "link.csv"):
+        code, _, err = run(capsys, "results", line, "--out", tmp_path / name)
+        assert code == 2
+        assert "padim watch --append adds to" in err
+        assert table.path.read_bytes() == before
+    assert run(capsys, "results", line, "--abandon", table.name)[0] == 0
+    assert run(capsys, "results", line, "--out", table.path)[0] == 0
+    assert len(rows(table.path)) == 5
 
 
 def test_nothing_else_is_overwritten_and_wrong_use_is_said(line: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -22,6 +22,7 @@ from padim_jax.line.outputs.table import Table
 from padim_jax.line.records import Decision
 from padim_jax.line.sources.folder import Folder
 from padim_jax.line.sources.lines import Lines
+from padim_jax.line.sources.source import stamp_of
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
 from padim_jax.line.watch import Limits, Summary, watch_line
@@ -197,6 +198,18 @@ def test_a_file_that_stays_unreadable_is_a_decision_too(camera: Path, judge: Jud
     assert [one.verdict != "unreadable" for one in store.decisions() if one.item == "cut.png"] == [False, True]
 
 
+def test_a_file_that_could_not_be_looked_at_once_is_decided_later(
+    camera: Path, judge: Judge, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(camera / "a.png", parts(1, seed=5)[0])
+    away = [True]
+    monkeypatch.setattr("padim_jax.line.watch.stamp_of", lambda path: "" if away else stamp_of(path))
+    with watching(camera, judge, store) as line:
+        wait_for(lambda: "dropped a.png: it was gone before it was read" in line.remarks)
+        away.clear()
+        assert line.until(1).keys() == {"a.png"}
+
+
 def test_a_burst_is_decided_in_batches_and_in_its_order(
     camera: Path, judge: Judge, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +254,15 @@ def test_what_is_dropped_is_counted_stored_and_told(camera: Path, judge: Judge, 
     assert summary.dropped + summary.verdicts.total() == 20
     assert any("2 images waited already (--when-full drop-newest)" in text for text in remarks)
     assert once(camera, judge, store).verdicts.total() == 0  # dropped is dropped
+
+
+def test_a_size_that_can_not_be_kept_is_said(camera: Path, judge: Judge, store: Store) -> None:
+    write_images(camera, parts(2, seed=5))
+    remarks = list[str]()
+    source = Folder(camera, store.seen, once=True)
+    watch_line(source, judge, store, limits=Limits(max_bytes=1), remark=remarks.append)
+    assert len(list(store.decisions())) == 2
+    assert any("more than 1, for the newest 100, corrected and waiting decisions stay" in text for text in remarks)
 
 
 def test_a_model_that_is_replaced_is_used_from_then_on(
@@ -352,3 +374,19 @@ def test_paths_on_standard_input_are_judged_to_the_last(camera: Path, judge: Jud
     assert [found.item for found in store.decisions()][:5] == [str(path) for path in paths]
     assert summary.verdicts["unreadable"] == 1
     assert summary.known == 1
+
+
+def test_paths_that_were_read_before_somebody_stopped_it_are_judged(camera: Path, judge: Judge, store: Store) -> None:
+    paths = write_images(camera, parts(20, seed=5))
+    stays_open, chunks = threading.Event(), [b"".join(os.fsencode(path) + b"\n" for path in paths)]
+
+    def read(count: int) -> bytes:
+        if not chunks:
+            stays_open.wait(WAIT)
+        return chunks.pop() if chunks else b""
+
+    decided = list[Decision]()
+    limits, stopped = Limits(queue=2), lambda: bool(decided)
+    watch_line(Lines(read), judge, store, limits=limits, told=decided.append, stopped=stopped)
+    stays_open.set()
+    assert [found.item for found in store.decisions()] == [str(path) for path in paths]

@@ -109,6 +109,36 @@ def test_what_can_not_be_taken_now_is_sent_again_in_its_order(server: Receiver, 
     assert {headers["Idempotency-Key"] for headers in again} == {given[1].id}
 
 
+@pytest.mark.parametrize("code", [401, 403, 404, 405, 410])
+def test_an_address_that_is_wrong_is_asked_once_and_all_decisions_wait(
+    server: Receiver, store: Store, code: int
+) -> None:
+    hook, said = Webhook(server.url), list[str]()
+    offer(store, hook, many(3))
+    server.answers = [code] * 3
+    assert hand_on(store, hook, {}, said.append) > 0
+    assert len(server.got) == 1
+    assert f"padim results {store.path} --abandon '{hook.name}'" in said[0]
+    assert store.outbox.pending(hook.name) == []
+    assert store.outbox.waiting()[0].count == 3
+
+
+def test_one_that_is_always_refused_is_given_up(
+    server: Receiver, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("padim_jax.line.outputs.output.MOST_REFUSALS", 3)
+    hook, said = Webhook(server.url), list[str]()
+    offer(store, hook, many(1))
+    server.answers = [400] * 9
+    for _ in range(4):
+        store.outbox.make_due(hook.name)
+        hand_on(store, hook, {}, said.append)
+    assert len(server.got) == 3
+    assert "it is given up" in said[-1]
+    assert len(said) == 2
+    assert store.outbox.waiting() == []
+
+
 @pytest.mark.parametrize("code", [400, 302])
 def test_one_that_is_refused_does_not_hold_up_the_others(server: Receiver, store: Store, code: int) -> None:
     hook, said = Webhook(server.url), list[str]()
@@ -147,7 +177,7 @@ def test_a_password_is_sent_and_kept_nowhere(server: Receiver, store: Store) -> 
     hand_on(store, hook, {}, pytest.fail)
     (headers, _) = server.got[0]
     assert base64.b64decode(headers["Authorization"].split()[1]) == b"ada:s@cret"
-    assert hook.name == f"webhook {server.url}"
+    assert hook.name == f"webhook {server.url}?ae5fccfb"
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "host/x", "http://", "file:///etc/passwd"])

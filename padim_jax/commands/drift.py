@@ -11,10 +11,13 @@ from padim_jax.line.store import Store
 def drift_command(store: Path, model: str | None, since: str | None, rate: float, as_json: bool) -> None:
     """Do what ``padim drift`` says it does."""
     with Store.open(store, create=False) as opened:
-        found = find_drifts(opened.decisions(model=model, since=since), rate)
+        last = opened.last_deleted
+        found = find_drifts(opened.scores(model=model, since=since), rate)
     if as_json:
         tell(json.dumps([drift.record() for drift in found]))
         return
+    if last:
+        say(f"{store}: begins after decision {last}, the last one that retention has deleted")
     for drift in found:
         tell(describe(drift))
     if not found:

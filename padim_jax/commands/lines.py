@@ -104,7 +104,8 @@ def watch_command() -> None:
     "results",
     cls=Command,
     computes=False,
-    example="padim results line.db --verdict bad --since 2026-01-31\npadim results line.db --out january.csv",
+    example="padim results line.db --verdict bad --since 2026-01-31\npadim results line.db --out january.csv\n"
+    'padim results line.db --abandon "webhook https://plc/part"',
     place="padim_jax.commands.results:results_command",
 )
 @_store_argument
@@ -124,6 +125,7 @@ def watch_command() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write them to this file, .csv or .jsonl, in their order, instead of printing them.",
 )
+@click.option("--abandon", metavar="OUTPUT", help="Give up what waits for the output of this name; show nothing.")
 @debug_option
 def results_command() -> None:
     """Show the decisions in STORE, which padim watch writes: the newest first, then how many there are of each verdict.
@@ -156,8 +158,9 @@ def drift_command() -> None:
     """Say whether what images score has drifted, for each state of each model in STORE, and since when.
 
     It bets against a line that stays as it is, and says so once the bets have won 1 / --rate: as long as nothing
-    changes, that ever happens with a probability of at most --rate. A line that differs from the model's good images
-    from the first decision on, and stays so, shows no drift.
+    changes, that ever happens with a probability of at most --rate. That holds for one fixed beginning: it begins anew
+    with --since, and after the last decision that --keep-days or --keep-size has deleted. A line that differs from the
+    model's good images from the first decision on, and stays so, shows no drift.
     """
 
 

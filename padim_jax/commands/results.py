@@ -1,8 +1,12 @@
 """``padim results``."""
 
+import shlex
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+import click
 
 from padim_jax.commands.terminal import say, tell, wrong_use
 from padim_jax.line.records import Decision, Verdict
@@ -23,32 +27,53 @@ def results_command(
     corrected: bool | None,
     limit: int | None,
     out: Path | None,
+    abandon: str | None,
 ) -> None:
     """Do what ``padim results`` says it does."""
     with Store.open(store, create=False) as opened:
+        if abandon is not None:
+            _abandon(opened, abandon)
+            return
+        if out is not None:
+            _refuse_live_table(opened, out)
+        filters: dict[str, Any] = {"verdict": verdict, "model": model, "source": source, "since": since, "until": until}
         with wrong_use(but=(StoreError,)):
             found = opened.decisions(
-                verdict=verdict,
-                model=model,
-                source=source,
-                since=since,
-                until=until,
+                **filters,
                 corrected=corrected,
                 limit=limit if out else limit or _SHOWN,
                 newest_first=out is None or limit is not None,
             )
         if out is None:
-            _show(opened, found, model)
+            _show(opened, found, opened.count(**filters, corrected=corrected))
             return
         with wrong_use(but=(StoreError,)):
             count = export(found if limit is None else reversed(deque(found)), out)
         tell(f"{out}: {count} decisions")
 
 
-def _show(store: Store, found: Iterable[Decision], model: str | None) -> None:
+def _abandon(store: Store, output: str) -> None:
+    if output not in (known := store.outbox.outputs()):
+        names = ", ".join(map(repr, known)) or "none"
+        raise click.UsageError(f"--abandon: {store.path} has no output {output!r}; its outputs are {names}")
+    count = store.outbox.abandon(output)
+    tell(f"{store.path}: {count} decisions that waited for {output} are given up")
+
+
+def _refuse_live_table(store: Store, out: Path) -> None:
+    """Refuse to replace a table that a watch adds to, which would go on in the new one with rows twice."""
+    for name in store.outbox.outputs():
+        kind, _, path = name.partition(" ")
+        if kind == "table" and Path(path).resolve() == out.resolve():
+            release = shlex.join(("padim", "results", str(store.path), "--abandon", name))
+            raise click.UsageError(
+                f"--out: padim watch --append adds to {out}; name another file, or release this one by: {release}"
+            )
+
+
+def _show(store: Store, found: Iterable[Decision], counts: Mapping[Verdict, int]) -> None:
     for decision in found:
         tell(describe(decision))
-    counts = store.count(model=model)
     tell(f"{store.path}: {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}")
     for waiting in store.outbox.waiting():
         error = f" (last error: {waiting.error})" if waiting.error else ""

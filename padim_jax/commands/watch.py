@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from padim_jax.artifact.arrays import ArtifactError
+from padim_jax.baselines.storing import refuse
 from padim_jax.commands.results import describe
 from padim_jax.commands.terminal import interruption, say, tell, wrong_use
 from padim_jax.line.backlog import WhenFull
 from padim_jax.line.judge import Judge
 from padim_jax.line.outputs.bad_folder import BadFolder
 from padim_jax.line.outputs.mqtt import Mqtt
-from padim_jax.line.outputs.output import Output
+from padim_jax.line.outputs.output import Output, refuse_twins
 from padim_jax.line.outputs.table import Table
 from padim_jax.line.outputs.webhook import Webhook
 from padim_jax.line.records import VERDICTS, Verdict
@@ -56,16 +57,19 @@ def watch_command(
     limits = Limits(queue, when_full, max_seconds=seconds, max_bytes=keep_size)
     with ExitStack() as stack:
         with wrong_use(but=(OSError, ArtifactError)):
+            refuse(model, "watch")
             judge = Judge(model, Rates(false_alarm_rate, look_rate), batch_size=batch_size, remark=say)
             opened = stack.enter_context(Store.open(store))
             images: Source = Lines(lambda count: os.read(sys.stdin.fileno(), count))
             if source != STANDARD_INPUT:
-                images = Folder(Path(source), opened.seen, settle=settle, poll=poll, once=once, remark=say)
+                options = {"settle": settle, "poll": poll, "once": once}
+                images = Folder(Path(source), opened.seen, model=judge.current.name, remark=say, **options)
             outputs: list[Output] = [Table(path) for path in tables]
             outputs += [Webhook(url, notified or VERDICTS) for url in webhooks]
             outputs += [Mqtt(url, notified or VERDICTS) for url in brokers]
             if bad_folder is not None:
                 outputs.append(BadFolder(bad_folder, judge, say))
+            refuse_twins(outputs)
         _note_left(opened, outputs)
         stopped = stack.enter_context(interruption())
         digest = judge.current.digest[:12]

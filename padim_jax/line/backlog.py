@@ -50,13 +50,13 @@ class Backlog:
     def put(self, arrival: Arrival) -> Arrival | None:
         """Add an image; gives the one that was dropped for it, if one was, which may be itself.
 
-        Once the backlog is closed, what comes is passed over.
+        Once the backlog is closed, that is what comes.
         """
         with self._changed:
             while len(self._waiting) >= self.limit and self.when_full == "wait" and not self._is_closed:
                 self._changed.wait()
             if self._is_closed:
-                return None
+                return arrival
             dropped = None
             if len(self._waiting) >= self.limit:
                 if self.when_full == "drop-newest":
@@ -79,6 +79,12 @@ class Backlog:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is let in."""
+        with self._changed:
+            return self._is_closed
 
     @property
     def is_done(self) -> bool:

@@ -1,5 +1,6 @@
 """A thread that hands decisions on to an output whose other end may be away, so that no image waits for it."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -38,18 +39,33 @@ class Courier:
         self._thread.join(_FAREWELL)
 
     def _run(self) -> None:
-        with Store.open(self._path, create=False) as store:
-            not_before = 0.0
-            while True:
-                is_last, now = self._is_ending, time.monotonic()
-                self._wake.clear()
-                try:
-                    if is_last or now >= not_before:
-                        not_before = now + hand_on(store, self._output, {}, self._remark)
-                except OSError as error:  # of the store
-                    self._remark(f"{self._output.name}: {error}")
-                if is_last:
-                    break
-                left = not_before - time.monotonic()
-                self._wake.wait(min(left, _LONGEST) if left > 0 else _LONGEST)
-        self._output.close()
+        try:
+            with Store.open(self._path, create=False) as store:
+                self._work(store)
+        except Exception as error:
+            self._remark(f"{self._output.name}: {_words(error)}; nothing is handed on any more until the next start")
+        finally:
+            with contextlib.suppress(Exception):
+                self._output.close()
+
+    def _work(self, store: Store) -> None:
+        not_before, told = 0.0, ""
+        while True:
+            is_last, now = self._is_ending, time.monotonic()
+            self._wake.clear()
+            try:
+                if is_last or now >= not_before:
+                    not_before = now + hand_on(store, self._output, {}, self._remark)
+                    told = ""
+            except Exception as error:  # of the store, most likely; whatever it is, what waits is tried again
+                not_before = now + _LONGEST
+                if told != (told := _words(error)):  # not each time
+                    self._remark(f"{self._output.name}: {told}; it is tried again in {_LONGEST:.0f} s")
+            if is_last:
+                return
+            left = not_before - time.monotonic()
+            self._wake.wait(min(left, _LONGEST) if left > 0 else _LONGEST)
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"

@@ -17,10 +17,11 @@ _OWN = (
     *("score", "p_value", "verdict", "reason", "regions"),
 )
 CORRECTION = ("number", "decision", "time", "who", "verdict", "note", "undone_at", "undone_by")
+TABLES = """decisions d LEFT JOIN corrections c ON c.number =
+    (SELECT max(number) FROM corrections WHERE decision = d.id AND undone_at = '')"""
 SELECT = f"""
 SELECT {", ".join(f"d.{name}" for name in _OWN)}, {", ".join(f"c.{name}" for name in CORRECTION)}
-FROM decisions d LEFT JOIN corrections c ON c.number =
-    (SELECT max(number) FROM corrections WHERE decision = d.id AND undone_at = '')
+FROM {TABLES}
 """
 
 

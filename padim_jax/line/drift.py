@@ -15,6 +15,11 @@ A bettor who loses for long has little left once something changes. So the capit
 to begin at, a share of 1 / (j (j + 1)) for image j; what has not begun is kept. That is a bet too, and what it pays for
 a late change is a factor of about t², not an exponential one.
 
+The rate is that of one fixed beginning: whoever begins anew bets anew, with the same rate once more. So it begins anew
+where retention deletes decisions, the oldest of which can't be ranked against any more, and where another first time is
+asked for. What was corrected, or waits, is kept longer than others, and is no fair sample of what was deleted:
+:meth:`padim_jax.line.store.Store.scores` gives what came after the last decision that was deleted.
+
 The p-values of verdicts would not do: they compare every image with the same calibration, so they depend on each
 other, and where the calibration's images were left out in turn they are not exactly uniform either
 (:mod:`padim_jax.method.calibration`). Bets on them would notice that alone, after some times as many images as the
@@ -28,7 +33,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from padim_jax.line.records import Decision
+from padim_jax.line.records import Decision, Scored
 
 RATE = 0.01
 _JUMP = 0.01
@@ -57,8 +62,8 @@ class Drift:
     value: float
     highest: float
     rate: float
-    alarm: Decision | None = None
-    since: Decision | None = None
+    alarm: Scored | None = None
+    since: Scored | None = None
     is_higher: bool | None = None
 
     def record(self) -> dict[str, Any]:
@@ -113,26 +118,34 @@ def ranks(scores: Iterable[tuple[float, float]]) -> Iterable[float]:
         insort(before, score)
 
 
-def find_drifts(decisions: Iterable[Decision], rate: float = RATE) -> list[Drift]:
+def find_drifts(decisions: Iterable[Decision | Scored], rate: float = RATE) -> list[Drift]:
     """What the scores of each state of each model say, in the order of their first decisions.
 
     Args:
-      decisions: in their order; those without a score are passed over.
-      rate: of false alarms, in (0, 1): the probability that there is ever one for a state of a model that stays good.
+      decisions: in their order, none missing since the first; those without a score are passed over.
+      rate: of false alarms, in (0, 1): the probability that there is ever one for a state of a model that stays good,
+        as long as all calls begin with the same decision.
 
     Raises:
       ValueError: a rate outside (0, 1).
     """
     if not 0 < rate < 1:
         raise ValueError(f"find_drifts: rate={rate!r}, wanted a number above 0 and below 1")
-    groups = dict[tuple[str, str], list[Decision]]()
+    groups = dict[tuple[str, str], list[Scored]]()
     for decision in decisions:
         if decision.score is not None and math.isfinite(decision.score):
-            groups.setdefault((decision.model, decision.model_digest), []).append(decision)
+            groups.setdefault((decision.model, decision.model_digest), []).append(_scored(decision))
     return [_find_drift(name, digest, group, rate) for (name, digest), group in groups.items()]
 
 
-def _find_drift(name: str, digest: str, decisions: list[Decision], rate: float) -> Drift:
+def _scored(decision: Decision | Scored) -> Scored:
+    """What is needed of a decision; its regions would take far more memory."""
+    if isinstance(decision, Scored):
+        return decision
+    return Scored(*(getattr(decision, name) for name in Scored.__slots__))
+
+
+def _find_drift(name: str, digest: str, decisions: list[Scored], rate: float) -> Drift:
     martingale, total, lowest, since = Martingale(), 0.0, 0.0, decisions[0]
     highest, alarm, began, is_higher = 1.0, None, None, None
     scores = [(decision.score or 0.0, _uniform(decision.id)) for decision in decisions]

@@ -6,6 +6,7 @@ update, a calibration or an undo, the next images are judged by that one. A mode
 the one in memory goes on, and what is wrong is told.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +74,7 @@ class Loaded:
 
     Attributes:
       model: as loaded.
-      name: that of its folder.
+      name: that of its folder; of a link to one, the link's, which stays where it is made to lead to another.
       digest: SHA-256 of its manifest, which names all its files with their digests.
       decider: of its verdicts.
       fitted_on: what it knows of its own files.
@@ -233,7 +234,7 @@ class Judge:
         check_standard("judge", model)
         if decider.remark:
             self._remark(decider.remark)
-        return Loaded(model, self.path.resolve().name, digest, decider, fitted_on)
+        return Loaded(model, Path(os.path.abspath(self.path)).name, digest, decider, fitted_on)
 
     def _look(self) -> tuple[int, ...] | None:
         """What changes whenever another model takes the place of this one."""

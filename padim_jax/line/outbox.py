@@ -81,14 +81,21 @@ class Outbox:
         return wait
 
     def make_due(self, output: str) -> None:
-        """Try what waits for an output at once, as at a new start."""
+        """Try what waits for an output at once, as at a new start; the store knows the output from then on."""
         with self._database.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO outputs (name) VALUES (?)", (output,))
             connection.execute("UPDATE outbox SET due = 0 WHERE output = ?", (output,))
 
     def abandon(self, output: str) -> int:
-        """Give up what waits for an output that will not come back; gives how many decisions that are."""
+        """Give up what waits for an output that will not come back, and forget it; gives how many decisions waited."""
         with self._database.transaction() as connection:
+            connection.execute("DELETE FROM outputs WHERE name = ?", (output,))
             return connection.execute("DELETE FROM outbox WHERE output = ?", (output,)).rowcount
+
+    def outputs(self) -> list[str]:
+        """All outputs that were ever handed on to, and not abandoned since."""
+        rows = self._database.read("SELECT name FROM outputs UNION SELECT output FROM outbox ORDER BY 1")
+        return [str(name) for (name,) in rows]
 
     def waiting(self) -> list[Waiting]:
         """What waits for each output."""

@@ -100,6 +100,22 @@ class Decision:
         return [record[name] for name in COLUMNS]
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a decision's score was, and of which decision it is.
+
+    Attributes:
+      sequence, id, time, model, model_digest, score: as :class:`Decision` has them.
+    """
+
+    sequence: int
+    id: str
+    time: str
+    model: str
+    model_digest: str
+    score: float | None
+
+
 def regions_text(regions: tuple[Mapping[str, Any], ...]) -> str:
     """Regions as JSON on one line."""
     return json.dumps([dict(region) for region in regions], separators=(",", ":"))

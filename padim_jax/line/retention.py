@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from padim_jax.line.database import Database
 from padim_jax.line.records import time_text
 
+NEWEST = 100  # decisions that stay, whatever they take
+_OLD = "sequence <= (SELECT sequence FROM decisions ORDER BY sequence DESC LIMIT 1 OFFSET ?)"
+
 
 @dataclass(frozen=True)
 class Retained:
@@ -17,12 +20,15 @@ class Retained:
       kept_corrected: decisions that would have gone, and were corrected by a person.
       kept_waiting: decisions that would have gone, and are still to be handed on.
       size: bytes that the store takes.
+      forgotten: images that are not remembered any more to be decided or dropped; they are decided again where they
+        still lie at the next start.
     """
 
     deleted: int
     kept_corrected: int
     kept_waiting: int
     size: int
+    forgotten: int = 0
 
 
 def retain(
@@ -31,13 +37,16 @@ def retain(
     """Delete the oldest decisions: those of more than an age, and as many as make the store small enough.
 
     Decisions that wait to be handed on stay, and so do those that were ever corrected, unless ``corrected_too``. A
-    deleted decision leaves its id, so that its image is not decided again as long as it lies where it lay.
+    deleted decision leaves its id, so that its image is not decided again as long as it lies where it lay. Of these
+    ids, and of what is known of dropped images, a size takes the oldest in the same measure; it leaves the newest
+    decisions.
 
     Args:
       database: of the store.
       now: seconds since 1970.
       max_seconds: age; None for any.
-      max_bytes: size of the file; None for any. It is not reached where what has to stay takes more.
+      max_bytes: size of the file; None for any. It is not reached where what has to stay, the newest :data:`NEWEST`
+        decisions among it, takes more.
       corrected_too: delete corrected decisions, and what was said of them, too.
 
     Raises:
@@ -58,18 +67,31 @@ def retain(
             (kept_corrected,) = connection.execute(f"{left} {corrected}", (cutoff,)).fetchone()
             (kept_waiting,) = connection.execute(f"{left} NOT {corrected}", (cutoff,)).fetchone()
         database.free_disk()
+    forgotten = 0
     while max_bytes is not None and (size := database.size) > max_bytes:
-        ((total,),) = database.read("SELECT count(*) FROM decisions")
+        share = 1 - max_bytes / size
         with database.transaction() as connection:
-            more = _delete(connection, "?", 1, corrected_too, math.ceil(total * (1 - max_bytes / size)))
-        deleted += more
+            more = _delete(connection, _OLD, NEWEST, corrected_too, _part(connection, "decisions", share))
+            less = sum(_forget(connection, table, _part(connection, table, share)) for table in ("retired", "dropped"))
+        deleted, forgotten = deleted + more, forgotten + less
         database.free_disk()
-        if not more:
+        if not more + less:
             corrected = "SELECT count(DISTINCT decision) FROM corrections"
             waiting = "SELECT count(DISTINCT sequence) FROM outbox"
             ((kept_corrected,), (kept_waiting,)) = (*database.read(corrected), *database.read(waiting))
             break
-    return Retained(deleted, kept_corrected, kept_waiting, database.size)
+    return Retained(deleted, kept_corrected, kept_waiting, database.size, forgotten)
+
+
+def _part(connection: sqlite3.Connection, table: str, share: float) -> int:
+    (total,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return math.ceil(total * share)
+
+
+def _forget(connection: sqlite3.Connection, table: str, limit: int) -> int:
+    key = {"retired": "id", "dropped": "sequence"}[table]
+    chosen = f"SELECT {key} FROM {table} ORDER BY sequence LIMIT ?"
+    return connection.execute(f"DELETE FROM {table} WHERE {key} IN ({chosen})", (limit,)).rowcount
 
 
 def _delete(connection: sqlite3.Connection, which: str, value: str | int, corrected_too: bool, limit: int = -1) -> int:
@@ -82,7 +104,11 @@ def _delete(connection: sqlite3.Connection, which: str, value: str | int, correc
     connection.execute("DELETE FROM chosen")
     connection.execute(f"INSERT INTO chosen {chosen}", (value, limit))
     these = "WHERE sequence IN (SELECT sequence FROM chosen)"
-    columns = "id, source, item, stamp"
-    connection.execute(f"INSERT OR IGNORE INTO retired SELECT {columns} FROM decisions {these} AND stamp != ''")
+    last = "SELECT coalesce(max(sequence), 0) FROM chosen"
+    connection.execute(f"UPDATE deleted SET last = max(last, ({last}))")
+    columns = "id, source, item, stamp, image_digest, model, sequence"
+    connection.execute(
+        f"INSERT OR IGNORE INTO retired ({columns}) SELECT {columns} FROM decisions {these} AND stamp != ''"
+    )
     connection.execute(f"DELETE FROM corrections WHERE decision IN (SELECT id FROM decisions {these})")
     return connection.execute(f"DELETE FROM decisions {these}").rowcount

@@ -69,7 +69,19 @@ CREATE TABLE dropped (
 ) STRICT;
 CREATE INDEX dropped_item ON dropped (source, item);
 """
-MIGRATIONS = (_FIRST,)  # each leads from the schema of its index to the next one
+_SECOND = """
+ALTER TABLE retired ADD COLUMN image_digest TEXT NOT NULL DEFAULT '';
+ALTER TABLE retired ADD COLUMN model TEXT NOT NULL DEFAULT '';
+ALTER TABLE retired ADD COLUMN sequence INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX retired_item ON retired (source, item);
+CREATE INDEX retired_sequence ON retired (sequence);
+ALTER TABLE dropped ADD COLUMN model TEXT NOT NULL DEFAULT '';
+CREATE TABLE deleted (number INTEGER PRIMARY KEY CHECK (number = 1), last INTEGER NOT NULL) STRICT;
+INSERT INTO deleted SELECT 1, coalesce(max(sequence) - 1, 0) FROM decisions AS later
+WHERE NOT EXISTS (SELECT 1 FROM decisions WHERE sequence = later.sequence - 1);
+CREATE TABLE outputs (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+"""  # deleted: the highest sequence of a decision that retention has deleted; of older stores, the last gap
+MIGRATIONS = (_FIRST, _SECOND)  # each leads from the schema of its index to the next one
 
 
 class StoreError(OSError):

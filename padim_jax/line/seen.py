@@ -7,6 +7,9 @@ from padim_jax.line.database import Database
 from padim_jax.line.records import time_text
 from padim_jax.runs.tables import escape_bytes, unescape_bytes
 
+_PAGE = 500  # images looked for at a time
+_OF_MODEL = "(? IS NULL OR model IN (?, ''))"  # empty: recorded by a version that did not note it
+
 
 @dataclass(frozen=True)
 class Dropped:
@@ -16,6 +19,7 @@ class Dropped:
       source, item, stamp: as :class:`padim_jax.line.records.Decision` has them.
       reason: why.
       time: when, UTC in ISO 8601; empty before it is recorded.
+      model: name of the model that would have judged it; empty where nobody knows.
     """
 
     source: str
@@ -23,6 +27,7 @@ class Dropped:
     stamp: str
     reason: str
     time: str = ""
+    model: str = ""
 
 
 class Seen:
@@ -36,24 +41,27 @@ class Seen:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database, self._clock = database, clock
 
-    def is_known(self, source: str, item: str, stamp: str) -> bool:
-        """Whether this file, as it is now, has a decision or was dropped; it need not be read to know."""
-        key = escape_bytes(source), escape_bytes(item), stamp
-        which = "WHERE source = ? AND item = ? AND stamp = ?"
+    def is_known(self, source: str, item: str, stamp: str, model: str | None = None) -> bool:
+        """Whether this file, as it is now, has a decision or was dropped; it need not be read to know.
+
+        The decision of a model of another name does not count; with None for ``model``, all do.
+        """
+        key = escape_bytes(source), escape_bytes(item), stamp, *_of(model)
+        which = f"WHERE source = ? AND item = ? AND stamp = ? AND {_OF_MODEL}"
         query = " UNION ALL ".join(f"SELECT 1 FROM {table} {which}" for table in ("decisions", "retired", "dropped"))
         return bool(self._database.read(f"{query} LIMIT 1", *key * 3))
 
     def is_decided(self, source: str, item: str, image_digest: str, model: str) -> bool:
         """Whether these bytes of this item have a decision by a model of this name, in whatever state it was."""
-        query = "SELECT 1 FROM decisions WHERE source = ? AND item = ? AND image_digest = ? AND model = ? LIMIT 1"
-        return bool(
-            self._database.read(query, escape_bytes(source), escape_bytes(item), image_digest, escape_bytes(model))
-        )
+        which = "WHERE source = ? AND item = ? AND image_digest = ? AND model = ?"
+        query = " UNION ALL ".join(f"SELECT 1 FROM {table} {which}" for table in ("decisions", "retired"))
+        key = escape_bytes(source), escape_bytes(item), image_digest, escape_bytes(model)
+        return bool(self._database.read(f"{query} LIMIT 1", *key * 2))
 
-    def earlier_items(self, source: str, item: str, stamp: str) -> list[str]:
-        """Other items under which this very file had its decision: it was moved, if none of them is there any more."""
-        key = escape_bytes(source), stamp, escape_bytes(item)
-        which = "WHERE source = ? AND stamp = ? AND item != ?"
+    def earlier_items(self, source: str, item: str, stamp: str, model: str | None = None) -> list[str]:
+        """Other items under which this very file had its decision: it was moved, if it is none of them any more."""
+        key = escape_bytes(source), stamp, escape_bytes(item), *_of(model)
+        which = f"WHERE source = ? AND stamp = ? AND item != ? AND {_OF_MODEL}"
         query = " UNION ".join(f"SELECT item FROM {table} {which}" for table in ("decisions", "retired"))
         return [unescape_bytes(found) for (found,) in self._database.read(query, *key * 2)]
 
@@ -62,22 +70,37 @@ class Seen:
         with self._database.transaction() as connection:
             now = time_text(self._clock())
             connection.executemany(
-                "INSERT INTO dropped (time, source, item, stamp, reason) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO dropped (source, item, stamp, reason, model, time) VALUES (?, ?, ?, ?, ?, ?)",
                 [
-                    (now, escape_bytes(image.source), escape_bytes(image.item), image.stamp, escape_bytes(image.reason))
+                    (*map(escape_bytes, (image.source, image.item, image.stamp, image.reason, image.model)), now)
                     for image in images
                 ],
             )
 
     def dropped(self) -> list[Dropped]:
         """All images that were dropped, in their order."""
-        rows = self._database.read("SELECT source, item, stamp, reason, time FROM dropped ORDER BY sequence")
-        return [Dropped(unescape_bytes(source), unescape_bytes(item), *rest) for source, item, *rest in rows]
+        rows = self._database.read("SELECT source, item, stamp, reason, time, model FROM dropped ORDER BY sequence")
+        return [Dropped(*map(unescape_bytes, row)) for row in rows]
 
     def forget_gone(self, source: str, is_there: Callable[[str], bool]) -> int:
         """Forget what retention has deleted of files that are not there any more; gives how many."""
-        rows = self._database.read("SELECT id, item FROM retired WHERE source = ?", escape_bytes(source))
+        count, after = self.forget_some(source, is_there)
+        while after:
+            more, after = self.forget_some(source, is_there, after)
+            count += more
+        return count
+
+    def forget_some(self, source: str, is_there: Callable[[str], bool], after: str = "") -> tuple[int, str]:
+        """Do a part of :meth:`forget_gone`; gives how many are forgotten, and what to go on after, empty at the end."""
+        query = "SELECT id, item FROM retired WHERE source = ? AND id > ? ORDER BY id LIMIT ?"
+        rows = self._database.read(query, escape_bytes(source), after, _PAGE)
         gone = [(id,) for id, item in rows if not is_there(unescape_bytes(item))]
-        with self._database.transaction() as connection:
-            connection.executemany("DELETE FROM retired WHERE id = ?", gone)
-        return len(gone)
+        if gone:
+            with self._database.transaction() as connection:
+                connection.executemany("DELETE FROM retired WHERE id = ?", gone)
+        return len(gone), rows[-1][0] if len(rows) == _PAGE else ""
+
+
+def _of(model: str | None) -> tuple[str | None, str | None]:
+    name = None if model is None else escape_bytes(model)
+    return name, name

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from padim_jax.line.database import CORRECTION, Database, correction_of, row_of
+from padim_jax.line.database import CORRECTION, TABLES, Database, correction_of, row_of
 from padim_jax.line.outbox import Outbox
-from padim_jax.line.records import VERDICTS, Correction, Decision, Verdict, parse_time, time_text
+from padim_jax.line.records import VERDICTS, Correction, Decision, Scored, Verdict, parse_time, time_text
 from padim_jax.line.retention import Retained, retain
 from padim_jax.line.seen import Seen
-from padim_jax.runs.tables import escape_bytes
+from padim_jax.runs.tables import escape_bytes, unescape_bytes
 
 _PAGE = 500  # decisions read at a time
+_SCORES = 5000  # scores read at a time
 
 
 class Store:
@@ -134,10 +135,7 @@ class Store:
           ValueError: a time that is none.
           StoreError: the store can't be read.
         """
-        terms = {"d.verdict = ?": verdict, "d.model = ?": model, "d.source = ?": source}
-        terms |= {"d.time >= ?": since and parse_time(since), "d.time < ?": until and parse_time(until)}
-        where = [term for term, value in terms.items() if value is not None]
-        values = [escape_bytes(value) for value in terms.values() if value is not None]
+        where, values = _filters(verdict, model, source, since, until)
         if corrected is not None:
             where.append(f"c.number IS {'NOT ' * corrected}NULL")
         bounds = after, 2**63 - 1 if before is None else before
@@ -164,6 +162,30 @@ class Store:
             left = None if left is None else left - count
             low, high = (low, page[-1].sequence) if newest_first else (page[-1].sequence, high)
 
+    def scores(self, *, model: str | None = None, since: str | None = None) -> Iterator[Scored]:
+        """The finite scores of decisions in their order, as far back as none is missing (:attr:`last_deleted`).
+
+        Raises:
+          ValueError, StoreError: as :meth:`decisions`.
+        """
+        low, name, first = (
+            self.last_deleted,
+            None if model is None else escape_bytes(model),
+            since and parse_time(since),
+        )
+        query = (
+            "SELECT sequence, id, time, model, model_digest, score FROM decisions WHERE sequence > ? "
+            "AND abs(score) <= 1.7976931348623157e308 AND (? IS NULL OR model = ?) AND (? IS NULL OR time >= ?) "
+            f"ORDER BY sequence LIMIT {_SCORES}"
+        )
+        while True:
+            rows = self._database.read(query, low, name, name, first, first)
+            for sequence, id, when, of, digest, score in rows:
+                yield Scored(sequence, id, when, unescape_bytes(of), digest, score)
+            if len(rows) < _SCORES:
+                return
+            low = rows[-1][0]
+
     def decision(self, id: str) -> Decision:
         """The decision of this id.
 
@@ -174,11 +196,23 @@ class Store:
             return decision
         raise KeyError(f"Store.decision: there is no decision {id!r} in {self.path}")
 
-    def count(self, *, model: str | None = None) -> dict[Verdict, int]:
-        """How many decisions there are of each verdict."""
-        rows = self._database.read(
-            "SELECT verdict, count(*) FROM decisions WHERE ? IN ('', model) GROUP BY verdict", model or ""
-        )
+    def count(
+        self,
+        *,
+        verdict: Verdict | None = None,
+        model: str | None = None,
+        source: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        corrected: bool | None = None,
+    ) -> dict[Verdict, int]:
+        """How many decisions there are of each verdict; arguments and errors are those of :meth:`decisions`."""
+        where, values = _filters(verdict, model or None, source, since, until)
+        if corrected is not None:
+            where.append(f"c.number IS {'NOT ' * corrected}NULL")
+        tables = "decisions d" if corrected is None else TABLES
+        query = f"SELECT d.verdict, count(*) FROM {tables} WHERE {' AND '.join(['1', *where])} GROUP BY d.verdict"
+        rows = self._database.read(query, *values)
         return dict.fromkeys(VERDICTS, 0) | {verdict: int(count) for verdict, count in rows}
 
     def correct(self, id: str, verdict: Verdict, *, who: str, note: str = "") -> Correction:
@@ -238,8 +272,28 @@ class Store:
         """Which images need no decision any more."""
         return Seen(self._database, self._clock)
 
+    @property
+    def last_deleted(self) -> int:
+        """The highest sequence of a decision that :meth:`retain` has deleted; none is missing after it."""
+        ((last,),) = self._database.read("SELECT last FROM deleted")
+        return int(last)
+
     def retain(
         self, *, max_seconds: float | None = None, max_bytes: int | None = None, corrected_too: bool = False
     ) -> Retained:
         """Delete the oldest decisions; see :func:`padim_jax.line.retention.retain`."""
         return retain(self._database, self._clock(), max_seconds, max_bytes, corrected_too)
+
+
+def _filters(
+    verdict: Verdict | None,
+    model: str | None,
+    source: str | None,
+    since: str | None,
+    until: str | None,
+) -> tuple[list[str], list[str]]:
+    """Terms of a query that all have to hold, and their values."""
+    terms = {"d.verdict = ?": verdict, "d.model = ?": model, "d.source = ?": source}
+    terms |= {"d.time >= ?": since and parse_time(since), "d.time < ?": until and parse_time(until)}
+    where = [term for term, value in terms.items() if value is not None]
+    return where, [escape_bytes(value) for value in terms.values() if value is not None]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from padim_jax.line.backlog import Arrival, Backlog, WhenFull
 from padim_jax.line.courier import Courier
 from padim_jax.line.judge import Begun, Judge, Judged, Photo
-from padim_jax.line.outputs.output import Output, Picture, hand_on, names_for
+from padim_jax.line.outputs.output import Output, Picture, hand_on, names_for, refuse_twins
 from padim_jax.line.records import Decision, Verdict
+from padim_jax.line.retention import NEWEST
 from padim_jax.line.seen import Dropped
 from padim_jax.line.sources.source import Source, stamp_of
 from padim_jax.line.store import Store
@@ -21,6 +22,7 @@ QUEUE = 1000  # images that wait at most
 _AGAIN = 0.25  # seconds until a file that can't be read yet is read again
 _IDLE = 0.2  # seconds to wait for an image before looking at other things
 _LOOK = 1.0  # seconds between two looks at the model
+_MOMENT = 0.1  # seconds that a thread which has read paths may take to tell of them
 _FAREWELL = 10.0  # seconds that the thread which finds images may take to end
 _TIDY = 600.0  # seconds between two looks at what the store need not keep
 
@@ -108,6 +110,7 @@ class _Watch:
             *(source, judge, store, limits),
             *(remark, told),
         )
+        refuse_twins(outputs)
         self.near = [output for output in outputs if not output.is_far]
         self.names = names_for(outputs)
         self.far = [output for output in outputs if output.is_far]
@@ -135,14 +138,17 @@ class _Watch:
             ready()
             while (self.begun or self.again or not self.backlog.is_done) and not stopped():
                 self._step()
+            self.stop.set()
+            while self.source.is_telling and not self.backlog.is_done:
+                self._step()  # what it has read is nowhere else
             self._end()
             if self.begun:  # in hand
                 self._hand_on(self._judge(*self.begun))
                 self.begun = None
             while not self.source.lasts and (self.begun or self.again or len(self.backlog)):
                 self._step()  # nobody would find these again
-            if self.source.lasts:  # before the store is closed, which it reads; a stream may never wake
-                thread.join(_FAREWELL)
+            # before the store is closed, which it reads; a stream may never wake
+            thread.join(_FAREWELL if self.source.lasts else _MOMENT)
         if self.failure:
             raise self.failure[0]
         return self.summary
@@ -161,12 +167,16 @@ class _Watch:
 
     def _found(self, arrival: Arrival) -> None:
         dropped = self.backlog.put(arrival)
-        if dropped is not None:
+        if dropped is not None and self.backlog.is_closed:
+            if not self.source.lasts:  # nobody would find it again
+                self._drop(arrival, "the watch ended before it was judged")
+        elif dropped is not None:
             why = f"{self.limits.queue} images waited already (--when-full {self.limits.when_full})"
             self._drop(dropped, why)
 
     def _drop(self, arrival: Arrival, why: str) -> None:
-        self.store.seen.drop([Dropped(arrival.source, arrival.item, arrival.stamp, why)])
+        model = self.judge.current.name
+        self.store.seen.drop([Dropped(arrival.source, arrival.item, arrival.stamp, why, model=model)])
         self.summary.dropped += 1
         self.remark(f"dropped {arrival.item}: {why}")
 
@@ -229,7 +239,9 @@ class _Watch:
             if found.decision.verdict != "unreadable":
                 return True  # it was read, and then moved away
         if not stamp and self.source.lasts:
-            self._drop(arrival, "it was gone before it was read")
+            # without its stamp, by which it would be known and passed over once it is back, as on a network drive
+            self._drop(replace(arrival, stamp=""), "it was gone before it was read")
+            self.source.forget(arrival)
             return False
         if not found.is_whole and now - arrival.since < self.limits.patience:
             self.again.append((now + _AGAIN, replace(arrival, stamp=stamp)))
@@ -251,6 +263,13 @@ class _Watch:
         if (limits.max_seconds or limits.max_bytes) and now - self.tidied >= _TIDY:
             kept = self.store.retain(max_seconds=limits.max_seconds, max_bytes=limits.max_bytes)
             self.tidied = now
-            if kept.deleted or (limits.max_bytes and kept.size > limits.max_bytes):
+            is_large = limits.max_bytes is not None and kept.size > limits.max_bytes
+            if kept.deleted or kept.forgotten or is_large:
                 stay = f"{kept.kept_corrected} corrected and {kept.kept_waiting} waiting ones stay"
                 self.remark(f"{self.store.path}: deleted the {kept.deleted} oldest decisions; {stay}")
+            if kept.forgotten:
+                again = "those that still lie in the folder are judged again at the next start"
+                self.remark(f"{self.store.path}: forgot {kept.forgotten} images to keep its size; {again}")
+            if is_large:
+                why = f"the newest {NEWEST}, corrected and waiting decisions stay; raise --keep-size"
+                self.remark(f"{self.store.path}: takes {kept.size} bytes, more than {limits.max_bytes}, for {why}")

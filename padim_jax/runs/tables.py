@@ -67,16 +67,22 @@ def read_lines(content: bytes) -> tuple[list[list[str]], int]:
     Raises:
       ValueError: no UTF-8, or no CSV.
     """
-    end = place = quotes = 0
-    for line in io.BytesIO(content):  # a newline inside quotes ends no row
-        place, quotes = place + len(line), quotes + line.count(b'"')
-        if line.endswith(b"\n") and quotes % 2 == 0:
-            end = place
+    end = complete_length(content)
     try:
         rows = list(csv.reader(io.StringIO(content[:end].decode(), newline=""), strict=True))
     except csv.Error as error:
         raise ValueError(f"not a CSV table: {error}") from error
     return rows, end
+
+
+def complete_length(content: bytes) -> int:
+    """Bytes that the complete rows of a table take, which may have been cut short; a newline in quotes ends no row."""
+    end = place = quotes = 0
+    for line in io.BytesIO(content):
+        place, quotes = place + len(line), quotes + line.count(b'"')
+        if line.endswith(b"\n") and quotes % 2 == 0:
+            end = place
+    return end
 
 
 def _quoted(text: str) -> str:

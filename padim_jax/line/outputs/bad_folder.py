@@ -48,7 +48,8 @@ class BadFolder:
     def deliver(self, decision: Decision, attempt: int, picture: Picture | None = None) -> None:
         """Copy the image and draw its picture; what lies there already is written anew."""
         source = Path(decision.source, decision.item) if decision.source != "-" else Path(decision.item)
-        name = f"{decision.sequence:08}-{source.stem[:80]}"
+        # the sequence sorts, and the id tells those of several stores apart
+        name = f"{decision.sequence:08}-{decision.id[:12]}-{source.stem[:80]}"
         content = b""
         try:
             content = read_file(source)

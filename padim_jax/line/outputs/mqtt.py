@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from padim_jax.lazy import extra
+from padim_jax.line.outputs.address import split_address, without_secrets
 from padim_jax.line.outputs.output import Picture
 from padim_jax.line.records import VERDICTS, Decision, Verdict
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
+_EXAMPLE = "mqtt://host/line/decisions"
 _TIMEOUT = 10.0  # seconds
 
 
@@ -37,10 +39,11 @@ class Mqtt:
         with extra("mqtt"):
             import paho.mqtt.client
 
-        self._library, parts = paho.mqtt.client, urllib.parse.urlsplit(url)
+        self._library, parts = paho.mqtt.client, split_address(url, "mqtt", _EXAMPLE, (*_PORTS,))
         topic = urllib.parse.unquote(parts.path.removeprefix("/"))
-        if parts.scheme not in _PORTS or not parts.hostname or not topic or {"+", "#"} & {*topic}:
-            raise ValueError(f"watch: mqtt {url!r} is no address such as mqtt://host/line/decisions")
+        if not topic or {"+", "#", "\0"} & {*topic}:
+            raise ValueError(f"watch: mqtt {without_secrets(url)!r} is no address such as {_EXAMPLE}")
+        assert parts.hostname  # or it had been refused
         self._host, self._port, self._topic = parts.hostname, parts.port or _PORTS[parts.scheme], topic
         self._is_secure = parts.scheme == "mqtts"
         names = parts.username, parts.password

@@ -1,16 +1,23 @@
 """What an output is, and how what waits for it in a store is handed on."""
 
+import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from padim_jax.config import PadimConfig
 from padim_jax.line.judge import Loaded
+from padim_jax.line.outputs.turns import turn
 from padim_jax.line.records import Decision, Verdict
 from padim_jax.line.store import Store
 from padim_jax.runs.score import ScoredImage
 
+MOST_REFUSALS = 20  # of one decision, within about an hour
 _TOGETHER = 64  # decisions handed on at a time
+_TOLD = (0, 5)  # after how many attempts in vain it is said, so not at every one
+_PATIENCE = 5.0  # seconds to wait for another process that hands on to an output close by
+_BUSY = 1.0  # seconds until it is looked whether another process has done it
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def hand_on(
     pictures: Mapping[str, Picture],
     remark: Callable[[str], None],
 ) -> float:
-    """Hand on all that is due for an output.
+    """Hand on all that is due for an output, unless another process is just doing that.
 
     Args:
       store: in which it waits.
@@ -87,30 +94,62 @@ def hand_on(
     Returns:
       Seconds to wait before it is offered anything again, 0 where it took what was due.
     """
-    while due := store.outbox.pending(output.name, limit=_TOGETHER):
-        taken, failure = list[Decision](), None
-        for decision, tried in due:
-            try:
-                output.deliver(decision, tried + 1, pictures.get(decision.id))
-                taken.append(decision)
-            except Refused as error:
-                wait = store.outbox.postpone(output.name, decision, str(error))
-                remark(f"{output.name} refuses {decision.item} ({error}); it is offered again in {wait:.0f} s")
-            except OSError as error:
-                failure = decision, tried, error
-                break
-        try:
-            output.flush()
-        except OSError as error:
-            failure, taken = (*due[0], error), []
-        store.outbox.delivered(output.name, taken)
-        if failure is not None:
-            decision, tried, error = failure
-            wait = store.outbox.postpone(output.name, decision, str(error), others_too=True)
-            if tried in (0, 5):  # not at every attempt
-                remark(f"{output.name}: {error}; decisions wait in {store.path}, and are handed on once it goes again")
+    while store.outbox.pending(output.name, limit=1):
+        with turn(store.path, output.name, 0.0 if output.is_far else _PATIENCE) as is_ours:
+            wait = _hand_on_some(store, output, pictures, remark) if is_ours else _BUSY
+        if wait:
             return wait
     return 0.0
+
+
+def _hand_on_some(
+    store: Store, output: Output, pictures: Mapping[str, Picture], remark: Callable[[str], None]
+) -> float:
+    give_up = f"to give up what waits: {shlex.join(('padim', 'results', str(store.path), '--abandon', output.name))}"
+    due = store.outbox.pending(output.name, limit=_TOGETHER)  # anew: another process may have handed it on meanwhile
+    if not due:
+        return 0.0
+    taken, failure = list[Decision](), None
+    for decision, tried in due:
+        try:
+            output.deliver(decision, tried + 1, pictures.get(decision.id))
+            taken.append(decision)
+        except Refused as error:
+            if tried + 1 >= MOST_REFUSALS:
+                store.outbox.delivered(output.name, [decision])
+                remark(f"{output.name} refuses {decision.item} ({error}), {tried + 1} times by now; it is given up")
+                continue
+            wait = store.outbox.postpone(output.name, decision, str(error))
+            if tried in _TOLD:
+                again = f"it is offered again in {wait:.0f} s, {MOST_REFUSALS} times at most"
+                remark(f"{output.name} refuses {decision.item} ({error}); {again}; {give_up}")
+        except Exception as error:  # whatever it is, what was taken before it is noted, and the others wait
+            failure = decision, tried, error
+            break
+    try:
+        output.flush()
+    except OSError as error:
+        failure, taken = (*due[0], error), []
+    store.outbox.delivered(output.name, taken)
+    if failure is None:
+        return 0.0
+    decision, tried, error = failure
+    why = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    wait = store.outbox.postpone(output.name, decision, why, others_too=True)
+    if tried in _TOLD:
+        remark(f"{output.name}: {why}; decisions wait in {store.path}, and are handed on once it goes again; {give_up}")
+    return wait
+
+
+def refuse_twins(outputs: Sequence[Output]) -> None:
+    """Refuse two outputs of one name, for which decisions would wait as for one.
+
+    Raises:
+      ValueError: naming them.
+    """
+    for name, count in Counter(output.name for output in outputs).items():
+        if count > 1:
+            raise ValueError(f"watch: {name} is named {count} times as an output; name each once")
 
 
 def names_for(outputs: Sequence[Output]) -> Callable[[Decision], list[str]]:

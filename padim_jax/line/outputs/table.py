@@ -8,6 +8,7 @@ from typing import ClassVar
 from padim_jax.line.outputs.output import Picture
 from padim_jax.line.records import VERDICTS, Decision
 from padim_jax.line.tables import check_table
+from padim_jax.runs.tables import complete_length
 
 _TAIL = 2**22  # bytes at the end of a table that show which decisions are in it already
 # how a row begins: its sequence, and its decision's id
@@ -64,19 +65,20 @@ class Table:
         check_table(self.path, "watch")
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         self._file = os.open(self.path, flags, 0o666)
-        size = os.fstat(self._file).st_size
-        os.lseek(self._file, max(0, size - _TAIL), os.SEEK_SET)
-        tail = b"".join(iter(lambda: os.read(self._file, 2**20), b""))
-        starts = list(self._start.finditer(tail))
-        last = tail[starts[-1].start() if starts else 0 :]
-        if starts and (not last.endswith(b"\n") or (self._header and last.count(b'"') % 2)):  # cut short
-            os.ftruncate(self._file, size - len(last))
-            starts.pop()
-        elif tail and not starts and not tail.endswith(b"\n"):
-            os.ftruncate(self._file, size - len(tail) + tail.rfind(b"\n") + 1)
+        size, starts = os.fstat(self._file).st_size, list[re.Match[bytes]]()
+        begin, tail = size, b""
+        while begin and not starts:  # more of it, where one row takes all that was read
+            begin = max(0, begin - max(_TAIL, len(tail)))
+            os.lseek(self._file, begin, os.SEEK_SET)
+            tail = b"".join(iter(lambda: os.read(self._file, 2**20), b""))
+            starts = list(self._start.finditer(tail))
+        skip = starts[0].start() if begin else 0  # the tail may begin within a row, whose quotes can't be counted
+        end = skip + (complete_length(tail[skip:]) if self._header else tail[skip:].rfind(b"\n") + 1)
+        if end < len(tail):  # cut short
+            os.ftruncate(self._file, begin + end)
         if not os.fstat(self._file).st_size:
             self._add(self._header)
-        self._written = {start[1].decode() for start in starts}
+        self._written = {start[1].decode() for start in starts if start.start() < end}
 
     def _add(self, line: bytes) -> None:
         """Add a line, whole or not at all."""

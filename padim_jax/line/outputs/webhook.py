@@ -1,5 +1,6 @@
 """Decisions as JSON to a web address, each at least once."""
 
+import hashlib
 import http.client
 import json
 import urllib.error
@@ -9,11 +10,13 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any, ClassVar
 
+from padim_jax.line.outputs.address import ascii_parts, split_address
 from padim_jax.line.outputs.output import Picture, Refused
 from padim_jax.line.records import VERDICTS, Decision, Verdict
 
 _TIMEOUT = 10.0  # seconds
 _LATER = {408, 425, 429}  # answers of a server that wants to be asked again, besides all from 500 on
+_WRONG = {401, 403, 404, 405, 410}  # answers that are about the address, not about one decision
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -30,7 +33,8 @@ class Webhook:
     the attempts. The body has the keys :data:`padim_jax.line.records.COLUMNS`.
 
     Args:
-      url: http or https. A user's name and password in it are sent as basic authentication, and kept nowhere.
+      url: http or https. A user's name and password in it are sent as basic authentication, and kept nowhere. Of a
+        query, the name of the output has a digest alone.
       verdicts: whose decisions are sent.
       timeout: seconds to wait for an answer.
 
@@ -41,12 +45,12 @@ class Webhook:
     is_far: ClassVar[bool] = True
 
     def __init__(self, url: str, verdicts: Iterable[Verdict] = VERDICTS, *, timeout: float = _TIMEOUT) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"watch: webhook {url!r} is no address such as https://host/path")
-        place = parts.netloc.rpartition("@")[2]
-        self._url = urllib.parse.urlunsplit(parts._replace(netloc=place, fragment=""))
-        self.name = f"webhook {urllib.parse.urlunsplit((parts.scheme, place, parts.path, '', ''))}"
+        parts = split_address(url, "webhook", "https://host/path", ("http", "https"))
+        place, path, query = ascii_parts(parts)
+        self._url = urllib.parse.urlunsplit((parts.scheme, place, path, query, ""))
+        self.name = f"webhook {urllib.parse.urlunsplit((parts.scheme, place, path, '', ''))}"
+        if query:  # which may be a secret
+            self.name += f"?{hashlib.sha256(query.encode()).hexdigest()[:8]}"
         self.verdicts, self._timeout = frozenset(verdicts), timeout
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
         if parts.username is not None:
@@ -70,7 +74,7 @@ class Webhook:
                 return
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code >= 500 or error.code in _LATER:
+            if error.code >= 500 or error.code in _LATER or error.code in _WRONG:
                 raise OSError(f"it answers {error.code} {error.reason}") from error
             raise Refused(f"it answers {error.code} {error.reason}") from error
         except urllib.error.URLError as error:

@@ -3,8 +3,9 @@
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +22,7 @@ LONG_AGO = 10.0  # seconds since a file changed, after which nobody is writing i
 POLL = 1.0  # seconds between two looks at a folder that tells nothing by itself
 _TICK = 0.05  # seconds between two looks at files that are being written
 _SWEEP = 30.0  # seconds between two looks at a folder that does tell, in case it did not
+_RETURN = 0.2  # seconds between two looks whether a folder is back
 _SHARE = 0.05  # of the time, at most, that looking at a folder may take
 
 
@@ -42,6 +44,7 @@ class Folder:
     Args:
       path: of the folder.
       seen: what needs no decision any more.
+      model: name of the model whose decisions count there; None for any.
       settle: seconds that a file must not have changed for.
       poll: look for new files every so many seconds, as on a network drive, of whose changes a system is not told.
         None to be told by the system, for which the package watchfiles is needed.
@@ -64,6 +67,7 @@ class Folder:
         path: Path,
         seen: Seen,
         *,
+        model: str | None = None,
         settle: float = SETTLE,
         poll: float | None = None,
         once: bool = False,
@@ -76,15 +80,16 @@ class Folder:
         if is_ours(path):
             raise ValueError(f"watch: {path} holds results that padim wrote; name the folder of the images themselves")
         self.root, self.name = path, os.path.abspath(path)
+        self._model, self._checked = model, ""  # until where the store has been asked what it need not remember
         self._seen, self._settle, self._poll, self._once, self._remark = seen, settle, poll, once, remark
         self._young, self._told, self._moved, self._is_gone = dict[str, _Young](), dict[str, str](), 0, False
+        self._lost = deque[str]()  # paths of files that were gone when they were to be read
         if poll is None and not once:
             with extra("line"):
                 import watchfiles  # noqa: F401 - is it there?
 
     def find(self, found: Callable[[Arrival], None], stop: threading.Event) -> None:
         """Tell of every file, until ``stop`` is set."""
-        self._seen.forget_gone(self.name, lambda item: (self.root / item).exists())
         changes = self._changes(stop)
         self._sweep(note=True)
         while not stop.is_set():
@@ -93,6 +98,15 @@ class Folder:
                 return
             for path in next(changes):
                 self._look(path)
+
+    @property
+    def is_telling(self) -> bool:
+        """Never: what it has not told of lies in the folder."""
+        return False
+
+    def forget(self, arrival: Arrival) -> None:
+        """Tell of this file again should it come back."""
+        self._lost.append(str(arrival.path))
 
     def _changes(self, stop: threading.Event) -> Iterator[list[str]]:
         """Files that may have changed, again and again; an empty list at least every tick while files are young."""
@@ -115,24 +129,53 @@ class Folder:
         with extra("line"):
             import watchfiles
 
-        due = time.monotonic()  # what was written before the system began to tell is found by a first look
         options = {"step": 20, "debounce": 100, "rust_timeout": 100, "yield_on_timeout": True, "watch_filter": None}
-        for changes in watchfiles.watch(self.root, stop_event=stop, raise_interrupt=False, **options):
-            now = time.monotonic()
-            if now >= due:
-                self._sweep()
-                due = time.monotonic() + max(_SWEEP, (time.monotonic() - now) / _SHARE)
-            paths = [path for change, path in changes if change != watchfiles.Change.deleted]
-            files = [name for path in paths for name in (_files(path) if Path(path).is_dir() else [path])]
-            yield [*files, *self._young]
+        while not stop.is_set():
+            identity, due = _identity(self.root), time.monotonic()  # what was written before the system began to tell
+            try:  # is found by a first look
+                with closing(watchfiles.watch(self.root, stop_event=stop, raise_interrupt=False, **options)) as told:
+                    for changes in told:
+                        if _identity(self.root) != identity or self._is_deleted(changes, watchfiles.Change.deleted):
+                            break  # the system goes on telling of the folder that is not there any more
+                        now = time.monotonic()
+                        if now >= due:
+                            self._sweep()
+                            due = time.monotonic() + max(_SWEEP, (time.monotonic() - now) / _SHARE)
+                        paths = [path for change, path in changes if change != watchfiles.Change.deleted]
+                        files = [name for path in paths for name in (_files(path) if Path(path).is_dir() else [path])]
+                        yield [*files, *self._young]
+            except OSError:
+                if _identity(self.root) is not None:
+                    raise
+            if not stop.is_set():
+                yield from self._awaited(stop)
         while True:  # stopped
             yield []
 
+    def _is_deleted(self, changes: Iterable[tuple[object, str]], deleted: object) -> bool:
+        """Whether the folder itself was deleted, whose number another that is made anew may get."""
+        return any(change == deleted and os.path.abspath(path) == self.name for change, path in changes)
+
+    def _awaited(self, stop: threading.Event) -> Iterator[list[str]]:
+        """Wait until a folder that was removed, moved or replaced is there, which is watched from then on."""
+        self._note_whether_gone(_identity(self.root) is None)
+        if not self._is_gone:
+            self._remark(f"{self.root} was replaced by another folder, which is watched from now on")
+        while self._is_gone and not stop.is_set():
+            yield list(self._young)
+            stop.wait(_RETURN)
+            self._note_whether_gone(_identity(self.root) is None)
+
+    def _note_whether_gone(self, is_gone: bool) -> None:
+        was_gone, self._is_gone = self._is_gone, is_gone
+        if was_gone != is_gone:
+            self._remark(f"{self.root} is {'gone; waiting for it to come back' if is_gone else 'back'}")
+
     def _sweep(self, *, note: bool = False) -> None:
         """Look at all files that are there."""
-        is_gone, self._is_gone = self._is_gone, not self.root.exists()
-        if self._is_gone != is_gone:
-            self._remark(f"{self.root} is {'gone; waiting for it to come back' if self._is_gone else 'back'}")
+        while self._lost:
+            self._told.pop(self._lost.popleft(), None)
+        self._note_whether_gone(not self.root.exists())
         if self._is_gone:
             return
         ignored, there = Counter[str](), set[str]()
@@ -140,12 +183,26 @@ class Folder:
             self._look(path)
             there.add(path)
         self._told = {path: stamp for path, stamp in self._told.items() if path in there}
+        if there:  # in an empty folder, a drive may be missing that comes back
+            self._forget_gone(all_of_them=note)
         if note and ignored:
             self._remark(f"ignored other files in {self.root}: {describe(ignored)}")
+
+    def _forget_gone(self, *, all_of_them: bool) -> None:
+        """Let the store forget what retention has deleted of files that are gone, all or some at a time."""
+
+        def is_there(item: str) -> bool:
+            return (self.root / item).exists()
+
+        if all_of_them:
+            self._seen.forget_gone(self.name, is_there)
+        else:
+            _, self._checked = self._seen.forget_some(self.name, is_there, self._checked)
 
     def _look(self, path: str) -> None:
         """Note how a file is now."""
         name = os.path.relpath(path, self.root)
+        path = str(self.root / name)  # the system tells of absolute ones, whatever the root is named
         if not _is_image(path) or any(part.startswith(".") for part in Path(name).parts):
             return
         stamp = stamp_of(Path(path))
@@ -167,10 +224,10 @@ class Folder:
             item = Path(os.path.relpath(path, self.root)).as_posix()
             if any(is_ours(self.root / folder) for folder in Path(item).parents):
                 continue
-            if self._seen.is_known(self.name, item, young.stamp):
+            if self._seen.is_known(self.name, item, young.stamp, self._model):
                 continue
-            earlier = self._seen.earlier_items(self.name, item, young.stamp)
-            if earlier and not any((self.root / other).exists() for other in earlier):
+            earlier = self._seen.earlier_items(self.name, item, young.stamp, self._model)
+            if earlier and not any(stamp_of(self.root / other) == young.stamp for other in earlier):
                 self._moved += 1
                 if self._moved == 1:
                     self._remark(f"{item} was decided as {earlier[0]} before it was moved; files are decided once")
@@ -201,6 +258,15 @@ def _files(folder: str | Path, ignored: Counter[str] | None = None) -> Iterator[
 
 def _is_image(path: str) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What a folder is known by, whatever its name; None where it is gone."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _mtime(path: str) -> int:

@@ -1,0 +1,146 @@
+"""A watched folder whose files, or that itself, go and come back."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from padim_jax.line.backlog import Arrival
+from padim_jax.line.records import Decision
+from padim_jax.line.seen import Dropped
+from padim_jax.line.sources.folder import Folder
+from padim_jax.line.sources.source import stamp_of
+from padim_jax.line.store import Store
+from tests.test_line_watch import wait_for
+
+
+class Finding:
+    """A folder that is watched in a thread, until the block ends."""
+
+    def __init__(self, root: Path, store: Store, poll: float | None = 0.05) -> None:
+        self.found, self.remarks, self._stop = list[Arrival](), list[str](), threading.Event()
+        self.folder = Folder(root, store.seen, settle=0.0, poll=poll, remark=self.remarks.append)
+        self._thread = threading.Thread(target=self.folder.find, args=(self.found.append, self._stop))
+
+    def __enter__(self) -> "Finding":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def until(self, *items: str) -> None:
+        """Wait until exactly these were found, in any order."""
+        wait_for(lambda: len(self.found) >= len(items))
+        assert sorted(arrival.item for arrival in self.found) == sorted(items)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "line.db") as store:
+        yield store
+
+
+@pytest.fixture
+def camera(tmp_path: Path) -> Path:
+    (tmp_path / "camera").mkdir()
+    return tmp_path / "camera"
+
+
+def decide(store: Store, arrival: Arrival) -> None:
+    decision = Decision(arrival.source, arrival.item, arrival.stamp, "m", "m0", "good", stamp=arrival.stamp)
+    store.record([decision])
+
+
+def test_a_file_that_was_gone_for_a_moment_is_found_again(camera: Path, store: Store) -> None:
+    (camera / "a.png").write_bytes(b"a")
+    with Finding(camera, store) as finding:
+        finding.until("a.png")
+        store.seen.drop([Dropped(finding.found[0].source, "a.png", "", "it was gone before it was read")])
+        finding.folder.forget(finding.found[0])
+        finding.until("a.png", "a.png")
+
+
+def test_a_moved_image_is_known_though_another_has_its_old_name(camera: Path, store: Store) -> None:
+    (camera / "a.png").write_bytes(b"a")
+    with Finding(camera, store) as finding:
+        finding.until("a.png")
+        decide(store, finding.found[0])
+    (camera / "a.png").rename(camera / "z.png")
+    (camera / "a.png").write_bytes(b"another")
+    with Finding(camera, store) as finding:
+        finding.until("a.png")
+        wait_for(lambda: finding.remarks)
+        assert "z.png was decided as a.png before it was moved" in finding.remarks[0]
+        assert [arrival.stamp for arrival in finding.found] == [stamp_of(camera / "a.png")]
+
+
+def test_a_folder_that_is_named_relatively_tells_of_each_file_once(
+    camera: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("watchfiles")
+    monkeypatch.setattr("padim_jax.line.sources.folder._SWEEP", 0.05)
+    monkeypatch.chdir(camera.parent)
+    with Finding(Path("camera"), store, None) as finding:
+        for name in ("a.png", "b.png", "c.png"):  # seen by sweeps and told by the system
+            (camera / name).write_bytes(b"a")
+            wait_for(lambda name=name: name in [arrival.item for arrival in finding.found])
+            time.sleep(0.3)
+        finding.until("a.png", "b.png", "c.png")
+        shutil.rmtree(camera)
+        camera.mkdir()  # its number may be the same
+        wait_for(lambda: any("was replaced" in text or "is back" in text for text in finding.remarks))
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_a_folder_that_goes_and_comes_back_is_watched_on(
+    camera: Path, store: Store, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("watchfiles")
+    monkeypatch.setattr("padim_jax.line.sources.folder._SWEEP", 1000.0)
+    (camera / "a.png").write_bytes(b"a")
+    with Finding(camera, store, None) as finding:
+        finding.until("a.png")
+        if how == "removed":
+            shutil.rmtree(camera)
+        else:
+            camera.rename(camera.with_name("old"))
+        if how != "replaced":
+            wait_for(lambda: any("is gone; waiting" in text for text in finding.remarks))
+        camera.mkdir()
+        wait_for(lambda: any("is back" in text or "was replaced" in text for text in finding.remarks))
+        (camera / "b.png").write_bytes(b"b")
+        finding.until("a.png", "b.png")
+        (camera / "c.png").write_bytes(b"c")
+        finding.until("a.png", "b.png", "c.png")
+
+
+def test_a_second_model_has_not_decided_what_the_first_one_did(camera: Path, store: Store) -> None:
+    (camera / "a.png").write_bytes(b"a")
+    for model, expected in (("m", 1), ("m", 0), ("other", 1)):
+        found = list[Arrival]()
+        Folder(camera, store.seen, model=model, settle=0.0, once=True).find(found.append, threading.Event())
+        assert len(found) == expected
+        for arrival in found:
+            decision = Decision(arrival.source, arrival.item, "d", model, model, "good", stamp=arrival.stamp)
+            store.record([decision])
+
+
+def test_a_drive_that_is_missing_makes_the_store_forget_nothing(camera: Path, store: Store) -> None:
+    with store._database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO retired (id, source, item, stamp) VALUES ('1', ?, 'a.png', 's')", (str(camera),)
+        )
+
+    def look() -> None:
+        Folder(camera, store.seen, settle=0.0, once=True).find(lambda _: None, threading.Event())
+
+    look()
+    assert store.seen.is_known(str(camera), "a.png", "s")
+    (camera / "b.png").write_bytes(b"b")
+    look()
+    assert not store.seen.is_known(str(camera), "a.png", "s")

@@ -1,0 +1,103 @@
+"""What a store forgets, and what of it still holds: no image is judged again for that, and no store empties itself."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from padim_jax.line import schema
+from padim_jax.line.retention import NEWEST
+from padim_jax.line.seen import Dropped
+from padim_jax.line.store import Store
+from tests.test_line_store import DAY, Clock, decision, many
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> Store:
+    return Store.open(tmp_path / "line.db", clock=clock)
+
+
+def count(store: Store, table: str) -> int:
+    return store._database.read(f"SELECT count(*) FROM {table}")[0][0]
+
+
+def test_a_store_of_one_size_keeps_decisions_however_many_came_before(store: Store) -> None:
+    limit = 400_000
+    for day in range(8):
+        store.record(many(2000, digest=f"d{day}", stamp=f"s{day}"))
+        store.seen.drop([Dropped("/in", f"{index}.png", "s", "x" * 100) for index in range(300)])
+        kept = store.retain(max_bytes=limit)
+        assert kept.size <= limit
+    assert count(store, "retired") < 2000 * 7  # some of these are forgotten
+    decisions = [found.image_digest for found in store.decisions()]
+    assert len(decisions) > 200
+    assert set(decisions) == {"d7"}  # the newest
+    assert count(store, "retired") > 0
+    assert sum(store.count().values()) == len(decisions)
+
+
+def test_a_size_that_can_not_be_reached_leaves_the_newest_decisions(store: Store) -> None:
+    given = store.record(many(500))
+    kept = store.retain(max_bytes=4096)
+    assert kept.size > 4096
+    assert list(store.decisions()) == given[-NEWEST:]
+    assert count(store, "retired") == 0
+
+
+def test_an_image_whose_decision_was_deleted_is_known_by_its_bytes(store: Store, clock: Clock) -> None:
+    store.record([decision()])
+    clock.now += 2 * DAY
+    assert store.retain(max_seconds=DAY).deleted == 1
+    assert store.seen.is_decided("/in", "a.png", "d0", "m")  # touched, and the model updated since
+    assert not store.seen.is_decided("/in", "a.png", "d1", "m")
+    assert not store.seen.is_decided("/in", "a.png", "d0", "other")
+
+
+def test_what_one_model_decided_another_has_not(store: Store, clock: Clock) -> None:
+    store.record([decision()])
+    store.seen.drop([Dropped("/in", "late.png", "s9", "the queue was full", model="m")])
+    for _ in range(2):
+        for item, stamp in (("a.png", "s-a.png"), ("late.png", "s9")):
+            known = [store.seen.is_known("/in", item, stamp, name) for name in ("m", "other", None)]
+            assert known == [True, False, True]
+        assert store.seen.earlier_items("/in", "b.png", "s-a.png", "m") == ["a.png"]
+        assert store.seen.earlier_items("/in", "b.png", "s-a.png", "other") == []
+        clock.now += DAY
+        store.retain(max_seconds=DAY / 2)
+        store.seen.drop([Dropped("/in", "late.png", "s9", "the queue was full", model="m")])
+
+
+def test_many_deleted_decisions_are_forgotten_a_part_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("padim_jax.line.seen._PAGE", 3)
+    with store._database.transaction() as connection:
+        rows = [(f"{index:02}", "/in", f"{index}.png", "s") for index in range(10)]
+        connection.executemany("INSERT INTO retired (id, source, item, stamp) VALUES (?, ?, ?, ?)", rows)
+    assert store.seen.forget_some("/in", lambda item: item == "1.png") == (2, "02")
+    assert store.seen.forget_gone("/in", lambda item: item == "1.png") == 7
+    assert count(store, "retired") == 1
+
+
+def test_a_store_of_the_first_schema_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sqlite3.connect(tmp_path / "old.db") as old:
+        old.executescript(schema.MIGRATIONS[0])
+        old.execute("PRAGMA user_version = 1")
+        old.execute(f"PRAGMA application_id = {schema.APPLICATION}")
+        old.execute("INSERT INTO retired VALUES ('0', '/in', 'a.png', 's')")
+        old.execute("INSERT INTO dropped VALUES (1, '2027-01-01T00:00:00.000Z', '/in', 'b.png', 's', 'full')")
+        for sequence in (3, 7, 8):
+            values = sequence, f"{sequence}", f"{sequence}.png"
+            old.execute(
+                "INSERT INTO decisions VALUES (?, ?, 't', '/in', ?, 's', 'd', 'm', 'm0', 1.0, 0.5, 'good', '', NULL)",
+                values,
+            )
+    old.close()
+    with Store.open(tmp_path / "old.db") as store:
+        assert store.seen.is_known("/in", "a.png", "s", "m")  # of any model: nobody noted whose it was
+        assert store.seen.is_known("/in", "b.png", "s", "m")
+        assert store.last_deleted == 6
+        assert [found.sequence for found in store.decisions()] == [3, 7, 8]
