@@ -20,9 +20,9 @@ FLAGS = (
 Open = Callable[..., Any]
 
 
-def eventually(holds: Callable[[], bool]) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
     """Wait until ``holds``, as the page may be a moment behind a click."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)

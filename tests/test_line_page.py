@@ -244,14 +244,14 @@ def test_a_model_learns_from_corrections_once_somebody_has_seen_what_that_change
             eventually(lambda: page.inner_text("#corrected").startswith("Corrected to good"))
         assert page.is_disabled("#learn")
         page.click("#propose")
-        eventually(lambda: "3 parts would be added" in page.inner_text("#learned"))
+        eventually(lambda: "3 parts would be added" in page.inner_text("#learned"), 120)  # programs compile
         assert "Of 1 decision whose photos are kept" in page.inner_text("#learned")
         assert (tmp_path / NAME / "model.json").read_bytes() == before
         page.click("#learn")
-        eventually(lambda: "3 parts added" in page.inner_text("#learned"))
+        eventually(lambda: "3 parts added" in page.inner_text("#learned"), 120)
         assert (tmp_path / NAME / "model.json").read_bytes() != before
         page.click("#unlearn")
-        eventually(lambda: "as it was before" in page.inner_text("#learned"))
+        eventually(lambda: "as it was before" in page.inner_text("#learned"), 120)
         assert (tmp_path / NAME / "model.json").read_bytes() == before
         page.close()
 
