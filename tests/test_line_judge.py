@@ -1,6 +1,7 @@
 """The judge of a line: the same numbers as ``padim.score``, of models of every kind, from files and from bytes."""
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,38 @@ def test_a_whole_file_of_any_format_has_its_end(kind: str) -> None:
     assert has_end(content)
     if kind in ("PNG", "JPEG", "WEBP"):
         assert not has_end(content[:-2])
+
+
+def test_what_a_camera_adds_behind_a_jpeg_of_a_request_does_not_cut_it_short(judge: Judge, tmp_path: Path) -> None:
+    content = encode(parts(1, seed=3)[0], "JPEG") + bytes(5000)
+    (found,) = judge.judge([Photo("server", "a.jpg", Path("a.jpg"), content=content)])
+    assert found.is_whole
+    (tmp_path / "a.jpg").write_bytes(content)  # a file may still be written
+    (found,) = judge.judge([Photo("folder", "a.jpg", tmp_path / "a.jpg")])
+    assert not found.is_whole
+
+
+def test_a_model_that_can_not_score_does_not_take_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remarks: list[str] = []
+    path = fit_model(tmp_path / "model")
+    judge = Judge(path, RATES, batch_size=2, remark=remarks.append)
+    before = judge.current
+    other = fit_model(tmp_path / "other", seed=9)
+    shutil.rmtree(path)
+    shutil.copytree(other, path)
+
+    def broken(*_: object) -> None:
+        raise FloatingPointError("out of numbers")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(judge, "_score", broken)
+        assert not judge.refresh()
+    assert judge.current is before
+    assert "so the model goes on that was: out of numbers" in remarks[-1]
+    monkeypatch.setattr("padim_jax.line.judge._RETRY", 0.0)
+    judge._retry = 0.0
+    assert judge.refresh()
+    assert judge.current is not before
 
 
 def test_a_warm_judge_compiles_nothing_more(judge: Judge, compilations: list[str]) -> None:

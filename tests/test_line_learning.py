@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,21 @@ def test_only_good_parts_that_were_called_otherwise_are_learnt(model: Path, tmp_
     assert sorted(proposal.added) == sorted(one.decision.id for one in alarms)
     assert sorted(proposal.contradicted) == sorted(one.decision.id for one in known)
     assert any("2 images that the model was fitted on are called bad" in remark for remark in proposal.remarks)
+
+
+def test_the_last_word_on_a_photo_counts_in_whatever_decision_it_was_said(model: Path, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "line.db") as store:
+        first = judged(model, tmp_path / "alarms", other(1), store, corrected="good")
+        (again,) = store.record([replace(first[0].decision, item="again.png", correction=None)])
+        store.correct(again.id, "bad", who="Ada")
+        both = [*first, Kept(store.decision(again.id), first[0].path)]
+        with pytest.raises(NothingToLearn, match="1 photos are called good in one decision and bad in another"):
+            propose(model, both, [], RATES)
+        store.correct(first[0].decision.id, "good", who="Bea")
+        both = [replace(one, decision=store.decision(one.decision.id)) for one in both]
+        proposal = propose(model, both, [], RATES, batch_size=4)
+    assert proposal.added == (first[0].decision.id,)
+    assert any("the last word counts" in remark for remark in proposal.remarks)
 
 
 def test_a_model_that_only_scores_can_not_learn(tmp_path: Path) -> None:

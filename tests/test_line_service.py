@@ -17,6 +17,7 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax.cli import main
+from padim_jax.line.records import Decision
 from padim_jax.line.service.pages import FILES
 from padim_jax.line.store import Store
 from tests.line_parts import fit_model, parts
@@ -57,6 +58,20 @@ def test_an_image_is_judged_as_padim_score_does(service: Running, client: httpx.
         assert bool(found["regions"]) == is_bad
         with Store.open(service.store) as store:
             assert store.decision(found["id"]).score == found["score"]
+
+
+def test_names_that_are_no_text_are_shown_and_a_jpeg_may_have_more_behind_its_end(
+    service: Running, client: httpx.Client
+) -> None:
+    with Store.open(service.store) as store:
+        (odd,) = store.record([Decision("folder", "part-\udce9.png", "0a", NAME, "0b", "bad", "p = 0.01")])
+    answer = client.get("/decisions")
+    assert answer.status_code == 200
+    assert odd.id in {one["id"] for one in answer.json()["decisions"]}
+    stream = io.BytesIO()
+    Image.fromarray(parts(1, 15)[0]).save(stream, "JPEG")
+    answer = client.post(service.score, content=stream.getvalue() + bytes(5000), headers={"content-type": "image/jpeg"})
+    assert answer.status_code == 200, answer.text
 
 
 def test_several_images_of_a_form_are_answered_in_their_order(service: Running, client: httpx.Client) -> None:
@@ -180,7 +195,8 @@ def test_the_description_lists_every_route(service: Running, client: httpx.Clien
     assert all(address in docs.text for address in described)
 
 
-def test_numbers_are_as_prometheus_reads_them(client: httpx.Client) -> None:
+def test_numbers_are_as_prometheus_reads_them(service: Running, client: httpx.Client) -> None:
+    client.post(f"{service.score}?item=counted", content=bad(92), headers=PNG)
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = answer.text.splitlines()

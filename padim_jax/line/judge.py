@@ -152,15 +152,16 @@ class Judge:
     def warm_up(self) -> None:
         """Compile what images will need, so that the first one does not wait for it."""
         with self._lock:
-            height, width = self.current.model.config.crop
-            for count in sorted(
-                {min(1 << power, self.batch_size) for power in range(self.batch_size.bit_length() + 1)}
-            ):
-                names = [Path(f"warm-up-{index}") for index in range(count)]
-                black = np.zeros((count, height, width, 3), np.uint8)
-                batch = Batch(names, black, [""] * count, [(width, height)] * count)
-                for _ in self._score(self.current, batch):
-                    pass
+            self._warm_up(self.current)
+
+    def _warm_up(self, state: Loaded) -> None:
+        height, width = state.model.config.crop
+        for count in sorted({min(1 << power, self.batch_size) for power in range(self.batch_size.bit_length() + 1)}):
+            names = [Path(f"warm-up-{index}") for index in range(count)]
+            black = np.zeros((count, height, width, 3), np.uint8)
+            batch = Batch(names, black, [""] * count, [(width, height)] * count)
+            for _ in self._score(state, batch):
+                pass
 
     def refresh(self) -> bool:
         """Load the model anew if another has taken its place; whether it has."""
@@ -171,8 +172,9 @@ class Judge:
             before = self.current
             try:
                 if manifest_checksum(read_manifest(self.path)) != before.digest:
-                    self.current = self._load()
-                    self.warm_up()
+                    loaded = self._load()
+                    self._warm_up(loaded)  # before it takes over: one that can't score changes nothing
+                    self.current = loaded
                     self._remark(f"{self.path} was replaced: {before.digest[:12]} → {self.current.digest[:12]}")
             except _FORESEEN as error:
                 if self._failed != str(error):
@@ -253,7 +255,9 @@ def _read(photo: Photo, model: Padim) -> _Read:
         pixels = np.asarray(centre_crop(resize(photo.path, opened, model.config), model.config))
     except UnreadableImage as error:
         return _Read(photo, None, digest_of(content) if content else "", (0, 0), error.reason)
-    return _Read(photo, pixels, digest_of(content), opened.size, "; ".join(notes), has_end(content))
+    # what came in a request is all there, and a camera may add something behind a JPEG's end
+    is_whole = has_end(content) or (photo.content is not None and content.startswith(b"\xff\xd8"))
+    return _Read(photo, pixels, digest_of(content), opened.size, "; ".join(notes), is_whole)
 
 
 def has_end(content: bytes) -> bool:

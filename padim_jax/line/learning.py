@@ -98,29 +98,29 @@ def propose(
     based_on = manifest_checksum(read_manifest(path))
     stored = load_updatable(path)
     before, known = stored.calibration, set(stored.images)
-    said = {one.decision.id: one.decision.correction for one in corrected}
-    new = {  # each photo once
-        one.decision.image_digest: one
-        for one in corrected
-        if (correction := said[one.decision.id]) and correction.verdict == "good"
-        if one.decision.verdict in ("bad", "look") and one.decision.image_digest not in known
+    said, disputed = _last_words(corrected)
+    new = {
+        digest: one
+        for digest, (one, verdict) in said.items()
+        if verdict == "good" and one.decision.verdict in ("bad", "look") and digest not in known
     }
     contradicted = tuple(
-        one.decision.id
-        for one in corrected
-        if (correction := said[one.decision.id]) and correction.verdict == "bad"
-        if one.decision.image_digest in known
+        one.decision.id for digest, (one, verdict) in said.items() if verdict == "bad" and digest in known
     )
-    if before is None or not new:
-        raise NothingToLearn(
-            f"learn: {len(corrected)} corrections of {path.name}, of which none is of a part that was called bad or to "
-            "be looked at, that people called good, whose photo is kept and which the model does not know already"
-        )
     remarks = list[str]()
+    if disputed:
+        remarks.append(f"{disputed} photos are called good in one decision and bad in another; the last word counts")
     if contradicted:
         remarks.append(
             f"{len(contradicted)} images that the model was fitted on are called bad by people; padim undo or padim "
             "forget takes them out"
+        )
+    if before is None or not new:
+        told = "".join(f"; {remark}" for remark in remarks)
+        raise NothingToLearn(
+            f"learn: {len(corrected)} corrections of {path.name}, of which none is of a part that was called bad or to "
+            "be looked at, that people called good, whose photo is kept and which the model does not know "
+            f"already{told}"
         )
     watch = Watch(note=ignore_note, remark=remarks.append)
     changed = update_files(stored, [one.path for one in new.values()], batch_size=batch_size, watch=watch).model
@@ -141,6 +141,20 @@ def propose(
         len(judged),
         tuple(remarks),
     )
+
+
+def _last_words(corrected: Sequence[Kept]) -> tuple[dict[str, tuple[Kept, Verdict]], int]:
+    """Each photo by its digest with what was said of it last, in any decision; and how many are called both."""
+    said: dict[str, tuple[Kept, Verdict]] = {}
+    numbers, verdicts = dict[str, int](), dict[str, set[str]]()
+    for one in corrected:
+        correction, digest = one.decision.correction, one.decision.image_digest
+        if correction is None:
+            continue
+        verdicts.setdefault(digest, set()).add(correction.verdict)
+        if correction.number > numbers.get(digest, -1):
+            numbers[digest], said[digest] = correction.number, (one, correction.verdict)
+    return said, sum({"good", "bad"} <= found for found in verdicts.values())
 
 
 def apply(proposal: Proposal) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from padim_jax.lazy import extra
 from padim_jax.line.judge import Loaded
+from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.service.uploads import Refusal
 from padim_jax.line.service.worker import Answer, is_readable
 from padim_jax.method.pictures import overlay
@@ -16,7 +17,7 @@ from padim_jax.runs.score import ScoredImage
 
 with extra("serve"):
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import Response
 
 MapFormat = Literal["png", "npz"]
 _BY_ACCEPT: dict[str, MapFormat] = {"image/png": "png", "application/x-npz": "npz"}
@@ -53,7 +54,10 @@ def unreadable(answer: Answer) -> dict[str, Any]:
 
 def reason(answer: Answer) -> str:
     """Why an image could not be read."""
-    return answer.judged.decision.reason or "the file was cut short: it has not the end that its format wants"
+    found = answer.judged.decision
+    if found.verdict == "unreadable" and found.reason:
+        return found.reason
+    return "the file was cut short: it has not the end that its format wants"
 
 
 def scored(answers: list[Answer], *, is_many: bool, wanted: MapFormat | None) -> Response:

@@ -13,6 +13,7 @@ from padim_jax.line.service.models import Models
 from padim_jax.line.service.openapi import openapi
 from padim_jax.line.service.pages import DOCUMENTATION, FILES, documentation, page_routes
 from padim_jax.line.service.photos import Photos
+from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.service.scoring import Scoring
 from padim_jax.line.service.security import Gate, RateLimit
 from padim_jax.line.service.worker import Worker
@@ -20,7 +21,7 @@ from padim_jax.line.store import Store
 
 with extra("serve"):
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, PlainTextResponse, Response
+    from starlette.responses import PlainTextResponse, Response
     from starlette.routing import Route, Router
 
 _PUBLIC = frozenset({*FILES, "/healthz", "/readyz", "/openapi.json", DOCUMENTATION})  # nothing of a line is in these

@@ -11,6 +11,7 @@ from padim_jax.line.service.front import parse_json, read_body
 from padim_jax.line.service.metrics import Metrics
 from padim_jax.line.service.models import Models
 from padim_jax.line.service.photos import Photos
+from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.service.security import Gate
 from padim_jax.line.service.uploads import Refusal
 from padim_jax.line.store import Store
@@ -19,7 +20,7 @@ from padim_jax.line.verdict import NoVerdicts, Rates
 with extra("serve"):
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import Response
 
 _MOST = 500  # decisions in one answer
 _PREVIEWED = 1000

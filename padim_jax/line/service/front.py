@@ -10,6 +10,7 @@ from typing import Any
 from padim_jax.lazy import extra
 from padim_jax.line.service.metrics import Metrics
 from padim_jax.line.service.models import NoSuchModel
+from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.service.security import HEADERS, Gate, RateLimit
 from padim_jax.line.service.uploads import Refusal
 
@@ -17,7 +18,7 @@ with extra("serve"):
     from starlette.datastructures import Headers, MutableHeaders
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LONGEST_ADDRESS = 4096  # bytes

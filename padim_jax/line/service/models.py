@@ -1,5 +1,6 @@
 """The models that a service has, by name; those used last are kept loaded within a budget of bytes."""
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -212,7 +213,7 @@ class Models:
     def _find(self) -> dict[str, Path]:
         """Folders of models by name."""
         if (self.path / MANIFEST).is_file():
-            return {self.path.resolve().name: self.path}
+            return {Path(os.path.abspath(self.path)).name: self.path}
         try:
             folders = sorted(entry for entry in self.path.iterdir() if not entry.name.startswith("."))
         except OSError:

@@ -12,13 +12,14 @@ from padim_jax.line.service.decisions import known
 from padim_jax.line.service.front import read_body
 from padim_jax.line.service.limits import ServiceLimits
 from padim_jax.line.service.models import Models
+from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.service.uploads import Names, Refusal, check_readable, read_photos
 from padim_jax.line.service.worker import Answer, QueueFull, Stopped, Worker
 
 with extra("serve"):
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import Response
 
 _AGAIN = {"retry-after": "1"}  # seconds; a queue of images empties in about that
 
