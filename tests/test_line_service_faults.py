@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.artifact import resident_bytes
+from padim_jax.artifact.ownership import FolderInUse
 from padim_jax.line.judge import Judge, Photo
 from padim_jax.line.schema import StoreError
 from padim_jax.line.service.metrics import Metrics
 from padim_jax.line.service.models import Models
+from padim_jax.line.service.photos import Photos
 from padim_jax.line.service.worker import Stopped, Worker
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
@@ -145,3 +148,24 @@ def test_a_service_that_ends_loads_no_further_model(folder: Path, is_closing: Ca
     models = Models(folder, 10**9, RATES, batch_size=2)
     models.load_all(is_closing)
     assert models.loaded == loaded
+
+
+def test_the_same_image_sent_for_ever_takes_no_more_space(model: Path, tmp_path: Path) -> None:
+    judge, folder = Judge(model, RATES, batch_size=1), tmp_path / "line.db.photos"
+    photos = Photos(folder, 2)
+    for index in range(5):
+        (found,) = judge.judge([Photo("camera", f"{index}", Path("x"), content=good(6))])
+        photos.keep(judge.current, found, good(6))
+    assert (len(list(folder.glob("*.photo"))), len(list(folder.glob("*.png")))) == (1, 2)
+    photos.close()
+    Photos(folder, 1).close()
+    assert (len(list(folder.glob("*.photo"))), len(list(folder.glob("*.png")))) == (1, 1)
+
+
+def test_two_services_do_not_share_a_folder_of_photos(tmp_path: Path) -> None:
+    photos = Photos(tmp_path / "photos", 2)
+    with ThreadPoolExecutor(1) as another:
+        with pytest.raises(FolderInUse, match=r"serve: .*photos is being written by process \d+"):
+            another.submit(Photos, tmp_path / "photos", 2).result()
+        photos.close()
+        another.submit(lambda: Photos(tmp_path / "photos", 2).close()).result()
