@@ -1,7 +1,10 @@
 """A service outlives what goes wrong with one image, one row or one model, and answers every request."""
 
+import asyncio
+import json
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,15 +12,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 import padim_jax as padim
 from padim_jax.artifact import resident_bytes
 from padim_jax.artifact.ownership import FolderInUse
 from padim_jax.line.judge import Judge, Photo
+from padim_jax.line.learning import Kept, NothingToLearn, Proposal
+from padim_jax.line.records import Decision
 from padim_jax.line.schema import StoreError
+from padim_jax.line.service.learning import Learning
 from padim_jax.line.service.metrics import Metrics
 from padim_jax.line.service.models import Models
 from padim_jax.line.service.photos import Photos
+from padim_jax.line.service.uploads import Refusal
 from padim_jax.line.service.worker import Stopped, Worker
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
@@ -169,3 +177,50 @@ def test_two_services_do_not_share_a_folder_of_photos(tmp_path: Path) -> None:
             another.submit(Photos, tmp_path / "photos", 2).result()
         photos.close()
         another.submit(lambda: Photos(tmp_path / "photos", 2).close()).result()
+
+
+def test_corrections_whose_photos_rolled_out_are_counted_and_told(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposed = list[list[Kept]]()
+
+    def propose(path: Path, corrected: list[Kept], *args: object, **options: object) -> Proposal:
+        proposed.append(corrected)
+        if not corrected:
+            raise NothingToLearn("none is new")
+        return Proposal(path, "", Any, ("x",), (), (1.0, 1.0), Counter(), 0, ("one remark",))  # type: ignore[arg-type]
+
+    async def received() -> dict[str, Any]:
+        return {"type": "http.request", "body": b'{"who": "Ada"}'}
+
+    async def answered() -> dict[str, Any]:
+        scope = {"type": "http", "method": "POST", "headers": [], "path_params": {"name": NAME}}
+        request = Request(scope, received)
+        request.state.logged = {}
+        return json.loads(bytes((await learning.propose(request)).body))
+
+    monkeypatch.setattr("padim_jax.line.service.learning.propose", propose)
+    models, judge = Models(model, 10**9, RATES), Judge(model, RATES, batch_size=1)
+    photos = Photos(tmp_path / "photos", 2)
+    gate: Any = SimpleNamespace(check_change=lambda headers: None)
+    with Store.open(tmp_path / "line.db") as store:
+        learning = Learning(store, models, photos, gate, is_allowed=True, batch_size=1)
+        for seed in range(5):
+            (found,) = judge.judge([photo(seed)])
+            store.record([found.decision])
+            store.correct(found.decision.id, "good", who="Ada")
+            photos.keep(judge.current, found, good(seed))
+        remarks = asyncio.run(answered())["remarks"]
+        assert [one.decision.item for one in proposed[0]] == ["4", "3"]
+        assert remarks[0] == "one remark"
+        assert remarks[1].startswith("3 corrections are left out: the photos of their decisions are not kept any more")
+        # those that roll out between two looks are left out as well
+        monkeypatch.setattr(Photos, "has", lambda self, decision: True)
+        monkeypatch.setattr(Photos, "path", rolled_out)
+        with pytest.raises(Refusal, match="none is new; 5 corrections are left out"):
+            asyncio.run(answered())
+    photos.close()
+
+
+def rolled_out(photos: Photos, decision: Decision) -> Path:
+    raise KeyError(decision.id)
