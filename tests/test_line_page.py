@@ -225,6 +225,43 @@ def test_rates_show_what_they_would_have_done(service: Running, visit: Visit) ->
         assert list(store.count().values()) == counts
 
 
+def test_a_part_that_came_by_itself_is_not_corrected_by_a_key_meant_for_another(service: Running, visit: Visit) -> None:
+    (before,) = send(service, bad(20), names="before")
+    page = visit(service)
+    eventually(lambda: items(page) == ["before"])
+    named(page)
+    page.evaluate("""() => new MutationObserver((_, self) => {
+        if (!document.querySelector('#viewer-title').textContent.includes('after')) return;
+        self.disconnect();
+        document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'g', bubbles: true }));
+      }).observe(document.querySelector('#viewer-title'), { childList: true, subtree: true })""")
+    send(service, bad(21), names="after")  # it is shown, and the key comes at once
+    eventually(lambda: "Another part came just now" in page.inner_text("#state"))
+    assert not page.is_checked("#follow")
+    with Store.open(service.store) as store:
+        assert not store.corrections()
+    page.locator("#list button").nth(1).click()
+    page.check("#follow")
+    eventually(lambda: "after" in page.inner_text("#viewer-title"))
+    page.click("#viewer-title")  # who touches what is shown goes on seeing it
+    assert not page.is_checked("#follow")
+    send(service, bad(22), names="later")
+    eventually(lambda: len(items(page)) == 3)
+    page.wait_for_timeout(1100)
+    page.keyboard.press("g")
+    eventually(lambda: page.inner_text("#corrected") == "Corrected to good by Ada")
+    with Store.open(service.store) as store:
+        (correction,) = store.corrections()
+        assert store.decision(correction.decision).item == "after" != before["item"]
+    page.fill("#who", "")
+    page.focus("#view")
+    page.keyboard.press("u")
+    eventually(lambda: "Enter your name first" in page.inner_text("#state"))
+    named(page)
+    page.keyboard.press("u")
+    eventually(lambda: page.inner_text("#state") == "The correction of after is undone")
+
+
 @pytest.mark.slow
 def test_a_model_learns_from_corrections_once_somebody_has_seen_what_that_changes(visit: Visit, tmp_path: Path) -> None:
     write_images(tmp_path / "good", parts(24))

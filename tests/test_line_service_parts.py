@@ -142,14 +142,20 @@ def test_photos_are_bounded_shared_and_ours(model: Path, tmp_path: Path) -> None
     assert not photos.has(judged[0].decision)
     assert photos.photo(judged[2].decision) == (images[2], "image/png")
     assert photos.overlay(judged[2].decision).startswith(b"\x89PNG")
-    assert len(list(folder.iterdir())) == 5  # two photos, two maps and the mark
+    assert len(list(folder.iterdir())) == 6  # two photos, two maps, the mark and the lock
     again = judge.judge([photo(images[2], "another item")])[0]
-    photos.keep(judge.current, again, images[2])  # the same bytes are kept once
-    assert len(list(folder.glob("*.photo"))) == 2
+    photos.keep(judge.current, again, images[2])  # the same bytes are kept once, for both of the last two decisions
+    assert [photos.has(found.decision) for found in judged] == [False, False, True]
+    assert (len(list(folder.glob("*.photo"))), len(list(folder.glob("*.png")))) == (1, 2)
+    photos.close()
     reopened = Photos(folder, 1)
     assert [reopened.has(found.decision) for found in judged] == [False, False, True]
     with pytest.raises(KeyError):
         reopened.photo(judged[1].decision)
+    with pytest.raises(KeyError):
+        reopened.overlay(judged[2].decision)  # it went with its decision
+    assert reopened.overlay(again.decision).startswith(b"\x89PNG")
+    reopened.close()
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "letter.txt").write_text("mine")

@@ -8,10 +8,12 @@ import * as viewer from "/viewer.js";
 const $ = (id) => document.getElementById(id);
 const PAGE = 50;
 const PAUSE = 2000; // milliseconds between two looks for new decisions
+const SETTLED = 1000; // milliseconds that a part must have been shown for a key to be about it
 const found = new Map(); // decisions shown, by id
 const rows = new Map(); // what shows them, so that focus stays while others come
-const made = []; // corrections of this visit, the last one last
+const made = []; // corrections of this visit with their items, the last one last
 let chosen = null;
+let changed = -Infinity; // when another part was shown that nobody chose
 let newest = 0;
 let asked = 0;
 let mayHaveMore = false;
@@ -105,7 +107,7 @@ function announce(records) {
   return say(`${fresh.length} new${bad ? `, ${bad} of them bad` : ""}`);
 }
 
-async function look() {
+async function look({ isAsked = false } = {}) {
   asked += 1;
   const mine = asked;
   try {
@@ -115,6 +117,7 @@ async function look() {
     announce(answer.decisions);
     const first = ordered()[0];
     const wanted = found.has(chosen) && !$("follow").checked ? chosen : first?.id ?? chosen;
+    if (chosen && wanted !== chosen && !isAsked) changed = performance.now();
     if (wanted) choose(wanted);
     else render();
   } catch (error) {
@@ -133,22 +136,34 @@ function filter() {
   newest = 0;
   mayHaveMore = false;
   $("verdict").disabled = $("queue").checked;
-  look();
+  look({ isAsked: true });
+}
+
+function hold() { // who works on a part goes on seeing it
+  $("follow").checked = false;
+}
+
+function mayCorrect() {
+  if (!$("who").value.trim()) {
+    say("Enter your name first: corrections carry it");
+    $("who").focus();
+    return false;
+  }
+  if (performance.now() - changed < SETTLED) {
+    say("Another part came just now: look at it first");
+    return false;
+  }
+  return true;
 }
 
 async function correct(verdict) {
   const record = found.get(chosen);
-  if (!record) return;
-  if (!$("who").value.trim()) {
-    say("Enter your name first: corrections carry it");
-    $("who").focus();
-    return;
-  }
+  if (!record || !mayCorrect()) return;
   try {
     const order = ordered();
     const next = order[order.findIndex((one) => one.id === record.id) + 1];
     const done = await post(`/decisions/${record.id}/corrections`, { verdict, who: $("who").value.trim(), note: $("note").value });
-    made.push(done.number);
+    made.push({ number: done.number, item: record.item });
     $("note").value = "";
     if ($("queue").checked && next) {
       found.delete(record.id);
@@ -162,13 +177,16 @@ async function correct(verdict) {
 }
 
 async function undo() {
-  const last = found.get(chosen)?.correction ?? made.at(-1);
+  const record = found.get(chosen);
+  const last = record?.correction ? { number: record.correction, item: record.item } : made.at(-1);
   if (!last) return say("Nothing to undo");
+  if (!mayCorrect()) return undefined;
   try {
-    await post(`/corrections/${last}/undo`, { who: $("who").value.trim() || "unnamed" });
-    if (made.includes(last)) made.splice(made.indexOf(last), 1);
+    await post(`/corrections/${last.number}/undo`, { who: $("who").value.trim() });
+    const at = made.findIndex((one) => one.number === last.number);
+    if (at >= 0) made.splice(at, 1);
     await look();
-    return say("The correction is undone");
+    return say(`The correction of ${last.item} is undone`);
   } catch (error) {
     return say(error.message);
   }
@@ -189,13 +207,15 @@ function listen() {
     const act = inList && event.key === "ArrowDown" ? keys.j : inList && event.key === "ArrowUp" ? keys.k : keys[event.key];
     if (!act || event.repeat && "gbu".includes(event.key)) return;
     event.preventDefault();
+    hold();
     act();
   });
+  for (const kind of ["pointerdown", "keydown"]) $("viewer").addEventListener(kind, hold);
   $("good").addEventListener("click", keys.g);
   $("bad").addEventListener("click", keys.b);
   $("undo").addEventListener("click", undo);
   $("older").addEventListener("click", older);
-  $("filters").addEventListener("change", (event) => event.target.id === "follow" ? look() : filter());
+  $("filters").addEventListener("change", (event) => event.target.id === "follow" ? look({ isAsked: true }) : filter());
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   $("who").value = localStorage.getItem("padim-who") ?? "";
   $("who").addEventListener("change", () => localStorage.setItem("padim-who", $("who").value));

@@ -3,12 +3,13 @@
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from padim_jax.artifact.folder import undo
 from padim_jax.lazy import extra
-from padim_jax.line.learning import Changed, Kept, Proposal, apply, propose
+from padim_jax.line.learning import Changed, Kept, NothingToLearn, Proposal, apply, propose
 from padim_jax.line.service.decisions import change_of, text_of
 from padim_jax.line.service.models import Models
 from padim_jax.line.service.photos import Photos
@@ -53,8 +54,15 @@ class Learning:
                 self._proposal = None
                 name = request.path_params["name"]
                 path = self._models.folder(name)
-                options = {"batch_size": self._batch_size}
-                made = propose(path, self._kept(name, True), self._kept(name, None), self._models.rates, **options)
+                corrected, lost = self._kept(name, True)
+                recent, _ = self._kept(name, None)
+                missing = f"{lost} corrections are left out: the photos of their decisions are not kept any more"
+                try:
+                    made = propose(path, corrected, recent, self._models.rates, batch_size=self._batch_size)
+                except NothingToLearn as error:
+                    raise NothingToLearn(f"{error}; {missing}" if lost else str(error)) from error
+                if lost:
+                    made = replace(made, remarks=(*made.remarks, f"{missing} (--keep-photos N keeps more)"))
                 self._proposal = secrets.token_hex(16), made
                 return made.record() | {"proposal": self._proposal[0]}
 
@@ -88,13 +96,17 @@ class Learning:
 
         return JSONResponse(await self._done(work))
 
-    def _kept(self, name: str, corrected: bool | None) -> list[Kept]:
-        """The last decisions of a model whose photos are kept."""
+    def _kept(self, name: str, corrected: bool | None) -> tuple[list[Kept], int]:
+        """The last decisions of a model whose photos are kept, and how many others there are among them."""
         photos = self._photos
         if photos is None:
             raise Refusal(409, "photos", "no photos are kept to learn from; padim serve --keep-photos N keeps some")
         found = self._store.decisions(model=name, corrected=corrected, limit=_RECENT, newest_first=True)
-        return [Kept(decision, photos.path(decision)) for decision in found if photos.has(decision)]
+        decisions, kept = list(found), list[Kept]()
+        for decision in decisions:
+            with suppress(KeyError):  # not kept, or not any more
+                kept.append(Kept(decision, photos.path(decision)))
+        return kept, len(decisions) - len(kept)
 
     async def _asked(self, request: Request, *names: str) -> dict[str, Any]:
         body = await change_of(self._gate, request, ("who", *names))

@@ -2,8 +2,10 @@
 
 import os
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from padim_jax.line.judge import Judge, Loaded
 from padim_jax.line.verdict import Rates
 
 _FORESEEN = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)  # of one model; RuntimeError: XLA's
+_RETRY = 5.0  # seconds until a model that could not be loaded is tried again
 
 
 class NoSuchModel(LookupError):
@@ -71,6 +74,7 @@ class Models:
         self.path, self.budget, self.rates, self._batch_size, self._remark = path, budget, rates, batch_size, remark
         self._lock, self._loaded = threading.Lock(), OrderedDict[str, tuple[Judge, int]]()
         self._problems = dict[str, str]()
+        self._failed = dict[str, tuple[float, Exception]]()  # when a model could not be loaded, and why
         self._paths = self._find()
         if not self._paths:
             raise ArtifactError(f"serve: {path} is neither a model nor a folder of models (padim fit --out writes one)")
@@ -129,26 +133,32 @@ class Models:
             self._check(name)
             return self._paths[name]
 
-    def load_all(self) -> None:
+    def load_all(self, is_closing: Callable[[], bool] = lambda: False) -> None:
         """Load and compile models in the order of names, as many as fit within the budget.
+
+        Args:
+          is_closing: asked before each model once one is loaded; the others are then left for whoever asks for them.
 
         Raises:
           ArtifactError: not one of them can be used.
         """
         for name in self.names:
-            try:
-                size = resident_bytes(self._paths[name])
-                if self._held + size > self.budget and self._loaded:
-                    continue
-                self.judge(name)
-            except _FORESEEN as error:
-                self._note(name, str(error))
+            if self._loaded and is_closing():
+                return
+            with suppress(*_FORESEEN):  # noted
+                with self._noting(name):
+                    is_wanted = not self._loaded or self._held + resident_bytes(self._paths[name]) <= self.budget
+                if is_wanted:
+                    self.judge(name)
         if not self._loaded:
             reasons = "; ".join(dict.fromkeys(self._problems.values()))
             raise ArtifactError(f"serve: no model in {self.path} can be used: {reasons}")
 
     def judge(self, name: str) -> Judge:
         """What judges images by the model of this name, loaded and compiled if it is not.
+
+        Others make room for it once it is loaded, so for that moment memory holds more than the budget. One that can't
+        be loaded takes nobody's place, and is not tried again for some seconds.
 
         Raises:
           NoSuchModel: no such name.
@@ -157,20 +167,17 @@ class Models:
         """
         self.check(name)
         if name not in self._loaded:
-            size = resident_bytes(self._paths[name])
-            if size > self.budget:
-                raise ValueError(
-                    f"serve: model {name!r} takes {size / 1e6:.1f} MB, more than --memory, {self.budget / 1e6:.1f} MB; "
-                    "raise it, or padim compact the model"
-                )
+            since, error = self._failed.get(name, (0.0, None))
+            if error is not None and time.monotonic() - since < _RETRY:
+                raise error
+            with self._noting(name):
+                judge, size = self._load(name)
             with self._lock:
                 while self._loaded and self._held + size > self.budget:
                     self._loaded.popitem(last=False)
-            judge = Judge(self._paths[name], self.rates, batch_size=self._batch_size, remark=self._remark)
-            judge.warm_up()
-            with self._lock:
                 self._loaded[name] = judge, size
                 self._problems.pop(name, None)
+                self._failed.pop(name, None)
         with self._lock:
             self._loaded.move_to_end(name)
             return self._loaded[name][0]
@@ -188,6 +195,27 @@ class Models:
             self._remark(f"the model {name} is not there any more")
         for judge, _ in list(self._loaded.values()):
             judge.refresh()
+
+    def _load(self, name: str) -> tuple[Judge, int]:
+        size = resident_bytes(self._paths[name])
+        if size > self.budget:
+            raise ValueError(
+                f"serve: model {name!r} takes {size / 1e6:.1f} MB, more than --memory, {self.budget / 1e6:.1f} MB; "
+                "raise it, or padim compact the model"
+            )
+        judge = Judge(self._paths[name], self.rates, batch_size=self._batch_size, remark=self._remark)
+        judge.warm_up()
+        return judge, size
+
+    @contextmanager
+    def _noting(self, name: str) -> Iterator[None]:
+        """Note why a model could not be loaded, and when."""
+        try:
+            yield
+        except _FORESEEN as error:
+            self._failed[name] = time.monotonic(), error
+            self._note(name, str(error))
+            raise
 
     @property
     def _held(self) -> int:
@@ -207,8 +235,10 @@ class Models:
 
     def _note(self, name: str, problem: str) -> None:
         with self._lock:
+            is_known = self._problems.get(name) == problem
             self._problems[name] = problem
-        self._remark(f"{name} can't be used: {problem}")
+        if not is_known:
+            self._remark(f"{name} can't be used: {problem}")
 
     def _find(self) -> dict[str, Path]:
         """Folders of models by name."""

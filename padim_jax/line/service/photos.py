@@ -1,21 +1,21 @@
 """Photos of the last decisions, and what lay over them, so that people can look at what was decided.
 
 A folder beside the store, marked as padim's: each photo once, by the digest of its bytes, and a transparent picture of
-each decision's map. Names come from decisions in the store, whose ids and digests are hexadecimal digits: no part of a
-request is part of a path.
+each decision's map. A picture goes with its decision, a photo with the last decision on it. Names come from decisions
+in the store, whose ids and digests are hexadecimal digits: no part of a request is part of a path.
 """
 
 import io
 import re
 import threading
-from collections import OrderedDict
-from contextlib import suppress
+from collections import Counter, OrderedDict
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from padim_jax.artifact.ownership import MARKER, claim
+from padim_jax.artifact.ownership import LOCK, claim, locked
 from padim_jax.images.decode import DeepImage, open_image
 from padim_jax.images.geometry import seen_part
 from padim_jax.line.judge import Judged, Loaded
@@ -31,26 +31,31 @@ _OPACITY = 160  # of the hottest colour, of 255
 
 
 class Photos:
-    """The photos of the last decisions.
+    """The photos of the last decisions; nobody else may write the folder until :meth:`close`, by the same thread.
 
     Args:
       folder: to keep them in.
-      most: how many.
+      most: of how many decisions.
 
     Raises:
       NotOurs: a folder with something else in it.
+      FolderInUse: another service keeps its photos there.
       OSError: it can't be written.
     """
 
     def __init__(self, folder: Path, most: int) -> None:
         self._folder, self._most, self._lock = folder, most, threading.Lock()
-        claim(folder, [path.name for path in folder.iterdir()] if folder.exists() else [], "serve")
-        found = [(path.stat().st_mtime_ns, path.name) for path in folder.iterdir() if path.name != MARKER]
-        self._kept = OrderedDict[str, list[str]]()  # file names by the digest of the photo, the oldest first
-        for _, name in sorted(found):
-            if match := _NAME.fullmatch(name):
-                self._kept.setdefault(match[1], []).append(name)
-        self._forget()
+        self._kept = OrderedDict[str, str]()  # digest of the photo by the id of the decision, the oldest first
+        self._uses = Counter[str]()  # decisions that are kept, by the digest of their photo
+        with ExitStack() as stack:
+            stack.enter_context(locked(folder, "serve"))
+            claim(folder, [path.name for path in folder.iterdir() if path.name != LOCK], "serve")
+            self._find()
+            self._held = stack.pop_all()
+
+    def close(self) -> None:
+        """Let others write the folder."""
+        self._held.close()
 
     def keep(self, state: Loaded, judged: Judged, content: bytes) -> None:
         """Keep the photo of a decision, and the picture of its map.
@@ -59,24 +64,21 @@ class Photos:
           OSError: it can't be written.
         """
         decision = judged.decision
-        digest = decision.image_digest
-        photo = self._folder / f"{digest}.photo"
-        written = [photo.name]
-        if not photo.exists():
-            write_atomically(photo, content)
-        if judged.result is not None:
-            name = _picture_name(decision)
-            write_atomically(self._folder / name, draw(state, judged.result))
-            written.append(name)
-        with self._lock:
-            names = self._kept.setdefault(digest, [])
-            names += [name for name in written if name not in names]
-            self._kept.move_to_end(digest)
-            self._forget()
+        photo = self._folder / f"{decision.image_digest}.photo"
+        try:
+            if not photo.exists():
+                write_atomically(photo, content)
+            if judged.result is not None:
+                write_atomically(self._folder / _picture_name(decision), draw(state, judged.result))
+        finally:
+            if photo.exists():  # what was written counts, also where its picture could not be
+                with self._lock:
+                    self._add(decision.id, decision.image_digest)
+                    self._forget()
 
     def has(self, decision: Decision) -> bool:
         """Whether the photo of a decision is kept."""
-        return decision.image_digest in self._kept
+        return decision.image_digest in self._uses
 
     def path(self, decision: Decision) -> Path:
         """File of a photo, as it came.
@@ -118,9 +120,37 @@ class Photos:
         except FileNotFoundError as error:
             raise KeyError(f"no picture of the map of {decision.id} is kept") from error
 
+    def _find(self) -> None:
+        """Take over what an earlier service kept."""
+        names = [path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+        photos = {name.removesuffix(".photo") for name in names if name.endswith(".photo")}
+        found = list[tuple[int, str, str]]()
+        for name in names:
+            digest, _, rest = name.partition(".")
+            if digest not in photos:  # a picture of a photo that is gone
+                (self._folder / name).unlink()
+            elif rest != "photo":
+                found.append(((self._folder / name).stat().st_mtime_ns, rest.removesuffix(".png"), digest))
+        for digest in photos - {digest for _, _, digest in found}:  # no picture was made of it: it stands for itself
+            found.append(((self._folder / f"{digest}.photo").stat().st_mtime_ns, digest, digest))
+        for _, id, digest in sorted(found):
+            self._add(id, digest)
+        self._forget()
+
+    def _add(self, id: str, digest: str) -> None:
+        if id not in self._kept:
+            self._uses[digest] += 1
+        self._kept[id] = digest
+        self._kept.move_to_end(id)
+
     def _forget(self) -> None:
         while len(self._kept) > self._most:
-            _, names = self._kept.popitem(last=False)
+            id, digest = self._kept.popitem(last=False)
+            self._uses[digest] -= 1
+            names = [f"{digest}.{id}.png"]
+            if not self._uses[digest]:
+                del self._uses[digest]
+                names.append(f"{digest}.photo")
             for name in names:
                 with suppress(FileNotFoundError):
                     (self._folder / name).unlink()

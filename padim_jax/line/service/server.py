@@ -128,6 +128,7 @@ def serve(
         photos = None
         if service.keep_photos:
             photos = Photos(service.store.with_name(f"{service.store.name}.photos"), service.keep_photos)
+            stack.callback(photos.close)
         keep = None if photos is None else photos.keep
         options = {"queue": limits.queue, "batch_size": size, "metrics": metrics, "keep": keep, "remark": remark}
         worker = Worker(models, store, **options)

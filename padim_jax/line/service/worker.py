@@ -4,7 +4,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from padim_jax.line.judge import Begun, Judge, Judged, Loaded, Photo
@@ -13,7 +14,6 @@ from padim_jax.line.service.metrics import Metrics
 from padim_jax.line.service.models import Models
 from padim_jax.line.store import Store
 
-_FORESEEN = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError, LookupError)  # of one batch
 _LOOK = 1.0  # seconds between two looks at the models on disk
 _IDLE = 0.25  # seconds to wait for an image before looking at other things
 
@@ -88,6 +88,7 @@ class Worker:
         self._models, self._store, self._limit, self._batch_size = models, store, queue, batch_size
         self._metrics, self._keep, self._remark = metrics, keep, remark
         self._waiting, self._changed, self._is_closed = deque[_Job](), threading.Condition(), False
+        self._taken = list[_Job]()  # out of those that wait, to be judged; some may be answered
         self._thread = threading.Thread(target=self._run, name="judge", daemon=True)
         self.is_ready, self.failure = False, None
         self.failure: BaseException | None = None
@@ -128,7 +129,7 @@ class Worker:
     def _run(self) -> None:
         begun: tuple[list[_Job], Judge, Begun] | None = None
         try:
-            self._models.load_all()
+            self._models.load_all(lambda: self._is_closed)
             self.is_ready = True
             while True:
                 current = begun or self._begin(_IDLE)
@@ -146,14 +147,14 @@ class Worker:
             self.is_ready = False
             with self._changed:
                 self._is_closed = True
-                left = [*(begun[0] if begun else ()), *self._waiting]
+                left = [*self._taken, *self._waiting]
                 self._waiting.clear()
             _fail(left, Stopped("the service is ending"))
 
     def _refresh(self) -> None:
         try:
             self._models.refresh()
-        except _FORESEEN as error:
+        except Exception as error:  # of any kind: the models in memory go on
             self._remark(f"the models could not be looked at: {error}")
         self._looked = time.monotonic()
 
@@ -167,11 +168,12 @@ class Worker:
             jobs = [job for job in self._waiting if job.model == name][: self._batch_size]
             taken = {id(job) for job in jobs}
             self._waiting = deque(job for job in self._waiting if id(job) not in taken)
+            self._taken = [*(job for job in self._taken if not job.future.done()), *jobs]
         jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]  # who waited may be gone
         try:
             judge = self._models.judge(name)
             return (jobs, judge, judge.begin([job.photo for job in jobs])) if jobs else None
-        except _FORESEEN as error:
+        except Exception as error:  # of any kind: it ends this batch, not the service
             _fail(jobs, error)
             return None
 
@@ -182,20 +184,24 @@ class Worker:
             state = judge.current  # only this thread replaces it
             readable = [found for found in judged if is_readable(found)]
             recorded = {decision.id: decision for decision in self._store.record(found.decision for found in readable)}
-        except _FORESEEN as error:
+            pairs = list(zip(jobs, judged, strict=True))
+        except Exception as error:  # as above
             _fail(jobs, error)
             return
         seconds, fresh = time.monotonic() - start, list[tuple[Judged, bytes]]()
-        for job, found in zip(jobs, judged, strict=True):
+        for job, found in pairs:
             decision = recorded.pop(found.decision.id, None)  # the first of equal ones is the new one
             is_new = decision is not None
-            if decision is None:
-                decision = self._earlier(found)
-            self._metrics.count("padim_verdicts_total", model=job.model, verdict=found.decision.verdict)
-            self._metrics.observe("padim_wait_seconds", start - job.since)
-            job.future.set_result(Answer(found, decision, is_new, state, start - job.since, seconds))
             if is_new:
                 fresh.append((found, job.photo.content or b""))
+            try:
+                if decision is None:
+                    decision = self._earlier(found)
+                self._metrics.count("padim_verdicts_total", model=job.model, verdict=found.decision.verdict)
+                self._metrics.observe("padim_wait_seconds", start - job.since)
+                job.future.set_result(Answer(found, decision, is_new, state, start - job.since, seconds))
+            except Exception as error:  # of this image, as of a damaged row of the store; the others are answered
+                _fail([job], error)
         for found, content in fresh if self._keep is not None else ():
             self._keep_one(state, found, content)
         self._metrics.observe("padim_batch_seconds", time.monotonic() - start)
@@ -204,11 +210,15 @@ class Worker:
         assert self._keep is not None
         try:
             self._keep(state, found, content)
-        except OSError as error:
+        except Exception as error:  # of any kind: its decision is recorded and answered
             self._remark(f"a photo was not kept: {error}")
 
     def _earlier(self, found: Judged) -> Decision:
-        """The decision that an image had already, or its own where it is not recorded."""
+        """The decision that an image had already, or its own where it is not recorded.
+
+        Raises:
+          StoreError: the store can't be read.
+        """
         try:
             return self._store.decision(found.decision.id) if is_readable(found) else found.decision
         except KeyError:  # retention has deleted it
@@ -222,5 +232,5 @@ def is_readable(found: Judged) -> bool:
 
 def _fail(jobs: Sequence[_Job], error: BaseException) -> None:
     for job in jobs:
-        if not job.future.done():
+        with suppress(InvalidStateError):  # answered, or given up by who waited
             job.future.set_exception(error)
