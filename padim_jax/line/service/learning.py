@@ -13,6 +13,7 @@ from padim_jax.line.learning import Changed, Kept, NothingToLearn, Proposal, app
 from padim_jax.line.service.decisions import change_of, text_of
 from padim_jax.line.service.models import Models
 from padim_jax.line.service.photos import Photos
+from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.service.security import Gate
 from padim_jax.line.service.uploads import Refusal
 from padim_jax.line.store import Store
@@ -20,7 +21,7 @@ from padim_jax.line.store import Store
 with extra("serve"):
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import Response
 
 _RECENT = 1000
 _FORESEEN = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)
