@@ -206,9 +206,9 @@ def test_a_score_that_is_not_finite_is_refused() -> None:
 def test_published_figures_stand_beside_a_method_only_with_its_network_and_settings(tmp_path: Path) -> None:
     figures = published("patchcore", "mvtec_ad", "standard", "mean", "wide_resnet50_2")
     assert {name: figure.value for name, figure in figures.items()} == {
-        "image_auroc": 0.99,
+        "image_auroc": 0.992,
         "pixel_auroc": 0.981,
-        "pro": 0.935,
+        "pro": 0.944,
     }
     assert not published("patchcore", "mvtec_ad", "standard", "mean", "efficientnet_lite0")
     (category,) = find_categories(write_mvtec(tmp_path, "bottle", (2, 1, 1), size=32), tmp_path / "prepared")
