@@ -12,7 +12,7 @@ SETTINGS = DeepSvddSettings(CONFIG, width=4, latent=8, steps=4, batch_size=8)
 def test_the_centre_is_the_mean_of_the_first_vectors_and_nowhere_near_0() -> None:
     model = deep_svdd.fit(None, [GOOD], DeepSvddSettings(CONFIG, width=4, latent=64, steps=4, batch_size=8, held_out=0))
     recipe = deep_svdd._Recipe(model.settings)
-    first = recipe.draw(jax.random.fold_in(jax.random.key(0), 0))
+    first = recipe.network.draw(jax.random.fold_in(jax.random.key(0), 0))
     mean = np.asarray(deep_svdd.embed(recipe.network, first, GOOD), np.float64).mean(axis=0)
     assert (np.abs(mean) < 0.1).any()
     wanted = np.where(np.abs(mean) < 0.1, np.copysign(0.1, mean), mean)
@@ -36,7 +36,7 @@ def test_the_loss_is_the_squared_distance_and_the_score_the_distance_from_the_ce
 
 
 def test_the_network_has_no_bias_that_could_give_the_centre_whatever_it_sees() -> None:
-    parameters = deep_svdd._Recipe(SETTINGS).draw(jax.random.key(0))
+    parameters = deep_svdd._Recipe(SETTINGS).network.draw(jax.random.key(0))
     assert all(path.endswith("kernel") for path in parameters)
     grey = np.full((1, *CONFIG.crop, 3), 0.5, np.float32)
     np.testing.assert_array_equal(deep_svdd.embed(deep_svdd._Recipe(SETTINGS).network, parameters, grey), 0)

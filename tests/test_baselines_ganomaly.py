@@ -55,7 +55,7 @@ def test_scores_are_the_distance_of_the_codes(trained: ganomaly.Ganomaly, parts:
 
 def test_each_loss_moves_its_own_network() -> None:
     still = replace(SETTINGS, adversarial=0, contextual=0, encoding=0, weight_decay=0)
-    first = ganomaly._Recipe(SETTINGS).draw(jax.random.fold_in(jax.random.key(0), 0))
+    first = ganomaly._Recipe(SETTINGS).network.draw(jax.random.fold_in(jax.random.key(0), 0))
     last = ganomaly.fit(None, [GOOD], still).parameters
     moved = {path.split(".")[0] for path in first if not np.array_equal(first[path], last[path])}
     assert moved == {"discriminator"}  # whose loss has a slope in the generator's parameters too

@@ -92,9 +92,6 @@ class _Recipe:
     def network(self) -> Network:
         return Network(Adversaries, (self.settings.config.crop, self.settings.width, self.settings.latent))
 
-    def draw(self, key: Array) -> dict[str, Array]:
-        return self.network.draw(key)
-
     def losses(self) -> Mapping[str, Callable[..., Array]]:
         return {"generator.": self.deceive, "discriminator.": self.tell_apart}
 

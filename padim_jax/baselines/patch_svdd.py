@@ -94,9 +94,6 @@ class _Recipe:
     def network(self) -> Network:
         return Network(Hierarchy, (self.settings.patch_size, self.settings.width, self.settings.latent))
 
-    def draw(self, key: Array) -> dict[str, Array]:
-        return self.network.draw(key)
-
     def losses(self) -> Mapping[str, Callable[..., Array]]:
         return {"": self.loss}
 

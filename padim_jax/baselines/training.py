@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from padim_jax.baselines.networks import Parameters
+from padim_jax.baselines.networks import Network, Parameters
 from padim_jax.baselines.scratch import ScratchImages
 from padim_jax.baselines.trained_settings import TrainedSettings
 from padim_jax.baselines.training_checkpoint import Progress, TrainingCheckpoint, TrainingStopped
@@ -53,8 +53,9 @@ class Recipe(Protocol):
         """What it is trained with."""
         ...
 
-    def draw(self, key: Array) -> dict[str, Array]:
-        """First parameters by path."""
+    @property
+    def network(self) -> Network:
+        """How the network is made."""
         ...
 
     def losses(self) -> Mapping[str, Callable[[Parameters, Mapping[str, Array], Array, Array], Array]]:
@@ -147,7 +148,10 @@ def train(
     held_out, kept = _split(keys[_SPLIT], len(images), settings.held_out)
     size = min(settings.batch_size, len(kept))
     steps = settings.steps or -(-(settings.epochs or 1) * len(kept) // size)
-    program, parameters = _Program(_replace_settings(recipe, settings.without_seed), steps), recipe.draw(keys[_DRAW])
+    program, parameters = (
+        _Program(_replace_settings(recipe, settings.without_seed), steps),
+        recipe.network.draw(keys[_DRAW]),
+    )
     given = {} if constants is None else constants(parameters, kept)
     state, progress, identity = program.begin(parameters), Progress({}, [], 0, 0, None), ""
     if checkpoint is not None:

@@ -110,9 +110,6 @@ class _Recipe:
     def network(self) -> Network:
         return Network(VariationalAutoencoder, (self.settings.config.crop, self.settings.width, self.settings.latent))
 
-    def draw(self, key: Array) -> dict[str, Array]:
-        return self.network.draw(key)
-
     def losses(self) -> Mapping[str, Callable[..., Array]]:
         return {"": self.loss}
 
