@@ -9,6 +9,21 @@ from padim_jax.commands.options import RATE, Bytes, batch_option, debug_option
 
 _VERDICTS = ("good", "look", "bad", "unreadable")
 _store_argument = click.argument("store", type=click.Path(dir_okay=False, path_type=Path))
+_store_option = click.option(
+    "--store", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File that keeps the decisions."
+)
+_look_rate_option = click.option(
+    "--look-rate",
+    type=RATE,
+    default=0.05,
+    show_default=True,
+    help="Share of good images that may be not called good.",
+)
+_false_alarm_rate_option = click.option(
+    "--false-alarm-rate",
+    type=RATE,
+    help="Share of good images that may be called bad. Default: by the model's threshold.",
+)
 
 
 @click.command(
@@ -20,21 +35,9 @@ _store_argument = click.argument("store", type=click.Path(dir_okay=False, path_t
 )
 @click.argument("source", type=str)
 @click.option("--model", required=True, type=click.Path(path_type=Path), help="The calibrated model that judges.")
-@click.option(
-    "--store", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File that keeps the decisions."
-)
-@click.option(
-    "--look-rate",
-    type=RATE,
-    default=0.05,
-    show_default=True,
-    help="Share of good images that may be not called good.",
-)
-@click.option(
-    "--false-alarm-rate",
-    type=RATE,
-    help="Share of good images that may be called bad. Default: by the model's threshold.",
-)
+@_store_option
+@_look_rate_option
+@_false_alarm_rate_option
 @click.option(
     "--append",
     "tables",
@@ -172,25 +175,13 @@ def drift_command() -> None:
     place="padim_jax.commands.serve:serve_command",
 )
 @click.argument("models", type=click.Path(path_type=Path))
-@click.option(
-    "--store", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File that keeps the decisions."
-)
+@_store_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others want --token-file.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0 takes a free one."
 )
-@click.option(
-    "--look-rate",
-    type=RATE,
-    default=0.05,
-    show_default=True,
-    help="Share of good images that may be not called good.",
-)
-@click.option(
-    "--false-alarm-rate",
-    type=RATE,
-    help="Share of good images that may be called bad. Default: by the model's threshold.",
-)
+@_look_rate_option
+@_false_alarm_rate_option
 @click.option(
     "--keep-photos",
     type=click.IntRange(0),
