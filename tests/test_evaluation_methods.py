@@ -21,7 +21,8 @@ from padim_jax.evaluation.report import write_report
 from padim_jax.evaluation.run import MethodRun
 from padim_jax.images import read_image
 from padim_jax.presets import preset
-from padim_jax.runs.folds import deal, deal_alike, pixels_digest, score_folds
+from padim_jax.runs.copies import pixels_digest
+from padim_jax.runs.folds import deal, deal_alike, score_folds
 from padim_jax.runs.scorer import Scorer
 from tests.datasets import write_mvtec
 

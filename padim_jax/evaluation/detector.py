@@ -24,10 +24,11 @@ from padim_jax.evaluation.operating_points import OperatingPoints, leave_out, po
 from padim_jax.evaluation.run import AnyRun, MethodRun, Run
 from padim_jax.method.scoring import NoLeaveOneOut
 from padim_jax.runs.choosing import choose
+from padim_jax.runs.copies import pixels_digest
 from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.fit_method import method_scorer
 from padim_jax.runs.fold import fit_batches
-from padim_jax.runs.folds import deal_alike, pixels_digest
+from padim_jax.runs.folds import deal_alike
 from padim_jax.runs.scorer import Scorer
 from padim_jax.runs.watch import Advance
 
@@ -63,7 +64,6 @@ class GoodImages:
       protocol: how images are placed.
       batch_size: images read at once.
       names: of the files read so far, in order, each once.
-      pixels: digests of their pixels, as the network sees them, by name.
       advance: told how many images have just been read.
     """
 
@@ -72,7 +72,6 @@ class GoodImages:
     protocol: Protocol
     batch_size: int
     names: dict[str, None] = field(default_factory=dict)
-    pixels: dict[str, str] = field(default_factory=dict)
     advance: Advance = lambda count: None
 
     def __len__(self) -> int:
@@ -88,7 +87,6 @@ class GoodImages:
         ):
             yield batch.images
             self.names.update(dict.fromkeys(batch.file_names))
-            self.pixels.update(zip(batch.file_names, map(pixels_digest, batch.images), strict=True))
             self.advance(len(batch.images))
 
 
@@ -150,10 +148,17 @@ def _fit_method(run: MethodRun, backbone: Backbone, good: GoodImages, progress: 
     settings, (config,) = run.method_settings, run.members
     start = time.perf_counter()
     good.advance = progress("fit", len(good))
-    model = run.baseline.fit(backbone, good.read(config), settings)
+    pixels = list[str]()
+
+    def watched() -> Iterator[np.ndarray]:
+        for images in good.read(config):
+            yield images
+            pixels.extend(map(pixels_digest, images))
+
+    model = run.baseline.fit(backbone, watched(), settings)
     jax.block_until_ready(jax.tree.leaves(model))
     fitted = time.perf_counter()
-    folds, counted = deal_alike([good.pixels[name] for name in good.names], run.folds, run.seed)
+    folds, counted = deal_alike(pixels, run.folds, run.seed)
     good.advance = progress("calibrate", run.folds * len(good))
     fit = partial(run.baseline.fit, backbone, settings=settings)
     points = points_of_folds(

@@ -193,11 +193,6 @@ def _check_scales(reference: Reference) -> None:
         raise ValueError(f"its maps are on a scale of {scale:.2g}, and none is above {largest:.2g}")
 
 
-def pixels_digest(image: UInt8[np.ndarray, "height width 3"]) -> str:
-    """SHA-256 in hex of an image's pixels."""
-    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
-
-
 def digest_files(folder: Path, names: Sequence[str]) -> dict[str, tuple[str, int]]:
     """SHA-256 in hex and bytes of files in a folder, by name."""
     found = {}

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from padim_jax.artifact.arrays import first_line
-from padim_jax.export.certificate import GoodImage, Reference, RuntimeReport, pixels_digest
+from padim_jax.export.certificate import GoodImage, Reference, RuntimeReport
 from padim_jax.export.compare import (
     Decision,
     Differences,
@@ -23,6 +23,7 @@ from padim_jax.export.describe import ExportError
 from padim_jax.export.runtimes import Runtime
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
+from padim_jax.runs.copies import pixels_digest
 
 Images = UInt8[np.ndarray, "n height width 3"]
 _BATCH = len(hostile_images((1, 1)))  # images compared at a time: one shape is one compilation

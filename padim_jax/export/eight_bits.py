@@ -34,6 +34,7 @@ from padim_jax.method.fitting import fit
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import calibrate
 from padim_jax.method.variants import with_roi
+from padim_jax.runs.copies import pixels_digest
 
 with extra("export"):
     import onnx
@@ -198,10 +199,10 @@ def quantise_network(
 
 def _different(good: Sequence[Batch]) -> list[Batch]:
     """The images without copies, in their order and batches."""
-    seen = set[bytes]()
+    seen = set[str]()
     result = list[Batch]()
     for batch in good:
-        digests = [hashlib.sha256(np.asarray(image).tobytes()).digest() for image in batch]
+        digests = map(pixels_digest, batch)
         fresh = [place for place, digest in enumerate(digests) if digest not in seen and not seen.add(digest)]
         if fresh:
             result.append(batch[fresh])

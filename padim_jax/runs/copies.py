@@ -1,8 +1,17 @@
 """Which images have the same pixels: a calibration counts each image once, however many copies there are."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from jaxtyping import UInt8
+
 from padim_jax.runs.steps import File
+
+
+def pixels_digest(image: UInt8[np.ndarray, "height width 3"]) -> str:
+    """SHA-256 in hex of an image's pixels, as the network sees them."""
+    return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
 
 
 class Copies:

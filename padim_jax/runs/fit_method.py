@@ -12,10 +12,12 @@ from jaxtyping import Array
 from padim_jax.backbones import Backbone
 from padim_jax.baselines import FittedModel, Method, TrainingCheckpoint, TrainingStopped, save
 from padim_jax.baselines.settings import BaselineSettings
+from padim_jax.images import Batch as ImageBatch
 from padim_jax.images import UnreadableImage, load_batches
 from padim_jax.method.calibration import Calibration, Histogram
 from padim_jax.method.calibration import calibration as calibrate_scores
-from padim_jax.runs.folds import Batch, TooFewInFolds, deal_alike, pixels_digest, score_folds
+from padim_jax.runs.copies import pixels_digest
+from padim_jax.runs.folds import Batch, TooFewInFolds, deal_alike, score_folds
 from padim_jax.runs.scorer import Scorer
 from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note
 
@@ -82,51 +84,55 @@ def fit_method(
       ValueError, FloatingPointError: as of the method's fit; ``others`` that the model was fitted on.
       ArtifactError, OSError: as of :func:`padim_jax.baselines.save`.
     """
-    config, digests, skipped = settings.config, dict[Path, str](), dict[Path, str]()
-    sizes, pixels = dict[str, tuple[int, int]](), dict[Path, str]()  # by digest; digests of pixels
+    config, skipped = settings.config, dict[Path, str]()
+    readable, pixels, files = list[Path](), list[str](), dict[str, tuple[int, int]]()  # what the fit has read
 
     def unreadable(error: UnreadableImage) -> None:
         watch.unreadable(error)
         skipped[error.path] = error.reason
 
-    def read(some: Sequence[Path], advance: Advance, note: Any) -> Iterator[Batch]:
+    def read(some: Sequence[Path], advance: Advance, note: Any) -> Iterator[ImageBatch]:
         for batch in load_batches(some, config, batch_size, unreadable, note):
-            digests.update(zip(batch.paths, batch.digests, strict=True))
-            sizes.update(zip(batch.digests, batch.sizes, strict=True))
-            pixels.update(zip(batch.paths, map(pixels_digest, batch.images), strict=True))
-            yield batch.images
+            yield batch
             advance(len(batch.images))
             if watch.stopped():
                 raise Interrupted("interrupted")
 
+    def noted(batches: Iterable[ImageBatch]) -> Iterator[Batch]:
+        for batch in batches:
+            readable.extend(batch.paths)
+            pixels.extend(map(pixels_digest, batch.images))
+            files.update(zip(batch.digests, batch.sizes, strict=True))
+            yield batch.images
+
     checkpoint = None if found.uses_backbone else TrainingCheckpoint(out.with_name(f"{out.name}.training"))
     fit = _fit_of(found, backbone, settings, watch)
     with watch.progress("fit", len(paths)) as advance:
-        model = fit(read(paths, advance, watch.note), checkpoint)
+        model = fit(noted(read(paths, advance, watch.note)), checkpoint)
         jax.block_until_ready(jax.tree.leaves(model))
-    calibration, reason, files = None, "", dict(sizes)
-    readable = [path for path in paths if path in digests]
-    own = {pixels[path] for path in readable}
+    calibration, reason, own = None, "", set(pixels)
     if folds is not None and others is not None:
         scorer, histogram, scores = method_scorer(found, model, batch_size), Histogram(), list[float]()
         with watch.progress("calibrate", len(others)) as advance:
-            for batch in read(others, advance, watch.note):
-                if own & set(map(pixels_digest, batch)):
+            for images in (batch.images for batch in read(others, advance, watch.note)):
+                if own & set(map(pixels_digest, images)):
                     raise ValueError(
                         "fit: some of the images to calibrate on are among those fitted on, whose scores are too low; "
                         "name others, or none, to calibrate by folds"
                     )
-                values, maps = scorer.finish(scorer.start(batch), len(batch))
+                values, maps = scorer.finish(scorer.start(images), len(images))
                 scores += values.tolist()
                 histogram.add(values if maps is None else maps)
         calibration = calibrate_scores(np.asarray(scores, np.float32), histogram.counts, "held-out", *rates)
     elif folds is not None:
-        dealt, counted = deal_alike([pixels[path] for path in readable], folds, config.seed)
+        dealt, counted = deal_alike(pixels, folds, config.seed)
         with watch.progress("calibrate", len(dealt) * len(readable)) as advance:
             try:
                 values, histogram = score_folds(
                     dealt,
-                    lambda among: read([readable[place] for place in among], advance, ignore_note),
+                    lambda among: (
+                        batch.images for batch in read([readable[place] for place in among], advance, ignore_note)
+                    ),
                     lambda batches: method_scorer(found, fit(batches, None), batch_size),
                     counted,
                 )

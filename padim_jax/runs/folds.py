@@ -4,7 +4,6 @@ Cross-conformal scores (Vovk, arXiv 1208.0806): they come from models of fewer i
 rate of false alarms holds approximately, on the side of fewer alarms where more images make good ones score less.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -39,7 +38,7 @@ def deal_alike(images: Sequence[str], n_folds: int, seed: int) -> tuple[Folds, f
     A model that knows a copy of an image would score it too low, and a copy that counts shows nothing new.
 
     Args:
-      images: what tells them apart, such as :func:`pixels_digest`.
+      images: what tells them apart, such as :func:`padim_jax.runs.copies.pixels_digest`.
       n_folds: of different images.
       seed: of the draw.
     """
@@ -54,11 +53,6 @@ def deal_alike(images: Sequence[str], n_folds: int, seed: int) -> tuple[Folds, f
     for place, image in enumerate(images):
         folds[fold_of[image]].append(place)
     return tuple(map(tuple, folds)), frozenset(first.values())
-
-
-def pixels_digest(image: UInt8[np.ndarray, "height width 3"]) -> str:
-    """Digest of an image as the network sees it."""
-    return hashlib.sha256(image.tobytes()).hexdigest()
 
 
 def score_folds(
