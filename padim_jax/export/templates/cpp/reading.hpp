@@ -38,7 +38,7 @@ struct Weights {
 
     Weights(int length, double low, double high, int pixels) {
         const bool is_cubic = std::strcmp(settings::interpolation, "bicubic") == 0;
-        const double scale = (high - low) / pixels;
+        const double scale = static_cast<double>(static_cast<float>(high - low)) / pixels;  // as in Pillow
         const double stretch = std::max(1.0, scale);  // a photo that is made smaller is averaged
         const double reach = (is_cubic ? 2 : 1) * stretch;
         for (int pixel = 0; pixel < pixels; ++pixel) {

@@ -146,7 +146,7 @@ namespace Padim
             public Weights(int length, double low, double high, int pixels)
             {
                 bool isCubic = Settings.Interpolation == "bicubic";
-                double scale = (high - low) / pixels;
+                double scale = (double)(float)(high - low) / pixels; // as in Pillow
                 double stretch = Math.Max(1, scale); // a photo that is made smaller is averaged
                 double reach = (isCubic ? 2 : 1) * stretch;
                 Starts = new int[pixels];

@@ -178,7 +178,7 @@ function clip(value) {
 
 /** For every pixel along an axis: the first pixel of the photo that counts, how many do, and their weights. */
 function weights(length, low, high, pixels, { support, weight }) {
-  const scale = (high - low) / pixels;
+  const scale = Math.fround(high - low) / pixels; // of single precision in Pillow too
   const stretch = Math.max(1, scale); // a photo that is made smaller is averaged
   const reach = support * stretch;
   const size = Math.ceil(reach) * 2 + 1;
