@@ -11,6 +11,7 @@ from padim_jax.commands.terminal import say, tell
 from padim_jax.export import export_model, verify_export
 from padim_jax.export.certificate import RuntimeReport
 from padim_jax.export.examples import MOST_GOOD
+from padim_jax.export.inputs import Input
 from padim_jax.export.runtimes import Format, Precision
 from padim_jax.export.shipped import EXAMPLES, Target, claimed_targets
 
@@ -22,6 +23,7 @@ def export_command(
     exported: Format,
     precision: Precision,
     batch: int | None,
+    taken: Input | None,
     runtimes: tuple[Target, ...],
     ort_web: Path | None,
 ) -> None:
@@ -31,7 +33,7 @@ def export_command(
     paths = find_inputs(images, out).paths if images else ()
     if not paths:
         say("note: no good images were named; it is compared on black, white, noisy and saturated ones alone")
-    options: dict[str, Any] = {"format": exported, "precision": precision, "batch": batch}
+    options: dict[str, Any] = {"format": exported, "precision": precision, "batch": batch, "input": taken}
     certificate = export_model(model, out, paths, **options, runtimes=runtimes, ort_web=ort_web)
     _tell_reports(certificate.runtimes)
     if precision == "int8":

@@ -38,6 +38,13 @@ _images = click.argument("images", nargs=-1, type=click.Path(exists=True, path_t
     "--batch", type=click.IntRange(1), help="Images that the program takes at a time. Default: any; stablehlo, 1."
 )
 @click.option(
+    "--input",
+    "taken",
+    type=(click.Choice(["photo"]), click.IntRange(1), click.IntRange(1)),
+    metavar="photo HEIGHT WIDTH",
+    help="Have the program take photos of this size, which it resizes and crops. Default: images of the crop's size.",
+)
+@click.option(
     "--runtime",
     "runtimes",
     type=click.Choice(["browser", "javascript", "cpp", "csharp"]),
@@ -53,13 +60,15 @@ _images = click.argument("images", nargs=-1, type=click.Path(exists=True, path_t
 def export_command() -> None:
     """Write MODEL as a program for other runtimes, with a certificate that it gives what MODEL gives.
 
-    The program takes uint8 RGB images of the crop's size, and gives scores, maps and, of a calibrated model, p-values,
-    verdicts and masks. Every installed runtime is compared with MODEL on black, white, noisy and saturated images, and
-    on the good IMAGES named; where one is off by more than 1e-4 of the map's scale, nothing is written.
-    --out/certificate.json says what was compared and how far each was off, and has a digest of every file. A compact
-    MODEL stays as small in an ONNX file; StableHLO has its numbers in 32 bits. An earlier export in --out is replaced,
-    but nothing else that lies there. With --runtime, --out/examples holds the first three of IMAGES, as the network
-    sees them, and two others, with their scores; each of the folders reads and scores photos as padim does.
+    The program takes uint8 RGB images of the crop's size, or with --input photo HEIGHT WIDTH upright photos of that
+    size, which it resizes and crops as padim does, to the last bit; maps are of the crop's size in both. It gives
+    scores, maps and, of a calibrated model, p-values, verdicts and masks. Every installed runtime is compared with
+    MODEL on black, white, noisy and saturated images, and on the good IMAGES named; where one is off by more than 1e-4
+    of the map's scale, nothing is written. --out/certificate.json says what was compared and how far each was off, and
+    has a digest of every file. A compact MODEL stays as small in an ONNX file; StableHLO has its numbers in 32 bits. An
+    earlier export in --out is replaced, but nothing else that lies there. With --runtime, --out/examples holds the
+    first three of IMAGES, as the network sees them, and two others, with their scores; each of the folders reads and
+    scores photos as padim does.
     """
 
 

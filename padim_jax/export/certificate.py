@@ -20,6 +20,7 @@ from padim_jax.config import PadimConfig
 from padim_jax.export.archives import read_arrays
 from padim_jax.export.compare import Decision, Differences, Outputs
 from padim_jax.export.describe import ExportError
+from padim_jax.export.inputs import ProgramInput
 from padim_jax.export.runtimes import FILES
 from padim_jax.export.shipped import target_files
 
@@ -53,7 +54,7 @@ class GoodImage:
     """What the model says about an image that was given, without the image.
 
     Attributes:
-      pixels: SHA-256 in hex of its pixels as the model sees them.
+      pixels: SHA-256 in hex of its pixels as the program takes them.
       scale: what differences of its map are held against (:func:`padim_jax.export.compare.map_scales`).
       image_score, p_value, anomalous: as of :class:`padim_jax.method.records.Scores`.
     """
@@ -75,6 +76,7 @@ class Certificate:
       exported: the format, "onnx" or "stablehlo".
       precision: of the network, "float32" or "int8".
       batch: how many images the graph takes; None for any number.
+      photo: height and width of photos that the graph takes; None where it takes images of the crop's size.
       reading: the settings by which files become images of the crop's size.
       files: SHA-256 in hex and bytes of every file beside it, by name.
       bound: what differences may be, relative to the map's scale.
@@ -89,6 +91,7 @@ class Certificate:
     exported: str
     precision: str
     batch: int | None
+    photo: tuple[int, int] | None
     reading: Mapping[str, Any]
     files: Mapping[str, tuple[str, int]]
     bound: float
@@ -102,6 +105,11 @@ class Certificate:
         """Settings that read files as the model does; the others are defaults."""
         values: Mapping[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in self.reading.items()}
         return PadimConfig(**values)
+
+    @property
+    def taken(self) -> ProgramInput:
+        """What the program takes."""
+        return ProgramInput(self.settings, self.photo)
 
     @property
     def largest(self) -> float:
@@ -120,14 +128,14 @@ class Reference:
     """What the model says about the images that are stored with an export, and what its verdicts follow from.
 
     Attributes:
-      images: uint8 RGB of the crop's size.
+      images: uint8 RGB, as the program takes them.
       image_score, anomaly_map: of them, by the model.
       scale: what differences of each map are held against.
       decision: None where the model is not calibrated.
       p_value, anomalous: None likewise.
     """
 
-    images: UInt8[np.ndarray, "n height width 3"]
+    images: UInt8[np.ndarray, "n rows columns 3"]
     image_score: Float[np.ndarray, " n"]
     anomaly_map: Float[np.ndarray, "n height width"]
     scale: Float[np.ndarray, " n"]
@@ -154,7 +162,7 @@ class Reference:
         n, (height, width) = certificate.hostile, certificate.settings.crop
         single, double = np.dtype(np.float32), np.dtype(np.float64)
         expected: dict[str, tuple[np.dtype, tuple[int | None, ...]]] = {
-            "images": (np.dtype(np.uint8), (n, height, width, 3)),
+            "images": (np.dtype(np.uint8), (n, *certificate.taken.size, 3)),
             "scale": (double, (n,)),
             "image_score": (single, (n,)),
             "anomaly_map": (single, (n, height, width)),

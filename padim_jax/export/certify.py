@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 
 from padim_jax.artifact.arrays import first_line
 from padim_jax.export.certificate import GoodImage, Reference, RuntimeReport
@@ -20,12 +20,12 @@ from padim_jax.export.compare import (
     run_in_batches,
 )
 from padim_jax.export.describe import ExportError
+from padim_jax.export.inputs import Images, ProgramInput
 from padim_jax.export.runtimes import Runtime
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
 from padim_jax.runs.copies import pixels_digest
 
-Images = UInt8[np.ndarray, "n height width 3"]
 _BATCH = len(hostile_images((1, 1)))  # images compared at a time: one shape is one compilation
 
 
@@ -37,6 +37,7 @@ class Comparison:
       runtime: with the export open in it.
       batch: how many images it takes; None for any number.
       decision: what verdicts follow from; None without a calibration.
+      size: of its maps, height and width.
       differences: so far.
       seconds: that the runtime took so far.
     """
@@ -44,6 +45,7 @@ class Comparison:
     runtime: Runtime
     batch: int | None
     decision: Decision | None
+    size: tuple[int, int]
     differences: Differences = field(default_factory=Differences)
     seconds: float = 0.0
 
@@ -62,8 +64,7 @@ class Comparison:
                 f"{self.runtime.name} can't run the program ({first_line(error)}); export the model again"
             ) from error
         self.seconds += time.perf_counter() - start
-        size = images.shape[1], images.shape[2]
-        check_outputs(self.runtime.name, found, len(images), size, judged=self.decision is not None)
+        check_outputs(self.runtime.name, found, len(images), self.size, judged=self.decision is not None)
         if self.decision is not None:
             self.decision.check(self.runtime.name, found)
         return found
@@ -90,34 +91,36 @@ class Comparison:
 
 
 def compare_with_model(
-    comparisons: Sequence[Comparison], model: Padim, batches: Iterable[Images]
+    comparisons: Sequence[Comparison], model: Padim, taken: ProgramInput, batches: Iterable[Images]
 ) -> tuple[Reference, tuple[GoodImage, ...]]:
     """Compare on hostile images, which are kept, and on others, of which digests and scores are."""
-    reference = compare_hostile(comparisons, model)
+    reference = compare_hostile(comparisons, model, taken)
     for comparison in comparisons:
         if comparison.batch is None:  # any number of images gives the same
             first = {name: value[:1] for name, value in reference.outputs.items()}
             comparison.add(reference.images[:1], first, reference.scale[:1])
-    return reference, tuple(compare_good(comparisons, model, batches))
+    return reference, tuple(compare_good(comparisons, model, taken, batches))
 
 
-def compare_hostile(comparisons: Sequence[Comparison], model: Padim) -> Reference:
+def compare_hostile(comparisons: Sequence[Comparison], model: Padim, taken: ProgramInput) -> Reference:
     """Compare on hostile images, and give what the model says about them."""
-    hostile = hostile_images(model.config.crop)
-    wanted, scale = outputs_of(model, hostile)
+    hostile = hostile_images(taken.size)
+    wanted, scale = outputs_of(model, taken.seen(hostile))
     for comparison in comparisons:
         comparison.add(hostile, wanted, scale)
     kept = {name: value for name, value in wanted.items() if name != "match"}
     return Reference(hostile, scale=scale, decision=Decision.of(model), **kept)
 
 
-def compare_good(comparisons: Sequence[Comparison], model: Padim, batches: Iterable[Images]) -> list[GoodImage]:
+def compare_good(
+    comparisons: Sequence[Comparison], model: Padim, taken: ProgramInput, batches: Iterable[Images]
+) -> list[GoodImage]:
     """Compare on images that are not kept, and give what the model says about each."""
     good = list[GoodImage]()
     for batch in batches:
         for start in range(0, len(batch), _BATCH):
             images = batch[start : start + _BATCH]
-            wanted, scale = outputs_of(model, images)
+            wanted, scale = outputs_of(model, taken.seen(images))
             for comparison in comparisons:
                 comparison.add(images, wanted, scale)
             good += [_good_image(images, wanted, scale, index) for index in range(len(images))]

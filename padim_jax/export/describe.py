@@ -31,13 +31,25 @@ def output_names(model: Padim) -> list[str]:
     return ["image_score", "anomaly_map", *judged, *(["match"] if model.alignment is not None else [])]
 
 
-def descriptions(model: Padim) -> dict[str, str]:
-    """Input and outputs in words, by name."""
-    height, width = model.config.crop
+def descriptions(model: Padim, photo: tuple[int, int] | None = None) -> dict[str, str]:
+    """Input and outputs in words, by name.
+
+    Args:
+      model: any.
+      photo: height and width of the photos that the graph takes; None for images of the crop's size.
+    """
+    (height, width), (rows, columns) = photo or model.config.crop, model.config.crop
+    read = "resized and cropped as padim does"
+    if photo is not None:
+        read = "an upright photo, which is resized and cropped here"
     units = "standard deviations of good images' maps" if model.standard is not None else "Mahalanobis distances"
-    text = {IMAGES: f"uint8 (n, {height}, {width}, 3): RGB from 0 to 255, resized and cropped as padim does"}
+    text = {IMAGES: f"uint8 (n, {height}, {width}, 3): RGB from 0 to 255, {read}"}
     text |= {name: OUTPUTS[name][1] for name in output_names(model)}
     text["anomaly_map"] += f"; {units}"
+    if photo is not None:
+        for name in ("anomaly_map", "mask"):
+            if name in text:
+                text[name] += f"; of the crop of {rows}×{columns}, not of the photo"
     if model.calibration is not None:
         text["anomalous"] += f", {float(model.calibration.threshold)!r}"
         text["mask"] += f", {float(model.calibration.pixel_threshold)!r}"

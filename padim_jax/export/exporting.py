@@ -1,7 +1,7 @@
 """Write a model as a program for other runtimes, certified, in one step or not at all."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,20 +11,20 @@ import numpy as np
 
 from padim_jax.artifact import load, load_quantised
 from padim_jax.artifact.compaction import Compacted, compact
-from padim_jax.config import PadimConfig
 from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, digest_files, files_of
-from padim_jax.export.certify import Comparison, Images, compare_with_model
+from padim_jax.export.certify import Comparison, compare_with_model
 from padim_jax.export.compare import BOUND, BOUNDS, Decision
 from padim_jax.export.describe import ExportError, model_digest
 from padim_jax.export.examples import MOST_GOOD, choose_examples, keep_first
 from padim_jax.export.folder import refuse_nested, replaced
+from padim_jax.export.inputs import Images, Input, ProgramInput, check_input
+from padim_jax.export.resampling import plan_resampling
 from padim_jax.export.runtimes import FILES, Format, Precision, open_runtimes
 from padim_jax.export.shipped import Target
 from padim_jax.export.shipping import Shipment
 from padim_jax.gaussians.quantised import Quantised
-from padim_jax.method.checks import check_images
 from padim_jax.method.records import Padim
-from padim_jax.runs.inputs import Notes, Place, image_paths, paths_or_arrays, read_images
+from padim_jax.runs.inputs import Place, paths_or_arrays
 
 _CALL = "export_model"
 _MAX_ERROR = 1e-2  # of distances, by factors of 16 bits: eight bits in the network are off by more
@@ -38,10 +38,11 @@ def export_model(
     format: Format = "onnx",
     precision: Precision = "float32",
     batch: int | None = None,
+    input: Input | None = None,
     runtimes: Sequence[Target] = (),
     ort_web: Place | None = None,
 ) -> Certificate:
-    """Write a model as a program for other runtimes, from uint8 images of the crop's size to scores and maps.
+    """Write a model as a program for other runtimes, from uint8 images to scores and maps.
 
     The folder holds the program (``model.onnx``, or ``model.stablehlo`` with ``arrays.npz``), the model's answers to
     some images (``reference.npz``), and ``certificate.json``. Every installed runtime is compared with the model on
@@ -56,17 +57,22 @@ def export_model(
     Args:
       model: any; or the folder of one. A compact one stays in 16 bits in ONNX; StableHLO has it in 32.
       out: folder to write; an earlier export there is replaced in one step.
-      images: good images to compare on, as :func:`padim_jax.fit` takes them: a folder, files, or uint8 arrays. For
-        "int8" they are kept in memory, and are best those that the model was fitted on.
+      images: good images to compare on, as :func:`padim_jax.fit` takes them: a folder, files, or uint8 arrays, which
+        are of the size that the program takes. For "int8" they are kept in memory, and are best those that the model
+        was fitted on.
       format: "onnx", for ONNX Runtime, OpenVINO and many others; or "stablehlo", for JAX and XLA on CPU, CUDA and TPU.
       precision: of the network: "float32", or with "onnx" also "int8".
       batch: how many images the program takes at a time; None for any number, or for 1 with "stablehlo".
+      input: ("photo", height, width) for a program that takes upright photos of that size, and resizes and crops them
+        as padim does, to the last bit; None for one that takes images of the crop's size. Maps are of the crop's size
+        in both.
       runtimes: folders to write that run the program without Python, of "browser", "javascript", "cpp" and "csharp".
         The first three of ``images`` and two others are then in ``examples``, with their scores.
       ort_web: for "browser", the package onnxruntime-web of npm: the file that ``npm pack`` writes, or its folder.
 
     Raises:
-      ExportError: a model that the format can't hold; a runtime that differs by more than the bound.
+      ExportError: a model that the format can't hold; photos that are not of the size that was named; a runtime
+        that differs by more than the bound.
       NotOurs: ``out`` holds something else, even beside an earlier export; or it lies in the model's folder.
       ModuleNotFoundError: a package is missing, which the extra ``export`` brings.
       TypeError, ValueError, OSError: images, or a model, that can't be read; a folder that can't be written.
@@ -80,18 +86,23 @@ def export_model(
     if precision not in BOUNDS:
         raise ValueError(f"{_CALL}: precision={precision!r}, wanted one of {', '.join(BOUNDS)}")
     fitted, quantised = _open_model(model)
+    taken = ProgramInput(fitted.config, check_input(_CALL, input))
+    if taken.photo is not None:
+        plan_resampling(taken.photo, taken.config)  # which refuses what can't be
     bound, shipment = BOUNDS[precision], Shipment(tuple(runtimes), None if ort_web is None else Path(ort_web))
-    shipment.check(fitted.config, format, batch)
+    shipment.check(fitted.config, format, batch, taken.photo)
     if precision == "int8":
-        fitted, quantised, images = _in_eight_bits(fitted, quantised, format, images)
+        fitted, quantised, images = _in_eight_bits(fitted, quantised, format, taken, images)
     first = list[np.ndarray]()  # of the images, where examples are wanted
     size = 1 if batch is None and format == "stablehlo" else batch
-    with replaced(Path(out), _CALL) as folder, Notes() as notes:
-        _write(folder, fitted, format, size, quantised)
+    with replaced(Path(out), _CALL) as folder:
+        _write(folder, fitted, format, size, quantised, taken.photo)
         decision = Decision.of(fitted)
-        comparisons = [Comparison(runtime, size, decision) for runtime in open_runtimes(folder, format)]
-        batches = keep_first(_batches(fitted.config, images, notes), first, MOST_GOOD)
-        reference, good = compare_with_model(comparisons, fitted, batches)
+        comparisons = [
+            Comparison(runtime, size, decision, taken.config.crop) for runtime in open_runtimes(folder, format)
+        ]
+        batches = keep_first(taken.read(_CALL, images), first, MOST_GOOD)
+        reference, good = compare_with_model(comparisons, fitted, taken, batches)
         reference.write(folder / REFERENCE)
         digest, examples = model_digest(fitted), choose_examples(first, good, reference)
         shipment.write(folder, fitted, digest, Path(out).absolute().name, examples, bound)
@@ -101,6 +112,7 @@ def export_model(
             exported=format,
             precision=precision,
             batch=size,
+            photo=taken.photo,
             reading={name: getattr(fitted.config, name) for name in READING},
             files=digest_files(folder, files_of(format, runtimes, len(examples))),
             bound=bound,
@@ -110,9 +122,8 @@ def export_model(
             made=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         for report in certificate.runtimes:
-            allowed = (
-                BOUND if report.name == "ONNX Runtime" else bound
-            )  # it is the one that eight bits were fitted with
+            # it is the one that eight bits were fitted with
+            allowed = BOUND if report.name == "ONNX Runtime" else bound
             if not report.differences.relative <= allowed:
                 raise ExportError(
                     f"{_CALL}: {report.name} {report.version} is off by {report.differences.relative:.2g} of the maps' "
@@ -122,28 +133,27 @@ def export_model(
     return certificate
 
 
-def batches_of(config: PadimConfig, images: object, call: str = _CALL) -> Iterator[Images]:
-    """The images that a user gives, as the model sees them, in batches; errors name ``call``."""
-    with Notes() as notes:
-        yield from _batches(config, images, notes, call)
-
-
 def _in_eight_bits(
-    model: Padim, quantised: Quantised | None, format: Format, images: object
-) -> tuple[Padim, Quantised | None, list[Images]]:
-    """The model with its network in eight bits, its factors in 16 bits where they were, and the images in memory."""
+    model: Padim, quantised: Quantised | None, format: Format, taken: ProgramInput, images: object
+) -> tuple[Padim, Quantised | None, object]:
+    """The model with its network in eight bits, its factors in 16 bits where they were, and the images once more."""
     if format != "onnx":
         raise ExportError(f"{_CALL}: precision='int8' takes format='onnx', and {format!r} was asked for")
     from padim_jax.export.eight_bits import to_eight_bits  # which needs the extra
     from padim_jax.export.onnx_model import check_exportable
 
     check_exportable(model)
-    good = list(batches_of(model.config, images))
+    places, arrays = paths_or_arrays(_CALL, images)
+    if taken.photo is None or places is None:
+        images = list(taken.read(_CALL, arrays if places is None else places))
+    else:
+        images = places  # photos are large, and are read a second time
+    good = [taken.seen(batch) for batch in taken.read(_CALL, images, lambda path, text: None)]
     fitted = to_eight_bits(model, good)
     if quantised is None:
-        return fitted, None, good
+        return fitted, None, images
     compacted = compact(fitted, _MAX_ERROR)
-    return compacted.model, compacted.quantised, good
+    return compacted.model, compacted.quantised, images
 
 
 def _open_model(model: Padim | Compacted | Place) -> tuple[Padim, Quantised | None]:
@@ -156,27 +166,23 @@ def _open_model(model: Padim | Compacted | Place) -> tuple[Padim, Quantised | No
     raise TypeError(f"{_CALL}: model is of type {type(model).__name__}, wanted a model or the folder of one")
 
 
-def _batches(config: PadimConfig, images: object, notes: Notes, call: str = _CALL) -> Iterator[Images]:
-    if isinstance(images, tuple | list) and not images:
-        return
-    places, arrays = paths_or_arrays(call, images)
-    if places is not None:
-        arrays = read_images(image_paths(call, places), config, 16, notes)
-    for batch in arrays:
-        check_images(call, batch, config)
-        yield np.asarray(batch)
-
-
-def _write(folder: Path, model: Padim, format: Format, batch: int | None, quantised: Quantised | None) -> None:
+def _write(
+    folder: Path,
+    model: Padim,
+    format: Format,
+    batch: int | None,
+    quantised: Quantised | None,
+    photo: tuple[int, int] | None,
+) -> None:
     paths = [folder / name for name in FILES[format]]
     if format == "stablehlo":
         from padim_jax.export.stablehlo import stablehlo_model
 
         assert batch is not None
-        program, arrays = stablehlo_model(model, batch)
+        program, arrays = stablehlo_model(model, batch, photo)
         paths[0].write_bytes(program)
         np.savez(paths[1], allow_pickle=False, **{f"{index:05}": array for index, array in enumerate(arrays)})
         return
     from padim_jax.export.onnx_model import onnx_model  # which needs the extra
 
-    paths[0].write_bytes(onnx_model(model, batch, quantised).SerializeToString())
+    paths[0].write_bytes(onnx_model(model, batch, quantised, photo).SerializeToString())

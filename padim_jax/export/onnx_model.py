@@ -13,6 +13,8 @@ from padim_jax.export.describe import IMAGES, OUTPUTS, ExportError, descriptions
 from padim_jax.export.distances import write_distances
 from padim_jax.export.graph import IR_VERSION, OPSET, Graph
 from padim_jax.export.patches import write_patches
+from padim_jax.export.photos import write_resampling
+from padim_jax.export.resampling import plan_resampling
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.lazy import extra
 from padim_jax.method.records import Padim
@@ -29,7 +31,12 @@ _ANY = "n"  # the name of a free number of images
 _KEY = "padim_jax."
 
 
-def onnx_model(model: Padim, batch: int | None = None, quantised: Quantised | None = None) -> onnx.ModelProto:
+def onnx_model(
+    model: Padim,
+    batch: int | None = None,
+    quantised: Quantised | None = None,
+    photo: tuple[int, int] | None = None,
+) -> onnx.ModelProto:
     """The graph of a model, checked by ONNX's own checker.
 
     Input is :data:`padim_jax.export.describe.IMAGES`, outputs are those of :func:`output_names`, in that order.
@@ -38,6 +45,7 @@ def onnx_model(model: Padim, batch: int | None = None, quantised: Quantised | No
       model: what :func:`padim_jax.score` takes.
       batch: the number of images that the graph takes; None for any.
       quantised: the numbers of 16 bits that the model's factors were made from; None for factors of 32 bits.
+      photo: height and width of the photos that the graph takes; None for images of the crop's size.
 
     Raises:
       ExportError: a model that has no such graph yet, or one beyond 2 GiB; says what to do.
@@ -45,7 +53,10 @@ def onnx_model(model: Padim, batch: int | None = None, quantised: Quantised | No
     check_exportable(model)
     graph = Graph()
     whitened = model if model.gaussian.solver != "triangular-solve" else with_solver(model, "inverse-factor")
-    patches = write_patches(graph, whitened, IMAGES)
+    images = IMAGES
+    if photo is not None:
+        images = write_resampling(graph, plan_resampling(photo, model.config), IMAGES)
+    patches = write_patches(graph, whitened, images)
     distances = write_distances(graph, whitened, patches, quantised)
     names = write_decision(graph, whitened, distances)
     assert names == output_names(model)
@@ -54,9 +65,10 @@ def onnx_model(model: Padim, batch: int | None = None, quantised: Quantised | No
             f"export_model: the arrays take {graph.bytes / 2**30:.2f} GiB, and an ONNX file holds less than 2; compact "
             "the model first (padim compact), fit one of fewer channels, or export format='stablehlo'"
         )
-    words = descriptions(model)
+    words = descriptions(model, photo)
     count = _ANY if batch is None else batch
-    inputs = [helper.make_tensor_value_info(IMAGES, TensorProto.UINT8, [count, *model.config.crop, 3], words[IMAGES])]
+    size = photo or model.config.crop
+    inputs = [helper.make_tensor_value_info(IMAGES, TensorProto.UINT8, [count, *size, 3], words[IMAGES])]
     outputs = [
         helper.make_tensor_value_info(name, _TYPES[OUTPUTS[name][0]], _shape(model, name, count), words[name])
         for name in names

@@ -68,6 +68,7 @@ def _parse(record: dict[str, Any]) -> Certificate:
         exported=_text(record, "exported"),
         precision=_text(record, "precision"),
         batch=None if record["batch"] is None else _count(record, "batch", 1),
+        photo=None if record["photo"] is None else _photo(record),
         reading=_mapping(record, "reading"),
         files={name: (_digest(file, "sha256"), _count(file, "bytes", 0)) for name, file in _files(record).items()},
         bound=_number(record, "bound"),
@@ -81,6 +82,14 @@ def _parse(record: dict[str, Any]) -> Certificate:
         raise ValueError(f"its reading is {certificate.reading!r}")
     _ = certificate.settings  # which checks their values
     return certificate
+
+
+def _photo(record: Mapping[str, Any]) -> tuple[int, int]:
+    sides = _list(record, "photo")
+    if len(sides) != 2:
+        raise ValueError(f"its photo is {sides!r:.80}, wanted height and width")
+    height, width = (_count({"photo": side}, "photo", 1) for side in sides)
+    return height, width
 
 
 def _report(record: Any) -> RuntimeReport:

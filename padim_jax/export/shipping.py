@@ -29,7 +29,7 @@ class Shipment:
     targets: tuple[Target, ...] = ()
     ort_web: Path | None = None
 
-    def check(self, config: PadimConfig, format: str, batch: int | None) -> None:
+    def check(self, config: PadimConfig, format: str, batch: int | None, photo: tuple[int, int] | None) -> None:
         """Raise ``ExportError`` or ``ValueError`` where these folders can't be written, before anything is computed."""
         if unknown := [name for name in self.targets if name not in TARGETS]:
             raise ValueError(f"{_CALL}: runtimes has {unknown[0]!r}, wanted of {', '.join(TARGETS)}")
@@ -41,6 +41,11 @@ class Shipment:
             return
         if format != "onnx":
             raise ExportError(f"{_CALL}: runtimes={self.targets!r} run format='onnx', not {format!r}; export that")
+        if photo is not None:
+            raise ExportError(
+                f"{_CALL}: runtimes={self.targets!r} read photos of any size themselves, and a program with input="
+                f"{('photo', *photo)!r} takes them unread, of one size; leave input or runtimes out"
+            )
         if batch not in (None, 1):
             raise ExportError(
                 f"{_CALL}: runtimes={self.targets!r} score one image at a time, and batch={batch}; export with batch=1"

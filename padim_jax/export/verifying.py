@@ -13,7 +13,6 @@ from padim_jax.artifact.arrays import first_line
 from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, Reference, RuntimeReport
 from padim_jax.export.certify import (
     Comparison,
-    Images,
     compare_good,
     compare_hostile,
     compare_with_reference,
@@ -22,7 +21,7 @@ from padim_jax.export.certify import (
 from padim_jax.export.compare import Decision, Outputs
 from padim_jax.export.describe import ExportError, model_digest
 from padim_jax.export.examples import read_examples
-from padim_jax.export.exporting import batches_of
+from padim_jax.export.inputs import Images
 from padim_jax.export.reading import read_certificate
 from padim_jax.export.runtimes import FILES, Runtime, open_runtimes
 from padim_jax.export.shipped import EXAMPLES
@@ -86,16 +85,19 @@ def verify_export(
     if fitted is not None:
         _check_model(place, certificate, reference, fitted)
     decision = reference.decision if fitted is None else Decision.of(fitted)
-    comparisons = [Comparison(runtime, certificate.batch, decision) for runtime in _open(place, certificate)]
+    taken = certificate.taken
+    comparisons = [
+        Comparison(runtime, certificate.batch, decision, taken.config.crop) for runtime in _open(place, certificate)
+    ]
     for comparison in comparisons:
         compare_with_reference(comparison, reference)
     if fitted is not None:
-        compare_hostile(comparisons, fitted)
+        compare_hostile(comparisons, fitted, taken)
     _compare_examples(place, certificate, reference, comparisons, fitted)
     known = unknown = 0
-    for batch in batches_of(certificate.settings, images, _CALL):
+    for batch in taken.read(_CALL, images):
         if fitted is not None:
-            known += len(compare_good(comparisons, fitted, [batch]))
+            known += len(compare_good(comparisons, fitted, taken, [batch]))
             continue
         is_known, wanted, scale = recorded(certificate.good, batch)
         known, unknown = known + int(is_known.sum()), unknown + int((~is_known).sum())
@@ -126,7 +128,7 @@ def _compare_examples(
         _check_scales(folder, reference, found, scale)
         comparison.hold(wanted, found, scale)
     if model is not None:
-        compare_good(comparisons, model, [images])
+        compare_good(comparisons, model, certificate.taken, [images])
 
 
 def _check_judged(folder: Path, certificate: Certificate, reference: Reference) -> None:
