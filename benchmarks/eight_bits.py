@@ -5,7 +5,8 @@
 
 One model a folder and preset, calibrated by leaving each good image out; then the same with its network quantised by
 ONNX Runtime, with the Gaussians and the calibration of the network in 32 bits ("as it was"), and fitted and calibrated
-anew, as ``padim export --precision int8`` does. Prints image AUROC (pixel AUROC, PRO, where there are masks), and the
+anew, as ``padim export --precision int8`` does. ``--format
+openvino`` has OpenVINO compute the network. Prints image AUROC (pixel AUROC, PRO, where there are masks), and the
 share of defective and, after the slash, of good images above the threshold for 5 % false alarms.
 """
 
@@ -20,7 +21,7 @@ from alternate import split_batches
 from sharper import BATCH, fit, judge, read_folder
 
 import padim_jax as padim
-from padim_jax.export.eight_bits import to_eight_bits
+from padim_jax.export.refitting import refit
 from padim_jax.presets import preset
 
 
@@ -29,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Accuracy of a network in eight bits.")
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--presets", nargs="+", default=["lite0", "lite0-plus"])
+    parser.add_argument("--format", choices=["onnx", "openvino"], default="onnx", help="whose runtime computes it")
     options = parser.parse_args()
     print("| set | preset | 32 bits | 8 bits, as it was | 8 bits, fitted anew |")
     print("| --- | --- | --- | --- | --- |")
@@ -37,7 +39,7 @@ def main() -> int:
             config = preset(name).members[0]
             data = read_folder(folder, config)
             model, _ = fit(data, padim.load_backbone(preset(name).backbone), config)
-            anew = to_eight_bits(model, split_batches(data.fit, BATCH))
+            anew = refit(model, split_batches(data.fit, BATCH), "int8", options.format)
             stale = replace(model, backbone=anew.backbone)
             cells = [describe(judge(one, data)) for one in (model, stale, anew)]
             print(f"| {folder.name} | {name} | " + " | ".join(cells) + " |", flush=True)

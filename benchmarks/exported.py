@@ -4,13 +4,15 @@
     python benchmarks/exported.py --backbones efficientnet_lite0 --batches 1 --rounds 5
 
 A model at d = 100, calibrated, from uint8 images of 224×224 in memory to score, map, p-value, verdict and mask, as it
-is, with factors of 16 bits, and with the network in eight bits too, on as many threads as there are cores.
+is, with factors of 16 bits, and with the network in eight bits or in bfloat16 too, on as many threads as there are
+cores; the latter, and one of the former, in OpenVINO's own form where OpenVINO is installed.
 ``padim_jax`` is ``padim.score`` of the model.
 Sides take turns. ``cpu_ms`` is the processors' time of a call, which other load on the computer changes less. Prints a
 table and one JSON line per row; exits 1, naming it, where a certificate is beyond its bound.
 """
 
 import argparse
+import importlib.util
 import statistics
 import sys
 import tempfile
@@ -26,7 +28,7 @@ import padim_jax as padim
 from padim_jax.artifact.compaction import Compacted, compact
 from padim_jax.export import export_model
 from padim_jax.export.compare import BOUNDS
-from padim_jax.export.runtimes import Precision, open_runtimes
+from padim_jax.export.runtimes import FILES, Format, Precision, open_runtimes
 
 WEIGHTS = {"efficientnet_lite0": None}  # those of the others are random, which is as fast
 
@@ -54,18 +56,22 @@ def main() -> int:
             }
             sizes = {"": 0}
             halves = small.form.partition("-")[2]
-            forms: tuple[tuple[str, padim.Padim | Compacted, Precision], ...] = (
-                ("32 bit", model, "float32"),
-                (halves, small, "float32"),
-                (f"int8, {halves}", small, "int8"),
-            )
-            for form, exported, precision in forms:
+            forms: list[tuple[str, padim.Padim | Compacted, Precision, Format]] = [
+                ("32 bit", model, "float32", "onnx"),
+                (halves, small, "float32", "onnx"),
+                (f"int8, {halves}", small, "int8", "onnx"),
+            ]
+            if importlib.util.find_spec("openvino") is not None:
+                forms.append((f"openvino, int8, {halves}", small, "int8", "openvino"))
+                forms.append((f"openvino, bfloat16, {halves}", small, "bfloat16", "openvino"))
+            for form, exported, precision, format in forms:
                 out = Path(folder, form)
-                certificate = export_model(exported, out, good if precision == "int8" else (), precision=precision)
+                given = () if precision == "float32" else good
+                certificate = export_model(exported, out, given, precision=precision, format=format)
                 ratio = BOUNDS[precision] / certificate.largest
                 bounds.append((f"{name}, {form}: the bound over the largest difference", ratio, 1))
-                sizes[form] = certificate.files["model.onnx"][1]
-                sides |= {(runtime.name, form): runtime.run for runtime in open_runtimes(out, "onnx")}
+                sizes[form] = sum(certificate.files[file][1] for file in FILES[format])
+                sides |= {(one.name, form): one.run for one in open_runtimes(out, format, precision)}
             for batch in options.batches:
                 images = _images(batch, seed=1)
                 works = {"\t".join(side): partial(run, images) for side, run in sides.items()}

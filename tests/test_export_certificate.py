@@ -198,13 +198,14 @@ def test_an_export_that_differs_is_not_written_and_what_was_there_stays(
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     right = module.open_runtimes
 
-    def wrong(folder: Path, exported: str) -> list[Any]:
+    def wrong(folder: Path, exported: str, precision: str) -> list[Any]:
         def run(run: Any, shown: np.ndarray) -> dict[str, np.ndarray]:
             found = run(shown)
             return found | {"anomaly_map": found["anomaly_map"] * np.float32(1.0005)}
 
         return [
-            replace(runtime, run=lambda shown, old=runtime.run: run(old, shown)) for runtime in right(folder, exported)
+            replace(runtime, run=lambda shown, old=runtime.run: run(old, shown))
+            for runtime in right(folder, exported, precision)
         ]
 
     monkeypatch.setattr(module, "open_runtimes", wrong)
@@ -262,7 +263,7 @@ def test_images_in_files_are_read_as_the_model_reads_them(exported: Path, tmp_pa
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"format": "tflite"}, "format='tflite', wanted one of onnx, stablehlo"),
+        ({"format": "tflite"}, "format='tflite', wanted one of onnx, openvino, stablehlo"),
         ({"batch": 0}, "batch=0, wanted a number of images, 1 or more, or None"),
         ({"model": 3}, "model is of type int, wanted a model or the folder of one"),
     ],

@@ -15,8 +15,9 @@ from padim_jax.export import export_model, verify_export
 from padim_jax.export.certificate import CERTIFICATE
 from padim_jax.export.compare import BOUND, BOUNDS
 from padim_jax.export.describe import ExportError
-from padim_jax.export.eight_bits import EightBitBackbone, to_eight_bits
 from padim_jax.export.graph import OPSET
+from padim_jax.export.refitting import refit
+from padim_jax.export.runtime_network import RuntimeBackbone
 from padim_jax.export.runtimes import open_runtimes
 from padim_jax.method.calibration import at_threshold
 from padim_jax.method.embedding import embed
@@ -32,6 +33,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, padim.Padim]:
     folder = tmp_path_factory.mktemp("int8") / "part"
     export_model(fitted("plain"), folder, GOOD, precision="int8")
     return folder, to_eight_bits(fitted("plain"), [GOOD])
+
+
+def to_eight_bits(model: padim.Padim, good: list[np.ndarray]) -> padim.Padim:
+    return refit(model, good, "int8", "onnx")
 
 
 def run(folder: Path, shown: np.ndarray) -> dict[str, np.ndarray]:
@@ -76,14 +81,14 @@ def test_it_is_calibrated_anew_at_the_rates_of_the_model(pair: tuple[Path, padim
 
 def test_channels_and_layers_are_those_of_the_model(pair: tuple[Path, padim.Padim]) -> None:
     model, network = fitted("plain"), pair[1].backbone
-    assert isinstance(network, EightBitBackbone)
+    assert isinstance(network, RuntimeBackbone)
     assert pair[1].embedding == replace(model.embedding, weights_digest=network.weights_digest)
     quantised, whole = (
         np.asarray(jax.jit(lambda x, b=b: embed(b, model.embedding, x))(TEST)) for b in (network, model.backbone)
     )
     error = np.sqrt(np.mean((quantised - whole) ** 2) / np.mean(whole**2))
     assert 0.001 < error < 0.5
-    with pytest.raises(ValueError, match="only the layers and channels of its own model were quantised"):
+    with pytest.raises(ValueError, match="only the layers and channels of its own model are in its program"):
         network(np.zeros((1, *SMALL.crop, 3), np.float32), {"block2": None})  # type: ignore[arg-type]
 
 
@@ -93,7 +98,7 @@ def test_the_certificate_says_so_and_verifies(pair: tuple[Path, padim.Padim], tm
     assert (found.certificate.precision, found.certificate.bound) == ("int8", BOUNDS["int8"])
     assert found.known == 3
     assert next(r for r in found.runtimes if r.name == "ONNX Runtime").differences.relative < BOUND
-    with pytest.raises(ExportError, match="holds a model of its own that was fitted on the quantised network"):
+    with pytest.raises(ExportError, match="is in int8, and holds a model of its own, fitted on what the network gives"):
         verify_export(folder, model=fitted("plain"))
 
 
@@ -142,7 +147,7 @@ def test_a_residual_network_is_quantised_too(tmp_path: Path) -> None:
 
 def test_a_compact_model_keeps_its_factors_in_16_bits(tmp_path: Path) -> None:
     small = compacted("triangle-16bit")
-    export_model(small, tmp_path / "part", images(6, SMALL), precision="int8")
+    export_model(small, tmp_path / "part", GOOD, precision="int8")
     graph = onnx.load(tmp_path / "part" / "model.onnx").graph
     assert {constant.data_type for constant in graph.initializer} & {onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
 
@@ -166,8 +171,12 @@ def test_a_model_that_cannot_be_fitted_anew_is_refused(tmp_path: Path) -> None:
     [
         ({"precision": "int8"}, GOOD[:2], "takes 3 different good images or more, and 2 were given"),
         ({"precision": "int8"}, [], "takes 3 different good images or more, and 0 were given"),
-        ({"precision": "int8", "format": "stablehlo"}, GOOD, "precision='int8' takes format='onnx'"),
-        ({"precision": "int4"}, GOOD, "precision='int4', wanted one of float32, int8"),
+        (
+            {"precision": "int8", "format": "stablehlo"},
+            GOOD,
+            "precision='int8' takes format='onnx' or 'openvino', and 'stablehlo' was asked for",
+        ),
+        ({"precision": "int4"}, GOOD, "precision='int4', wanted one of float32, int8, bfloat16"),
     ],
 )
 def test_what_cannot_be_in_eight_bits_is_refused_in_words(

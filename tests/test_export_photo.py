@@ -69,7 +69,7 @@ def in_onnx(plan: Resampling, crop: tuple[int, int]) -> Callable[[np.ndarray], n
 def test_pixels_are_those_that_padim_reads_to_the_last_bit(changes: dict[str, Any], size: tuple[int, int]) -> None:
     config = replace(SMALL, **changes)
     plan = plan_resampling(size, config)
-    shown = np.concatenate([hostile_images(size), photo(size[::-1])[None]])
+    shown = np.concatenate([hostile_images(size), photo((size[1], size[0]))[None]])
     expected = ProgramInput(config, size).seen(shown)
     assert expected.shape == (len(shown), *config.crop, 3)
     np.testing.assert_array_equal(in_onnx(plan, config.crop)(shown), expected)

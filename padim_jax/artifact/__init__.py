@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 from padim_jax.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from padim_jax.artifact.loading import load, load_image_sizes, load_quantised, load_updatable, resident_bytes
+    from padim_jax.artifact.loading import (
+        load,
+        load_image_sizes,
+        load_quantised,
+        load_updatable,
+        load_worst_case,
+        resident_bytes,
+    )
     from padim_jax.artifact.saving import save, save_compacted, save_updatable
     from padim_jax.artifact.updatable import Updatable, note_change
 else:  # who only locks a folder need not wait for JAX
@@ -17,6 +24,7 @@ else:  # who only locks a folder need not wait for JAX
                 "load_image_sizes",
                 "load_quantised",
                 "load_updatable",
+                "load_worst_case",
                 "resident_bytes",
             ),
             "padim_jax.artifact.saving": ("save", "save_compacted", "save_updatable"),
@@ -30,6 +38,7 @@ __all__ = [
     "load_image_sizes",
     "load_quantised",
     "load_updatable",
+    "load_worst_case",
     "note_change",
     "resident_bytes",
     "save",

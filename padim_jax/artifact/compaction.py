@@ -15,6 +15,7 @@ from padim_jax.gaussians.factors import WhitenedGaussian
 from padim_jax.gaussians.low_rank import LowRankGaussian, low_rank
 from padim_jax.gaussians.moments import Moments
 from padim_jax.gaussians.quantised import Quantised, dequantise, dequantise_basis, quantise_basis, quantise_whitening
+from padim_jax.gaussians.worst_case import WorstCase, worst_case
 from padim_jax.method.checks import run_exclusively
 from padim_jax.method.records import Padim
 from padim_jax.method.variants import with_solver
@@ -33,6 +34,7 @@ class Compacted:
       quantised: its 16-bit numbers; None for the 32-bit forms.
       max_error: bound of the relative error of every distance, compared with the uncompacted model, over all images.
       tried: the forms that were tried, with their bytes on disk and their bounds.
+      worst: the embedding whose distance changes most at the position of that bound; None for an exact form.
     """
 
     form: DeployedForm
@@ -40,6 +42,7 @@ class Compacted:
     quantised: Quantised | None
     max_error: float
     tried: tuple[tuple[DeployedForm, int, float], ...]
+    worst: WorstCase | None = None
 
 
 def compact(
@@ -97,10 +100,11 @@ def compact(
                 else low
             )
             quantised, gaussian = _round_basis(low, form == "low-rank-16bit")
-        error = _largest_error(exact.gaussian, gaussian)
+        error, position = _largest_error(exact.gaussian, gaussian)
         tried.append((form, size, error))
         if error <= max_error:
-            return Compacted(form, replace(model, gaussian=gaussian), quantised, error, tuple(tried))
+            worst = worst_case(exact.gaussian, gaussian, position)
+            return Compacted(form, replace(model, gaussian=gaussian), quantised, error, tuple(tried), worst)
     raise AssertionError("the exact triangle is always there")
 
 
@@ -121,12 +125,15 @@ def _round_basis(gaussian: LowRankGaussian, in_16_bits: bool) -> tuple[Quantised
     return quantised, replace(gaussian, basis=jnp.asarray(dequantise_basis(quantised)))
 
 
-def _largest_error(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussian) -> float:
-    largest = 0.0
+def _largest_error(exact: WhitenedGaussian, other: WhitenedGaussian | LowRankGaussian) -> tuple[float, int]:
+    """The largest bound of any position, and which position it is."""
+    largest, place = -1.0, 0
     for part in _parts(*exact.mean.shape):
         pieces = [jax.tree.map(lambda array: array[part], gaussian) for gaussian in (exact, other)]  # noqa: B023 - used at once
-        largest = max(largest, float(run_exclusively(_worst_error, *pieces).max()))
-    return largest
+        errors = np.asarray(run_exclusively(_worst_error, *pieces))
+        if errors.max() > largest:
+            largest, place = float(errors.max()), part.start + int(errors.argmax())
+    return largest, place
 
 
 def _parts(p: int, d: int) -> Iterator[slice]:

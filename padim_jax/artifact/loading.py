@@ -18,6 +18,7 @@ from padim_jax.artifact.stored import StoredArrays
 from padim_jax.artifact.updatable import Updatable, is_weight
 from padim_jax.backbones import Backbone, build_backbone
 from padim_jax.gaussians.quantised import Quantised
+from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.aligned import Alignment
 from padim_jax.method.calibration import calibration
 from padim_jax.method.embedding import Embedding
@@ -65,6 +66,31 @@ def load_quantised(path: str | os.PathLike[str]) -> Quantised | None:
       ArtifactError: as :func:`load`.
     """
     return _read_folder(path, _read_quantised)
+
+
+def load_worst_case(path: str | os.PathLike[str]) -> tuple[float, WorstCase] | None:
+    """What compacting a stored model changes distances by: the bound of all, and the embedding of the largest change.
+
+    Returns:
+      None where it is not in a compact form, or where an earlier version, which did not say, compacted it.
+
+    Raises:
+      ArtifactError: as :func:`load`; only the manifest is read.
+    """
+    manifest = read_manifest(Path(path))
+    found, bound = manifest.get("worst_case"), manifest.get("max_error")
+    if found is None:
+        return None
+    try:
+        deviation = np.array(found["deviation"], np.float32)
+        case = WorstCase(int(found["position"]), deviation, float(found["distance"]), float(found["error"]))
+        bound = float(bound)  # pyright: ignore[reportArgumentType] - what is no number is refused
+        is_sound = deviation.ndim == 1 and np.isfinite([*deviation, case.distance, case.error, bound]).all()
+        if not is_sound or case.position < 0 or case.distance <= 0 or case.error < 0:
+            raise ValueError("it is not of numbers")
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ArtifactError(f"load: {path} is damaged: its worst case can't be read ({error})") from error
+    return bound, case
 
 
 def load_image_sizes(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:

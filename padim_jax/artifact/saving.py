@@ -64,7 +64,9 @@ def save_compacted(
     Raises:
       ArtifactError, OSError: as :func:`save`.
     """
-    record = {"max_error": compacted.max_error, "image_sizes": list(image_sizes)}
+    record: dict[str, Any] = {"max_error": compacted.max_error, "image_sizes": list(image_sizes)}
+    if compacted.worst is not None:
+        record["worst_case"] = vars(compacted.worst) | {"deviation": compacted.worst.deviation.tolist()}
     _save_deployed(path, compacted.model, compacted.form, compacted.quantised, record)
 
 

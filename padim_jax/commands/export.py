@@ -36,9 +36,14 @@ def export_command(
     options: dict[str, Any] = {"format": exported, "precision": precision, "batch": batch, "input": taken}
     certificate = export_model(model, out, paths, **options, runtimes=runtimes, ort_web=ort_web)
     _tell_reports(certificate.runtimes)
-    if precision == "int8":
+    if (worst := certificate.worst_case) is not None:
+        tell(
+            f"{'compacting':24} no distance is off by more than {worst.bound:.2g} of itself; the worst case that this "
+            f"bound names is off by {worst.difference:.2g}"
+        )
+    if precision != "float32":
         say(
-            f"the network is in eight bits, and the model was fitted anew on the {len(paths)} images named, and "
+            f"the network is in {precision}, and the model was fitted anew on the {len(paths)} images named, and "
             "calibrated on them if it was before; measure it on defective parts before you trust it"
         )
     size = sum(size for _, size in certificate.files.values())

@@ -22,17 +22,17 @@ _images = click.argument("images", nargs=-1, type=click.Path(exists=True, path_t
 @click.option(
     "--format",
     "exported",
-    type=click.Choice(["onnx", "stablehlo"]),
+    type=click.Choice(["onnx", "openvino", "stablehlo"]),
     default="onnx",
     show_default=True,
-    help="For ONNX Runtime, OpenVINO and others; or for JAX on CPU, CUDA and TPU.",
+    help="For ONNX Runtime, OpenVINO and others; OpenVINO's own; or for JAX on CPU, CUDA and TPU.",
 )
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "int8"]),
+    type=click.Choice(["float32", "int8", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of the network. int8 quantises it, and fits and calibrates the model anew on the IMAGES.",
+    help="Of the network. Other than float32, the model is fitted and calibrated anew on the IMAGES.",
 )
 @click.option(
     "--batch", type=click.IntRange(1), help="Images that the program takes at a time. Default: any; stablehlo, 1."

@@ -21,8 +21,9 @@ from padim_jax.export.archives import read_arrays
 from padim_jax.export.compare import Decision, Differences, Outputs
 from padim_jax.export.describe import ExportError
 from padim_jax.export.inputs import ProgramInput
-from padim_jax.export.runtimes import FILES
+from padim_jax.export.runtimes import DATA, FILES
 from padim_jax.export.shipped import target_files
+from padim_jax.export.worst_case import WorstCaseReport
 
 CERTIFICATE, REFERENCE = "certificate.json", "reference.npz"
 READING = ("image_size", "crop_size", "resize", "interpolation", "value_range")
@@ -83,6 +84,7 @@ class Certificate:
       runtimes: one report for each runtime.
       good: the images that were given.
       hostile: how many others there were.
+      worst_case: what compacting the model changes distances by; None of models that were not, or that do not say so.
       made: when, in UTC.
     """
 
@@ -98,6 +100,7 @@ class Certificate:
     runtimes: tuple[RuntimeReport, ...]
     good: tuple[GoodImage, ...]
     hostile: int
+    worst_case: WorstCaseReport | None
     made: str
 
     @property
@@ -211,6 +214,16 @@ def digest_files(folder: Path, names: Sequence[str]) -> dict[str, tuple[str, int
     return found
 
 
-def files_of(exported: str, targets: Iterable[str] = (), examples: int = 0) -> tuple[str, ...]:
-    """The files of an export beside its certificate, with those of folders for runtimes and of their examples."""
-    return (*FILES[exported], REFERENCE, *target_files(targets, examples))
+def files_of(
+    exported: str, targets: Iterable[str] = (), examples: int = 0, *, has_data: bool = False
+) -> tuple[str, ...]:
+    """The files of an export beside its certificate.
+
+    Args:
+      exported: the format.
+      targets: folders for runtimes.
+      examples: how many images there are in the folder of examples, which comes with those.
+      has_data: whether arrays lie in a file beside an ONNX graph.
+    """
+    data = (DATA,) if has_data and exported == "onnx" else ()
+    return (*FILES[exported], *data, REFERENCE, *target_files(targets, examples))

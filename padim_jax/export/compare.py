@@ -22,8 +22,9 @@ from padim_jax.method.records import Padim
 # Relative to the map's scale. In float32, ONNX Runtime and OpenVINO stay below 1e-5. What is wrong is far beyond: of
 # Lite0, a blur that is one percent too wide is off by 2e-3, a network in bfloat16 by 5e-2, another padding by 2.
 BOUND = 1e-4
-# In eight bits runtimes round to other integers: they differ by some hundredths, and a wrong network by far more.
-BOUNDS = {"float32": BOUND, "int8": 0.1}
+# In eight bits runtimes round to other integers, and in bfloat16 processors add up otherwise: they differ by some
+# hundredths, and a wrong network by far more.
+BOUNDS = {"float32": BOUND, "int8": 0.1, "bfloat16": 0.1}
 _ROUNDING = 1e-6  # of a p-value: the division of two small integers
 _MATCH = 1e-3  # of a match, a correlation of many pixels in float32; those of good and of foreign images lie far apart
 

@@ -35,7 +35,7 @@ def write_decision(graph: Graph, model: Padim, distances: str) -> list[str]:
 
 def _write_maps(graph: Graph, model: Padim, distances: str) -> str:
     config, grid = model.config, model.embedding.grid
-    cells = graph.reshape(graph.add("Transpose", distances, perm=[1, 0]), [-1, *grid])
+    cells = graph.swap(distances, [1, 0], [-1, *grid])
     roi = None if model.roi is None else np.asarray(model.roi)
     if roi is not None:
         seen = np.zeros(grid, bool)

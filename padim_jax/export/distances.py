@@ -28,7 +28,8 @@ def write_distances(graph: Graph, model: Padim, x: str, quantised: Quantised | N
     several = gaussian.components is not None
     if several:  # every cell is held against each of the components: (1, p n, d) against (k, 1, d)
         x = graph.reshape(x, [1, -1, dimension])
-    centred = graph.add("Sub", x, graph.constant(np.asarray(gaussian.mean)[:, None], "mean"))
+    # a sum, because OpenVINO makes one of a difference, and forgets then to keep it in 32 bits
+    centred = graph.add("Add", x, graph.constant(-np.asarray(gaussian.mean)[:, None], "mean"))
     if form == "low-rank":
         squares = _low_rank(graph, gaussian, centred, quantised)
     else:
@@ -37,7 +38,8 @@ def write_distances(graph: Graph, model: Padim, x: str, quantised: Quantised | N
         offsets = _offsets(gaussian, arrangement_of(model.config).n_gaussians(n_cells))
         shifted = graph.add("Add", squares, graph.constant(offsets[:, None], "offsets"))
         likeliest = graph.add("ReduceMin", shifted, axes=[0], keepdims=0)
-        squares = graph.reshape(graph.add("Relu", likeliest), [n_cells, -1])
+        # the root first: OpenVINO would move it there, and forget to keep the reshape in 32 bits
+        return graph.reshape(graph.add("Sqrt", graph.add("Relu", likeliest)), [n_cells, -1])
     return graph.add("Sqrt", squares)
 
 
@@ -109,8 +111,9 @@ def _low_rank(graph: Graph, gaussian: Any, centred: str, quantised: Quantised | 
         steps = graph.add("Cast", graph.constant(quantised.values, "basis", np.int16), to=1)
         basis = graph.add("Mul", steps, graph.constant(np.asarray(quantised.scale)[..., None], "steps"))
     noise, spread = np.asarray(gaussian.noise), np.asarray(gaussian.spread)
-    columns = graph.add("Transpose", centred, perm=[0, 2, 1])
-    y = graph.add("Transpose", graph.add("MatMul", basis, columns), perm=[0, 2, 1])  # (p, n, r)
+    p, r, d = gaussian.basis.shape
+    columns = graph.swap(centred, [0, 2, 1], [p, d, -1])
+    y = graph.swap(graph.add("MatMul", basis, columns), [0, 2, 1], [p, -1, r])
     residual = graph.add("Sub", centred, graph.add("MatMul", y, basis))
     outside = graph.add("Mul", _sum_of_squares(graph, residual), graph.constant(1 / noise[:, None], "noise"))
     scaled = graph.add("Mul", y, graph.constant(1 / np.sqrt(spread + noise[:, None])[:, None], "scales"))

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from padim_jax.artifact import load, load_quantised
+from padim_jax.artifact import load, load_quantised, load_worst_case
 from padim_jax.artifact.compaction import Compacted, compact
 from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, digest_files, files_of
 from padim_jax.export.certify import Comparison, compare_with_model
@@ -19,15 +19,19 @@ from padim_jax.export.examples import MOST_GOOD, choose_examples, keep_first
 from padim_jax.export.folder import refuse_nested, replaced
 from padim_jax.export.inputs import Images, Input, ProgramInput, check_input
 from padim_jax.export.resampling import plan_resampling
-from padim_jax.export.runtimes import FILES, Format, Precision, open_runtimes
+from padim_jax.export.runtimes import DATA, OWN, Format, Precision, open_runtimes
 from padim_jax.export.shipped import Target
 from padim_jax.export.shipping import Shipment
+from padim_jax.export.worst_case import run_worst_case
+from padim_jax.export.writing import write_program
 from padim_jax.gaussians.quantised import Quantised
+from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.records import Padim
 from padim_jax.runs.inputs import Place, paths_or_arrays
 
 _CALL = "export_model"
 _MAX_ERROR = 1e-2  # of distances, by factors of 16 bits: eight bits in the network are off by more
+_FORMATS: dict[str, tuple[Format, ...]] = {"int8": ("onnx", "openvino"), "bfloat16": ("openvino",)}
 
 
 def export_model(
@@ -44,15 +48,16 @@ def export_model(
 ) -> Certificate:
     """Write a model as a program for other runtimes, from uint8 images to scores and maps.
 
-    The folder holds the program (``model.onnx``, or ``model.stablehlo`` with ``arrays.npz``), the model's answers to
-    some images (``reference.npz``), and ``certificate.json``. Every installed runtime is compared with the model on
-    black, white, noisy and saturated images, and on those given; where one differs by more than
+    The folder holds the program (``model.onnx``, with ``model.onnx.data`` where it takes more than 2 GiB; or
+    ``model.xml`` with ``model.bin``, or ``model.stablehlo`` with ``arrays.npz``), the model's answers to some images
+    (``reference.npz``), and ``certificate.json``. Every installed runtime is compared with the model on black, white,
+    noisy and saturated images, and on those given; where one differs by more than
     :data:`padim_jax.export.compare.BOUND`, relative to the map's scale, nothing is written.
 
     With ``precision="int8"`` the network is quantised, and the model fitted and calibrated anew on ``images`` as the
-    quantised network sees them (:mod:`padim_jax.export.eight_bits`): that is the model which the export is compared
-    with. ONNX Runtime has to be as close to it as in 32 bits; other runtimes round eight bits otherwise, and the
-    certificate says by how much.
+    quantised network sees them (:mod:`padim_jax.export.refitting`): that is the model which the export is compared
+    with. The runtime of the format, ONNX Runtime or OpenVINO, has to be as close to it as in 32 bits; others round
+    eight bits otherwise, and the certificate says by how much.
 
     Args:
       model: any; or the folder of one. A compact one stays in 16 bits in ONNX; StableHLO has it in 32.
@@ -60,8 +65,9 @@ def export_model(
       images: good images to compare on, as :func:`padim_jax.fit` takes them: a folder, files, or uint8 arrays, which
         are of the size that the program takes. For "int8" they are kept in memory, and are best those that the model
         was fitted on.
-      format: "onnx", for ONNX Runtime, OpenVINO and many others; or "stablehlo", for JAX and XLA on CPU, CUDA and TPU.
-      precision: of the network: "float32", or with "onnx" also "int8".
+      format: "onnx", for ONNX Runtime, OpenVINO and many others; "openvino", OpenVINO's own; or "stablehlo", for JAX
+        and XLA on CPU, CUDA and TPU.
+      precision: of the network: "float32"; with "onnx" and "openvino" also "int8"; with "openvino" also "bfloat16".
       batch: how many images the program takes at a time; None for any number, or for 1 with "stablehlo".
       input: ("photo", height, width) for a program that takes upright photos of that size, and resizes and crops them
         as padim does, to the last bit; None for one that takes images of the crop's size. Maps are of the crop's size
@@ -85,27 +91,29 @@ def export_model(
         refuse_nested(Path(out), Path(model), _CALL)
     if precision not in BOUNDS:
         raise ValueError(f"{_CALL}: precision={precision!r}, wanted one of {', '.join(BOUNDS)}")
-    fitted, quantised = _open_model(model)
+    fitted, quantised, worst = _open_model(model)
     taken = ProgramInput(fitted.config, check_input(_CALL, input))
     if taken.photo is not None:
         plan_resampling(taken.photo, taken.config)  # which refuses what can't be
     bound, shipment = BOUNDS[precision], Shipment(tuple(runtimes), None if ort_web is None else Path(ort_web))
     shipment.check(fitted.config, format, batch, taken.photo)
-    if precision == "int8":
-        fitted, quantised, images = _in_eight_bits(fitted, quantised, format, taken, images)
+    if precision != "float32":
+        fitted, quantised, worst, images = _refitted(fitted, quantised, precision, format, taken, images)
     first = list[np.ndarray]()  # of the images, where examples are wanted
     size = 1 if batch is None and format == "stablehlo" else batch
     with replaced(Path(out), _CALL) as folder:
-        _write(folder, fitted, format, size, quantised, taken.photo)
+        write_program(folder, fitted, format, precision, size, quantised, taken.photo)
         decision = Decision.of(fitted)
         comparisons = [
-            Comparison(runtime, size, decision, taken.config.crop) for runtime in open_runtimes(folder, format)
+            Comparison(runtime, size, decision, taken.config.crop)
+            for runtime in open_runtimes(folder, format, precision)
         ]
         batches = keep_first(taken.read(_CALL, images), first, MOST_GOOD)
         reference, good = compare_with_model(comparisons, fitted, taken, batches)
         reference.write(folder / REFERENCE)
         digest, examples = model_digest(fitted), choose_examples(first, good, reference)
         shipment.write(folder, fitted, digest, Path(out).absolute().name, examples, bound)
+        files = files_of(format, runtimes, len(examples), has_data=(folder / DATA).exists())
         certificate = Certificate(
             padim_jax=version("padim-jax"),
             model=digest,
@@ -114,16 +122,16 @@ def export_model(
             batch=size,
             photo=taken.photo,
             reading={name: getattr(fitted.config, name) for name in READING},
-            files=digest_files(folder, files_of(format, runtimes, len(examples))),
+            files=digest_files(folder, files),
             bound=bound,
             runtimes=tuple(comparison.report for comparison in comparisons),
             good=good,
             hostile=len(reference.images),
+            worst_case=run_worst_case(fitted, quantised, worst, format, len(comparisons) > 1),
             made=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         for report in certificate.runtimes:
-            # it is the one that eight bits were fitted with
-            allowed = BOUND if report.name == "ONNX Runtime" else bound
+            allowed = BOUND if report.name == OWN[format] else bound  # it computed what the model was fitted on
             if not report.differences.relative <= allowed:
                 raise ExportError(
                     f"{_CALL}: {report.name} {report.version} is off by {report.differences.relative:.2g} of the maps' "
@@ -133,14 +141,15 @@ def export_model(
     return certificate
 
 
-def _in_eight_bits(
-    model: Padim, quantised: Quantised | None, format: Format, taken: ProgramInput, images: object
-) -> tuple[Padim, Quantised | None, object]:
-    """The model with its network in eight bits, its factors in 16 bits where they were, and the images once more."""
-    if format != "onnx":
-        raise ExportError(f"{_CALL}: precision='int8' takes format='onnx', and {format!r} was asked for")
-    from padim_jax.export.eight_bits import to_eight_bits  # which needs the extra
-    from padim_jax.export.onnx_model import check_exportable
+def _refitted(
+    model: Padim, quantised: Quantised | None, precision: Precision, format: Format, taken: ProgramInput, images: object
+) -> tuple[Padim, Quantised | None, tuple[float, WorstCase] | None, Any]:
+    """The model fitted anew on its network in a precision, its factors in 16 bits where they were, and the images."""
+    if format not in (formats := _FORMATS[precision]):
+        wanted = " or ".join(map(repr, formats))
+        raise ExportError(f"{_CALL}: precision={precision!r} takes format={wanted}, and {format!r} was asked for")
+    from padim_jax.export.onnx_model import check_exportable  # which needs the extra
+    from padim_jax.export.refitting import refit
 
     check_exportable(model)
     places, arrays = paths_or_arrays(_CALL, images)
@@ -149,40 +158,25 @@ def _in_eight_bits(
     else:
         images = places  # photos are large, and are read a second time
     good = [taken.seen(batch) for batch in taken.read(_CALL, images, lambda path, text: None)]
-    fitted = to_eight_bits(model, good)
+    fitted = refit(model, good, precision, format)
     if quantised is None:
-        return fitted, None, images
+        return fitted, None, None, images
     compacted = compact(fitted, _MAX_ERROR)
-    return compacted.model, compacted.quantised, images
+    return *_parts_of(compacted), images
 
 
-def _open_model(model: Padim | Compacted | Place) -> tuple[Padim, Quantised | None]:
+def _open_model(
+    model: Padim | Compacted | Place,
+) -> tuple[Padim, Quantised | None, tuple[float, WorstCase] | None]:
+    """A model, its numbers of 16 bits, and the bound and the worst case of compacting it."""
     if isinstance(model, Padim):
-        return model, None
+        return model, None, None
     if isinstance(model, Compacted):
-        return model.model, model.quantised
+        return _parts_of(model)
     if isinstance(model, str | os.PathLike):
-        return load(model), load_quantised(model)
+        return load(model), load_quantised(model), load_worst_case(model)
     raise TypeError(f"{_CALL}: model is of type {type(model).__name__}, wanted a model or the folder of one")
 
 
-def _write(
-    folder: Path,
-    model: Padim,
-    format: Format,
-    batch: int | None,
-    quantised: Quantised | None,
-    photo: tuple[int, int] | None,
-) -> None:
-    paths = [folder / name for name in FILES[format]]
-    if format == "stablehlo":
-        from padim_jax.export.stablehlo import stablehlo_model
-
-        assert batch is not None
-        program, arrays = stablehlo_model(model, batch, photo)
-        paths[0].write_bytes(program)
-        np.savez(paths[1], allow_pickle=False, **{f"{index:05}": array for index, array in enumerate(arrays)})
-        return
-    from padim_jax.export.onnx_model import onnx_model  # which needs the extra
-
-    paths[0].write_bytes(onnx_model(model, batch, quantised, photo).SerializeToString())
+def _parts_of(found: Compacted) -> tuple[Padim, Quantised | None, tuple[float, WorstCase] | None]:
+    return found.model, found.quantised, None if found.worst is None else (found.max_error, found.worst)

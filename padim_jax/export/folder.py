@@ -10,7 +10,7 @@ from padim_jax.export.certificate import CERTIFICATE, files_of
 from padim_jax.export.runtimes import FILES
 from padim_jax.export.shipped import MOST_EXAMPLES, TARGETS, strangers
 
-_OURS = [{CERTIFICATE, MARKER, *files_of(exported, TARGETS, MOST_EXAMPLES)} for exported in FILES]
+_OURS = [{CERTIFICATE, MARKER, *files_of(exported, TARGETS, MOST_EXAMPLES, has_data=True)} for exported in FILES]
 
 
 @contextmanager

@@ -17,9 +17,14 @@ _SMALL = 64  # numbers of a constant that is stored once, however often it is as
 
 
 class Graph:
-    """Nodes and constants; every method that adds one gives the name of its value."""
+    """Nodes and constants; every method that adds one gives the name of its value.
 
-    def __init__(self) -> None:
+    Args:
+      batch: how many images the graph takes; None for any.
+    """
+
+    def __init__(self, batch: int | None = None) -> None:
+        self._batch = batch
         self._nodes = list[NodeProto]()
         self._constants = list[TensorProto]()
         self._known = dict[tuple[Any, ...], str]()  # small constants by what they hold
@@ -56,8 +61,22 @@ class Graph:
         return self.constant(values, "integers", np.int64)
 
     def reshape(self, value: str, shape: Sequence[int]) -> str:
-        """The same numbers in another shape; one length may be -1, and follows from the others."""
+        """The same numbers in another shape; one length may be -1, and follows from the others.
+
+        It takes the place of a reshape just before it, whose value has no other use.
+        """
+        if self._nodes and self._nodes[-1].op_type == "Reshape" and self._nodes[-1].output[0] == value:
+            value = self._nodes.pop().input[0]
         return self.add("Reshape", value, self.integers(shape))
+
+    def swap(self, value: str, perm: Sequence[int], shape: Sequence[int]) -> str:
+        """Axes in another order, of which one counts images; one length of the shape that results may be -1.
+
+        Of one image that is a reshape. OpenVINO would make one of it too, and forget then to keep it in 32 bits.
+        """
+        if self._batch == 1:
+            return self.reshape(value, shape)
+        return self.reshape(self.add("Transpose", value, perm=[*perm]), shape)
 
     def include(self, model: ModelProto, inputs: Mapping[str, str], prefix: str) -> dict[str, str]:
         """All nodes and constants of another model, whose inputs are values of this graph; gives its outputs' names."""

@@ -1,6 +1,7 @@
 """A model as an ONNX file: one graph from images to scores, maps and verdicts, written from the model's arrays."""
 
 import re
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from padim_jax.export.graph import IR_VERSION, OPSET, Graph
 from padim_jax.export.patches import write_patches
 from padim_jax.export.photos import write_resampling
 from padim_jax.export.resampling import plan_resampling
+from padim_jax.export.runtimes import DATA
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.lazy import extra
 from padim_jax.method.records import Padim
@@ -23,9 +25,11 @@ from padim_jax.method.variants import with_solver
 
 with extra("export"):
     import onnx
+    from google.protobuf.message import Message
     from onnx import TensorProto, helper
 
 LARGEST = 2**31 - 2**20  # bytes of constants: a file of protocol buffers ends at 2 GiB
+_INSIDE = 1024  # bytes of an array that stays in the graph's file
 _TYPES = {np.float32: TensorProto.FLOAT, np.bool_: TensorProto.BOOL}
 _ANY = "n"  # the name of a free number of images
 _KEY = "padim_jax."
@@ -37,7 +41,7 @@ def onnx_model(
     quantised: Quantised | None = None,
     photo: tuple[int, int] | None = None,
 ) -> onnx.ModelProto:
-    """The graph of a model, checked by ONNX's own checker.
+    """The graph of a model, checked by ONNX's own checker unless its arrays are beyond 2 GiB.
 
     Input is :data:`padim_jax.export.describe.IMAGES`, outputs are those of :func:`output_names`, in that order.
 
@@ -48,10 +52,10 @@ def onnx_model(
       photo: height and width of the photos that the graph takes; None for images of the crop's size.
 
     Raises:
-      ExportError: a model that has no such graph yet, or one beyond 2 GiB; says what to do.
+      ExportError: a model that has no such graph yet; says what to do.
     """
     check_exportable(model)
-    graph = Graph()
+    graph = Graph(batch)
     whitened = model if model.gaussian.solver != "triangular-solve" else with_solver(model, "inverse-factor")
     images = IMAGES
     if photo is not None:
@@ -60,11 +64,6 @@ def onnx_model(
     distances = write_distances(graph, whitened, patches, quantised)
     names = write_decision(graph, whitened, distances)
     assert names == output_names(model)
-    if graph.bytes > LARGEST:
-        raise ExportError(
-            f"export_model: the arrays take {graph.bytes / 2**30:.2f} GiB, and an ONNX file holds less than 2; compact "
-            "the model first (padim compact), fit one of fewer channels, or export format='stablehlo'"
-        )
     words = descriptions(model, photo)
     count = _ANY if batch is None else batch
     size = photo or model.config.crop
@@ -84,8 +83,36 @@ def onnx_model(
     facts = {"version": version("padim-jax"), "model": model_digest(model), "backbone": model.embedding.backbone}
     facts |= {f"input.{IMAGES}": words[IMAGES]} | {f"output.{name}": words[name] for name in names}
     helper.set_model_props(made, {f"{_KEY}{name}": text for name, text in facts.items()})
-    onnx.checker.check_model(made, full_check=graph.bytes < LARGEST // 4)  # it infers all shapes, on a copy
+    if graph.bytes <= LARGEST:  # larger ones are checked once they are written
+        onnx.checker.check_model(made, full_check=graph.bytes < LARGEST // 4)  # it infers all shapes, on a copy
     return made
+
+
+def distances_model(model: Padim, quantised: Quantised | None) -> onnx.ModelProto:
+    """The part of a graph from embeddings (p, n, d), called :data:`IMAGES`, to distances (p, n), called "distances"."""
+    graph = Graph()
+    p, d = np.shape(model.gaussian.mean)
+    found = write_distances(graph, model, IMAGES, quantised)
+    graph.add("Identity", found, name="distances")
+    inputs = [helper.make_tensor_value_info(IMAGES, TensorProto.FLOAT, [p, _ANY, d])]
+    outputs = [helper.make_tensor_value_info("distances", TensorProto.FLOAT, [p, _ANY])]
+    built = graph.build("distances", inputs, outputs)
+    return helper.make_model(built, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def write_onnx(path: Path, made: onnx.ModelProto) -> None:
+    """Write a graph; arrays beyond what an ONNX file can hold go into a file beside it, called :data:`DATA`."""
+    if sum(len(tensor.raw_data) for tensor in made.graph.initializer) <= LARGEST:
+        path.write_bytes(made.SerializeToString())
+        return
+    onnx.save_model(made, str(path), save_as_external_data=True, location=DATA, size_threshold=_INSIDE)
+    onnx.checker.check_model(str(path))
+
+
+def facts_of(made: onnx.ModelProto) -> dict[str, str]:
+    """What an ONNX file of ours says about itself, by name."""
+    entries = {entry.key: entry.value for entry in made.metadata_props}
+    return {name.removeprefix(_KEY): text for name, text in entries.items() if name.startswith(_KEY)}
 
 
 def check_exportable(model: Padim) -> None:
@@ -111,18 +138,38 @@ def check_exportable(model: Padim) -> None:
         raise ExportError(str(error)) from None
 
 
-def recorded_digest(path: Path) -> str | None:
+def recorded_digest(path: Path, *, has_data: bool) -> str | None:
     """The digest of the model that an ONNX file says it was made from; None where it says nothing.
 
+    Args:
+      path: the file.
+      has_data: whether it may take arrays from the file :data:`padim_jax.export.runtimes.DATA` beside it.
+
     Raises:
-      ExportError: no ONNX file.
+      ExportError: no ONNX file, or one that takes arrays from elsewhere.
     """
     try:
         made = onnx.load(path, load_external_data=False)
     except Exception as error:  # whatever protocol buffers say of a damaged file
         raise ExportError(f"verify_export: {path} is no ONNX file ({first_line(error)})") from error
-    facts = {entry.key: entry.value for entry in made.metadata_props}
-    return facts.get(f"{_KEY}model")
+    if strange := {*_locations(made)} - ({DATA} if has_data else set()):
+        raise ExportError(
+            f"verify_export: {path} takes numbers from {min(strange)!r:.80}, which is not of the export; export the "
+            "model again"
+        )
+    return facts_of(made).get("model")
+
+
+def _locations(message: Message) -> Iterator[str]:
+    """Files that arrays anywhere in a message are taken from."""
+    if isinstance(message, TensorProto):
+        if message.data_location == TensorProto.EXTERNAL:
+            yield next((entry.value for entry in message.external_data if entry.key == "location"), "")
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if isinstance(value, Message) else value:
+                yield from _locations(part)
 
 
 def _shape(model: Padim, name: str, count: int | str) -> list[int | str]:

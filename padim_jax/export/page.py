@@ -17,7 +17,7 @@ from PIL import Image
 from padim_jax.artifact.arrays import first_line
 from padim_jax.export.describe import ExportError
 from padim_jax.export.examples import Example
-from padim_jax.export.runtimes import FILES
+from padim_jax.export.runtimes import DATA, FILES
 
 PACKAGE, TESTED = "onnxruntime-web", "1.30.0"
 # by what the page calls them: the code that finds its binary where the page puts it, and that binary
@@ -46,7 +46,9 @@ def write_page(
       ExportError: a program too large for a page; another package, or one of another layout.
     """
     program = folder / FILES["onnx"][0]
-    if (size := program.stat().st_size) > LARGEST:
+    size = program.stat().st_size
+    if (data := folder / DATA).exists() or size > LARGEST:
+        size += data.stat().st_size if data.exists() else 0
         raise ExportError(
             f"export_model: the program has {size / 2**20:.0f} MiB, and a page holds at most {LARGEST / 2**20:.0f}; "
             "compact the model first (padim compact)"

@@ -25,8 +25,9 @@ from padim_jax.export.certificate import (
 )
 from padim_jax.export.compare import BOUNDS, Differences
 from padim_jax.export.describe import ExportError
-from padim_jax.export.runtimes import FILES
+from padim_jax.export.runtimes import DATA, FILES
 from padim_jax.export.shipped import claimed_targets, strangers
+from padim_jax.export.worst_case import ROUNDING, WorstCaseReport
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -75,6 +76,7 @@ def _parse(record: dict[str, Any]) -> Certificate:
         runtimes=tuple(map(_report, _list(record, "runtimes"))),
         good=tuple(map(_good_image, _list(record, "good"))),
         hostile=_count(record, "hostile", 1),
+        worst_case=None if record["worst_case"] is None else _worst_case(record["worst_case"]),
         made=_text(record, "made"),
     )
     datetime.fromisoformat(certificate.made)
@@ -102,6 +104,13 @@ def _report(record: Any) -> RuntimeReport:
     return RuntimeReport(
         _text(record, "name"), _text(record, "version"), Differences(**values), _number(record, "seconds")
     )
+
+
+def _worst_case(record: Any) -> WorstCaseReport:
+    names = [field.name for field in fields(WorstCaseReport)]
+    _check_names("its worst case", record, names)
+    values: dict[str, Any] = {n: _count(record, n, 0) if n == "position" else _number(record, n) for n in names}
+    return WorstCaseReport(**values)
 
 
 def _good_image(record: Any) -> GoodImage:
@@ -189,10 +198,14 @@ def _check_claims(path: Path, certificate: Certificate) -> None:
         f"it is of precision {certificate.precision!r}": certificate.precision not in BOUNDS,
         f"its bound is {bound!r}, not {most:g} or less": not 0 < bound <= most,
         "it names no runtime": not certificate.runtimes,
+        "its worst case is beyond its own bound": certificate.worst_case is not None
+        and max(certificate.worst_case.error, certificate.worst_case.difference)
+        > certificate.worst_case.bound + ROUNDING,
         f"it claims a difference of {largest:.2g}, beyond its bound": not 0 <= largest <= bound,
     }
     if not any(faults.values()):
-        wanted = {*files_of(certificate.exported, *claimed_targets(certificate.files))}
+        has_data = DATA in certificate.files
+        wanted = {*files_of(certificate.exported, *claimed_targets(certificate.files), has_data=has_data)}
         claimed = {*certificate.files}
         faults |= {f"it claims the file {name!r}, which no such export has": True for name in sorted(claimed - wanted)}
         faults |= {f"it does not claim {name!r}": True for name in sorted(wanted - claimed)}

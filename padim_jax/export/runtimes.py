@@ -15,12 +15,19 @@ import numpy as np
 
 from padim_jax.export.archives import read_arrays
 from padim_jax.export.compare import Run
-from padim_jax.export.describe import IMAGES
+from padim_jax.export.describe import IMAGES, ExportError
 from padim_jax.lazy import extra
 
-Format = Literal["onnx", "stablehlo"]
-Precision = Literal["float32", "int8"]
-FILES: dict[str, tuple[str, ...]] = {"onnx": ("model.onnx",), "stablehlo": ("model.stablehlo", "arrays.npz")}
+Format = Literal["onnx", "openvino", "stablehlo"]
+Precision = Literal["float32", "int8", "bfloat16"]
+DATA = "model.onnx.data"  # arrays beside an ONNX graph, where its own file can't hold them
+FILES: dict[str, tuple[str, ...]] = {
+    "onnx": ("model.onnx",),
+    "openvino": ("model.xml", "model.bin"),
+    "stablehlo": ("model.stablehlo", "arrays.npz"),
+}
+OWN: dict[str, str] = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "stablehlo": "JAX"}  # which sets a precision
+_HINTS: dict[str, str] = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}  # of OpenVINO
 
 
 @dataclass(frozen=True)
@@ -38,28 +45,44 @@ class Runtime:
     run: Run
 
 
-def open_runtimes(folder: Path, format: str) -> list[Runtime]:
+def open_runtimes(folder: Path, format: str, precision: str = "float32") -> list[Runtime]:
     """Every installed runtime that reads files of a format, with the file in ``folder`` open in it.
 
     Raises:
       ModuleNotFoundError: none is installed; says which extra brings one.
+      ExportError: a precision that this processor does not have.
     """
     if format == "stablehlo":
-        return [Runtime("JAX", version("jax"), _open_stablehlo(folder))]
-    path = folder / FILES["onnx"][0]
+        return [Runtime(OWN[format], version("jax"), _open_stablehlo(folder))]
+    path = folder / FILES[format][0]
+    if format == "openvino":
+        return [Runtime(OWN[format], version("openvino"), _open_openvino(path, precision))]
     run = _open_onnxruntime(path)  # which says what is missing
-    opened = [Runtime("ONNX Runtime", version("onnxruntime"), run)]
+    opened = [Runtime(OWN[format], version("onnxruntime"), run)]
     if importlib.util.find_spec("openvino") is not None:
-        opened.append(Runtime("OpenVINO", version("openvino"), _open_openvino(path)))
+        opened.append(Runtime(OWN["openvino"], version("openvino"), _open_openvino(path, precision)))
     return opened
 
 
-def _open_onnxruntime(path: Path) -> Run:
+def open_graph(content: bytes, format: str, precision: str, numbers: bytes = b"") -> Run:
+    """A graph in the runtime that programs of a format are for, "onnx" or "openvino"; raises as above.
+
+    Args:
+      content: of an ONNX file; or of an .xml file of OpenVINO's.
+      format: of the program.
+      precision: that it is run with.
+      numbers: of the .bin file that belongs to an .xml file.
+    """
+    return _open_openvino(content, precision, numbers) if format == "openvino" else _open_onnxruntime(content)
+
+
+def _open_onnxruntime(program: Path | bytes) -> Run:
     with extra("export"):
         import onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised too
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    given = program if isinstance(program, bytes) else str(program)
+    session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -69,11 +92,17 @@ def _open_onnxruntime(path: Path) -> Run:
     return run
 
 
-def _open_openvino(path: Path) -> Run:
-    openvino = _import_openvino()
+def _open_openvino(program: Path | bytes, precision: str, numbers: bytes = b"") -> Run:
+    openvino = import_openvino()
     core = openvino.Core()
+    if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ExportError(
+            "OpenVINO: precision='bfloat16' takes a processor that computes in it, and this one does not; export and "
+            "verify on one like the line's, or take precision='float32'"
+        )
+    read = core.read_model(program, numbers) if isinstance(program, bytes) else core.read_model(str(program))
     # by itself it computes in bfloat16 where the processor can
-    compiled = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
     names = [output.get_any_name() for output in compiled.outputs]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
@@ -84,7 +113,7 @@ def _open_openvino(path: Path) -> Run:
     return run
 
 
-def _import_openvino() -> Any:
+def import_openvino() -> Any:
     """OpenVINO without its telemetry, which tells its makers of every import, from a process that it forks."""
     name = "openvino_telemetry"
     is_stopped = name not in sys.modules

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from padim_jax.artifact import load
 from padim_jax.artifact.arrays import first_line
+from padim_jax.export import openvino_model
 from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, Reference, RuntimeReport
 from padim_jax.export.certify import (
     Comparison,
@@ -23,7 +24,7 @@ from padim_jax.export.describe import ExportError, model_digest
 from padim_jax.export.examples import read_examples
 from padim_jax.export.inputs import Images
 from padim_jax.export.reading import read_certificate
-from padim_jax.export.runtimes import FILES, Runtime, open_runtimes
+from padim_jax.export.runtimes import DATA, FILES, Runtime, open_runtimes
 from padim_jax.export.shipped import EXAMPLES
 from padim_jax.method.records import Padim
 from padim_jax.runs.inputs import Place
@@ -142,10 +143,10 @@ def _check_judged(folder: Path, certificate: Certificate, reference: Reference) 
 
 def _check_model(folder: Path, certificate: Certificate, reference: Reference, model: Padim) -> None:
     """Raise ``ExportError`` where digest, settings or calibration that are stored are not those of the model."""
-    if certificate.precision == "int8":
+    if certificate.precision != "float32":
         raise ExportError(
-            f"{_CALL}: {folder} is in eight bits, and holds a model of its own that was fitted on the quantised "
-            "network; leave the model out"
+            f"{_CALL}: {folder} is in {certificate.precision}, and holds a model of its own, fitted on what the "
+            "network gives; leave the model out"
         )
     if (digest := model_digest(model)) != certificate.model:
         raise ExportError(
@@ -168,7 +169,7 @@ def _check_model(folder: Path, certificate: Certificate, reference: Reference, m
 def _open(folder: Path, certificate: Certificate) -> list[Runtime]:
     try:
         _check_own_digest(folder, certificate)
-        return open_runtimes(folder, certificate.exported)
+        return open_runtimes(folder, certificate.exported, certificate.precision)
     except (ModuleNotFoundError, ExportError):
         raise
     except Exception as error:  # every runtime has errors of its own
@@ -193,12 +194,16 @@ def _check_scales(folder: Path, reference: Reference, found: Outputs, scale: Flo
 
 def _check_own_digest(folder: Path, certificate: Certificate) -> None:
     """Whether the graph itself says that it is of the certificate's model."""
-    if certificate.exported != "onnx":
-        return
-    from padim_jax.export.onnx_model import recorded_digest  # which needs the extra
+    path = folder / FILES[certificate.exported][0]
+    if certificate.exported == "onnx":
+        from padim_jax.export import onnx_model  # which needs the extra
 
-    path = folder / FILES["onnx"][0]
-    if (found := recorded_digest(path)) != certificate.model:
+        found = onnx_model.recorded_digest(path, has_data=DATA in certificate.files)
+    elif certificate.exported == "openvino":
+        found = openvino_model.recorded_digest(path)
+    else:
+        return
+    if found != certificate.model:
         raise ExportError(
             f"{_CALL}: {path} is of model {str(found)[:12]}, and its certificate of {certificate.model[:12]}; export "
             "the model again"
