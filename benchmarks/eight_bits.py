@@ -2,12 +2,13 @@
 
     python benchmarks/eight_bits.py DIR [DIR ...]                # folders in MVTec AD's layout
     python benchmarks/eight_bits.py DIR --presets lite0 lite0-plus
+    python benchmarks/eight_bits.py DIR --format openvino --precision bfloat16
 
-One model a folder and preset, calibrated by leaving each good image out; then the same with its network quantised by
-ONNX Runtime, with the Gaussians and the calibration of the network in 32 bits ("as it was"), and fitted and calibrated
-anew, as ``padim export --precision int8`` does. ``--format
-openvino`` has OpenVINO compute the network. Prints image AUROC (pixel AUROC, PRO, where there are masks), and the
-share of defective and, after the slash, of good images above the threshold for 5 % false alarms.
+One model a folder and preset, calibrated by leaving each good image out; then the same with its network in the other
+precision, as the runtime of the format computes it, with the Gaussians and the calibration of the network in 32 bits
+("as it was"), and fitted and calibrated anew, as ``padim export --precision`` does. Prints image AUROC (pixel AUROC,
+PRO, where there are masks), and the share of defective and, after the slash, of good images above the threshold for 5 %
+false alarms.
 """
 
 import argparse
@@ -27,19 +28,20 @@ from padim_jax.presets import preset
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Accuracy of a network in eight bits.")
+    parser = argparse.ArgumentParser(description="Accuracy of a network in another precision.")
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--presets", nargs="+", default=["lite0", "lite0-plus"])
     parser.add_argument("--format", choices=["onnx", "openvino"], default="onnx", help="whose runtime computes it")
+    parser.add_argument("--precision", choices=["int8", "bfloat16"], default="int8", help="bfloat16 takes openvino")
     options = parser.parse_args()
-    print("| set | preset | 32 bits | 8 bits, as it was | 8 bits, fitted anew |")
+    print(f"| set | preset | float32 | {options.precision}, as it was | {options.precision}, fitted anew |")
     print("| --- | --- | --- | --- | --- |")
     for folder in options.folders:
         for name in options.presets:
             config = preset(name).members[0]
             data = read_folder(folder, config)
             model, _ = fit(data, padim.load_backbone(preset(name).backbone), config)
-            anew = refit(model, split_batches(data.fit, BATCH), "int8", options.format)
+            anew = refit(model, split_batches(data.fit, BATCH), options.precision, options.format)
             stale = replace(model, backbone=anew.backbone)
             cells = [describe(judge(one, data)) for one in (model, stale, anew)]
             print(f"| {folder.name} | {name} | " + " | ".join(cells) + " |", flush=True)

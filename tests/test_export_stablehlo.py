@@ -68,6 +68,11 @@ def test_aligned_images_and_triangular_solves(lite0: padim.Backbone, tmp_path: P
     assert match is not None
     assert [*found] == sorted(output_names(model))
     np.testing.assert_allclose(found["match"], np.asarray(match), rtol=1e-5)
+    photos = np.pad(good, [(0, 0), (8, 8), (8, 9), (0, 0)])
+    assert (
+        export_model(model, tmp_path / "photo", photos[:2], format="stablehlo", input=("photo", 80, 81)).largest < 1e-5
+    )
+    assert verify_export(tmp_path / "photo", photos[:2], model=model).known == 2
     solving = padim.fit(lite0, images(8, SMALL), SMALL, solver="triangular-solve")
     assert export_model(solving, tmp_path / "out", format="stablehlo").largest < 1e-5
 
