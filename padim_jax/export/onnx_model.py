@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from padim_jax.method.variants import with_solver
 
 with extra("export"):
     import onnx
-    from google.protobuf.message import Message
     from onnx import TensorProto, helper
 
 LARGEST = 2**31 - 2**20  # bytes of constants: a file of protocol buffers ends at 2 GiB
@@ -160,15 +160,15 @@ def recorded_digest(path: Path, *, has_data: bool) -> str | None:
     return facts_of(made).get("model")
 
 
-def _locations(message: Message) -> Iterator[str]:
-    """Files that arrays anywhere in a message are taken from."""
+def _locations(message: Any) -> Iterator[str]:
+    """Files that arrays anywhere in a message of protocol buffers are taken from."""
     if isinstance(message, TensorProto):
         if message.data_location == TensorProto.EXTERNAL:
             yield next((entry.value for entry in message.external_data if entry.key == "location"), "")
         return
     for field, value in message.ListFields():
         if field.message_type is not None:
-            for part in [value] if isinstance(value, Message) else value:
+            for part in [value] if hasattr(value, "ListFields") else value:
                 yield from _locations(part)
 
 
