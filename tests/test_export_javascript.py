@@ -14,6 +14,7 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax.export import export_model
+from padim_jax.export.runtimes import DATA
 from padim_jax.export.shipping import TEMPLATES
 from padim_jax.images import read_image
 from tests.conftest import SMALL
@@ -90,6 +91,18 @@ def test_scores_are_the_models(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose([line["image_score"] for line in found], np.asarray(wanted.image_score), rtol=1e-5)
     np.testing.assert_allclose([line["p_value"] for line in found], np.asarray(wanted.p_value), rtol=1e-5)
     assert [line["anomalous"] for line in found] == np.asarray(wanted.anomalous).tolist()
+
+
+def test_arrays_beside_the_graph_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = npm_packages("onnxruntime-node", "pngjs")
+    monkeypatch.setattr("padim_jax.export.onnx_model.LARGEST", 10_000)
+    export_model(fitted("plain"), tmp_path / "out", GOOD, runtimes=["javascript"])
+    assert (tmp_path / "out" / DATA).exists()
+    (tmp_path / "out" / "javascript" / "node_modules").symlink_to(packages)
+    done = subprocess.run(
+        [NPM or "", "test"], cwd=tmp_path / "out" / "javascript", capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, '{"checked":5,' in done.stdout) == (0, True), done.stderr
 
 
 def test_a_score_that_is_another_fails_its_test(folder: Path, tmp_path: Path) -> None:
