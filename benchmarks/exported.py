@@ -2,6 +2,7 @@
 
     python benchmarks/exported.py
     python benchmarks/exported.py --backbones efficientnet_lite0 --batches 1 --rounds 5
+    python benchmarks/exported.py --backbones resnet18 efficientnet_lite0 --peers   # anomalib's exports beside it
 
 A model at d = 100, calibrated, from uint8 images of 224×224 in memory to score, map, p-value, verdict and mask, as it
 is, with factors of 16 bits, and with the network in eight bits or in bfloat16 too, on as many threads as there are
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from alternate import Row, add_options, alternate, judge, medians, show, summary
+from exported_peers import exported_anomalib
 
 import padim_jax as padim
 from padim_jax.artifact.compaction import Compacted, compact
@@ -39,6 +41,7 @@ def main() -> int:
     parser.add_argument("--backbones", nargs="+", default=["efficientnet_lite0"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--good", type=int, default=120, help="images to fit on (%(default)s)")
+    parser.add_argument("--peers", action="store_true", help="measure anomalib's exports too (exported_peers.py)")
     add_options(parser, rounds=7)
     options = parser.parse_args()
     rows: list[Row] = []
@@ -59,10 +62,10 @@ def main() -> int:
             forms: list[tuple[str, padim.Padim | Compacted, Precision, Format]] = [
                 ("32 bit", model, "float32", "onnx"),
                 (halves, small, "float32", "onnx"),
-                (f"int8, {halves}", small, "int8", "onnx"),
+                ("int8", model, "int8", "onnx"),
             ]
             if importlib.util.find_spec("openvino") is not None:
-                forms.append((f"openvino, int8, {halves}", small, "int8", "openvino"))
+                forms.append(("openvino, int8", model, "int8", "openvino"))
                 forms.append((f"openvino, bfloat16, {halves}", small, "bfloat16", "openvino"))
             for form, exported, precision, format in forms:
                 out = Path(folder, form)
@@ -72,6 +75,9 @@ def main() -> int:
                 bounds.append((f"{name}, {form}: the bound over the largest difference", ratio, 1))
                 sizes[form] = sum(certificate.files[file][1] for file in FILES[format])
                 sides |= {(one.name, form): one.run for one in open_runtimes(out, format, precision)}
+            if options.peers:
+                works_of_peer, bytes_of_peer = exported_anomalib(model.backbone, model.config, good, Path(folder))
+                sides, sizes = sides | works_of_peer, sizes | bytes_of_peer
             for batch in options.batches:
                 images = _images(batch, seed=1)
                 works = {"\t".join(side): partial(run, images) for side, run in sides.items()}

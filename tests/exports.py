@@ -12,7 +12,10 @@ import numpy as np
 
 import padim_jax as padim
 from padim_jax.artifact.compaction import Compacted, DeployedForm, compact
+from padim_jax.export.integer_factors import in_integers
 from padim_jax.export.page import RUNTIMES
+from padim_jax.export.refitting import refit
+from padim_jax.export.runtimes import Format
 from padim_jax.gaussians.low_rank import low_rank
 from tests.conftest import SMALL, images
 
@@ -56,6 +59,13 @@ def compacted(form: DeployedForm) -> Compacted:
     found = compact(model, 1e-2, moments=moments.moments if form == "low-rank-16bit" else None, rank=5)
     assert found.form == form
     return found
+
+
+def in_eight_bits(model: padim.Padim, good: list[np.ndarray], format: Format = "onnx") -> padim.Padim:
+    """What an export in eight bits holds, for JAX."""
+    again = refit(model, good, "int8", format)
+    found = in_integers(again)
+    return again if found is None else found[0]
 
 
 def wanted(model: padim.Padim, shown: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,18 +11,20 @@ import onnx
 import pytest
 
 import padim_jax as padim
+from padim_jax.artifact.compaction import compact
 from padim_jax.export import export_model, verify_export
 from padim_jax.export.certificate import CERTIFICATE
 from padim_jax.export.compare import BOUND, BOUNDS
 from padim_jax.export.describe import ExportError
 from padim_jax.export.graph import OPSET
+from padim_jax.export.integer_factors import in_integers
 from padim_jax.export.refitting import refit
 from padim_jax.export.runtime_network import RuntimeBackbone
 from padim_jax.export.runtimes import open_runtimes
 from padim_jax.method.calibration import at_threshold
 from padim_jax.method.embedding import embed
 from tests.conftest import SMALL, images
-from tests.exports import ROI, TEST, backbone, check_equal, compacted, fitted
+from tests.exports import ROI, TEST, backbone, check_equal, fitted, in_eight_bits
 
 GOOD = images(24, SMALL)
 
@@ -32,11 +34,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, padim.Padim]:
     """An export in eight bits, and the model that it holds."""
     folder = tmp_path_factory.mktemp("int8") / "part"
     export_model(fitted("plain"), folder, GOOD, precision="int8")
-    return folder, to_eight_bits(fitted("plain"), [GOOD])
-
-
-def to_eight_bits(model: padim.Padim, good: list[np.ndarray]) -> padim.Padim:
-    return refit(model, good, "int8", "onnx")
+    return folder, in_eight_bits(fitted("plain"), [GOOD])
 
 
 def run(folder: Path, shown: np.ndarray) -> dict[str, np.ndarray]:
@@ -49,20 +47,30 @@ def test_the_program_gives_what_the_model_that_was_fitted_anew_gives(pair: tuple
     check_equal(model, run(folder, TEST[:1]), TEST[:1])
 
 
-def test_the_network_is_in_eight_bits_and_nothing_else_is(pair: tuple[Path, padim.Padim]) -> None:
+def test_network_and_factors_are_in_eight_bits_and_nothing_else_is(pair: tuple[Path, padim.Padim]) -> None:
     graph = onnx.load(pair[0] / "model.onnx").graph
     constants = {constant.name: constant for constant in graph.initializer}
-    products = [node for node in graph.node if node.op_type == "Conv"]
-    dequantised = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    assert products
-    for node in products:
-        assert constants[dequantised[node.input[1]]].data_type == onnx.TensorProto.INT8
+    dequantised = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Einsum") and {*node.input} & {*dequantised}]
+    assert convolutions
+    assert len(products) == 1  # panels of d = 12
+    for node in convolutions + products:
         assert node.input[0] in dequantised
-    others = [node for node in graph.node if node.op_type in ("MatMul", "Einsum") and {*node.input} & {*dequantised}]
-    assert not others
+        stored = constants[dequantised[node.input[1]].input[0]]
+        assert stored.data_type == onnx.TensorProto.INT8
+        assert int(np.abs(onnx.numpy_helper.to_array(stored).astype(int)).max()) <= 64  # seven bits
+    for name in products[0].input:  # with a scale of 1 they are integers, whose products are not rounded
+        assert onnx.numpy_helper.to_array(constants[dequantised[name].input[1]]) == 1
     assert all(entry.version == OPSET for entry in onnx.load(pair[0] / "model.onnx").opset_import)
-    weights = [onnx.numpy_helper.to_array(constants[dequantised[node.input[1]]]) for node in products]
-    assert max(int(np.abs(kernel.astype(int)).max()) for kernel in weights) <= 64  # seven bits
+
+
+def test_factors_in_integers_change_scores_by_little(pair: tuple[Path, padim.Padim]) -> None:
+    exact = np.asarray(padim.score(refit(fitted("plain"), [GOOD], "int8", "onnx"), GOOD).image_score)
+    found = np.asarray(padim.score(pair[1], GOOD).image_score)
+    assert (found != exact).all()
+    np.testing.assert_allclose(found, exact, rtol=0.05)
+    assert abs(np.mean(found / exact) - 1) < 0.01  # and on the average not at all
 
 
 def test_it_is_calibrated_anew_at_the_rates_of_the_model(pair: tuple[Path, padim.Padim]) -> None:
@@ -131,7 +139,7 @@ def test_a_certificate_of_32_bits_may_not_have_the_bound_of_eight(copy: Path) ->
 def test_every_kind_of_model_is_fitted_anew(name: str, tmp_path: Path) -> None:
     model = fitted(name, roi=name == "combined")
     export_model(model, tmp_path / "part", GOOD, precision="int8")
-    again = to_eight_bits(model, [GOOD])
+    again = in_eight_bits(model, [GOOD])
     check_equal(again, run(tmp_path / "part", TEST), TEST)
     if name == "combined":
         assert (run(tmp_path / "part", TEST)["anomaly_map"][:, ~ROI] <= 0).all()
@@ -142,14 +150,19 @@ def test_a_residual_network_is_quantised_too(tmp_path: Path) -> None:
     config = replace(SMALL, taps=("layer1",), n_channels=12)
     model = padim.fit(backbone("resnet18"), GOOD[:6], config)
     export_model(model, tmp_path / "part", GOOD[:6], precision="int8")
-    check_equal(to_eight_bits(model, [GOOD[:6]]), run(tmp_path / "part", TEST), TEST)
+    check_equal(in_eight_bits(model, [GOOD[:6]]), run(tmp_path / "part", TEST), TEST)
 
 
-def test_a_compact_model_keeps_its_factors_in_16_bits(tmp_path: Path) -> None:
-    small = compacted("triangle-16bit")
-    export_model(small, tmp_path / "part", GOOD, precision="int8")
+@pytest.mark.parametrize("small", [False, True])
+def test_factors_stay_as_they_are_where_channels_are_mixed(small: bool, tmp_path: Path) -> None:
+    model = fitted("neighbourhood, semi-orthogonal")
+    assert in_integers(refit(model, [GOOD], "int8", "onnx")) is None
+    export_model(compact(model, 1e-2) if small else model, tmp_path / "part", GOOD, precision="int8")
     graph = onnx.load(tmp_path / "part" / "model.onnx").graph
-    assert {constant.data_type for constant in graph.initializer} & {onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
+    halves = {onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
+    assert bool({constant.data_type for constant in graph.initializer} & halves) == small
+    found = verify_export(tmp_path / "part", [GOOD[:3]])
+    assert found.runtimes[0].differences.relative < BOUND
 
 
 def test_a_model_that_cannot_be_fitted_anew_is_refused(tmp_path: Path) -> None:
@@ -157,11 +170,11 @@ def test_a_model_that_cannot_be_fitted_anew_is_refused(tmp_path: Path) -> None:
     assert model.calibration is not None
     by_hand = replace(model, calibration=at_threshold(model.calibration, 50.0))
     with pytest.raises(ExportError, match="its threshold was set by hand"):
-        to_eight_bits(by_hand, [GOOD])
+        in_eight_bits(by_hand, [GOOD])
     own = replace(model, embedding=replace(model.embedding, channels=tuple(range(len(model.embedding.channels)))))
     with pytest.raises(ExportError, match="its channels are not those that its settings draw"):
-        to_eight_bits(own, [GOOD])
-    twice = to_eight_bits(model, [GOOD, GOOD[:5]]).calibration
+        in_eight_bits(own, [GOOD])
+    twice = in_eight_bits(model, [GOOD, GOOD[:5]]).calibration
     assert twice is not None
     assert len(twice.scores) == len(GOOD)
 

@@ -74,8 +74,8 @@ class Certificate:
     Attributes:
       padim_jax: version that made the export.
       model: digest of the model (:func:`padim_jax.export.describe.model_digest`).
-      exported: the format, "onnx" or "stablehlo".
-      precision: of the network, "float32" or "int8".
+      exported: the format, "onnx", "openvino" or "stablehlo".
+      precision: of the network, "float32", "int8" or "bfloat16".
       batch: how many images the graph takes; None for any number.
       photo: height and width of photos that the graph takes; None where it takes images of the crop's size.
       reading: the settings by which files become images of the crop's size.
@@ -84,6 +84,8 @@ class Certificate:
       runtimes: one report for each runtime.
       good: the images that were given.
       hostile: how many others there were.
+      factor_error: by how much eight bits in the factors move a product of theirs, root mean square in its standard
+        deviations (:class:`padim_jax.gaussians.integer_products.IntegerWhitening`); None where they have more bits.
       worst_case: what compacting the model changes distances by; None of models that were not, or that do not say so.
       made: when, in UTC.
     """
@@ -100,6 +102,7 @@ class Certificate:
     runtimes: tuple[RuntimeReport, ...]
     good: tuple[GoodImage, ...]
     hostile: int
+    factor_error: float | None
     worst_case: WorstCaseReport | None
     made: str
 

@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from padim_jax.export.describe import IMAGES
-from padim_jax.export.runtime_network import RuntimeNetwork
+from padim_jax.export.runtime_network import RuntimeNetwork, Unit
 from padim_jax.lazy import extra
 
 with extra("export"):
     import onnx
-    from onnx import ModelProto, helper
+    from onnx import ModelProto, TensorProto, helper, numpy_helper
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 _RANGES = 64  # images that the ranges of activations come from
@@ -28,7 +28,7 @@ Batch = UInt8[np.ndarray, "n height width 3"]
 
 
 def quantise(program: RuntimeNetwork, good: Sequence[Batch]) -> RuntimeNetwork:
-    """A network in eight bits.
+    """A network in eight bits, whose outputs are integers.
 
     Args:
       program: of 32 bits.
@@ -50,7 +50,24 @@ def quantise(program: RuntimeNetwork, good: Sequence[Batch]) -> RuntimeNetwork:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        return replace(program, graph=onnx.load(target))
+        quantised = onnx.load(target)
+    found = {name: _give_integers(quantised, planes.value) for name, planes in program.planes.items()}
+    planes = {name: replace(program.planes[name], value=value) for name, (value, _) in found.items()}
+    return replace(program, graph=quantised, planes=planes, units={name: unit for name, (_, unit) in found.items()})
+
+
+def _give_integers(network: ModelProto, output: str) -> tuple[str, Unit]:
+    """Give out the integers that an output is made of in its place; their name, and what they stand for."""
+    graph = network.graph
+    (last,) = [node for node in graph.node if output in node.output]
+    assert last.op_type == "DequantizeLinear"  # as of every value that has a range
+    integers, size, zero = last.input
+    constants = {constant.name: numpy_helper.to_array(constant) for constant in graph.initializer}
+    if not any(output in node.input for node in graph.node):
+        graph.node.remove(last)
+    (declared,) = [one for one in graph.output if one.name == output]
+    declared.name, declared.type.tensor_type.elem_type = integers, TensorProto.UINT8
+    return integers, Unit(np.float32(constants[size]), np.uint8(constants[zero]))
 
 
 class _Ranges(CalibrationDataReader):

@@ -24,6 +24,7 @@ from padim_jax.export.shipped import Target
 from padim_jax.export.shipping import Shipment
 from padim_jax.export.worst_case import run_worst_case
 from padim_jax.export.writing import write_program
+from padim_jax.gaussians.integer_products import IntegerWhitening
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.records import Padim
@@ -127,6 +128,7 @@ def export_model(
             runtimes=tuple(comparison.report for comparison in comparisons),
             good=good,
             hostile=len(reference.images),
+            factor_error=quantised.mean_error if isinstance(quantised, IntegerWhitening) else None,
             worst_case=run_worst_case(fitted, quantised, worst, format, len(comparisons) > 1),
             made=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -143,12 +145,16 @@ def export_model(
 
 def _refitted(
     model: Padim, quantised: Quantised | None, precision: Precision, format: Format, taken: ProgramInput, images: object
-) -> tuple[Padim, Quantised | None, tuple[float, WorstCase] | None, Any]:
-    """The model fitted anew on its network in a precision, its factors in 16 bits where they were, and the images."""
+) -> tuple[Padim, Quantised | IntegerWhitening | None, tuple[float, WorstCase] | None, Any]:
+    """The model fitted anew on its network in a precision, the integers of its factors, and the images.
+
+    With a network in eight bits, factors are too where they can be; else they are in 16 bits where they were.
+    """
     if format not in (formats := _FORMATS[precision]):
         wanted = " or ".join(map(repr, formats))
         raise ExportError(f"{_CALL}: precision={precision!r} takes format={wanted}, and {format!r} was asked for")
-    from padim_jax.export.onnx_model import check_exportable  # which needs the extra
+    from padim_jax.export.integer_factors import in_integers  # which need the extra
+    from padim_jax.export.onnx_model import check_exportable
     from padim_jax.export.refitting import refit
 
     check_exportable(model)
@@ -159,6 +165,8 @@ def _refitted(
         images = places  # photos are large, and are read a second time
     good = [taken.seen(batch) for batch in taken.read(_CALL, images, lambda path, text: None)]
     fitted = refit(model, good, precision, format)
+    if precision == "int8" and (found := in_integers(fitted)) is not None:
+        return *found, None, images
     if quantised is None:
         return fitted, None, None, images
     compacted = compact(fitted, _MAX_ERROR)

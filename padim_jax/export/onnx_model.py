@@ -14,10 +14,12 @@ from padim_jax.export.decision import write_decision
 from padim_jax.export.describe import IMAGES, OUTPUTS, ExportError, descriptions, model_digest, output_names
 from padim_jax.export.distances import write_distances
 from padim_jax.export.graph import IR_VERSION, OPSET, Graph
+from padim_jax.export.integer_distances import write_integer_distances
 from padim_jax.export.patches import write_patches
 from padim_jax.export.photos import write_resampling
 from padim_jax.export.resampling import plan_resampling
 from padim_jax.export.runtimes import DATA
+from padim_jax.gaussians.integer_products import IntegerWhitening
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.lazy import extra
 from padim_jax.method.records import Padim
@@ -38,7 +40,7 @@ _KEY = "padim_jax."
 def onnx_model(
     model: Padim,
     batch: int | None = None,
-    quantised: Quantised | None = None,
+    quantised: Quantised | IntegerWhitening | None = None,
     photo: tuple[int, int] | None = None,
 ) -> onnx.ModelProto:
     """The graph of a model, checked by ONNX's own checker unless its arrays are beyond 2 GiB.
@@ -48,7 +50,8 @@ def onnx_model(
     Args:
       model: what :func:`padim_jax.score` takes.
       batch: the number of images that the graph takes; None for any.
-      quantised: the numbers of 16 bits that the model's factors were made from; None for factors of 32 bits.
+      quantised: the integers of 16 bits, or of eight, that the model's factors were made from; None for factors of 32
+        bits.
       photo: height and width of the photos that the graph takes; None for images of the crop's size.
 
     Raises:
@@ -60,8 +63,11 @@ def onnx_model(
     images = IMAGES
     if photo is not None:
         images = write_resampling(graph, plan_resampling(photo, model.config), IMAGES)
-    patches = write_patches(graph, whitened, images)
-    distances = write_distances(graph, whitened, patches, quantised)
+    if isinstance(quantised, IntegerWhitening):
+        integers = write_patches(graph, whitened, images, as_integers=True)
+        distances = write_integer_distances(graph, np.asarray(whitened.gaussian.mean), quantised, integers)
+    else:
+        distances = write_distances(graph, whitened, write_patches(graph, whitened, images), quantised)
     names = write_decision(graph, whitened, distances)
     assert names == output_names(model)
     words = descriptions(model, photo)

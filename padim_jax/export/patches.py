@@ -9,15 +9,17 @@ from padim_jax.method.embedding import tap_channels
 from padim_jax.method.records import Padim
 
 
-def write_patches(graph: Graph, model: Padim, images: str) -> str:
+def write_patches(graph: Graph, model: Padim, images: str, *, as_integers: bool = False) -> str:
     """Embeddings (p, n, d) of ``images``, uint8 (n, height, width, 3) of the crop's size.
+
+    With ``as_integers`` they are uint8, as the network gives them, whose channels have to be left as they are then.
 
     Channels are selected or projected, and averaged over neighbourhoods, on the grid of each tap; then rows of
     (positions, n, channels) are copied to the finest grid, which needs no interpolation of planes.
     """
     embedding = model.embedding
     channels, rows = tap_channels(model.backbone, embedding)
-    activations = write_activations(graph, model.backbone, model.config.crop, images, channels)
+    activations = write_activations(graph, model.backbone, model.config.crop, images, channels, as_integers=as_integers)
     projection = None if model.projection is None else np.asarray(model.projection)
     parts = []
     for name in channels:

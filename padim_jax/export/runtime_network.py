@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.backbones.layers import Images, Taps
@@ -28,6 +28,18 @@ with extra("export"):
     from onnx import TensorProto, helper, numpy_helper
 
 
+@dataclass(frozen=True)
+class Unit:
+    """What integers q of eight bits stand for: ``size · (q - zero)``."""
+
+    size: np.float32
+    zero: np.uint8
+
+    def numbers(self, integers: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """What they stand for, float32."""
+        return (integers.astype(np.float32) - np.float32(self.zero)) * self.size
+
+
 @dataclass(frozen=True, eq=False)
 class RuntimeNetwork:
     """A network as an ONNX graph from images to activations, and what runs it.
@@ -38,6 +50,7 @@ class RuntimeNetwork:
       planes: its outputs by layer.
       channels: numbers of channels by layer.
       mean, std: by which images are normalised that come from JAX.
+      units: what the outputs stand for, by layer, where they are integers; None where they are activations.
       execute: the graph in a runtime; None before it is opened.
     """
 
@@ -47,6 +60,7 @@ class RuntimeNetwork:
     channels: Mapping[str, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    units: Mapping[str, Unit] | None = None
     execute: Run | None = field(default=None, repr=False)
 
     def run(self, normalised: Float[Array, "n h w 3"]) -> dict[str, np.ndarray]:
@@ -54,9 +68,13 @@ class RuntimeNetwork:
         assert self.execute is not None
         pixels = (np.asarray(normalised) * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)) * 255
         found = self.execute(np.rint(pixels).clip(0, 255).astype(np.uint8))
-        return {
-            name: np.ascontiguousarray(found[planes.value].transpose(0, 2, 3, 1), np.float32)
+        outputs = {
+            name: np.ascontiguousarray(found[planes.value].transpose(0, 2, 3, 1))
             for name, planes in self.planes.items()
+        }
+        return {
+            name: values.astype(np.float32) if self.units is None else self.units[name].numbers(values)
+            for name, values in outputs.items()
         }
 
 

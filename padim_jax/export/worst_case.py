@@ -12,6 +12,7 @@ import numpy as np
 
 from padim_jax.export.describe import ExportError
 from padim_jax.export.runtimes import open_graph
+from padim_jax.gaussians.integer_products import IntegerWhitening
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.records import Padim
@@ -39,21 +40,25 @@ class WorstCaseReport:
 
 
 def run_worst_case(
-    model: Padim, quantised: Quantised | None, case: tuple[float, WorstCase] | None, format: str, others: bool
+    model: Padim,
+    quantised: Quantised | IntegerWhitening | None,
+    case: tuple[float, WorstCase] | None,
+    format: str,
+    others: bool,
 ) -> WorstCaseReport | None:
     """Run the program's distances on the worst case.
 
     Args:
       model: in the compact form.
       quantised: the numbers of 16 bits that its factors were made from; None for factors of 32 bits.
-      case: bound and embedding; None gives None.
+      case: bound and embedding; None gives None, as integers of eight bits do, which are not bounded.
       format: of the program.
       others: whether OpenVINO runs it too, beside ONNX Runtime.
 
     Raises:
       ExportError: a runtime is further off than the bound allows.
     """
-    if case is None:
+    if case is None or isinstance(quantised, IntegerWhitening):
         return None
     bound, worst = case
     here = slice(worst.position, worst.position + 1)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from padim_jax.export.runtimes import FILES, Format, Precision
+from padim_jax.gaussians.integer_products import IntegerWhitening
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.method.records import Padim
 
@@ -16,7 +17,7 @@ def write_program(
     format: Format,
     precision: Precision,
     batch: int | None,
-    quantised: Quantised | None,
+    quantised: Quantised | IntegerWhitening | None,
     photo: tuple[int, int] | None,
 ) -> None:
     """Write the program of a model.
@@ -27,7 +28,7 @@ def write_program(
       format: of the program.
       precision: of its network.
       batch: how many images it takes; None for any, which "stablehlo" has not.
-      quantised: the numbers of 16 bits that the model's factors were made from; None for factors of 32 bits.
+      quantised: as of :func:`padim_jax.export.onnx_model.onnx_model`.
       photo: height and width of the photos that it takes; None for images of the crop's size.
 
     Raises:

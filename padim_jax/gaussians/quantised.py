@@ -5,6 +5,7 @@ second copy of a state of 2.3 GB.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import no_type_check
 
 import jax
@@ -67,7 +68,7 @@ def quantise_whitening(whitening: TriangularMatrix) -> Quantised:
     p, d = len(whitening), whitening.side
     values, scale = np.empty((p, d * (d + 1) // 2), np.int16), np.empty((p, d), np.float32)
     for chunk in packing.host_chunks(p, d):
-        steps, scale[chunk] = map(np.asarray, _feedback_steps(whitening[chunk].square()))
+        steps, scale[chunk] = map(np.asarray, _row_steps(whitening[chunk].square()))
         values[chunk] = packing.pack_triangle(steps, lower=False)
     _check_finite("quantise_whitening", scale)
     return Quantised(values, scale)
@@ -104,28 +105,44 @@ def dequantise_basis(quantised: Quantised) -> Float[np.ndarray, "p r d"]:
     return np.multiply(quantised.values, quantised.scale[..., None], dtype=np.float32)
 
 
-@jax.jit
-def _feedback_steps(whitening: Float[Array, "p d d"]) -> tuple[Int16[Array, "p d d"], Float[Array, "p d"]]:
-    """Steps and scales of :func:`quantise_whitening`; scales that are not finite where W is not."""
+@partial(jax.jit, static_argnames="levels")
+def feedback_steps(whitening: Float[Array, "p d d"], step: Float[Array, "p k l"], levels: int) -> Int16[Array, "p d d"]:
+    """W in whole steps, each row rounded to make up for what those below it were rounded by.
+
+    Args:
+      whitening: W, upper triangular.
+      step: of each row (p, d, 1), or of each column (p, 1, d).
+      levels: of steps on either side of 0 that there are.
+
+    Returns:
+      The steps; what they are is not said where a number is not finite.
+    """
     d = whitening.shape[-1]
     factor = inverse_transpose(whitening, lower=False)
-    scale = jnp.max(jnp.abs(whitening), axis=2) / FEEDBACK_LEVELS
+    steps_of = jnp.broadcast_to(step, whitening.shape)
 
     def round_row(index: Array, error: Array) -> Array:
         row = d - 1 - index
-        exact, column, step = (
+        exact, column, size = (
             lax.dynamic_index_in_dim(array, row, axis, keepdims=False)
-            for array, axis in ((whitening, 1), (factor, 2), (scale, 1))
+            for array, axis in ((whitening, 1), (factor, 2), (steps_of, 1))
         )
         pivot = lax.dynamic_index_in_dim(column, row, 1)
         # rows not yet rounded have no error so far
         feedback = jnp.einsum("pj,pji->pi", column, error, precision=_HIGHEST) / pivot
-        steps = jnp.clip(jnp.rint((exact + feedback) / step[:, None]), -LEVELS, LEVELS)
-        row_error = jnp.where(jnp.arange(d) >= row, exact - steps * step[:, None], 0)
+        steps = jnp.clip(jnp.rint((exact + feedback) / size), -levels, levels)
+        row_error = jnp.where(jnp.arange(d) >= row, exact - steps * size, 0)
         return lax.dynamic_update_index_in_dim(error, row_error, row, axis=1)
 
     error = lax.fori_loop(0, d, round_row, jnp.zeros_like(whitening))
-    return jnp.rint((whitening - error) / scale[..., None]).astype(jnp.int16), scale
+    return jnp.rint((whitening - error) / step).astype(jnp.int16)
+
+
+@jax.jit
+def _row_steps(whitening: Float[Array, "p d d"]) -> tuple[Int16[Array, "p d d"], Float[Array, "p d"]]:
+    """Steps and scales of :func:`quantise_whitening`; scales that are not finite where W is not."""
+    scale = jnp.max(jnp.abs(whitening), axis=2) / FEEDBACK_LEVELS
+    return feedback_steps(whitening, scale[..., None], LEVELS), scale
 
 
 def _steps(numbers: np.ndarray, scale: np.ndarray) -> np.ndarray:
