@@ -263,17 +263,16 @@ def _read(photo: Photo, model: Padim) -> _Read:
     content, notes = b"", list[str]()
     try:
         if photo.pixels is not None:
-            frame = Image.fromarray(photo.pixels)
-            pixels = np.asarray(centre_crop(resize(photo.path, frame, model.config), model.config))
-            return _Read(photo, pixels, photo.digest, frame.size, is_whole=True)
-        content = read_file(photo.path) if photo.content is None else photo.content
-        opened = open_image(photo.path, content, lambda _, text: notes.append(text))
+            opened = Image.fromarray(photo.pixels)
+        else:
+            content = read_file(photo.path) if photo.content is None else photo.content
+            opened = open_image(photo.path, content, lambda _, text: notes.append(text))
         pixels = np.asarray(centre_crop(resize(photo.path, opened, model.config), model.config))
     except UnreadableImage as error:
-        return _Read(photo, None, digest_of(content) if content else photo.digest, (0, 0), error.reason)
+        return _Read(photo, None, photo.digest or (digest_of(content) if content else ""), (0, 0), error.reason)
     # what came in a request is all there, and a camera may add something behind a JPEG's end
     is_whole = has_end(content) or (photo.content is not None and content.startswith(b"\xff\xd8"))
-    return _Read(photo, pixels, digest_of(content), opened.size, "; ".join(notes), is_whole)
+    return _Read(photo, pixels, photo.digest or digest_of(content), opened.size, "; ".join(notes), is_whole)
 
 
 def has_end(content: bytes) -> bool:
