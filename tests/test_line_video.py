@@ -102,6 +102,15 @@ def test_a_video_that_grew_is_judged_from_where_it_was(tmp_path: Path, judge: Ju
     assert grown.summary.known == 5
 
 
+def test_another_model_decides_on_the_same_frames_too(tmp_path: Path, judge: Judge) -> None:
+    path = write_frames(tmp_path / "a.mkv", parts(4, seed=5))
+    watch(path, judge)
+    fit_model(tmp_path / "other", seed=1)
+    again = watch(path, Judge(tmp_path / "other", RATES, batch_size=4))
+    assert [frame_number(one.item) for one in again.fresh] == [0, 1, 2, 3]
+    assert {one.model for one in again.fresh} == {"other"}
+
+
 def test_what_retention_deleted_is_not_decided_again(tmp_path: Path, judge: Judge) -> None:
     path = write_frames(tmp_path / "a.mkv", parts(5, seed=5))
     watch(path, judge)
