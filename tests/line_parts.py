@@ -1,8 +1,12 @@
-"""Parts on a line: alike but for noise, some with a defect; and a model of the good ones."""
+"""Parts on a line: alike but for noise, some with a defect; a model of the good ones, and videos of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
+import av
 import numpy as np
 
 import padim_jax as padim
@@ -26,3 +30,18 @@ def fit_model(folder: Path, *, seed: int = 0, n: int = 24, calibrated: bool = Tr
     model = padim.fit(padim.load_backbone("efficientnet_lite0"), [good], SEEN)
     padim.save(padim.calibrate(model, [good], false_alarm_rate=0.04) if calibrated else model, folder)
     return folder
+
+
+def write_frames(path: Path, frames: np.ndarray, times: Sequence[int] | None = None) -> Path:
+    """Write frames (n, height, width, 3) as a video without loss; ``times`` in ms, or one frame each 40 ms."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = cast(Any, container.add_stream("ffv1", rate=25))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.codec_context.time_base = "bgr0", Fraction(1, 1000)
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format="bgr0")
+            frame.pts, frame.time_base = times[index] if times else index * 40, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path

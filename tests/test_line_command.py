@@ -52,6 +52,7 @@ def test_the_command_says_what_it_decides_and_ends_with_a_summary(
         (("--look-rate", 0.03), 2, "look_rate=0.03, wanted more than what is called bad"),
         (("--append", "a.txt"), 2, "wanted .csv or .jsonl"),
         (("--webhook", "ftp://x"), 2, "is no address such as https://host/path"),
+        (("--opcua", "opc.tcp://plc"), 2, "names no node as opc.tcp://host:4840/?node=ns=2;s=Padim does"),
         (("--false-alarm-rate", 0.5), 2, "wanted more than false_alarm_rate=0.5"),
     ],
 )

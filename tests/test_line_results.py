@@ -128,7 +128,7 @@ def test_nothing_else_is_overwritten_and_wrong_use_is_said(line: Path, tmp_path:
     assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
     code, _, err = run(capsys, "results", line, "--out", tmp_path / "out.xlsx")
     assert code == 2
-    assert "wanted .csv or .jsonl" in err
+    assert "wanted .csv, .jsonl or .parquet" in err
     code, _, err = run(capsys, "results", line, "--since", "yesterday")
     assert code == 2
     assert "'yesterday' is no day or time" in err

@@ -30,7 +30,8 @@ _false_alarm_rate_option = click.option(
     "watch",
     cls=Command,
     example="padim watch camera/ --model bracket.padim --store line.db --append decisions.csv --bad-folder bad\n"
-    "padim watch - --model bracket.padim --store line.db --webhook https://plc/part",
+    "padim watch - --model bracket.padim --store line.db --webhook https://plc/part\n"
+    "padim watch rtsp://camera/stream --model bracket.padim --store line.db --on-motion",
     place="padim_jax.commands.watch:watch_command",
 )
 @click.argument("source", type=str)
@@ -57,6 +58,13 @@ _false_alarm_rate_option = click.option(
     "--mqtt", "brokers", multiple=True, metavar="URL", help="Publish each to a topic, mqtt://host/topic; repeat."
 )
 @click.option(
+    "--opcua",
+    "servers",
+    multiple=True,
+    metavar="URL",
+    help="Write each to variables of a node, opc.tcp://host:4840/?node=ns=2;s=Padim; repeat.",
+)
+@click.option(
     "--notify",
     "notified",
     multiple=True,
@@ -79,13 +87,40 @@ _false_alarm_rate_option = click.option(
     metavar="SECONDS",
     help="Take a file that has not changed for so long as whole.",
 )
-@click.option("--queue", type=click.IntRange(1), default=1000, show_default=True, help="Most images that wait.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Judge a frame this often; 0: each. Default: each of a video, one a second of a camera.",
+)
+@click.option("--on-motion", is_flag=True, help="Judge one frame of each part that has come and lies still.")
+@click.option(
+    "--motion-change",
+    type=click.FloatRange(0, 255, min_open=True),
+    metavar="LEVELS",
+    help="Grey levels of 255 by which a part changes the picture. Default: 10.",
+)
+@click.option(
+    "--still",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="How long a part has to lie still. Default: 0.3.",
+)
+@click.option(
+    "--empty",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Image of the place without a part, which --on-motion passes over.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Most images that wait. Default: 1000, or 32 frames.",
+)
 @click.option(
     "--when-full",
     type=click.Choice(("wait", "drop-oldest", "drop-newest")),
-    default="wait",
-    show_default=True,
-    help="What to do with one more image than may wait.",
+    help="What to do with one more image than may wait. Default: wait; drop-oldest of a camera.",
 )
 @click.option("--keep-days", type=click.FloatRange(0, min_open=True), help="Delete decisions older than this.")
 @click.option("--keep-size", type=Bytes(), help="Delete the oldest decisions once the store is larger.")
@@ -94,12 +129,14 @@ _false_alarm_rate_option = click.option(
 def watch_command() -> None:
     """Judge images as they come to SOURCE, each once, and keep every decision in STORE.
 
-    SOURCE is a folder that image files are written to, with those below it, or - for paths on standard input, one a
-    line. What lies in the folder already is judged first. A file is read once it is whole. Every image gets one of four
-    verdicts: good, look (a person should), bad, or unreadable.
+    SOURCE is a folder that image files are written to, with those below it; - for paths on standard input, one a line;
+    a video file; or a camera: rtsp://host/stream, http://host/stream.mjpg, or camera:0 for one that is plugged in. What
+    lies in the folder already is judged first. A file is read once it is whole. Every image gets one of four verdicts:
+    good, look (a person should), bad, or unreadable.
 
     Killed at any moment, the same command goes on where it was. Ctrl-C or SIGTERM finishes the images in hand, and
-    ends. A model that is replaced on disk is used from then on. What --webhook and --mqtt can't deliver waits in STORE.
+    ends. A model that is replaced on disk is used from then on. What --webhook, --mqtt and --opcua can't deliver
+    waits in STORE.
     """
 
 
@@ -126,7 +163,7 @@ def watch_command() -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write them to this file, .csv or .jsonl, in their order, instead of printing them.",
+    help="Write them to this file, .csv, .jsonl or .parquet, in their order, instead of printing them.",
 )
 @click.option("--abandon", metavar="OUTPUT", help="Give up what waits for the output of this name; show nothing.")
 @debug_option

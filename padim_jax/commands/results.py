@@ -1,7 +1,6 @@
 """``padim results``."""
 
 import shlex
-from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,19 +36,24 @@ def results_command(
         if out is not None:
             _refuse_live_table(opened, out)
         filters: dict[str, Any] = {"verdict": verdict, "model": model, "source": source, "since": since, "until": until}
+        filters["corrected"] = corrected
         with wrong_use(but=(StoreError,)):
-            found = opened.decisions(
-                **filters,
-                corrected=corrected,
-                limit=limit if out else limit or _SHOWN,
-                newest_first=out is None or limit is not None,
-            )
-        if out is None:
-            _show(opened, found, opened.count(**filters, corrected=corrected))
-            return
-        with wrong_use(but=(StoreError,)):
-            count = export(found if limit is None else reversed(deque(found)), out)
+            if out is None:
+                found = opened.decisions(**filters, limit=limit or _SHOWN, newest_first=True)
+                _show(opened, found, opened.count(**filters))
+                return
+            if limit is not None:
+                filters |= _newest(opened.decisions(**filters, limit=limit, newest_first=True))
+            count = export(opened.decisions(**filters), out)
         tell(f"{out}: {count} decisions")
+
+
+def _newest(found: Iterable[Decision]) -> dict[str, int]:
+    """Between which sequences decisions lie that come the newest first; none of them is held."""
+    first = last = None
+    for decision in found:
+        first, last = decision.sequence, last or decision.sequence
+    return {"after": first - 1, "before": last + 1} if first and last else {"before": 0}
 
 
 def _abandon(store: Store, output: str) -> None:

@@ -1,7 +1,5 @@
 """``padim watch``."""
 
-import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,19 +7,18 @@ import click
 
 from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.baselines.storing import refuse
+from padim_jax.commands.line_sources import SourceOptions
 from padim_jax.commands.results import describe
 from padim_jax.commands.terminal import interruption, say, tell, wrong_use
 from padim_jax.line.backlog import WhenFull
 from padim_jax.line.judge import Judge
 from padim_jax.line.outputs.bad_folder import BadFolder
 from padim_jax.line.outputs.mqtt import Mqtt
+from padim_jax.line.outputs.opcua import Opcua
 from padim_jax.line.outputs.output import Output, refuse_twins
 from padim_jax.line.outputs.table import Table
 from padim_jax.line.outputs.webhook import Webhook
 from padim_jax.line.records import VERDICTS, Verdict
-from padim_jax.line.sources.folder import Folder
-from padim_jax.line.sources.lines import STANDARD_INPUT, Lines
-from padim_jax.line.sources.source import Source
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
 from padim_jax.line.watch import Limits, Summary, watch_line
@@ -39,40 +36,47 @@ def watch_command(
     bad_folder: Path | None,
     webhooks: tuple[str, ...],
     brokers: tuple[str, ...],
+    servers: tuple[str, ...],
     notified: tuple[Verdict, ...],
     once: bool,
     poll: float | None,
     quiet: bool,
     settle: float,
-    queue: int,
-    when_full: WhenFull,
+    every: float | None,
+    on_motion: bool,
+    motion_change: float | None,
+    still: float | None,
+    empty: Path | None,
+    queue: int | None,
+    when_full: WhenFull | None,
     keep_days: float | None,
     keep_size: int | None,
     batch_size: int,
 ) -> None:
     """Do what ``padim watch`` says it does."""
-    if source == STANDARD_INPUT and (once or poll):
-        raise click.UsageError("--once and --poll are of a folder; standard input ends by itself")
+    images_of = SourceOptions(
+        *(source, once, poll, settle, every, on_motion, motion_change, still, empty, queue, when_full)
+    )
+    images_of.check()
     seconds = None if keep_days is None else keep_days * _DAY
-    limits = Limits(queue, when_full, max_seconds=seconds, max_bytes=keep_size)
+    limits = Limits(*images_of.backlog(), max_seconds=seconds, max_bytes=keep_size)
     with ExitStack() as stack:
         with wrong_use(but=(OSError, ArtifactError)):
             refuse(model, "watch")
             judge = Judge(model, Rates(false_alarm_rate, look_rate), batch_size=batch_size, remark=say)
             opened = stack.enter_context(Store.open(store))
-            images: Source = Lines(lambda count: os.read(sys.stdin.fileno(), count))
-            if source != STANDARD_INPUT:
-                options = {"settle": settle, "poll": poll, "once": once}
-                images = Folder(Path(source), opened.seen, model=judge.current.name, remark=say, **options)
+            images = images_of.open(opened.seen, judge.current.name)
             outputs: list[Output] = [Table(path) for path in tables]
             outputs += [Webhook(url, notified or VERDICTS) for url in webhooks]
             outputs += [Mqtt(url, notified or VERDICTS) for url in brokers]
+            outputs += [Opcua(url, notified or VERDICTS) for url in servers]
             if bad_folder is not None:
                 outputs.append(BadFolder(bad_folder, judge, say))
             refuse_twins(outputs)
         _note_left(opened, outputs)
         stopped = stack.enter_context(interruption())
         digest = judge.current.digest[:12]
+        name = images.name if images_of.is_camera else source  # an address may hold a password
         summary = watch_line(
             images,
             judge,
@@ -81,12 +85,12 @@ def watch_command(
             limits=limits,
             remark=say,
             told=lambda decision: None if quiet else tell(describe(decision)),
-            ready=lambda: say(f"ready: {source} is judged by {model} ({digest}), decisions go to {store}"),
+            ready=lambda: say(f"ready: {name} is judged by {model} ({digest}), decisions go to {store}"),
             stopped=stopped,
         )
     _report(summary, store)
     failed = summary.verdicts["unreadable"] + summary.dropped
-    if failed and (once or source == STANDARD_INPUT):
+    if failed and images_of.ends:
         raise click.ClickException(f"{failed} images could not be read or were dropped, and have no score")
 
 

@@ -6,18 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+from jaxtyping import UInt8
+
 WhenFull = Literal["wait", "drop-oldest", "drop-newest"]
 WHEN_FULL: tuple[WhenFull, ...] = get_args(WhenFull)
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """An image file that has come.
+    """An image that has come: a file, or a frame.
 
     Attributes:
       source, item, stamp: as :class:`padim_jax.line.records.Decision` has them.
-      path: of the file.
+      path: of the file; of a frame, that of its video, or a name for messages.
       since: when it was last seen to change, in seconds by the clock that never goes back; minus infinity: long ago.
+      pixels: of a frame, RGB; None for a file.
     """
 
     source: str
@@ -25,6 +29,7 @@ class Arrival:
     path: Path
     stamp: str
     since: float = field(default=float("-inf"), compare=False)
+    pixels: UInt8[np.ndarray, "height width 3"] | None = field(default=None, compare=False, repr=False)
 
 
 class Backlog:

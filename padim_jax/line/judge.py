@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 
 from padim_jax.artifact import load
 from padim_jax.artifact.manifest import MANIFEST, manifest_checksum, read_manifest
@@ -28,6 +30,7 @@ from padim_jax.line.records import Decision
 from padim_jax.line.verdict import Decider, Rates
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import check_standard
+from padim_jax.runs.copies import pixels_digest
 from padim_jax.runs.regions import Region, RegionSearch
 from padim_jax.runs.score import FittedOn, ScoredImage, score_batches
 
@@ -43,6 +46,7 @@ class Photo:
       source, item, stamp: as :class:`padim_jax.line.records.Decision` has them.
       path: its file; of an image that is none, a name for messages.
       content: the bytes of an image file; None for those at ``path``.
+      pixels: RGB, of a frame, which is no file.
     """
 
     source: str
@@ -50,6 +54,14 @@ class Photo:
     path: Path
     stamp: str = ""
     content: bytes | None = None
+    pixels: UInt8[np.ndarray, "height width 3"] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """The image's in a decision, of its pixels or of its content; empty for what lies at ``path``."""
+        if self.pixels is not None:
+            return pixels_digest(self.pixels)[:32]
+        return digest_of(self.content) if self.content else ""
 
 
 @dataclass(frozen=True)
@@ -250,14 +262,17 @@ class Judge:
 def _read(photo: Photo, model: Padim) -> _Read:
     content, notes = b"", list[str]()
     try:
-        content = read_file(photo.path) if photo.content is None else photo.content
-        opened = open_image(photo.path, content, lambda _, text: notes.append(text))
+        if photo.pixels is not None:
+            opened = Image.fromarray(photo.pixels)
+        else:
+            content = read_file(photo.path) if photo.content is None else photo.content
+            opened = open_image(photo.path, content, lambda _, text: notes.append(text))
         pixels = np.asarray(centre_crop(resize(photo.path, opened, model.config), model.config))
     except UnreadableImage as error:
-        return _Read(photo, None, digest_of(content) if content else "", (0, 0), error.reason)
+        return _Read(photo, None, photo.digest or (digest_of(content) if content else ""), (0, 0), error.reason)
     # what came in a request is all there, and a camera may add something behind a JPEG's end
     is_whole = has_end(content) or (photo.content is not None and content.startswith(b"\xff\xd8"))
-    return _Read(photo, pixels, digest_of(content), opened.size, "; ".join(notes), is_whole)
+    return _Read(photo, pixels, photo.digest or digest_of(content), opened.size, "; ".join(notes), is_whole)
 
 
 def has_end(content: bytes) -> bool:

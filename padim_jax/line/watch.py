@@ -19,11 +19,13 @@ from padim_jax.line.store import Store
 
 PATIENCE = 10.0  # seconds without a change after which a file that can't be read will not become readable
 QUEUE = 1000  # images that wait at most
+FRAMES = 32  # the same of frames, which wait in memory
 _AGAIN = 0.25  # seconds until a file that can't be read yet is read again
 _IDLE = 0.2  # seconds to wait for an image before looking at other things
 _LOOK = 1.0  # seconds between two looks at the model
 _MOMENT = 0.1  # seconds that a thread which has read paths may take to tell of them
 _FAREWELL = 10.0  # seconds that the thread which finds images may take to end
+_DROPS = 10.0  # seconds between two words on images that are dropped
 _TIDY = 600.0  # seconds between two looks at what the store need not keep
 
 
@@ -121,6 +123,7 @@ class _Watch:
         self.retry = dict.fromkeys((output.name for output in outputs), 0.0)
         self.is_fresh = False  # whether decisions were recorded that nobody was handed on yet
         self.looked, self.tidied = time.monotonic(), float("-inf")
+        self.untold, self.told_drop = 0, float("-inf")  # images dropped since the last word on one, and when that was
 
     def run(self, ready: Callable[[], None], stopped: Callable[[], bool]) -> Summary:
         self.judge.warm_up()
@@ -178,7 +181,12 @@ class _Watch:
         model = self.judge.current.name
         self.store.seen.drop([Dropped(arrival.source, arrival.item, arrival.stamp, why, model=model)])
         self.summary.dropped += 1
-        self.remark(f"dropped {arrival.item}: {why}")
+        if time.monotonic() - self.told_drop < _DROPS:  # a camera may come to drop many a second
+            self.untold += 1
+            return
+        more = f", and {self.untold} more since the last word on it" if self.untold else ""
+        self.remark(f"dropped {arrival.item}: {why}{more}")
+        self.untold, self.told_drop = 0, time.monotonic()
 
     def _step(self) -> None:
         """Judge what waits, one batch at most, and look at other things where it is time to."""
@@ -196,20 +204,15 @@ class _Watch:
         due = [arrival for at, arrival in self.again if at <= now][: self.judge.batch_size]
         self.again = [(at, arrival) for at, arrival in self.again if arrival not in due]
         arrivals = due + self.backlog.take(self.judge.batch_size - len(due), 0.0 if due else timeout)
-        arrivals = list({arrival.path: arrival for arrival in arrivals}.values())  # the newest, where one came again
+        arrivals = list({(one.path, one.item): one for one in arrivals}.values())  # the newest, where one came again
         if not arrivals:
             return None
-        photos = [
-            Photo(arrival.source, arrival.item, arrival.path, stamp_of(arrival.path)) for arrival in arrivals
-        ]  # with the stamp from before it is read
-        return arrivals, self.judge.begin(photos)
+        return arrivals, self.judge.begin([_photo(arrival) for arrival in arrivals])
 
     def _judge(self, arrivals: Sequence[Arrival], begun: Begun) -> dict[str, Picture]:
-        judged = [
-            found
-            for arrival, found in zip(arrivals, self.judge.finish(begun), strict=True)
-            if self._is_whole(arrival, found)
-        ]
+        pairs = zip(arrivals, self.judge.finish(begun), strict=True)
+        judged = [found for arrival, found in pairs if arrival.pixels is not None or self._is_whole(arrival, found)]
+        frames = {photo.item: photo.pixels for photo in begun.photos}
         state = self.judge.current
         fresh = [found for found in judged if not self._is_decided(found.decision)]
         recorded = self.store.record([found.decision for found in fresh], self.names)
@@ -221,7 +224,7 @@ class _Watch:
             self.told(decision)
             result = results[decision.id]
             if result is not None:
-                pictures[decision.id] = Picture.of(state, result)
+                pictures[decision.id] = Picture.of(state, result, frames.get(decision.item))
         return pictures
 
     def _is_decided(self, decision: Decision) -> bool:
@@ -273,3 +276,9 @@ class _Watch:
             if is_large:
                 why = f"the newest {NEWEST}, corrected and waiting decisions stay; raise --keep-size"
                 self.remark(f"{self.store.path}: takes {kept.size} bytes, more than {limits.max_bytes}, for {why}")
+
+
+def _photo(arrival: Arrival) -> Photo:
+    if arrival.pixels is not None:
+        return Photo(arrival.source, arrival.item, arrival.path, arrival.stamp, pixels=arrival.pixels)
+    return Photo(arrival.source, arrival.item, arrival.path, stamp_of(arrival.path))  # from before it is read

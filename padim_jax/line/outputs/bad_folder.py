@@ -1,14 +1,17 @@
 """A folder of bad images, each with a picture of what is bad about it."""
 
+import io
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from PIL import Image
+
 from padim_jax.artifact.ownership import claim, locked
-from padim_jax.images.decode import read_file
-from padim_jax.images.folder import digest_of
 from padim_jax.line.judge import Judge, Photo
+from padim_jax.line.originals import read_original
 from padim_jax.line.outputs.output import Picture
 from padim_jax.line.records import Decision, Verdict
 from padim_jax.runs.outputs import write_heatmap
@@ -19,6 +22,8 @@ PICTURES = "pictures"
 
 class BadFolder:
     """Copies of bad images, by the names they had and their decision's id, and pictures of them in ``pictures/``.
+
+    Frames of videos and cameras are written as PNG.
 
     Args:
       path: of the folder; it is marked as padim's, so that nothing in it is taken for an image of a part.
@@ -47,34 +52,46 @@ class BadFolder:
 
     def deliver(self, decision: Decision, attempt: int, picture: Picture | None = None) -> None:
         """Copy the image and draw its picture; what lies there already is written anew."""
-        source = Path(decision.source, decision.item) if decision.source != "-" else Path(decision.item)
+        photo = self._original(decision, picture)
+        is_frame = photo is not None and photo.pixels is not None
+        item = Path(decision.item)
         # the sequence sorts, and the id tells those of several stores apart
-        name = f"{decision.sequence:08}-{decision.id[:12]}-{source.stem[:80]}"
-        content = b""
-        try:
-            content = read_file(source)
-        except ValueError as error:
-            self._remark(f"{self.name}: {error}; the picture alone is kept")
-        if content and digest_of(content) != decision.image_digest:
-            self._remark(f"{self.name}: {source} holds another image by now; the picture alone is kept")
-            content = b""
-        if content:
-            write_atomically(self.path / f"{name}{source.suffix}", content)
-        picture = picture or (self._redraw(decision, source, content) if content else None)
+        name = f"{decision.sequence:08}-{decision.id[:12]}-{(item.name if is_frame else item.stem)[:80]}"
+        copy = self.path / f"{name}{'.png' if is_frame else item.suffix}"
+        if photo is not None:
+            write_atomically(copy, _content(photo))
+            picture = picture or self._redraw(decision, photo)
         if picture is None:
-            self._remark(f"{self.name}: no picture of {decision.item}, which another state of the model has judged")
+            if photo is not None:  # or it was said already
+                self._remark(f"{self.name}: no picture of {decision.item}, which another state of the model has judged")
             return
         target = self.path / PICTURES / f"{name}.png"
         draft = target.with_name(f".{target.name}.tmp")
-        config = picture.config if content else None  # None: of what the network saw, since the file is another
-        write_heatmap(draft, picture.result, picture.scale, config=config, threshold=picture.threshold)
+        config = None if photo is None else picture.config  # None: of what the network saw, since the file is another
+        result = replace(picture.result, path=copy) if is_frame else picture.result  # read again from its copy
+        write_heatmap(draft, result, picture.scale, config=config, threshold=picture.threshold)
         draft.replace(target)
 
-    def _redraw(self, decision: Decision, path: Path, content: bytes) -> Picture | None:
+    def _original(self, decision: Decision, picture: Picture | None) -> Photo | None:
+        """The image itself; None, with a word, where it is not there any more."""
+        if picture is not None and picture.pixels is not None:
+            return Photo(decision.source, decision.item, Path(decision.item), pixels=picture.pixels)
+        kept = "it is not kept" if picture is None else "the picture alone is kept"
+        try:
+            photo = read_original(decision)
+        except ValueError as error:
+            self._remark(f"{self.name}: {error}; {kept}")
+            return None
+        if photo.digest != decision.image_digest:
+            self._remark(f"{self.name}: {photo.path} holds another image by now; {kept}")
+            return None
+        return photo
+
+    def _redraw(self, decision: Decision, photo: Photo) -> Picture | None:
         """The picture of a decision that was made before this process began."""
         if self._judge is None or self._judge.current.digest != decision.model_digest:
             return None
-        (found,) = self._judge.judge([Photo(decision.source, decision.item, path, content=content)])
+        (found,) = self._judge.judge([photo])
         return None if found.result is None else Picture.of(self._judge.current, found.result)
 
     def flush(self) -> None:
@@ -82,3 +99,12 @@ class BadFolder:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _content(photo: Photo) -> bytes:
+    """An image's file; of a frame, one is made."""
+    if photo.pixels is None:
+        return photo.content or b""
+    stream = io.BytesIO()
+    Image.fromarray(photo.pixels).save(stream, "PNG")
+    return stream.getvalue()

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import numpy as np
+from jaxtyping import UInt8
+
 from padim_jax.config import PadimConfig
 from padim_jax.line.judge import Loaded
 from padim_jax.line.outputs.turns import turn
@@ -29,20 +32,24 @@ class Picture:
       scale: values at the ends of the colours.
       threshold: outlined.
       config: what the image was read with.
+      pixels: of a frame, RGB, which lies in no file; None for a file.
     """
 
     result: ScoredImage
     scale: tuple[float, float]
     threshold: float
     config: PadimConfig
+    pixels: UInt8[np.ndarray, "height width 3"] | None = None
 
     @classmethod
-    def of(cls, state: Loaded, result: ScoredImage) -> "Picture":
+    def of(
+        cls, state: Loaded, result: ScoredImage, pixels: UInt8[np.ndarray, "height width 3"] | None = None
+    ) -> "Picture":
         """What a result of this state of a model is drawn of."""
         calibration = state.model.calibration
         assert calibration is not None  # a model without one gives no verdicts
         low, high = calibration.colour_scale
-        return cls(result, (float(low), float(high)), float(calibration.threshold), state.model.config)
+        return cls(result, (float(low), float(high)), float(calibration.threshold), state.model.config, pixels)
 
 
 class Refused(OSError):
