@@ -7,8 +7,8 @@
 One model a folder and preset, calibrated by leaving each good image out; then the same with its network in the other
 precision, as the runtime of the format computes it, with the Gaussians and the calibration of the network in 32 bits
 ("as it was"), fitted and calibrated anew, as ``padim export --precision`` does, and with factors of eight bits too,
-however much that moves distances. Prints image AUROC (pixel AUROC, PRO, where there are masks), and the share of defective and,
-after the slash, of good images above the threshold for 5 % false alarms.
+however much that moves distances. Prints image AUROC (pixel AUROC, PRO, where there are masks), and the share of
+defective and, after the slash, of good images above the threshold for 5 % false alarms.
 """
 
 import argparse
