@@ -37,14 +37,14 @@ class Comparison:
       rows: with what measures each; None for those of the paper that are not measured.
       settings: values that replace those of all rows.
       planned: names of the categories that are measured, by the data set's name.
-      failures: what went wrong in runs, by the row's label.
+      failures: by the row's label, what went wrong, with the names of the categories where it did.
     """
 
     table: PaperTable
     rows: list[tuple[PaperRow, Subject | None]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     planned: dict[str, list[str]] = field(default_factory=dict)
-    failures: dict[str, list[str]] = field(default_factory=dict)
+    failures: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     tolerated: ClassVar[tuple[type[Exception], ...]] = (Exception,)  # whatever ends one row, the others go on
 
@@ -66,10 +66,10 @@ class Comparison:
     def fail(self, run: AnyRun, error: Exception) -> str:
         """Note that a run could not be done, and say it in words."""
         label = next(row.label for row, subject in self.rows if subject is not None and subject.name == run.name)
-        reason = f"{run.category.name} was not measured: {str(error) or type(error).__name__}"
-        if reason not in self.failures.setdefault(label, []):
-            self.failures[label].append(reason)
-        return f"{label}: {reason}"
+        reason = str(error) or type(error).__name__
+        names = self.failures.setdefault(label, {}).setdefault(reason, [])
+        names.extend([run.category.name] * (run.category.name not in names))
+        return f"{label}: not measured: {reason}"
 
     def lines(self, summary: Sequence[Summary], runs: Sequence[Mapping[str, Any]]) -> list[Summary]:
         """The lines of the table."""
@@ -102,6 +102,10 @@ class Comparison:
         """Caption, headings and notes."""
         units = "" if self.table.is_of_costs else "; percent"
         caption = f"{PAPER}: {self.table.title}{units}; in brackets, what has been published"
+        if self.planned and not set(self.planned) <= set(self.table.data):
+            caption = (
+                f"the methods of {PAPER}: {self.table.title}{units}; on images of which nothing has been published"
+            )
         labels_of: dict[str, dict[str, None]] = {}
         for line in lines:
             for figure in line.published.values():
@@ -110,13 +114,17 @@ class Comparison:
         sources = [f"published, {', '.join(labels)}: {source}" for source, labels in labels_of.items()]
         return Layout(self.table.name, self.table.metrics, caption, tuple(dict.fromkeys([*notes, *sources])))
 
+    def _failure(self, reason: str, names: Sequence[str]) -> str:
+        is_all = set(names) >= {name for planned in self.planned.values() for name in planned}
+        return f"not measured: {reason}" if is_all else f"not measured of {', '.join(names)}: {reason}"
+
     def _notes(self, measured: set[str]) -> dict[str, str]:
         """By label, in what measured figures are not the published ones, and what could not be measured."""
         notes = {}
         for row, subject in self.rows:
             if subject is None:
                 continue
-            parts = list(self.failures.get(row.label, ()))
+            parts = [self._failure(reason, names) for reason, names in self.failures.get(row.label, {}).items()]
             if subject.name in measured:
                 parts += [row.remark] * (row.remark != "" and row.method is not None and _is_default(row, subject))
                 parts += _other_network(row, subject)

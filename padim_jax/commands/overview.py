@@ -28,7 +28,7 @@ class Overview:
     """
 
     tolerated: tuple[type[Exception], ...] = ()
-    failures: Mapping[str, Sequence[str]] = {}
+    failures: Mapping[str, Any] = {}
 
     def order(self, runs: Iterable[AnyRun]) -> list[AnyRun]:
         """Runs in the order in which they are done."""
