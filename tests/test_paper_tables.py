@@ -236,6 +236,19 @@ def test_measured_groups_stand_beside_the_papers() -> None:
     assert any(note.startswith("published, ") and "Table III" in note for note in notes)
 
 
+def test_rotated_images_stand_beside_the_papers_rotated_ones() -> None:
+    draws = [{"seed": seed, "protocol": {"name": "rotated", "seed": seed}} for seed in (0, 1)]
+    runs = [record("wr50-rd550", name, 0.8 + seed["seed"] / 10, **seed) for name in COUNTS for seed in draws]
+    _, lines = compare("non-aligned", runs)
+    mean = lines["PaDiM-WR50-Rd550", "mean"]
+    assert (mean.protocol, mean.seeds, mean.published["pro"].value) == ("rotated", (0, 1), 0.731)
+    assert (mean.mean["pixel_auroc"], mean.spread["pixel_auroc"]) == (
+        pytest.approx(0.85),
+        pytest.approx(0.0707, rel=1e-3),
+    )
+    assert lines["SPADE", "mean"].published["pixel_auroc"].value == 0.872
+
+
 def test_of_some_categories_only_these_are_compared() -> None:
     runs = [record("r18-rd100", name, 0.9) for name in ("bottle", "cable")]
     _, lines = compare("localisation", runs, presets=("r18-rd100",))
