@@ -282,7 +282,9 @@ def test_costs_are_of_one_image_and_of_network_and_model_together() -> None:
     line = lines["PaDiM-WR50-Rd550", "mean"]
     assert (line.mean["score_seconds"], line.mean["fit_seconds"]) == (0.25, 1.5)
     assert line.published["score_seconds"].value == 0.95
-    assert lines["SPADE", "mean"].mean["score_seconds"] is None  # of a version that did not record it
+    assert lines["SPADE", "mean"].mean["score_seconds"] is None
+    assert "measured by an earlier version, without costs" in lines["SPADE", "mean"].note
+    assert "earlier version" not in line.note
     _, lines = compare("memory", runs)
     assert lines["PaDiM-WR50-Rd550", "mean"].mean["model_gb"] == pytest.approx(0.005)
     assert lines["PaDiM-WR50-Rd550", "mean"].published["model_gb"].value == 3.8

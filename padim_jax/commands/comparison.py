@@ -17,7 +17,7 @@ from padim_jax.commands.overview import draw_table
 from padim_jax.commands.terminal import printable
 from padim_jax.config import PaperTableName, ProtocolName, TableFormat
 from padim_jax.evaluation.paper import MVTEC, PAPER, STC, TABLES, PaperRow, PaperTable
-from padim_jax.evaluation.results import Summary
+from padim_jax.evaluation.results import Summary, costs_of
 from padim_jax.evaluation.table import Layout, write_tables
 from padim_jax.presets import preset as find_preset
 
@@ -74,8 +74,7 @@ class Comparison:
     def lines(self, summary: Sequence[Summary], runs: Sequence[Mapping[str, Any]]) -> list[Summary]:
         """The lines of the table."""
         named = [(row, None if subject is None else subject.name) for row, subject in self.rows]
-        measured = {run["preset"] for run in runs}
-        return self.table.compare(named, self.planned, summary, runs, self._notes(measured))
+        return self.table.compare(named, self.planned, summary, runs, self._notes(runs))
 
     def write(self, out: Path, lines: Sequence[Summary], formats: Sequence[TableFormat]) -> list[Path]:
         """Write the table, as ``localisation.md`` or the like; returns the paths."""
@@ -118,9 +117,10 @@ class Comparison:
         is_all = set(names) >= {name for planned in self.planned.values() for name in planned}
         return f"not measured: {reason}" if is_all else f"not measured of {', '.join(names)}: {reason}"
 
-    def _notes(self, measured: set[str]) -> dict[str, str]:
+    def _notes(self, runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """By label, in what measured figures are not the published ones, and what could not be measured."""
-        notes = {}
+        notes, measured = {}, {run["preset"] for run in runs}
+        without_costs = {run["preset"] for run in runs if None in costs_of(run).values()}
         for row, subject in self.rows:
             if subject is None:
                 continue
@@ -128,6 +128,8 @@ class Comparison:
             if subject.name in measured:
                 parts += [row.remark] * (row.remark != "" and row.method is not None and _is_default(row, subject))
                 parts += _other_network(row, subject)
+                if self.table.is_of_costs and subject.name in without_costs:
+                    parts.append("measured by an earlier version, without costs; another --out measures them")
                 if self.settings:
                     parts.append(f"measured with {', '.join(f'{k}={v}' for k, v in self.settings.items())}")
             if parts:

@@ -57,6 +57,7 @@ def evaluate_command(
     if folder is None:
         measuring = {"--preset": preset_names, "--method": method_texts, "--category": category_names}
         measuring |= {"--protocol": protocol, "--seeds": seeds, "--weights": weights, "--devices": devices}
+        measuring |= {"--prepared": prepared}
         measuring |= {f"--{name.replace('_', '-')}": values for name, values in settings.items()}
         _show_published(table, measuring, out, table_formats)
         return
