@@ -5,13 +5,13 @@
 
 Each preset and each method (as ``padim evaluate --list-methods`` names them) is fitted on all good images with
 EfficientNet-Lite0, which sees the whole image at 224 pixels; a method that trains a network of its own sees it at 128,
-and is left out on solar cells and generated parts. Thresholds come from good images alone: a preset leaves
-each out, a method scores five folds by models of the others. Prints a table for each set: image AUROC, pixel AUROC and
-PRO where there are masks and maps, the share of defective and, after the slash, of good images above the threshold for
-5 % false alarms, seconds of a fit without reading files, milliseconds an image of a score, and megabytes of the model
-beside the network. Both times are of a second run, which compiles nothing, where the first takes under a minute. With
---without-folds methods have no thresholds; that spares five fits and scoring every good image. With --out it writes all
-rows as JSON.
+and is left out on generated parts. ELPV's solar cells are the monocrystalline ones. Thresholds come from good images
+alone: a preset leaves each out, a method scores five folds by models of the others. Prints a table for each set: image
+AUROC, pixel AUROC and PRO where there are masks and maps, the share of defective and, after the slash, of good images
+above the threshold for 5 % false alarms, seconds of a fit without reading files, milliseconds an image of a score, and
+megabytes of the model beside the network. Both times are of a second run, which compiles nothing, where the first takes
+under a minute. With --without-folds methods have no thresholds; that spares five fits and scoring every good image.
+With --out it writes all rows as JSON.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +142,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     backbone, rows = padim.load_backbone("efficientnet_lite0"), list[dict[str, Any]]()
-    sets: list[Path | DataSet] = [*options.folders, *[generated()] * options.generated]
-    sets += [elpv("mono", STANDARD)] * options.elpv
-    for place in sets:
-        data = read_folder(place, LITE0) if isinstance(place, Path) else place
+    sets: list[Callable[[padim.PadimConfig], DataSet]] = [partial(read_folder, folder) for folder in options.folders]
+    sets += [partial(elpv, "mono", STANDARD)] * options.elpv
+    for read in [*sets, *[None] * options.generated]:
+        data = generated() if read is None else read(LITE0)
         n_good = int((~data.labels).sum())
         print(f"\n{data.name}: {len(data.fit)} to fit, {n_good} good and {int(data.labels.sum())} defective\n")
         print("| method | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |")
@@ -157,9 +158,9 @@ def main() -> int:
                 found, _ = parse_method(name)
                 seen = data
                 if not found.uses_backbone:
-                    if not isinstance(place, Path):
+                    if read is None:
                         continue
-                    seen = read_folder(place, found.shared(LITE0, {}))
+                    seen = read(found.shared(LITE0, {}))
                 scorer, threshold, costs = measure_method(name, seen, backbone, folds=not options.without_folds)
             row = costs | judge(scorer, threshold, seen)
             rows.append({"data": data.name, "method": name} | row | facts())

@@ -60,8 +60,8 @@ class DataSet:
     masks: np.ndarray | None = None
 
 
-def elpv(kind: str, protocol: Protocol) -> DataSet:
-    """Cells of one kind, split as ``padim demo`` splits them."""
+def elpv(kind: str, protocol: Protocol, config: padim.PadimConfig = BASE) -> DataSet:
+    """Cells of one kind, split as ``padim demo`` splits them, at the size of ``config``."""
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or not spec.submodule_search_locations:
         sys.exit("ELPV's images are missing: pip install 'padim-jax[demo]'")
@@ -74,8 +74,8 @@ def elpv(kind: str, protocol: Protocol) -> DataSet:
     def read(names: list[str]) -> np.ndarray:
         images = []
         for name in names:
-            resized = resize(Path(name), open_image(folder / name), BASE)
-            images.append(np.asarray(place_image(resized, protocol.draw("all", name, BASE), BASE)))
+            resized = resize(Path(name), open_image(folder / name), config)
+            images.append(np.asarray(place_image(resized, protocol.draw("all", name, config), config)))
         return np.stack(images)
 
     held_out = [good[i] for i in order[n_fit:]]

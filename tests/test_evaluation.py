@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 import padim_jax as padim
 from padim_jax import cli
-from padim_jax.commands import evaluate as command
+from padim_jax.commands import overview
 from padim_jax.data.catalogue import Category, find_categories, prepare
 from padim_jax.data.protocol import STANDARD, Protocol, place_mask
 from padim_jax.evaluation import detector, results
@@ -225,7 +225,7 @@ def test_rotated_takes_five_draws(bottle: Path, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(run_module, "finished", note)
     monkeypatch.setattr(results, "write_results", lambda *_: [])
-    monkeypatch.setattr(command, "_tables", lambda lines: "")
+    monkeypatch.setattr(overview, "tables", lambda lines: "")
     cli.main(["evaluate", str(bottle), "--out", str(tmp_path / "out"), "--protocol", "rotated", "--no-report", *SIZES])
     assert planned == [(seed, Protocol("rotated", seed)) for seed in range(5)]
 
@@ -356,7 +356,7 @@ def test_published_figures_stand_beside_ours(capsys: pytest.CaptureFixture[str])
     mean = dict.fromkeys(results.METRICS) | {"image_auroc": 0.9, "pixel_auroc": 0.98}
     reference = published("wr50-rd550", "mvtec_ad", "standard", "bottle")
     line = results.Summary("mvtec_ad", "standard", "wr50-rd550", "bottle", (0, 1), mean, mean, reference)
-    Console(width=120).print(command._tables([line]))
+    Console(width=120).print(overview.tables([line]))
     printed = capsys.readouterr().out
     assert "in brackets, what has been published" in printed
     assert "98.0 ±98.0 (98.3)" in printed

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from padim_jax import cli
-from padim_jax.commands import evaluate as command
+from padim_jax.commands import overview
 from padim_jax.commands.grid import expand_grid
 from padim_jax.data.catalogue import Category
 from padim_jax.data.protocol import Protocol
@@ -65,7 +65,7 @@ def planned(bottle: Path, tmp_path: Path, padim: Padim, monkeypatch: pytest.Monk
         with monkeypatch.context() as patch:
             patch.setattr(run_module, "finished", note)
             patch.setattr(results, "write_results", lambda *_: [])
-            patch.setattr(command, "_tables", lambda lines: "")
+            patch.setattr(overview, "tables", lambda lines: "")
             code, _, told = padim("evaluate", bottle, "--out", tmp_path / "out", "--no-report", *SIZES, *arguments)
         assert code == 0, told
         return runs
@@ -187,7 +187,7 @@ def test_lines_of_other_settings_are_apart() -> None:
 
 def test_the_terminal_has_a_column_for_each_setting_that_varies(capsys: pytest.CaptureFixture[str]) -> None:
     Console(width=120).print(
-        command._tables(summarise([record(0.01, 0, 0.5), record(0.1, 0, 0.75)], ["ridge", "crop_size"]))
+        overview.tables(summarise([record(0.01, 0, 0.5), record(0.1, 0, 0.75)], ["ridge", "crop_size"]))
     )
     printed = capsys.readouterr().out
     assert [line.split("│")[1:6] for line in printed.splitlines() if "│" in line][:2] == [

@@ -1,6 +1,7 @@
 """``padim evaluate --method``: other methods through the same evaluation, with thresholds from folds of good images."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from padim_jax.evaluation.run import MethodRun
 from padim_jax.images import read_image
 from padim_jax.presets import preset
 from padim_jax.runs.copies import pixels_digest
+from padim_jax.runs.fit_method import training_remarks
 from padim_jax.runs.folds import deal, deal_alike, score_folds
 from padim_jax.runs.scorer import Scorer
 from tests.datasets import write_mvtec
@@ -122,10 +124,23 @@ def test_trained_methods_stand_in_the_same_table(bottle: Path, tmp_path: Path, p
     method = "ae:width=4,steps=4,look_every=2,batch_size=4"
     code, _, told = padim_command("evaluate", bottle, "--out", out, *words, "--method", method)
     assert code == 0, told
+    assert re.search(r"ae:.* seed 0: ae: step 4 of 4, loss [\d.e-]+, \d+ images/s", told)
+    assert told.count("step 4 of 4") == 1  # not of the folds
     (run,) = json.loads((out / "results.json").read_text())["runs"]
     assert run["settings"]["own"]["steps"] == 4
+    assert run["network_bytes"] == 0  # its own network is the model
     assert run["metrics"]["pixel"] is not None
     assert run["calibration"]["method"] == "2 folds"
+
+
+def test_a_training_remarks_on_loss_and_speed_ten_times_and_others_on_nothing() -> None:
+    told: list[str] = []
+    advance = training_remarks(baselines.method("vae"), told.append)["advance"]
+    for step in range(10, 310, 10):
+        advance(step, 300, 0.5 / step, 64.4)
+    assert len(told) == 10
+    assert told[0] == "vae: step 30 of 300, loss 0.01667, 64 images/s"
+    assert training_remarks(baselines.method("spade"), told.append) == {}
 
 
 def test_trained_methods_see_the_whole_image_at_a_size_that_can_be_learnt() -> None:

@@ -73,6 +73,11 @@ class Method:
         if operation in self.refusals:
             raise ValueError(f"{operation}: a model of {self.name} can't do that: {self.refusals[operation]}")
 
+    def title(self, own: Mapping[str, Any]) -> str:
+        """The name, with values of the method's own settings that are not the defaults."""
+        values = ",".join(f"{name}={value}" for name, value in sorted(own.items()))
+        return f"{self.name}:{values}" if values else self.name
+
     def default(self, name: str) -> Any:
         """The default of one of the method's own settings."""
         return self.settings.__dataclass_fields__[name].default

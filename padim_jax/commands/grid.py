@@ -20,18 +20,28 @@ if TYPE_CHECKING:  # TFDS and Grain take seconds to import, which other commands
 
 
 @dataclass(frozen=True)
-class Methods:
-    """The methods that are evaluated beside presets.
+class MethodChoice:
+    """A method to evaluate.
 
     Attributes:
-      choices: each with the values of its own settings.
-      preset: whose network and way to read images they take.
+      method: which.
+      own: values of its own settings.
+      preset: whose network and way to read images it takes.
       folds: that good images are dealt into for thresholds.
     """
 
-    choices: tuple[tuple[Method, dict[str, Any]], ...]
+    method: Method
+    own: dict[str, Any]
     preset: Preset
     folds: int
+
+    @property
+    def name(self) -> str:
+        """What its runs are called in tables."""
+        return self.method.title(self.own)
+
+
+Subject = Preset | MethodChoice
 
 
 @dataclass(frozen=True)
@@ -64,31 +74,25 @@ def expand_grid(options: Mapping[str, tuple[Any, ...]]) -> Grid:
 
 def plan_runs(
     categories: Iterable[Category],
-    presets: Sequence[Preset],
-    methods: Methods,
+    subjects: Sequence[Subject],
     grid: Grid,
     protocol: ProtocolName,
     seeds: Sequence[int],
     weights: str | None,
 ) -> list[AnyRun]:
-    """All runs of an evaluation, of presets and then of methods; no ``seeds`` are the protocol's default.
+    """All runs of an evaluation, category by category; no ``seeds`` are the protocol's default.
 
     A run in which a seed changes nothing has one seed: a spread of 0 would look like stability.
 
     Raises:
       ValueError: settings are invalid, or don't fit the backbone or the method.
     """
-    from padim_jax.evaluation.run import AnyRun, MethodRun, Run
+    from padim_jax.evaluation.run import AnyRun
 
     seeds = seeds or range(ROTATED_DRAWS if protocol == "rotated" else 1)
     runs, undrawn = list[AnyRun](), dict[str, None]()
-    for category, subject, settings in itertools.product(categories, (*presets, *methods.choices), grid.settings):
-        run: AnyRun
-        if isinstance(subject, Preset):
-            run = Run(category, subject, seeds[0], Protocol(protocol), settings, weights)
-        else:
-            common = methods.preset, seeds[0], Protocol(protocol), subject[1], settings, weights, methods.folds
-            run = MethodRun(category, subject[0], *common)
+    for category, subject, settings in itertools.product(categories, subjects, grid.settings):
+        run = _first_run(category, subject, seeds[0], protocol, settings, weights)
         drawn = protocol == "rotated" or run.draws
         if not drawn and len(seeds) > 1:
             undrawn[grid.label(run)] = None
@@ -98,3 +102,19 @@ def plan_runs(
     for label in undrawn:
         say(f"{label} draws nothing at random, so one seed is enough")
     return runs
+
+
+def _first_run(
+    category: Category,
+    subject: Subject,
+    seed: int,
+    protocol: ProtocolName,
+    settings: dict[str, Any],
+    weights: str | None,
+) -> AnyRun:
+    from padim_jax.evaluation.run import MethodRun, Run
+
+    if isinstance(subject, Preset):
+        return Run(category, subject, seed, Protocol(protocol), settings, weights)
+    common = seed, Protocol(protocol), subject.own, settings, weights, subject.folds
+    return MethodRun(category, subject.method, subject.preset, *common)

@@ -16,7 +16,7 @@ from padim_jax.commands.options import (
     roi_option,
 )
 from padim_jax.commands.terminal import tell
-from padim_jax.config import ProtocolName, TableFormat
+from padim_jax.config import PaperTableName, ProtocolName, TableFormat
 
 ROTATED_DRAWS = 5  # arXiv 2011.08785 reports means over random draws
 _PIXELS = click.Choice(("crop", "original"))
@@ -148,11 +148,12 @@ def score_many_command() -> None:
     "evaluate",
     cls=Command,
     example="padim evaluate measured/ --out evaluation --preset lite0-plus\n"
-    "padim evaluate measured/ --out grid --ridge 0.01 --ridge 0.1 --n-channels 50 --n-channels 100",
+    "padim evaluate measured/ --out grid --ridge 0.01 --ridge 0.1 --n-channels 50 --n-channels 100\n"
+    "padim evaluate mvtec_anomaly_detection/ --out paper --table localisation",
     place="padim_jax.commands.evaluate:evaluate_command",
 )
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
+@click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the results; required.")
 @click.option(
     "--preset", "preset_names", multiple=True, metavar="NAME", help="Settings; repeat for several. Default: lite0."
 )
@@ -180,6 +181,11 @@ def score_many_command() -> None:
     help="List the methods with their settings, and exit.",
 )
 @click.option(
+    "--table",
+    type=click.Choice(get_args(PaperTableName)),
+    help="Fill in this table of the paper; without FOLDER, show what has been published of it.",
+)
+@click.option(
     "--folds",
     type=click.IntRange(2),
     default=5,
@@ -192,9 +198,7 @@ def score_many_command() -> None:
 @click.option(
     "--protocol",
     type=click.Choice(get_args(ProtocolName)),
-    default="standard",
-    show_default=True,
-    help="rotated: all images are rotated within 10° and cropped at random, as in the paper's Rd-MVTec AD.",
+    help="rotated: all images are rotated within 10° and cropped at random, as in Rd-MVTec AD. Default: standard.",
 )
 @click.option(
     "--seeds",
@@ -208,7 +212,7 @@ def score_many_command() -> None:
     "table_formats",
     type=click.Choice(get_args(TableFormat)),
     multiple=True,
-    help="Write the table as DIR/table.md, table.tex or table.csv too; repeat for several.",
+    help="Write the table as DIR/table.md, table.tex or table.csv; repeat. Default with --table: markdown.",
 )
 @click.option(
     "--prepared",
@@ -234,6 +238,11 @@ def evaluate_command() -> None:
 
     Methods take the network, and the way to read images, of the first --preset, or of lite0; without --preset they are
     evaluated alone.
+
+    --table chooses what PaDiM's paper compares in one of its tables, with its protocol, and writes DIR/localisation.md
+    or the like: what was measured beside what has been published, with sources. A row that can't be measured, for
+    lack of weights or because it fails, says so, and the others go on. --preset and --method name other rows to
+    measure; of the others, the published figures stay.
     """
 
 

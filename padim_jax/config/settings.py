@@ -32,6 +32,7 @@ Align = Literal["none", "shift", "rigid"]
 Precision = Literal["float32", "bfloat16"]
 Form = Literal["updatable", "triangle", "triangle-16bit", "low-rank", "low-rank-16bit"]  # of a model on disk
 ProtocolName = Literal["standard", "rotated"]
+PaperTableName = Literal["localisation", "detection", "stc", "non-aligned", "time", "memory"]
 TableFormat = Literal["markdown", "latex", "csv"]
 Size = int | tuple[int, int]
 Regulariser = float | Literal["auto"]  # "auto" is chosen from the images of the fit

@@ -26,11 +26,11 @@ from padim_jax.method.scoring import NoLeaveOneOut
 from padim_jax.runs.choosing import choose
 from padim_jax.runs.copies import pixels_digest
 from padim_jax.runs.engines import Engine, OneDevice
-from padim_jax.runs.fit_method import method_scorer
+from padim_jax.runs.fit_method import method_scorer, training_remarks
 from padim_jax.runs.fold import fit_batches
 from padim_jax.runs.folds import deal_alike
 from padim_jax.runs.scorer import Scorer
-from padim_jax.runs.watch import Advance
+from padim_jax.runs.watch import Advance, ignore_remark
 
 Progress = Callable[[str, int], Advance]
 
@@ -96,15 +96,20 @@ def count(builder: tfds.core.DatasetBuilder, part: Part) -> int:
 
 
 def fit_detector(
-    run: AnyRun, backbone: Backbone, good: GoodImages, progress: Progress, engine: Engine | None = None
+    run: AnyRun,
+    backbone: Backbone,
+    good: GoodImages,
+    progress: Progress,
+    engine: Engine | None = None,
+    remark: Callable[[str], None] = ignore_remark,
 ) -> Detector:
-    """Fit what a run says on its good images, and find thresholds from them.
+    """Fit what a run says on its good images, and find thresholds from them; ``remark`` is told how a training goes.
 
     Raises:
       ValueError, FloatingPointError: as :func:`padim_jax.evaluation.evaluate.evaluate`.
     """
     if isinstance(run, MethodRun):
-        return _fit_method(run, backbone, good, progress)
+        return _fit_method(run, backbone, good, progress, remark)
     return _fit_padim(run, engine or OneDevice(backbone), good, progress)
 
 
@@ -144,7 +149,9 @@ def _fit_padim(run: Run, engine: Engine, good: GoodImages, progress: Progress) -
     return Detector(padim_scorer(engine, models, good.batch_size), points, n_bytes, seconds, chosen)
 
 
-def _fit_method(run: MethodRun, backbone: Backbone, good: GoodImages, progress: Progress) -> Detector:
+def _fit_method(
+    run: MethodRun, backbone: Backbone, good: GoodImages, progress: Progress, remark: Callable[[str], None]
+) -> Detector:
     settings, (config,) = run.method_settings, run.members
     start = time.perf_counter()
     good.advance = progress("fit", len(good))
@@ -155,7 +162,7 @@ def _fit_method(run: MethodRun, backbone: Backbone, good: GoodImages, progress: 
             yield images
             pixels.extend(map(pixels_digest, images))
 
-    model = run.baseline.fit(backbone, watched(), settings)
+    model = run.baseline.fit(backbone, watched(), settings, **training_remarks(run.baseline, remark))
     jax.block_until_ready(jax.tree.leaves(model))
     fitted = time.perf_counter()
     folds, counted = deal_alike(pixels, run.folds, run.seed)

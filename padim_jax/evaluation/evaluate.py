@@ -4,12 +4,13 @@ import dataclasses
 import json
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -25,7 +26,7 @@ from padim_jax.evaluation.report import RUN_FILE
 from padim_jax.evaluation.run import AnyRun, identity, place, published_of
 from padim_jax.runs.engines import Engine
 from padim_jax.runs.scorer import Scorer
-from padim_jax.runs.watch import Advance
+from padim_jax.runs.watch import Advance, ignore_remark
 from weights_conversion.atomic import write_atomically
 
 
@@ -39,6 +40,8 @@ class Scored:
       highest: of all maps' values.
       pixels: all maps' pixels with a mask.
       gallery: images worth looking at.
+      seconds: of an image, reading, network, maps and metrics; without the first batch where there are several, as it
+        is the one that compiles.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -46,6 +49,7 @@ class Scored:
     highest: float = -np.inf
     pixels: PixelScores = field(default_factory=PixelScores)
     gallery: Gallery = field(default_factory=Gallery)
+    seconds: float = 0.0
 
     def add(
         self, batch: Examples, values: Float[np.ndarray, " n"], maps: Float[np.ndarray, "n height width"] | None
@@ -78,6 +82,7 @@ def evaluate(
     batch_size: int = 16,
     progress: Progress = lambda stage, total: lambda count: None,
     engine: Engine | None = None,
+    remark: Callable[[str], None] = ignore_remark,
 ) -> dict[str, Any]:
     """Fit on the good training images, find thresholds from them alone, score the test images and write the folder.
 
@@ -90,6 +95,7 @@ def evaluate(
       progress: called at each stage ("choose" where the preset does so, "fit", "calibrate", "score") with its number of
         images; what it returns is called with the number of images just done.
       engine: where to compute. Default: the default device.
+      remark: told in sentences how a training comes on.
 
     Returns:
       What ``run.json`` holds.
@@ -105,7 +111,7 @@ def evaluate(
             ownership.mark(path)
     roles = assign_roles(builder)
     good = GoodImages(builder, roles.fit, run.protocol, batch_size)
-    detector = fit_detector(run, backbone, good, progress, engine)
+    detector = fit_detector(run, backbone, good, progress, engine, remark)
     start = time.perf_counter()
     advance = progress("score", sum(count(builder, part) for part in roles.test))
     config = run.members[0]  # members differ in taps, not in how images are read
@@ -147,7 +153,9 @@ def _record(
         "published": {name: dataclasses.asdict(reference) for name, reference in published_of(run).items()},
         "colour_scale": list(points.colour_scale or (low, high)),
         "files": {"fit": fit_names, "test": rows},
+        "score_seconds": scored.seconds,
         "model_bytes": detector.n_bytes,
+        "network_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(backbone)) if run.has_network else 0,
     }
     return record if detector.chosen is None else record | {"chosen": detector.chosen}
 
@@ -160,10 +168,12 @@ def score_batches(scorer: Scorer, batches: Iterable[Examples], advance: Advance 
     """
     scored = Scored()
     pending: deque[tuple[Examples, Any]] = deque()
+    times = [(time.perf_counter(), 0)]  # and how many images were done by then
 
     def finish() -> None:
         batch, started = pending.popleft()
         scored.add(batch, *scorer.finish(started, len(batch.images)))
+        times.append((time.perf_counter(), len(scored.rows)))
         advance(len(batch.images))
 
     for batch in batches:
@@ -172,6 +182,8 @@ def score_batches(scorer: Scorer, batches: Iterable[Examples], advance: Advance 
             finish()
     while pending:
         finish()
+    (before, done), (after, all_done) = times[len(times) > 2], times[-1]
+    scored.seconds = (after - before) / max(all_done - done, 1)
     return scored
 
 

@@ -1,4 +1,4 @@
-"""What has been published of the presets, with its source."""
+"""What has been published of presets and methods, with its source."""
 
 import functools
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure, in [0, 1], and where it stands."""
+    """A published figure and where it stands: a rate in [0, 1], or of costs seconds an image or 10⁹ bytes."""
 
     value: float
     source: str
@@ -19,7 +19,7 @@ def published(name: str, data: str, protocol: str, category: str, backbone: str 
     """What has been published for a preset or a method on a category, by metric; empty where nothing has.
 
     Args:
-      name: of the preset or the method.
+      name: of the preset or the method, or of one that is not here, as ``published.json`` calls it.
       data: name of the data set's builder.
       protocol: "standard" or "rotated".
       category: the category's name, or that of a mean.

@@ -26,6 +26,7 @@ METRICS: Mapping[str, tuple[str, str]] = {  # the keys of each in run.json
         for name in ("recall", "false_alarms")
     },
 }
+COSTS = ("fit_seconds", "score_seconds", "model_gb")  # of a run, see costs_of
 _FORMAT = "padim_jax results"  # of results.json
 _FILES = ("results.json", "results.csv", "files.csv")
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # of MVTec AD, as the paper groups them
@@ -51,6 +52,7 @@ class Summary:
       published: the published figures, by metric.
       settings: the values of the settings that vary among the runs, by name.
       method: "padim", or the other method's name.
+      note: what a reader must know of the line, such as why nothing was measured.
     """
 
     data: str
@@ -63,6 +65,7 @@ class Summary:
     published: dict[str, Published]
     settings: dict[str, Any] = field(default_factory=dict)
     method: str = "padim"
+    note: str = ""
 
 
 def claim(out: Path, tables: Iterable[str] = ()) -> None:
@@ -80,6 +83,22 @@ def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:
     """The metrics of a run by their names in tables; None where undefined, or where an earlier version lacked them."""
     metrics = run["metrics"]
     return {name: (metrics.get(level) or {}).get(key) for name, (level, key) in METRICS.items()}
+
+
+def costs_of(run: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a run cost, by the names of :data:`COSTS`; None where an earlier version did not record it.
+
+    ``fit_seconds`` and ``score_seconds`` are of one image, from its file on. ``score_seconds`` leaves the first batch
+    out, which compiles, where there are several. ``model_gb`` is 10⁹ bytes of the fitted arrays and the network's
+    weights, all of which a score needs.
+    """
+    network, model = run.get("network_bytes"), run.get("model_bytes")
+    fitted, stages = len(run["files"]["fit"]), run["seconds"]
+    return {
+        "fit_seconds": stages["fit"] / fitted if fitted else None,
+        "score_seconds": run.get("score_seconds"),
+        "model_gb": None if network is None or model is None else (network + model) / 1e9,
+    }
 
 
 def summarise(runs: Iterable[Mapping[str, Any]], varying: Sequence[str] = ()) -> list[Summary]:
@@ -170,7 +189,8 @@ def _run_rows(runs: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         row |= {f"published.{name}": reference["value"] for name, reference in run["published"].items()}
         row |= {"fit_images": len(run["files"]["fit"]), "test_images": len(run["files"]["test"])}
         row |= {f"seconds.{key}": round(value, 2) for key, value in run["seconds"].items()}
-        row |= {"model_bytes": run.get("model_bytes"), "method": run.get("method", "padim")}
+        row |= {"score_seconds": run.get("score_seconds"), "model_bytes": run.get("model_bytes")}
+        row |= {"network_bytes": run.get("network_bytes"), "method": run.get("method", "padim")}
         settings = run["settings"]
         row |= {"backbone": settings["backbone"], "weights_digest": settings["weights_digest"]}
         members = run["chosen"]["members"] if "chosen" in run else settings["members"]

@@ -61,6 +61,7 @@ class Run:
             check_channels(backbone_spec(self.preset.backbone), member)
 
     method = PADIM
+    has_network = True
 
     @property
     def name(self) -> str:
@@ -144,10 +145,14 @@ class MethodRun:
         return self.baseline.name
 
     @property
+    def has_network(self) -> bool:
+        """Whether the preset's network is used; methods that train one of their own leave it alone."""
+        return self.baseline.uses_backbone
+
+    @property
     def name(self) -> str:
         """What it is called in tables: the method, with the settings that are not the defaults."""
-        own = ",".join(f"{name}={value}" for name, value in sorted(self.own.items()))
-        return f"{self.method}:{own}" if own else self.method
+        return self.baseline.title(self.own)
 
     @property
     def method_settings(self) -> BaselineSettings:
@@ -228,7 +233,6 @@ def finished(run: AnyRun, backbone: Backbone, builder: tfds.core.DatasetBuilder,
 
 def identity(run: AnyRun, backbone: Backbone, builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     """What a run's results follow from, as ``run.json`` begins with."""
-    has_network = isinstance(run, Run) or run.baseline.uses_backbone
     return {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -239,10 +243,10 @@ def identity(run: AnyRun, backbone: Backbone, builder: tfds.core.DatasetBuilder)
         "seed": run.seed,
         "protocol": dataclasses.asdict(run.protocol),
         "settings": {
-            "backbone": backbone.spec.name if has_network else None,
-            "weights_digest": backbone.weights_digest if has_network else None,
+            "backbone": backbone.spec.name if run.has_network else None,
+            "weights_digest": backbone.weights_digest if run.has_network else None,
         }
         | run.record(),
-        "versions": {name: version(name) for name in (*_VERSIONS, *([] if has_network else ["optax"]))}
+        "versions": {name: version(name) for name in (*_VERSIONS, *([] if run.has_network else ["optax"]))}
         | {"python": platform.python_version(), "device": jax.devices()[0].device_kind},
     }

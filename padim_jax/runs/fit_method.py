@@ -19,7 +19,7 @@ from padim_jax.method.calibration import calibration as calibrate_scores
 from padim_jax.runs.copies import pixels_digest
 from padim_jax.runs.folds import Batch, TooFewInFolds, deal_alike, score_folds
 from padim_jax.runs.scorer import Scorer
-from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note
+from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note, ignore_remark
 
 
 def method_scorer(found: Method, model: FittedModel[Any], batch_size: int) -> Scorer:
@@ -30,6 +30,22 @@ def method_scorer(found: Method, model: FittedModel[Any], batch_size: int) -> Sc
         return scores.image_score, scores.anomaly_map if found.has_map else None
 
     return Scorer(program, batch_size)
+
+
+def training_remarks(found: Method, remark: Callable[[str], None]) -> dict[str, Callable[..., None]]:
+    """Options of a method's ``fit`` by which a training remarks on loss and speed, ten times, and on how it ends.
+
+    None for methods that train nothing.
+    """
+    told = 0
+
+    def advance(step: int, steps: int, loss: float, images_per_second: float) -> None:
+        nonlocal told
+        if (10 * step) // steps > told:
+            told = (10 * step) // steps
+            remark(f"{found.name}: step {step} of {steps}, loss {loss:.4g}, {images_per_second:.0f} images/s")
+
+    return {} if found.uses_backbone else {"advance": advance, "note": remark}
 
 
 @dataclass(frozen=True)
@@ -154,25 +170,9 @@ def _fit_of(
         return lambda batches, checkpoint: found.fit(backbone, batches, settings)
 
     def train(batches: Iterable[Batch], checkpoint: TrainingCheckpoint | None) -> FittedModel[Any]:
-        told = 0
-
-        def advance(step: int, steps: int, loss: float, images_per_second: float) -> None:
-            nonlocal told
-            if checkpoint is not None and (10 * step) // steps > told:
-                told = (10 * step) // steps
-                speed = f"{images_per_second:.0f} images/s"
-                watch.remark(f"{found.name}: step {step} of {steps}, loss {loss:.4g}, {speed}")
-
+        told = training_remarks(found, watch.remark if checkpoint is not None else ignore_remark)  # not of the folds
         try:
-            return found.fit(
-                None,
-                batches,
-                settings,
-                checkpoint=checkpoint,
-                advance=advance,
-                note=watch.remark,
-                stopped=watch.stopped,
-            )
+            return found.fit(None, batches, settings, checkpoint=checkpoint, stopped=watch.stopped, **told)
         except TrainingStopped as error:
             if checkpoint is None:
                 raise Interrupted("interrupted while calibrating; the training of the model itself is kept") from error

@@ -1,0 +1,382 @@
+"""``padim evaluate --table``: the paper's tables of comparison, filled in as far as data and weights are there."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from padim_jax import cli
+from padim_jax.baselines.registry import parse_method
+from padim_jax.commands import evaluate as command
+from padim_jax.commands import evaluating
+from padim_jax.commands.comparison import Comparison, compare_with_paper
+from padim_jax.commands.grid import MethodChoice, expand_grid
+from padim_jax.data.mvtec_ad import COUNTS, MVTecAD
+from padim_jax.data.protocol import Protocol
+from padim_jax.data.shanghaitech_campus import ShanghaiTechCampus
+from padim_jax.evaluation.paper import MVTEC, STC, TABLES
+from padim_jax.evaluation.results import summarise
+from padim_jax.evaluation.run import AnyRun, MethodRun, Run
+from padim_jax.presets import PRESETS
+from tests.datasets import write_mvtec, write_shanghaitech
+
+SIZES = ("--image-size", "64", "--crop-size", "56")
+Padim = Callable[..., tuple[int, str, str]]
+Plan = Callable[..., list[AnyRun]]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("parts")
+    for name in ("first", "second"):  # no categories of MVTec AD, whose numbers of images are checked
+        write_mvtec(root, "bottle", (6, 2, 3), size=64).rename(root / name)
+    return root
+
+
+@pytest.fixture
+def padim(capsys: pytest.CaptureFixture[str]) -> Padim:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, " ".join(captured.err.split())
+
+    return run
+
+
+@pytest.fixture
+def planned(parts: Path, tmp_path: Path, padim: Padim, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """The runs of a command line, none of which is carried out."""
+
+    def plan(*arguments: object, folder: Path = parts) -> list[AnyRun]:
+        found: list[AnyRun] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(command, "evaluate_all", lambda runs, *_, **__: found.extend(runs))
+            code, _, told = padim("evaluate", folder, "--out", tmp_path / "out", *arguments)
+        assert code == 0, told
+        return found
+
+    return plan
+
+
+def record(name: str, category: str, value: float, *, data: str = MVTEC, seed: int = 0, **more: Any) -> dict[str, Any]:
+    pixel = {"auroc": value, "average_precision": None, "pro": value - 0.1}
+    return {
+        "data": data,
+        "protocol": {"name": "standard", "seed": 0},
+        "preset": name,
+        "method": "padim" if name in PRESETS else name.partition(":")[0],
+        "category": category,
+        "seed": seed,
+        "as_published": False,
+        "metrics": {"image": {"auroc": value}, "pixel": pixel},
+        "settings": {"members": [{}], "backbone": None},
+        "files": {"fit": ["a.png", "b.png"], "test": []},
+        "seconds": {"fit": 3.0, "score": 4.0},
+        **more,
+    }
+
+
+def plan(view: Comparison, runs: list[dict[str, Any]]) -> None:
+    for run in runs:
+        names = view.planned.setdefault(run["data"], [])
+        names += [run["category"]] * (run["category"] not in names)
+
+
+def compare(
+    table: str, runs: list[dict[str, Any]], *, presets: tuple[str, ...] = (), methods: tuple[str, ...] = ()
+) -> Any:
+    view = compare_with_paper(table, presets, methods, 5, expand_grid({}), None)  # type: ignore[arg-type]
+    plan(view, runs)
+    return view, {(line.preset, line.category): line for line in view.lines(summarise(runs), runs)}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_of_the_tables_can_be_measured_or_have_been_published(name: str) -> None:
+    table = TABLES[name]  # type: ignore[index]
+    assert {MVTEC, STC} == {MVTecAD.name, ShanghaiTechCampus.name}
+    for row in table.rows:
+        assert row.preset is None or row.preset in PRESETS
+        assert row.method is None or parse_method(row.method)[0].name
+    lines = Comparison(table, [(row, None) for row in table.rows]).lines([], [])
+    published = {line.preset for line in lines}
+    assert {row.label for row in table.rows if row.preset is None} <= published
+    assert all(line.published and not any(line.mean.values()) for line in lines)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_without_a_folder_the_published_figures_are_shown(name: str, padim: Padim) -> None:
+    code, printed, told = padim("evaluate", "--table", name)
+    assert (code, told) == (0, "")
+    assert "PaDiM-R18-Rd100" in printed or "PaDiM-WR50-Rd550" in printed
+    assert "arXiv 2011.08785" in printed
+    for figure in {"time": ["– (7.1)", "– (0.95)"], "non-aligned": ["– (92.2)", "– (87.2)"]}.get(name, []):
+        assert figure in printed
+
+
+def test_published_figures_are_written_in_each_format(tmp_path: Path, padim: Padim) -> None:
+    formats = [word for kind in ("markdown", "latex", "csv") for word in ("--table-format", kind)]
+    code, printed, _ = padim("evaluate", "--table", "localisation", "--out", tmp_path, *formats)
+    assert code == 0
+    assert printed.splitlines()[-1].endswith("localisation.csv")
+    assert "| SPADE | textures | – (92.9) | – (88.4) |" in (tmp_path / "localisation.md").read_text(encoding="utf-8")
+    assert "- published, AE-SSIM" in (tmp_path / "localisation.md").read_text(encoding="utf-8")
+    assert r"SPADE & textures & -- (92.9) & -- (88.4) \\" in (tmp_path / "localisation.tex").read_text(encoding="utf-8")
+    with (tmp_path / "localisation.csv").open(newline="", encoding="utf-8") as stream:
+        rows = {(row["method"], row["category"]): row for row in csv.DictReader(stream)}
+    spade = rows["SPADE", "textures"]
+    assert (spade["seeds"], spade["pixel_auroc"], spade["pixel_auroc.published"]) == ("0", "", "0.929")
+    assert "Table III" in spade["source"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "Missing argument 'FOLDER'"),
+        (("--table", "time", "--preset", "lite0"), "--preset is of what is measured, and there is no FOLDER"),
+        (("--table", "time", "--ridge", "0.1"), "--ridge is of what is measured"),
+        (("--table", "time", "--table-format", "csv"), "--table-format writes into --out, which is missing"),
+        (("--table", "speed"), "'speed' is not one of"),
+    ],
+)
+def test_without_a_folder_nothing_else_makes_sense(padim: Padim, words: tuple[str, ...], message: str) -> None:
+    code, printed, told = padim("evaluate", *words)
+    assert (code, printed) == (2, "")
+    assert message in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--protocol", "rotated"), "--table localisation is of the protocol standard; leave --protocol rotated out"),
+        (("--preset", "lite0", "--ridge", "0.1", "--ridge", "0.2"), "--table takes one value of ridge"),
+        (("--ridge", "0.1"), "a setting of PaDiM that spade does not have"),
+        (("--weights", "random"), "--weights is of one backbone, but the presets have several"),
+        (("--devices", "1"), "--devices is of PaDiM"),
+        (("--table", "stc"), "--table stc is of ShanghaiTech Campus, and FOLDER is not"),
+    ],
+)
+def test_what_contradicts_the_table_is_refused_before_any_run(
+    parts: Path, tmp_path: Path, padim: Padim, words: tuple[str, ...], message: str
+) -> None:
+    code, _, told = padim("evaluate", parts, "--out", tmp_path / "out", "--table", "localisation", *words)
+    assert code == 2
+    assert message in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_shanghaitech_campus_has_tables_of_its_own(tmp_path: Path, planned: Plan, padim: Padim) -> None:
+    campus = write_shanghaitech(tmp_path / "campus", {"01_001": 4}, {"01_0014": 3})
+    assert [run.name for run in planned("--table", "stc", folder=campus)] == ["spade", "r18-rd100"]
+    assert planned("--table", "memory", folder=campus)[0].name == "spade"
+    code, _, told = padim("evaluate", campus, "--out", tmp_path / "out", "--table", "detection")
+    assert code == 2
+    assert "--table detection is not of ShanghaiTech Campus; take --table stc" in told
+
+
+def test_a_table_is_measured_row_by_row_and_what_trains_comes_last(planned: Plan) -> None:
+    runs = planned("--table", "localisation", "--folds", "3", "--seed", "7", "--seed", "8")
+    assert list(dict.fromkeys(run.name for run in runs)) == [
+        *("spade", "r18-rd100", "wr50-rd550", "ae", "ae:loss=l2", "vae", "patch-svdd"),
+    ]
+    assert [(run.category.name, run.seed) for run in runs if run.name == "vae"] == [
+        (name, seed) for name in ("first", "second") for seed in (7, 8)
+    ]
+    spade = next(run for run in runs if isinstance(run, MethodRun))
+    assert (spade.preset.backbone, spade.folds) == ("wide_resnet50_2", 3)
+    assert {run.seed for run in runs if run.name == "spade"} == {7}  # it draws nothing
+    assert [run.category.name for run in planned("--table", "detection", "--category", "second")] == ["second"] * 6
+
+
+def test_the_table_chooses_the_protocol(planned: Plan) -> None:
+    runs = planned("--table", "non-aligned", "--category", "first")
+    assert list(dict.fromkeys(run.name for run in runs)) == ["spade", "wr50-rd550", "vae"]
+    assert [run.protocol for run in runs if isinstance(run, Run)] == [Protocol("rotated", seed) for seed in range(5)]
+    assert planned("--table", "non-aligned", "--protocol", "rotated", "--seeds", "1")[0].protocol.name == "rotated"
+
+
+def test_named_presets_and_methods_take_the_place_of_the_papers_choice(planned: Plan) -> None:
+    words = ("--table", "localisation", "--category", "first")
+    runs = planned(*words, "--preset", "lite0", "--method", "spade", "--method", "patchcore:share=0.2")
+    assert [(run.name, run.preset.name) for run in runs] == [
+        (name, "lite0") for name in ("spade", "lite0", "patchcore:share=0.2")
+    ]
+    (alone,) = planned(*words, "--method", "spade")
+    assert alone.preset.name == "wr50-rd550"  # the network of its row
+
+
+def test_rows_take_what_is_nearest_to_them() -> None:
+    methods = ("ae:published,loss=l2", "ae:width=4", "ae:width=6", "dn2")
+    view, _ = compare("localisation", [], presets=("r18-rd100",), methods=methods)
+    found = {row.label: subject for row, subject in view.rows}
+    assert isinstance(found["AE-L2"], MethodChoice)
+    assert found["AE-L2"].own["loss"] == "l2"
+    assert found["AE-SSIM"].name == "ae:width=4"
+    assert found["SPADE"] is None
+    assert [row.label for row, _ in view.rows][-2:] == ["ae:width=6", "dn2"]
+
+
+def test_measured_groups_stand_beside_the_papers() -> None:
+    runs = [record("r18-rd100", name, 0.9) for name in COUNTS]
+    runs += [record("spade", name, 0.8, seed=seed) for name in COUNTS for seed in (0, 1)]
+    runs += [record("lite0", name, 0.7) for name in COUNTS]
+    view, lines = compare("localisation", runs, presets=("r18-rd100", "lite0"), methods=("spade",))
+    assert [category for label, category in lines if label == "PaDiM-R18-Rd100"] == ["textures", "objects", "mean"]
+    mean = lines["PaDiM-R18-Rd100", "mean"]
+    assert (mean.mean["pixel_auroc"], mean.published["pixel_auroc"].value) == (pytest.approx(0.9), 0.967)
+    assert lines["SPADE", "mean"].spread["pixel_auroc"] == pytest.approx(0)
+    assert "measured with resnet18, published with wide_resnet50_2" in lines["SPADE", "mean"].note
+    assert not lines["lite0", "mean"].published
+    assert lines["VAE", "mean"].mean["pixel_auroc"] is None  # published alone
+    assert not lines["VAE", "mean"].note
+    assert list(lines)[-1] == ("lite0", "mean")
+    notes = view.layout(list(lines.values())).notes
+    assert any(note.startswith("published, ") and "Table III" in note for note in notes)
+
+
+def test_rotated_images_stand_beside_the_papers_rotated_ones() -> None:
+    draws = [{"seed": seed, "protocol": {"name": "rotated", "seed": seed}} for seed in (0, 1)]
+    runs = [record("wr50-rd550", name, 0.8 + seed["seed"] / 10, **seed) for name in COUNTS for seed in draws]
+    _, lines = compare("non-aligned", runs)
+    mean = lines["PaDiM-WR50-Rd550", "mean"]
+    assert (mean.protocol, mean.seeds, mean.published["pro"].value) == ("rotated", (0, 1), 0.731)
+    assert (mean.mean["pixel_auroc"], mean.spread["pixel_auroc"]) == (
+        pytest.approx(0.85),
+        pytest.approx(0.0707, rel=1e-3),
+    )
+    assert lines["SPADE", "mean"].published["pixel_auroc"].value == 0.872
+
+
+def test_of_some_categories_only_these_are_compared() -> None:
+    runs = [record("r18-rd100", name, 0.9) for name in ("bottle", "cable")]
+    _, lines = compare("localisation", runs, presets=("r18-rd100",))
+    of_r18 = {category: line for (label, category), line in lines.items() if label == "PaDiM-R18-Rd100"}
+    assert list(of_r18) == ["bottle", "cable", "mean"]
+    assert of_r18["bottle"].published["pixel_auroc"].value == 0.981
+    assert not of_r18["mean"].published  # that is of fifteen
+    assert ("VAE", "mean") not in lines
+    assert ("PaDiM-WR50-Rd550", "bottle") in lines
+
+
+def test_a_mean_over_fewer_categories_than_other_rows_have_is_left_out() -> None:
+    runs = [record("r18-rd100", name, 0.9) for name in COUNTS]
+    runs += [record("wr50-rd550", name, 0.95) for name in COUNTS if name != "screw"]
+    view = compare_with_paper("localisation", (), (), 5, expand_grid({}), None)
+    plan(view, runs)
+    view.failures["PaDiM-WR50-Rd550"] = {"out of memory": ["screw"]}
+    lines = {(line.preset, line.category): line for line in view.lines(summarise(runs), runs)}
+    assert lines["PaDiM-R18-Rd100", "mean"].mean["pixel_auroc"] == pytest.approx(0.9)
+    assert lines["PaDiM-WR50-Rd550", "textures"].mean["pixel_auroc"] == pytest.approx(0.95)
+    assert lines["PaDiM-WR50-Rd550", "objects"].mean["pixel_auroc"] is None
+    assert lines["PaDiM-WR50-Rd550", "mean"].mean["pixel_auroc"] is None
+    assert lines["PaDiM-WR50-Rd550", "mean"].published["pixel_auroc"].value == 0.975
+    assert lines["PaDiM-WR50-Rd550", "mean"].note == "not measured of screw: out of memory"
+
+
+def test_costs_are_of_one_image_and_of_network_and_model_together() -> None:
+    costs = {"score_seconds": 0.25, "model_bytes": 2_000_000, "network_bytes": 3_000_000}
+    runs = [record("wr50-rd550", name, 0.9, **costs) for name in ("bottle", "cable")] + [record("spade", "bottle", 0.9)]
+    _, lines = compare("time", runs)
+    line = lines["PaDiM-WR50-Rd550", "mean"]
+    assert (line.mean["score_seconds"], line.mean["fit_seconds"]) == (0.25, 1.5)
+    assert line.published["score_seconds"].value == 0.95
+    assert lines["SPADE", "mean"].mean["score_seconds"] is None
+    assert "measured by an earlier version, without costs" in lines["SPADE", "mean"].note
+    assert "earlier version" not in line.note
+    _, lines = compare("memory", runs)
+    assert lines["PaDiM-WR50-Rd550", "mean"].mean["model_gb"] == pytest.approx(0.005)
+    assert lines["PaDiM-WR50-Rd550", "mean"].published["model_gb"].value == 3.8
+
+
+def test_other_images_take_the_table_without_what_was_published() -> None:
+    runs = [record(name, "part", 0.9, data="image_folder_ad") for name in ("spade", "lite0")]
+    _, lines = compare("localisation", runs, presets=("lite0",), methods=("spade",))
+    assert list(lines) == [("SPADE", "part"), ("lite0", "part")]
+    assert not any(line.published for line in lines.values())
+
+
+def test_where_all_fails_the_table_says_so(
+    parts: Path, tmp_path: Path, padim: Padim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise OSError("no network")
+
+    monkeypatch.setattr(evaluating, "load_backbone", load)
+    code, printed, told = padim("evaluate", parts, "--out", tmp_path, "--table", "detection", "--category", "first")
+    assert code == 1
+    assert "GANomaly, Patch-SVDD, SPADE" in told or "SPADE, MahalanobisAD" in told
+    written = (tmp_path / "detection.md").read_text(encoding="utf-8")
+    assert "| SPADE | first | – |" in written
+    assert "SPADE: not measured: no network" in written
+    assert "on images of which nothing has been published" in written
+    assert str(tmp_path / "detection.md") in printed
+
+
+def test_one_row_that_fails_does_not_lose_the_others(
+    parts: Path, tmp_path: Path, padim: Padim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading = evaluating.load_backbone
+
+    def load(name: str, weights: str | None, **options: Any) -> Any:
+        if name != "efficientnet_lite0":
+            asked.append(name)
+            raise OSError(f"{name} can't be had")
+        return loading(name, weights, **options)
+
+    asked: list[str] = []
+    monkeypatch.setattr(evaluating, "load_backbone", load)
+    out = tmp_path / "out"
+    words = ("evaluate", parts, "--out", out, "--table", "localisation", *SIZES, "--no-report", "--folds", 2)
+    rows = ("--preset", "lite0", "--preset", "wr50-rd550", "--method", "patchcore:share=0.5,n_neighbours=1")
+    formats = ("--table-format", "markdown", "--table-format", "csv", "--table-format", "latex")
+    code, printed, told = padim(*words, *rows, *formats)
+    assert code == 1
+    assert "not measured, or not on all images: PaDiM-WR50-Rd550; see above why" in told
+    assert asked == ["wide_resnet50_2"]  # and not once for each category
+    results = json.loads((out / "results.json").read_text())
+    assert [(run["preset"], run["category"]) for run in results["runs"]] == [
+        (name, category) for name in ("lite0", "patchcore:n_neighbours=1,share=0.5") for category in ("first", "second")
+    ]
+    assert {run["network_bytes"] > 0 and run["score_seconds"] > 0 for run in results["runs"]} == {True}
+    assert "PaDiM-WR50-Rd550: not measured: wide_resnet50_2 can't be had" in " ".join(printed.split())
+    markdown = (out / "localisation.md").read_text(encoding="utf-8")
+    assert "| PaDiM-WR50-Rd550 | first | – |" in markdown
+    assert "- PaDiM-WR50-Rd550: not measured: wide\\_resnet50\\_2 can't be had" in markdown
+    assert "measured with image\\_size=64" in markdown
+    assert "% PaDiM-WR50-Rd550: not measured" in (out / "localisation.tex").read_text(encoding="utf-8")
+    with (out / "localisation.csv").open(newline="", encoding="utf-8") as stream:
+        by_row = {(row["method"], row["category"]): row for row in csv.DictReader(stream)}
+    assert float(by_row["lite0", "mean"]["pixel_auroc"]) > 0.5
+    assert "not measured: wide_resnet50_2" in by_row["PaDiM-WR50-Rd550", "second"]["note"]
+
+    # the runs are there for the other tables, too
+    code, printed, told = padim(*words[:5], "time", *words[6:], "--preset", "lite0")
+    assert (code, told.count("there already")) == (0, 2), told
+    assert (out / "time.md").is_file()
+    assert (out / "localisation.md").read_text(encoding="utf-8") == markdown
+
+
+def test_a_fit_that_fails_is_said_and_the_next_category_goes_on(
+    parts: Path, tmp_path: Path, padim: Padim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import padim_jax.evaluation.evaluate as evaluation
+
+    fitting = evaluation.fit_detector
+
+    def fit(run: AnyRun, *arguments: Any) -> Any:
+        if run.category.name == "first":
+            raise FloatingPointError("no factor")
+        return fitting(run, *arguments)
+
+    monkeypatch.setattr(evaluation, "fit_detector", fit)
+    words = ("evaluate", parts, "--out", tmp_path / "out", *SIZES, "--no-report", "--preset", "lite0")
+    code, printed, told = padim(*words, "--table", "detection")
+    assert code == 1
+    assert "1/2 first lite0 seed 0: lite0: not measured: no factor" in told
+    assert "lite0: not measured of first: no factor" in " ".join(printed.split())
+    code, _, told = padim(*words)  # an evaluation that fills in no table ends
+    assert code == 1
+    assert "no factor" in told
+    assert "2/2" not in told
