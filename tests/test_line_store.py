@@ -283,7 +283,7 @@ def test_a_store_of_a_newer_version_is_refused_and_an_older_one_brought_up_to_da
         for _ in range(2):  # once only
             with Store.open(store.path) as newer:
                 assert list(newer.decisions()) == [found]
-    with pytest.raises(NotAStore, match="has schema 3, this version reads up to 2; upgrade"):
+    with pytest.raises(NotAStore, match="has schema 4, this version reads up to 3; upgrade"):
         Store.open(store.path)
 
 

@@ -3,19 +3,22 @@
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from padim_jax.line.records import Correction, Decision, regions_text
+from padim_jax.line.appearance import Appearance
+from padim_jax.line.records import Correction, Decision, Scored, regions_text
 from padim_jax.line.schema import StoreError, connect, in_words
 from padim_jax.runs.tables import escape_bytes, unescape_bytes
 
+T = TypeVar("T")
 _OWN = (
     *("sequence", "time", "source", "item", "stamp", "image_digest", "model", "model_digest"),
-    *("score", "p_value", "verdict", "reason", "regions"),
+    *("score", "p_value", "verdict", "reason", "regions", "appearance"),
 )
+_SCORED = ("sequence", "id", "time", "model", "model_digest", "score", "appearance")
 CORRECTION = ("number", "decision", "time", "who", "verdict", "note", "undone_at", "undone_by")
 TABLES = """decisions d LEFT JOIN corrections c ON c.number =
     (SELECT max(number) FROM corrections WHERE decision = d.id AND undone_at = '')"""
@@ -58,9 +61,19 @@ class Database:
         Raises:
           StoreError: the store can't be read, or is damaged.
         """
-        rows = self.read(f"{SELECT} {rest}", *values)
+        return self._parsed(_decision, self.read(f"{SELECT} {rest}", *values))
+
+    def read_scores(self, rest: str, *values: Any) -> list[Scored]:
+        """What is needed of decisions to find drift, by what follows FROM.
+
+        Raises:
+          StoreError: as :meth:`read_decisions`.
+        """
+        return self._parsed(_scored, self.read(f"SELECT {', '.join(_SCORED)} FROM decisions {rest}", *values))
+
+    def _parsed(self, parse: Callable[[tuple[Any, ...]], T], rows: list[tuple[Any, ...]]) -> list[T]:
         try:
-            return [_decision(row) for row in rows]
+            return [parse(row) for row in rows]
         except (ValueError, TypeError, RecursionError) as error:
             raise StoreError(f"store: {self.path} is damaged: a row holds no decision ({error})") from error
 
@@ -97,7 +110,9 @@ class Database:
 def row_of(decision: Decision) -> dict[str, Any]:
     """A decision's columns but for sequence and time; file names as text that is UTF-8 throughout."""
     regions = None if decision.regions is None else regions_text(decision.regions)
-    found = {"id": decision.id} | {name: getattr(decision, name) for name in _OWN[2:]} | {"regions": regions}
+    appearance = None if decision.appearance is None else decision.appearance.pack()
+    own = {name: getattr(decision, name) for name in _OWN[2:]}
+    found = {"id": decision.id} | own | {"regions": regions, "appearance": appearance}
     return {name: escape_bytes(value) if isinstance(value, str) else value for name, value in found.items()}
 
 
@@ -111,7 +126,17 @@ def correction_of(row: tuple[Any, ...]) -> Correction:
 def _decision(row: tuple[Any, ...]) -> Decision:
     own = dict(zip(_OWN, row, strict=False))
     own["regions"] = None if own["regions"] is None else tuple(json.loads(own["regions"]))
+    own["appearance"] = _appearance(own["appearance"])
     for name in ("source", "item", "model", "reason"):
         own[name] = unescape_bytes(own[name])
     number = row[len(_OWN)]
     return Decision(**own, correction=None if number is None else correction_of(row[len(_OWN) :]))
+
+
+def _scored(row: tuple[Any, ...]) -> Scored:
+    sequence, id, time, model, digest, score, appearance = row
+    return Scored(sequence, id, time, unescape_bytes(model), digest, score, _appearance(appearance))
+
+
+def _appearance(content: bytes | None) -> Appearance | None:
+    return None if content is None else Appearance.unpack(content)

@@ -26,6 +26,7 @@ from padim_jax.images.ahead import CORES
 from padim_jax.images.decode import open_image, read_file
 from padim_jax.images.folder import digest_of
 from padim_jax.images.image import centre_crop, resize
+from padim_jax.line.appearance import Appearance, complete, measure
 from padim_jax.line.records import Decision
 from padim_jax.line.verdict import Decider, Rates
 from padim_jax.method.records import Padim
@@ -107,6 +108,7 @@ class _Read:
     size: tuple[int, int]
     reason: str = ""
     is_whole: bool = False
+    appearance: Appearance | None = None
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,8 @@ def _read(photo: Photo, model: Padim) -> _Read:
         return _Read(photo, None, photo.digest or (digest_of(content) if content else ""), (0, 0), error.reason)
     # what came in a request is all there, and a camera may add something behind a JPEG's end
     is_whole = has_end(content) or (photo.content is not None and content.startswith(b"\xff\xd8"))
-    return _Read(photo, pixels, photo.digest or digest_of(content), opened.size, "; ".join(notes), is_whole)
+    digest, noted = photo.digest or digest_of(content), "; ".join(notes)
+    return _Read(photo, pixels, digest, opened.size, noted, is_whole, measure(pixels))
 
 
 def has_end(content: bytes) -> bool:
@@ -315,8 +318,16 @@ def _decide(state: Loaded, file: _Read, result: ScoredImage | str | None) -> Jud
         score=result.score,
         p_value=result.p_value,
         regions=regions,
+        appearance=_appearance(state, file, result),
     )
     return Judged(decision, replace(result, decided=verdict), file.is_whole)
+
+
+def _appearance(state: Loaded, file: _Read, result: ScoredImage) -> Appearance | None:
+    if file.appearance is None:
+        return None
+    turns = state.model.config.align == "rigid"
+    return complete(file.appearance, result.anomaly_map, result.pose, turns=turns)
 
 
 def region_record(region: Region) -> dict[str, Any]:

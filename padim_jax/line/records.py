@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
+from padim_jax.line.appearance import Appearance
+
 Verdict = Literal["good", "look", "bad", "unreadable"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 COLUMNS = (
@@ -57,6 +59,7 @@ class Decision:
         image's own pixels; None where nobody looked for them.
       stamp: device, number, size and time of change of the file, by which it is known again without being read; empty
         for what is no file.
+      appearance: what the image is like; None where it has no score, or was recorded by a version that did not note it.
       sequence: ascending in a store, in the order of decisions, whatever the clock says; 0 before it is recorded.
       time: when it was recorded, UTC in ISO 8601; empty before.
       correction: the one that stands; None where nobody has corrected it.
@@ -73,6 +76,7 @@ class Decision:
     p_value: float | None = None
     regions: tuple[Mapping[str, Any], ...] | None = None
     stamp: str = field(default="", compare=False)
+    appearance: Appearance | None = None
     sequence: int = 0
     time: str = ""
     correction: Correction | None = None
@@ -84,7 +88,7 @@ class Decision:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def record(self) -> dict[str, Any]:
-        """Everything but the stamp, as JSON has it; the keys are :data:`COLUMNS`."""
+        """Everything but stamp and appearance, as JSON has it; the keys are :data:`COLUMNS`."""
         own = {name: getattr(self, name) for name in COLUMNS[:12]}
         own["regions"] = None if self.regions is None else list(self.regions)
         found = self.correction
@@ -102,10 +106,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a decision's score was, and of which decision it is.
+    """What a decision's score was and what its image is like, and of which decision it is.
 
     Attributes:
-      sequence, id, time, model, model_digest, score: as :class:`Decision` has them.
+      sequence, id, time, model, model_digest, score, appearance: as :class:`Decision` has them.
     """
 
     sequence: int
@@ -114,6 +118,7 @@ class Scored:
     model: str
     model_digest: str
     score: float | None
+    appearance: Appearance | None = None
 
 
 def regions_text(regions: tuple[Mapping[str, Any], ...]) -> str:

@@ -81,7 +81,10 @@ INSERT INTO deleted SELECT 1, coalesce(max(sequence) - 1, 0) FROM decisions AS l
 WHERE NOT EXISTS (SELECT 1 FROM decisions WHERE sequence = later.sequence - 1);
 CREATE TABLE outputs (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 """  # deleted: the highest sequence of a decision that retention has deleted; of older stores, the last gap
-MIGRATIONS = (_FIRST, _SECOND)  # each leads from the schema of its index to the next one
+_THIRD = """
+ALTER TABLE decisions ADD COLUMN appearance BLOB;
+"""
+MIGRATIONS = (_FIRST, _SECOND, _THIRD)  # each leads from the schema of its index to the next one
 
 
 class StoreError(OSError):

@@ -17,7 +17,7 @@ from padim_jax.line.outbox import Outbox
 from padim_jax.line.records import VERDICTS, Correction, Decision, Scored, Verdict, parse_time, time_text
 from padim_jax.line.retention import Retained, retain
 from padim_jax.line.seen import Seen
-from padim_jax.runs.tables import escape_bytes, unescape_bytes
+from padim_jax.runs.tables import escape_bytes
 
 _PAGE = 500  # decisions read at a time
 _SCORES = 5000  # scores read at a time
@@ -162,29 +162,29 @@ class Store:
             left = None if left is None else left - count
             low, high = (low, page[-1].sequence) if newest_first else (page[-1].sequence, high)
 
-    def scores(self, *, model: str | None = None, since: str | None = None) -> Iterator[Scored]:
+    def scores(self, *, model: str | None = None, since: str | None = None, after: int = 0) -> Iterator[Scored]:
         """The finite scores of decisions in their order, as far back as none is missing (:attr:`last_deleted`).
+
+        Args:
+          model: name.
+          since: as of :meth:`decisions`.
+          after: likewise.
 
         Raises:
           ValueError, StoreError: as :meth:`decisions`.
         """
-        low, name, first = (
-            self.last_deleted,
-            None if model is None else escape_bytes(model),
-            since and parse_time(since),
-        )
-        query = (
-            "SELECT sequence, id, time, model, model_digest, score FROM decisions WHERE sequence > ? "
-            "AND abs(score) <= 1.7976931348623157e308 AND (? IS NULL OR model = ?) AND (? IS NULL OR time >= ?) "
-            f"ORDER BY sequence LIMIT {_SCORES}"
+        low, name = max(after, self.last_deleted), None if model is None else escape_bytes(model)
+        first = since and parse_time(since)
+        which = (
+            "WHERE sequence > ? AND abs(score) <= 1.7976931348623157e308 AND (? IS NULL OR model = ?) "
+            f"AND (? IS NULL OR time >= ?) ORDER BY sequence LIMIT {_SCORES}"
         )
         while True:
-            rows = self._database.read(query, low, name, name, first, first)
-            for sequence, id, when, of, digest, score in rows:
-                yield Scored(sequence, id, when, unescape_bytes(of), digest, score)
-            if len(rows) < _SCORES:
+            page = self._database.read_scores(which, low, name, name, first, first)
+            yield from page
+            if len(page) < _SCORES:
                 return
-            low = rows[-1][0]
+            low = page[-1].sequence
 
     def decision(self, id: str) -> Decision:
         """The decision of this id.

@@ -218,4 +218,4 @@ def scores_of(
         return Scores(values, maps), grid
     # of an image that is judged nowhere nothing is known, which must not pass for good
     match = jnp.where(inside.any(axis=(1, 2)), view.poses.quality, NO_MATCH)
-    return Scores(values, view.bring_back(maps, outside), match=match), grid
+    return Scores(values, view.bring_back(maps, outside), match=match, poses=view.poses), grid

@@ -16,6 +16,7 @@ from padim_jax.method.aligned import Alignment
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.standard import MapStandard
+from padim_jax.method.warping import Poses
 
 
 @jax.tree_util.register_dataclass
@@ -108,6 +109,7 @@ class Scores:
         that match the reference of an aligned model worse than good ones do are anomalous too.
       match: float32 (n,), from -1 to 1, how well images match the reference that they were registered to (the quality
         of :class:`padim_jax.method.warping.Poses`); None where images are not aligned.
+      poses: how the parts lie relative to the reference, as they were registered; None where images are not aligned.
 
     >>> scores = padim.score(model, test_images)
     >>> scores.image_score.shape, scores.p_value.shape
@@ -120,6 +122,7 @@ class Scores:
     p_value: Float[Array, " n"] | None = None
     anomalous: Bool[Array, " n"] | None = None
     match: Float[Array, " n"] | None = None
+    poses: Poses | None = None
 
     __repr__ = brief.scores
     _repr_html_ = album.table

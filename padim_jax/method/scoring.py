@@ -67,8 +67,8 @@ def score(
     check_images("score", images, model.config, floats=True)
     check_standard("score", model)
     if len(images) == 0:
-        calibrated = () if model.calibration is None else (jnp.zeros(0), jnp.zeros(0, bool))
-        return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)), *calibrated)
+        p_value, anomalous = (None, None) if model.calibration is None else (jnp.zeros(0), jnp.zeros(0, bool))
+        return Scores(jnp.zeros(0), jnp.zeros((0, *model.config.crop)), p_value, anomalous)
     return _run(model, jnp.asarray(images))
 
 

@@ -22,6 +22,7 @@ from padim_jax.method.calibration import Calibration
 from padim_jax.method.programs import judge
 from padim_jax.method.records import Padim, Scores
 from padim_jax.method.scoring import score
+from padim_jax.method.warping import Poses
 from padim_jax.runs.baseline import Baseline
 from padim_jax.runs.regions import Region, RegionSearch
 from padim_jax.runs.watch import Advance
@@ -65,6 +66,8 @@ class ScoredImage:
       notes: what a reader should know of this result.
       regions: of the map above the pixel threshold; None where nobody asked, or the model is not calibrated.
       decided: one of the three verdicts (see :mod:`padim_jax.line.verdict`); empty where nobody asked for them.
+      pose: angle in degrees, and shift in rows and columns of pixels at crop size, by which the part lies otherwise
+        than the reference (:class:`padim_jax.method.warping.Poses`); None where images are not aligned.
     """
 
     path: Path
@@ -78,6 +81,7 @@ class ScoredImage:
     notes: tuple[str, ...] = ()
     regions: tuple[Region, ...] | None = None
     decided: str = ""
+    pose: tuple[float, float, float] | None = None
 
     @property
     def verdict(self) -> str:
@@ -191,6 +195,7 @@ def score_batches(
                 digest=batch.digests[index],
                 notes=() if calibration is None else _note_match(calibration, scores.match, index),
                 regions=found,
+                pose=None if scores.poses is None else _pose(scores.poses, index),
             )
         advance(len(batch.paths))
         if stopped():
@@ -217,6 +222,11 @@ def _note_match(calibration: Calibration, match: Float[np.ndarray, " n"] | None,
         return ()
     own, least = match[index], float(calibration.least_match)
     return (f"{POOR_MATCH} (match {own:.2f}, good images {least:.2f} or more): is the part there, and whole?",)
+
+
+def _pose(poses: Poses, index: int) -> tuple[float, float, float]:
+    row, column = map(float, poses.shift[index])
+    return float(poses.angle[index]), row, column
 
 
 def find_summit(item: ScoredImage, config: PadimConfig) -> tuple[int, int] | tuple[None, None]:
