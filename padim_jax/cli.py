@@ -45,7 +45,9 @@ COMMANDS = {
     "results": Entry(
         f"{_ROOT}.lines:results_command", "padim results STORE", "decisions of a line: find, count and export them"
     ),
-    "drift": Entry(f"{_ROOT}.lines:drift_command", "padim drift STORE", "whether what images score has drifted"),
+    "drift": Entry(
+        f"{_ROOT}.lines:drift_command", "padim drift STORE", "whether images have drifted, in what and since when"
+    ),
     "calibrate": Entry(
         f"{_ROOT}.changing:calibrate_command",
         "padim calibrate MODEL GOOD_DIR",

@@ -1,10 +1,12 @@
 """``padim drift``."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from padim_jax.commands.terminal import say, tell
 from padim_jax.line.drift import Drift, find_drifts
+from padim_jax.line.drift_words import CAUSES, offer, record, sentences
 from padim_jax.line.store import Store
 
 
@@ -14,24 +16,34 @@ def drift_command(store: Path, model: str | None, since: str | None, rate: float
         last = opened.last_deleted
         found = find_drifts(opened.scores(model=model, since=since), rate)
     if as_json:
-        tell(json.dumps([drift.record() for drift in found]))
+        tell(json.dumps([record(drift) for drift in found]))
         return
     if last:
         say(f"{store}: begins after decision {last}, the last one that retention has deleted")
     for drift in found:
-        tell(describe(drift))
+        for line in describe(drift):
+            tell(line)
+        if drift.pictured < drift.images:
+            say(
+                f"of {drift.images - drift.pictured} of these decisions only the score is known: an earlier version of "
+                "padim recorded them"
+            )
     if not found:
         say(f"{store} has no decisions with a score that were asked for")
-    elif any(drift.alarm for drift in found):
-        say("look at what has changed: camera, lens, light, fixture, material; then calibrate or update the model")
+    for drift in found:
+        if drift.alarms:
+            say(f"{CAUSES}; where what comes now is good, let {drift.model} get used to it, by one of:")
+            for command in offer(drift).values():
+                say(f"  {command}")
 
 
-def describe(drift: Drift) -> str:
-    """A result on one line."""
+def describe(drift: Drift) -> Iterator[str]:
+    """A result: a line for the state of the model, and one for each change."""
     state = f"{drift.model} ({drift.model_digest[:12]}), {drift.images} images: "
-    if drift.alarm is None or drift.since is None:
-        return f"{state}no drift; {drift.value:.3g} against, {1 / drift.rate:.3g} would be an alarm"
-    where = f"since about {drift.since.time} (decision {drift.since.sequence})"
-    seen = f"seen at {drift.alarm.time} (decision {drift.alarm.sequence})"
-    direction = "higher" if drift.is_higher else "lower"
-    return f"{state}scores have become {direction} {where}, {seen}; {drift.highest:.3g} against {1 / drift.rate:.3g}"
+    if not drift.alarms:
+        highest = max(finding.value for finding in drift.findings)
+        yield f"{state}no drift; {highest:.3g} at most against, {1 / drift.rate:.3g} would be an alarm"
+        return
+    yield f"{state}drift"
+    for sentence in sentences(drift.alarms):
+        yield f"  {sentence}"

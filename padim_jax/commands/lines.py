@@ -190,17 +190,21 @@ def results_command() -> None:
     type=RATE,
     default=0.01,
     show_default=True,
-    help="Probability that there is ever a false alarm for a model, at most.",
+    help="Probability that there is ever a false alarm for a state of a model, at most.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead.")
 @debug_option
 def drift_command() -> None:
-    """Say whether what images score has drifted, for each state of each model in STORE, and since when.
+    """Say whether images have drifted, for each state of each model in STORE: in what, where, and since when.
 
-    It bets against a line that stays as it is, and says so once the bets have won 1 / --rate: as long as nothing
-    changes, that ever happens with a probability of at most --rate. That holds for one fixed beginning: it begins anew
-    with --since, and after the last decision that --keep-days or --keep-size has deleted. A line that differs from the
-    model's good images from the first decision on, and stays so, shows no drift.
+    It follows what images score, how bright, rich in contrast and sharp they are, how the parts lie, and how high maps
+    are at each place of the picture. It bets against a line that stays as it is, and says so once bets on one of these
+    have won 1 / --rate: as long as nothing changes, that ever happens with a probability of at most --rate, for all of
+    them together. It changes no model, and its exit code is 0 whether it finds drift or not; --json has has_drifted.
+
+    The rate holds for one fixed beginning: it begins anew with --since, and after the last decision that --keep-days or
+    --keep-size has deleted. A line that differs from the model's good images from the first decision on, and stays so,
+    shows no drift.
     """
 
 

@@ -1,19 +1,19 @@
-"""Whether what images score has drifted: a bet against a line that stays as it is, with a stated rate of false alarms.
+"""Whether images have drifted, in what and where: bets against their staying alike, at a stated rate of false alarms.
 
-As long as nothing changes, the scores s₁, s₂ … of one state of a model are equally probable in any order, defects
-at their usual rate among them. Then the ranks
+As long as nothing changes, the images of one state of a model are equally probable in any order, defects at their usual
+rate among them. Then what they score, how bright, sharp and placed they are, and how high their map is at each place,
+each ranked among the images before (:mod:`padim_jax.line.ranks`), are uniform numbers, and whoever bets against that
+gains nothing on the average (:mod:`padim_jax.line.martingale`).
 
-    pₜ = (#{i < t : sᵢ > sₜ} + uₜ · (1 + #{i < t : sᵢ = sₜ})) / t,   uₜ uniform on [0, 1],
+Capital of 1 is split in advance between these quantities q, in shares w(q): a half for the score, 1 / 16 for each of
+brightness, contrast, sharpness, row, column and turn, and 1 / 8 for all places together. Each share is bet by itself,
+and what it has become reaches 1 / α, ever, with a probability of at most w(q) α. So the probability that there is any
+alarm for a state of a model, ever, is at most α, however the quantities depend on each other.
 
-are independent and uniform on [0, 1], whatever the distribution of the scores (Vovk, Nouretdinov & Gammerman, ICML
-2003). Capital of 1 is bet against that: at each image a part ε ∈ {-1, 0, 1} of it on low or on high ranks, by factors
-1 + ε (pₜ - ½), with a share of J = 0.01 moved between the three at each step (the simple jumper of Vovk, Petej,
-Nouretdinov, Ahlberg, Carlsson & Gammerman, COPA 2021). No bet gains on the average, so the capital exceeds 1 / α, ever,
-with a probability of at most α (Ville's inequality).
-
-A bettor who loses for long has little left once something changes. So the capital is laid out in advance over all times
-to begin at, a share of 1 / (j (j + 1)) for image j; what has not begun is kept. That is a bet too, and what it pays for
-a late change is a factor of about t², not an exponential one.
+The sum of all shares would seem to be a better test: it never is less than one of them. But it is no martingale: ranks
+of one quantity are uniform whatever its own earlier ranks were, and not whatever those of all others were, which
+together tell of the distribution itself. Only each by itself is known to keep its rate, and each names what changed.
+What it costs is little, as capital that wins grows exponentially.
 
 The rate is that of one fixed beginning: whoever begins anew bets anew, with the same rate once more. So it begins anew
 where retention deletes decisions, the oldest of which can't be ranked against any more, and where another first time is
@@ -28,114 +28,234 @@ as it is, shows no drift.
 """
 
 import math
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice, product
+from typing import Any, Literal, get_args
 
+import numpy as np
+
+from padim_jax.line.appearance import FIGURES, GRID
+from padim_jax.line.martingale import Martingale
+from padim_jax.line.ranks import Ranks
 from padim_jax.line.records import Decision, Scored
 
 RATE = 0.01
-_JUMP = 0.01
-_BETS = (-1.0, 0.0, 1.0)
+Kind = Literal["score", "brightness", "contrast", "sharpness", "row", "column", "turn", "place"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_SHARES = {"score": 1 / 2, "place": 1 / 8 / GRID**2} | dict.fromkeys(FIGURES, 1 / 16)
 _DIGITS = 13  # hexadecimal ones of a decision's id that make its u; as many as a float holds
+_BOLD = 1.9  # factor of bets by which a change is dated; boldly, they lose fast where there is none, so they tell when
+_TOGETHER = 4096  # decisions ranked at a time
 
 
 @dataclass(frozen=True)
-class Drift:
-    """What the scores of one state of a model say.
+class Quantity:
+    """What is followed from image to image.
 
     Attributes:
-      model, model_digest: whose.
-      images: how many have a score.
-      value: the capital now, 1 at the start.
-      highest: the most that it has been.
-      rate: probability of an alarm, ever, though nothing changes: at most this.
-      alarm: the decision at which the capital first reached ``1 / rate``; None where it never did.
-      since: the decision from which on the bets that led there won, about where the change was; None likewise.
-      is_higher: whether scores have become higher; None likewise.
+      kind: the score, what an image is like (:class:`padim_jax.line.appearance.Appearance`), or its map at a place.
+      place: row and column of the place, from 0 at the top left; None of other kinds.
     """
 
-    model: str
-    model_digest: str
+    kind: Kind
+    place: tuple[int, int] | None = None
+
+    @property
+    def share(self) -> float:
+        """Of the capital, which is that of the rate of false alarms too."""
+        return _SHARES[self.kind]
+
+
+QUANTITIES = (
+    *(Quantity(kind) for kind in KINDS[:-1]),
+    *(Quantity("place", place) for place in product(range(GRID), range(GRID))),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one quantity says.
+
+    Attributes:
+      quantity: which one.
+      images: how many have it.
+      value: what its share of the capital has become; the share itself at the start.
+      highest: the most that it has been.
+      alarm: the decision at which it first reached 1 / rate; None where it never did.
+      since: the decision from which on bets on that direction alone would have won most, about where the change was;
+        None likewise.
+      is_higher: whether the quantity has become higher; None likewise.
+    """
+
+    quantity: Quantity
     images: int
     value: float
     highest: float
-    rate: float
     alarm: Scored | None = None
     since: Scored | None = None
     is_higher: bool | None = None
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it; the decisions by sequence and time."""
-        places = {"alarm": self.alarm, "since": self.since}
-        plain = ("model", "model_digest", "images", "value", "highest", "rate", "is_higher")
+        """As JSON has it; the decisions by sequence and time, and the place counted from 0."""
+        place = self.quantity.place
+        found: dict[str, Any] = {"kind": self.quantity.kind, "place": None if place is None else list(place)}
+        found |= {name: getattr(self, name) for name in ("images", "value", "highest", "is_higher")}
+        return found | {"alarm": _mark(self.alarm), "since": _mark(self.since)}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What the images of one state of a model say.
+
+    Attributes:
+      model, model_digest: whose.
+      images: how many have a score.
+      rate: probability of an alarm, ever, though nothing changes: at most this.
+      last: the last decision.
+      findings: what each quantity says, in the order of :data:`QUANTITIES`.
+    """
+
+    model: str
+    model_digest: str
+    images: int
+    rate: float
+    last: Scored
+    findings: tuple[Finding, ...]
+
+    @property
+    def alarms(self) -> tuple[Finding, ...]:
+        """What has drifted, in the order in which it was seen."""
+        found = [finding for finding in self.findings if finding.alarm is not None]
+        return tuple(sorted(found, key=lambda one: one.alarm.sequence if one.alarm else 0))
+
+    @property
+    def pictured(self) -> int:
+        """How many images it is known of what they are like."""
+        return max(finding.images for finding in self.findings[1:])
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        plain = ("model", "model_digest", "images", "pictured", "rate")
         return {name: getattr(self, name) for name in plain} | {
-            name: None if found is None else {"sequence": found.sequence, "time": found.time}
-            for name, found in places.items()
+            "has_drifted": bool(self.alarms),
+            "findings": [finding.record() for finding in self.findings],
         }
 
 
-class Martingale:
-    """The capital of one who bets that ranks are not uniform.
-
-    Attributes:
-      value: the capital.
-      gain: by what factor the last bet changed what was laid out on it.
-
-    >>> martingale = Martingale()
-    >>> round(martingale.bet(0.5), 3)
-    1.0
-    """
-
-    def __init__(self) -> None:
-        self.value, self.gain = 1.0, 1.0
-        self._shares, self._begun, self._steps = [1 / len(_BETS)] * len(_BETS), 0.0, 0
-
-    def bet(self, p: float) -> float:
-        """The capital after one more rank in [0, 1]."""
-        mixed = [(1 - _JUMP) * share + _JUMP / len(_BETS) for share in self._shares]
-        won = [share * (1 + bet * (p - 0.5)) for bet, share in zip(_BETS, mixed, strict=True)]
-        self.gain = sum(won)
-        self._shares = [share / self.gain for share in won]
-        self._steps += 1
-        self._begun = min((self._begun + 1 / (self._steps * (self._steps + 1))) * self.gain, 1e300)
-        self.value = self._begun + 1 / (self._steps + 1)
-        return self.value
-
-    @property
-    def leans_low(self) -> bool:
-        """Whether most of what is begun is bet on low ranks, which are high scores."""
-        return self._shares[0] > self._shares[-1]
-
-
-def ranks(scores: Iterable[tuple[float, float]]) -> Iterable[float]:
-    """Ranks from the highest, each among those before it, of scores with their u."""
-    before = list[float]()
-    for score, u in scores:
-        first, last = bisect_left(before, score), bisect_right(before, score)
-        yield (len(before) - last + u * (1 + last - first)) / (len(before) + 1)
-        insort(before, score)
-
-
-def find_drifts(decisions: Iterable[Decision | Scored], rate: float = RATE) -> list[Drift]:
-    """What the scores of each state of each model say, in the order of their first decisions.
+class DriftTest:
+    """Follows the images of one state of a model, as they come.
 
     Args:
-      decisions: in their order, none missing since the first; those without a score are passed over.
+      rate: of false alarms, in (0, 1).
+    """
+
+    def __init__(self, rate: float) -> None:
+        count = len(QUANTITIES)
+        self._rate, self._images, self._last = rate, 0, list[Scored]()
+        self._ranks, self._martingale = [Ranks() for _ in QUANTITIES], Martingale(count)
+        self._shares = np.array([quantity.share for quantity in QUANTITIES])
+        self._counts, self._highest = np.zeros(count, int), self._shares.copy()
+        # of who bets on low ranks alone, and of who bets on high ones alone, by factors 1 ± 1.9 (p - ½): the logarithm
+        # of what is left, its least, and the decision after that; None where it is the next one
+        self._left, self._least = np.zeros((2, count)), np.zeros((2, count))
+        self._since: list[list[Scored | None]] = [[None] * count for _ in range(2)]
+        self._alarms: list[tuple[Scored, Scored, bool] | None] = [None] * count
+
+    def add(self, decisions: Sequence[Scored]) -> None:
+        """Follow some more decisions, in their order; all have a finite score."""
+        for start in range(0, len(decisions), _TOGETHER):
+            self._add(decisions[start : start + _TOGETHER])
+
+    def _add(self, decisions: Sequence[Scored]) -> None:
+        numbers, u = _numbers(decisions), np.array([_uniform(decision.id) for decision in decisions])
+        ranks = np.full(numbers.shape, np.nan)
+        for column, tracker in enumerate(self._ranks):
+            is_there = ~np.isnan(numbers[:, column])
+            if is_there.any():
+                ranks[is_there, column] = tracker.add(numbers[is_there, column], u[is_there])
+                self._counts[column] += is_there.sum()
+        bets = self._martingale.bet(ranks)
+        values = self._shares * bets.value
+        p = _BOLD * (np.where(np.isnan(ranks), 0.5, ranks) - 0.5)
+        left = self._left[:, None] + np.cumsum(np.log1p(np.stack([-p, p])), axis=1)
+        for column in range(len(QUANTITIES)):
+            if self._alarms[column] is None:
+                self._look(column, decisions, values[:, column], left[:, :, column], bets.leans_low[:, column])
+        self._highest = np.maximum(self._highest, values.max(0))
+        self._left, self._images, self._last = left[:, -1], self._images + len(decisions), [decisions[-1]]
+
+    def _look(
+        self, column: int, decisions: Sequence[Scored], values: np.ndarray, left: np.ndarray, leans_low: np.ndarray
+    ) -> None:
+        """Note where bets on either direction began to win, and where the capital reached the alarm."""
+        reached = np.flatnonzero(values >= 1 / self._rate)
+        end = int(reached[0]) + 1 if len(reached) else len(values)
+        for way, since in enumerate(self._since):
+            since[column] = since[column] or decisions[0]
+            least = int(np.argmin(left[way, :end]))
+            if left[way, least] < self._least[way, column]:
+                self._least[way, column] = left[way, least]
+                since[column] = decisions[least + 1] if least + 1 < len(decisions) else None
+        if len(reached):
+            at, is_higher = decisions[end - 1], bool(leans_low[end - 1])
+            self._alarms[column] = at, self._since[0 if is_higher else 1][column] or at, is_higher
+
+    def found(self, model: str, model_digest: str) -> Drift:
+        """What they say so far; there has to be one."""
+        now, findings = self._shares * self._martingale.value, list[Finding]()
+        for column, (quantity, alarm) in enumerate(zip(QUANTITIES, self._alarms, strict=True)):
+            at = alarm or (None, None, None)
+            counts = int(self._counts[column]), float(now[column]), float(self._highest[column])
+            findings.append(Finding(quantity, *counts, *at))
+        return Drift(model, model_digest, self._images, self._rate, self._last[-1], tuple(findings))
+
+
+class DriftTests:
+    """Follows the images of every state of every model.
+
+    Args:
       rate: of false alarms, in (0, 1): the probability that there is ever one for a state of a model that stays good,
-        as long as all calls begin with the same decision.
+        as long as the first decision stays the same.
 
     Raises:
       ValueError: a rate outside (0, 1).
     """
-    if not 0 < rate < 1:
-        raise ValueError(f"find_drifts: rate={rate!r}, wanted a number above 0 and below 1")
-    groups = dict[tuple[str, str], list[Scored]]()
-    for decision in decisions:
-        if decision.score is not None and math.isfinite(decision.score):
-            groups.setdefault((decision.model, decision.model_digest), []).append(_scored(decision))
-    return [_find_drift(name, digest, group, rate) for (name, digest), group in groups.items()]
+
+    def __init__(self, rate: float = RATE) -> None:
+        if not 0 < rate < 1:
+            raise ValueError(f"find_drifts: rate={rate!r}, wanted a number above 0 and below 1")
+        self._rate, self._tests = rate, dict[tuple[str, str], DriftTest]()
+
+    def add(self, decisions: Iterable[Decision | Scored]) -> None:
+        """Follow some more decisions, in their order; those without a finite score are passed over."""
+        remaining = iter(decisions)
+        while part := list(islice(remaining, _TOGETHER)):
+            groups = dict[tuple[str, str], list[Scored]]()
+            for decision in part:
+                if decision.score is not None and math.isfinite(decision.score):
+                    groups.setdefault((decision.model, decision.model_digest), []).append(_scored(decision))
+            for key, group in groups.items():
+                self._tests.setdefault(key, DriftTest(self._rate)).add(group)
+
+    def found(self) -> list[Drift]:
+        """What they say so far, in the order of their first decisions."""
+        return [test.found(*key) for key, test in self._tests.items()]
+
+
+def find_drifts(decisions: Iterable[Decision | Scored], rate: float = RATE) -> list[Drift]:
+    """What the images of each state of each model say, in the order of their first decisions.
+
+    Args:
+      decisions: in their order, none missing since the first; those without a score are passed over.
+      rate: as of :class:`DriftTests`.
+
+    Raises:
+      ValueError: a rate outside (0, 1).
+    """
+    tests = DriftTests(rate)
+    tests.add(decisions)
+    return tests.found()
 
 
 def _scored(decision: Decision | Scored) -> Scored:
@@ -145,21 +265,20 @@ def _scored(decision: Decision | Scored) -> Scored:
     return Scored(*(getattr(decision, name) for name in Scored.__slots__))
 
 
-def _find_drift(name: str, digest: str, decisions: list[Scored], rate: float) -> Drift:
-    martingale, total, lowest, since = Martingale(), 0.0, 0.0, decisions[0]
-    highest, alarm, began, is_higher = 1.0, None, None, None
-    scores = [(decision.score or 0.0, _uniform(decision.id)) for decision in decisions]
-    for index, p in enumerate(ranks(scores)):
-        value = martingale.bet(p)
-        total += math.log(martingale.gain)
-        if total < lowest and alarm is None:
-            lowest, since = total, decisions[min(index + 1, len(decisions) - 1)]
-        highest = max(highest, value)
-        if alarm is None and value >= 1 / rate:
-            alarm, began, is_higher = decisions[index], since, martingale.leans_low
-    return Drift(name, digest, len(decisions), martingale.value, highest, rate, alarm, began, is_higher)
+def _numbers(decisions: Sequence[Scored]) -> np.ndarray:
+    """The quantities of each decision, not a number where there is none."""
+    found = np.full((len(decisions), len(QUANTITIES)), np.nan)
+    for row, decision in zip(found, decisions, strict=True):
+        row[0] = decision.score
+        if decision.appearance is not None:
+            row[1:] = decision.appearance.numbers
+    return found
 
 
 def _uniform(id: str) -> float:
     """A number in [0, 1) from a decision's id, which is a digest, so that the same store gives the same result."""
     return int(id[:_DIGITS], 16) / 16**_DIGITS
+
+
+def _mark(decision: Scored | None) -> dict[str, Any] | None:
+    return None if decision is None else {"sequence": decision.sequence, "time": decision.time}

@@ -1,0 +1,70 @@
+"""Drift in words: what has changed, where and since when, and what somebody may then do."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from padim_jax.line.appearance import GRID
+from padim_jax.line.drift import Drift, Finding, Kind
+
+# of a quantity that has become lower, and of one that has become higher
+_CHANGES: dict[Kind, tuple[str, str]] = {
+    "score": ("the images score lower", "the images score higher"),
+    "brightness": ("the images are darker", "the images are brighter"),
+    "contrast": ("the images have less contrast", "the images have more contrast"),
+    "sharpness": ("the images are less sharp", "the images are sharper, or noisier"),
+    "row": ("the parts lie higher up in the picture", "the parts lie lower down in the picture"),
+    "column": ("the parts lie further left", "the parts lie further right"),
+    "turn": ("the parts are turned clockwise", "the parts are turned counter-clockwise"),
+}
+_ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "middle", "right")
+CAUSES = "look at what has changed: camera, lens, light, fixture, material"
+
+
+def place_name(place: tuple[int, int]) -> str:
+    """Where a place lies in the picture.
+
+    >>> place_name((0, 0)), place_name((1, 3)), place_name((2, 1))
+    ('upper left', 'middle right', 'middle')
+    """
+    row, column = (names[int(3 * (index + 0.5) / GRID)] for names, index in zip((_ROWS, _COLUMNS), place, strict=True))
+    return "middle" if row == column else f"{row} {column}"
+
+
+def sentences(findings: Sequence[Finding]) -> list[str]:
+    """What has drifted, a sentence for each kind and direction, without a full stop; places of one direction together.
+
+    Args:
+      findings: with an alarm.
+    """
+    found = [f"{_CHANGES[one.quantity.kind][bool(one.is_higher)]} {_since([one])}" for one in findings if not _at(one)]
+    for is_higher in (True, False):
+        places = [one for one in findings if _at(one) and one.is_higher is is_higher]
+        if places:
+            names = list(dict.fromkeys(place_name(place) for one in places if (place := _at(one))))
+            listed = ", ".join(names[:-1]) + (" and " if names[1:] else "") + names[-1]
+            verb = f"score{'' if names[1:] else 's'} {'higher' if is_higher else 'lower'}"
+            found.append(f"the {listed} of the picture {verb} {_since(places)}")
+    return found
+
+
+def offer(drift: Drift) -> dict[str, str]:
+    """Commands by which a model gets used to what comes now, if that is good; none is ever run by itself."""
+    model = shlex.quote(drift.model)
+    return {"calibrate": f"padim calibrate {model} GOOD_IMAGES", "update": f"padim update {model} GOOD_IMAGES"}
+
+
+def record(drift: Drift) -> dict[str, Any]:
+    """Drift as JSON has it, with its words."""
+    return drift.record() | {"words": sentences(drift.alarms), "offer": offer(drift) if drift.alarms else {}}
+
+
+def _at(finding: Finding) -> tuple[int, int] | None:
+    return finding.quantity.place
+
+
+def _since(findings: Sequence[Finding]) -> str:
+    """Since when, of the earliest of some."""
+    since = min((one.since for one in findings if one.since), key=lambda one: one.sequence)
+    alarm = min((one.alarm for one in findings if one.alarm), key=lambda one: one.sequence)
+    return f"since about {since.time} (decision {since.sequence}), seen at {alarm.time} (decision {alarm.sequence})"
