@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from padim_jax.line.drift import find_drifts
+from padim_jax.line.outputs.drift_events import DriftEvents
 from padim_jax.line.outputs.output import hand_on, names_for
 from padim_jax.line.store import Store
+from tests.test_line_drift_events import drifted
 from tests.test_line_store import many
 from tests.test_line_watch import wait_for
 
@@ -94,6 +97,20 @@ def test_decisions_are_published_in_their_order_and_wait_while_the_broker_is_awa
     wait_for(lambda: hand_on(store, output, {}, said.append) == 0 and not store.outbox.waiting())
     wait_for(lambda: len({body["id"] for body in broker.heard}) == 9)
     assert list(dict.fromkeys(body["id"] for body in broker.heard[5:])) == [decision.id for decision in more]
+    output.close()
+
+
+def test_drift_is_published_to_a_topic_below(broker: Broker, store: Store) -> None:
+    store.record(drifted("m", "m0"))
+    output = DriftEvents(store.alarms, Mqtt(f"mqtt://127.0.0.1:{broker.port}/line", timeout=5.0))
+    assert output.name == f"drift mqtt mqtt://127.0.0.1:{broker.port}/line"
+    event = store.alarms.record(find_drifts(store.scores())[0], [output.name])
+    topics = list[str]()
+    broker._listener.message_callback_add("line/drift", lambda _, __, message: topics.append(message.topic))
+    assert hand_on(store, output, {}, pytest.fail) == 0
+    wait_for(lambda: topics == ["line/drift"])
+    assert store.outbox.waiting() == []
+    assert event is not None
     output.close()
 
 

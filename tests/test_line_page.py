@@ -3,6 +3,7 @@
 import datetime
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.browser import eventually, launched
 from tests.conftest import write_images
 from tests.line_parts import fit_model, parts
 from tests.service import NAME, Running, bad, good, serving
+from tests.test_line_drift_events import drifted
 
 Visit = Callable[..., Any]
 SETTINGS = "--tap block2 --tap block4 --n-channels 12 --image-size 32x48 --crop-size 32x48 --sigma 1.5".split()
@@ -260,6 +262,36 @@ def test_a_part_that_came_by_itself_is_not_corrected_by_a_key_meant_for_another(
     named(page)
     page.keyboard.press("u")
     eventually(lambda: page.inner_text("#state") == "The correction of after is undone")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_drift_is_told_in_words_and_by_places(
+    visit: Visit, model: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    with Store.open(tmp_path / "line.db") as store:
+        store.record(drifted(NAME, "m0", columns=(1, 9)))
+        store.record(replace(one, item=f"s-{one.item}") for one in drifted(HOSTILE, "s0", 90, seed=10)[:60])
+    with serving(model, tmp_path / "line.db") as service:
+        page = visit(service, width, color_scheme=scheme)
+        eventually(lambda: page.is_visible("#drift-found"))
+        words = page.locator("#drift-words li").all_inner_texts()
+        assert [text.split(" since ")[0] for text in words] == [
+            "the images are darker",
+            "the upper middle of the picture scores lower",
+        ]
+        moved = page.locator("#drift-places td.moved")
+        assert moved.count() == 1
+        assert moved.get_attribute("aria-label") == "Row 1, column 3: lower"
+        assert page.locator("#drift-places td").count() == 16
+        assert "darker" not in page.inner_text("#drift-kinds")
+        assert page.locator("#drift-kinds tr", has_text="brightness").inner_text().split()[1:3] == ["▼", "lower"]
+        assert page.inner_text("#drift-calibrate") == f"padim calibrate {NAME} GOOD_IMAGES"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.select_option("#drifted", HOSTILE)
+        eventually(lambda: page.inner_text("#drift-text") == "No drift in 60 images.")
+        assert not page.is_visible("#drift-offer")
+        assert page.locator("#drift-words li").count() == 0
+        page.close()  # before the service ends, which it would log
 
 
 @pytest.mark.slow

@@ -68,8 +68,8 @@ _false_alarm_rate_option = click.option(
     "--notify",
     "notified",
     multiple=True,
-    type=click.Choice(_VERDICTS),
-    help="Send only decisions of this verdict; repeat for several. Default: all.",
+    type=click.Choice((*_VERDICTS, "drift")),
+    help="Send only decisions of this verdict, or drift; repeat for several. Default: all.",
 )
 @click.option("--once", is_flag=True, help="Judge what lies in SOURCE, and end.")
 @click.option(

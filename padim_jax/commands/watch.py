@@ -13,6 +13,7 @@ from padim_jax.commands.terminal import interruption, say, tell, wrong_use
 from padim_jax.line.backlog import WhenFull
 from padim_jax.line.judge import Judge
 from padim_jax.line.outputs.bad_folder import BadFolder
+from padim_jax.line.outputs.drift_events import EVENT, DriftEvents
 from padim_jax.line.outputs.mqtt import Mqtt
 from padim_jax.line.outputs.opcua import Opcua
 from padim_jax.line.outputs.output import Output, refuse_twins
@@ -37,7 +38,7 @@ def watch_command(
     webhooks: tuple[str, ...],
     brokers: tuple[str, ...],
     servers: tuple[str, ...],
-    notified: tuple[Verdict, ...],
+    notified: tuple[str, ...],
     once: bool,
     poll: float | None,
     quiet: bool,
@@ -67,9 +68,13 @@ def watch_command(
             opened = stack.enter_context(Store.open(store))
             images = images_of.open(opened.seen, judge.current.name)
             outputs: list[Output] = [Table(path) for path in tables]
-            outputs += [Webhook(url, notified or VERDICTS) for url in webhooks]
-            outputs += [Mqtt(url, notified or VERDICTS) for url in brokers]
-            outputs += [Opcua(url, notified or VERDICTS) for url in servers]
+            told: list[Verdict] = [verdict for verdict in VERDICTS if verdict in notified or not notified]
+            outputs += [Webhook(url, told) for url in webhooks]
+            outputs += [Mqtt(url, told) for url in brokers]
+            outputs += [Opcua(url, told) for url in servers]
+            if EVENT in notified or not notified:
+                messengers = *map(Webhook, webhooks), *map(Mqtt, brokers)
+                outputs += [DriftEvents(opened.alarms, messenger) for messenger in messengers]
             if bad_folder is not None:
                 outputs.append(BadFolder(bad_folder, judge, say))
             refuse_twins(outputs)

@@ -83,7 +83,14 @@ CREATE TABLE outputs (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 """  # deleted: the highest sequence of a decision that retention has deleted; of older stores, the last gap
 _THIRD = """
 ALTER TABLE decisions ADD COLUMN appearance BLOB;
-"""
+CREATE TABLE alarms (
+    sequence INTEGER PRIMARY KEY,
+    time TEXT NOT NULL,
+    model TEXT NOT NULL,
+    model_digest TEXT NOT NULL,
+    event TEXT NOT NULL
+) STRICT;
+"""  # alarms: drift that was told, as JSON, by the last decision that was looked at
 MIGRATIONS = (_FIRST, _SECOND, _THIRD)  # each leads from the schema of its index to the next one
 
 

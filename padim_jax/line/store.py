@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from padim_jax.line.alarms import Alarms
 from padim_jax.line.database import CORRECTION, TABLES, Database, correction_of, row_of
 from padim_jax.line.outbox import Outbox
 from padim_jax.line.records import VERDICTS, Correction, Decision, Scored, Verdict, parse_time, time_text
@@ -266,6 +267,11 @@ class Store:
     def outbox(self) -> Outbox:
         """What is still to be handed on."""
         return Outbox(self._database, self._clock)
+
+    @property
+    def alarms(self) -> Alarms:
+        """Drift that was told."""
+        return Alarms(self._database, self._clock)
 
     @property
     def seen(self) -> Seen:

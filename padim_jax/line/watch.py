@@ -9,7 +9,11 @@ from dataclasses import dataclass, field, replace
 
 from padim_jax.line.backlog import Arrival, Backlog, WhenFull
 from padim_jax.line.courier import Courier
+from padim_jax.line.drift import Drift
+from padim_jax.line.drift_words import CAUSES
 from padim_jax.line.judge import Begun, Judge, Judged, Photo
+from padim_jax.line.observer import Observer
+from padim_jax.line.outputs.drift_events import DriftEvents
 from padim_jax.line.outputs.output import Output, Picture, hand_on, names_for, refuse_twins
 from padim_jax.line.records import Decision, Verdict
 from padim_jax.line.retention import NEWEST
@@ -136,6 +140,8 @@ class _Watch:
             self.couriers = [Courier(self.store, output, self.remark) for output in self.far]
             for courier in self.couriers:
                 stack.callback(courier.end)
+            observer = Observer(self.store, self._tell_drift, self.remark, model=self.judge.current.name)
+            stack.callback(observer.end)
             stack.callback(self._end)
             thread.start()
             ready()
@@ -259,6 +265,15 @@ class _Watch:
         for courier in self.couriers if self.is_fresh else ():
             courier.wake()
         self.is_fresh = False
+
+    def _tell_drift(self, store: Store, drift: Drift) -> None:
+        """Say what is new of a drift, and hand it on."""
+        event = store.alarms.record(drift, [output.name for output in self.far if isinstance(output, DriftEvents)])
+        if event is not None:
+            changes = "; ".join(event["words"])
+            self.remark(f"{drift.model} has drifted: {changes}; {CAUSES} (padim drift {self.store.path} says more)")
+            for courier in self.couriers:
+                courier.wake()
 
     def _tidy(self) -> None:
         """Delete what the store need not keep."""

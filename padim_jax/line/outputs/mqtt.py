@@ -3,7 +3,7 @@
 import json
 import threading
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from padim_jax.lazy import extra
@@ -54,9 +54,14 @@ class Mqtt:
 
     def deliver(self, decision: Decision, attempt: int, picture: Picture | None = None) -> None:
         """Publish one decision."""
+        self.send(decision.record(), decision.id, attempt)
+
+    def send(self, message: Mapping[str, Any], id: str, attempt: int, event: str = "") -> None:
+        """Publish any message; one that is no decision to a topic below, named by its ``event``."""
+        topic = f"{self._topic}/{event}" if event else self._topic
         client = self._client = self._client or self._connect()
         try:
-            sent = client.publish(self._topic, json.dumps(decision.record()), qos=1)
+            sent = client.publish(topic, json.dumps(message), qos=1)
             sent.wait_for_publish(self._timeout)
             if not sent.is_published():
                 raise OSError(f"the broker has not confirmed it within {self._timeout:g} s")

@@ -6,7 +6,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any, ClassVar
 
@@ -62,13 +62,17 @@ class Webhook:
 
     def deliver(self, decision: Decision, attempt: int, picture: Picture | None = None) -> None:
         """Send one decision."""
+        self.send(decision.record(), decision.id, attempt)
+
+    def send(self, message: Mapping[str, Any], id: str, attempt: int, event: str = "") -> None:
+        """Send any message; one that is no decision has the header ``X-Event``."""
         headers = {
             "Content-Type": "application/json",
-            "Idempotency-Key": decision.id,
+            "Idempotency-Key": id,
             "X-Attempt": str(attempt),
             "User-Agent": f"padim-jax/{version('padim-jax')}",
-        }
-        request = urllib.request.Request(self._url, json.dumps(decision.record()).encode(), headers, method="POST")
+        } | ({"X-Event": event} if event else {})
+        request = urllib.request.Request(self._url, json.dumps(message).encode(), headers, method="POST")
         try:
             with self._opener.open(request, timeout=self._timeout):
                 return

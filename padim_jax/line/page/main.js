@@ -1,6 +1,7 @@
 // The stream of decisions, what is chosen in it, and what people say of it.
 
 import { get, post } from "/api.js";
+import * as drift from "/drift.js";
 import * as learning from "/learning.js";
 import * as rates from "/rates.js";
 import * as viewer from "/viewer.js";
@@ -227,6 +228,7 @@ async function start() {
   $("model").append(...models.map((one) => new Option(one.name)));
   rates.setUp(models);
   learning.setUp();
+  drift.setUp();
   for (;;) {
     if (!document.hidden) await look();
     await new Promise((resolve) => { setTimeout(resolve, PAUSE); });

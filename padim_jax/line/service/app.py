@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from padim_jax.lazy import extra
+from padim_jax.line.observer import Observer
 from padim_jax.line.service.decisions import Decisions
+from padim_jax.line.service.drift import Drifts
 from padim_jax.line.service.front import Front, Log
 from padim_jax.line.service.learning import Learning
 from padim_jax.line.service.limits import ServiceLimits
@@ -42,6 +44,7 @@ class Parts:
       log: takes one record a request.
       batch_size: images computed at once.
       learns: whether models may be changed.
+      observer: looks for drift.
     """
 
     models: Models
@@ -54,6 +57,7 @@ class Parts:
     log: Log
     batch_size: int
     learns: bool
+    observer: Observer
 
 
 def make_app(parts: Parts) -> Front:
@@ -65,6 +69,7 @@ def make_app(parts: Parts) -> Front:
         batch_size=parts.batch_size,
     )
     decisions = Decisions(parts.store, parts.models, parts.photos, parts.gate, parts.metrics)
+    drifts = Drifts(parts.observer)
     description = openapi(version("padim-jax"))
     page = documentation(description)
 
@@ -76,12 +81,13 @@ def make_app(parts: Parts) -> Front:
         return JSONResponse({"status": "ready" if is_ready else "loading and compiling"}, 200 if is_ready else 503)
 
     async def metrics(request: Request) -> Response:
-        gauges = {
+        numbers = {
             "padim_queue_length": len(parts.worker),
             "padim_requests_in_hand": scoring.in_hand,
             "padim_models_loaded": parts.models.loaded,
             "padim_ready": int(parts.worker.is_ready),
         }
+        gauges = {name: {(): value} for name, value in numbers.items()} | drifts.gauges()
         return PlainTextResponse(parts.metrics.text(gauges), headers={"content-type": CONTENT_TYPE})
 
     async def description_(request: Request) -> Response:
@@ -103,6 +109,7 @@ def make_app(parts: Parts) -> Front:
         Route("/decisions/{id}/overlay", decisions.overlay),
         Route("/decisions/{id}/corrections", decisions.correct, methods=["POST"]),
         Route("/corrections/{number:int}/undo", decisions.undo, methods=["POST"]),
+        Route("/drift", drifts.listed),
         Route("/healthz", health),
         Route("/readyz", readiness),
         Route("/metrics", metrics),

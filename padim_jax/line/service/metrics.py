@@ -45,11 +45,11 @@ class Metrics:
         with self._lock:
             self._seconds[name].setdefault(tuple(sorted(labels.items())), Histogram()).add(seconds)
 
-    def text(self, gauges: Mapping[str, float]) -> str:
+    def text(self, gauges: Mapping[str, Mapping[Labels, float]]) -> str:
         """Everything, as Prometheus reads it.
 
         Args:
-          gauges: numbers of this moment, by the names in ``_GAUGES``.
+          gauges: numbers of this moment by their labels, by the names in ``_GAUGES``.
         """
         lines = list[str]()
         with self._lock:
@@ -61,7 +61,8 @@ class Metrics:
                 for labels, histogram in sorted(self._seconds[name].items()):
                     lines += _histogram(name, labels, histogram)
         for name, about in _GAUGES.items():
-            lines += [*_head(name, about, "gauge"), f"{name} {gauges[name]:g}"]
+            lines += _head(name, about, "gauge")
+            lines += [f"{name}{_text(labels)} {value:g}" for labels, value in sorted(gauges[name].items())]
         return "\n".join(lines) + "\n"
 
 
@@ -81,6 +82,8 @@ _GAUGES = {
     "padim_requests_in_hand": "Requests to score that are being received, wait or are computed.",
     "padim_models_loaded": "Models in memory.",
     "padim_ready": "1 once models are loaded and compiled.",
+    "padim_drift_capital": "What bets on drift have made of the kind's share of 1; 100 is an alarm.",
+    "padim_drift_alarm": "1 once images of the model's present state have drifted in this kind.",
 }
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from padim_jax.lazy import extra
+from padim_jax.line.observer import Observer
 from padim_jax.line.service.app import Parts, make_app
+from padim_jax.line.service.drift import DriftNews
 from padim_jax.line.service.front import Log
 from padim_jax.line.service.limits import ServiceLimits
 from padim_jax.line.service.metrics import Metrics
@@ -133,7 +135,9 @@ def serve(
         options = {"queue": limits.queue, "batch_size": size, "metrics": metrics, "keep": keep, "remark": remark}
         worker = Worker(models, store, **options)
         listener = stack.enter_context(_listen(service.binding))
-        app = make_app(Parts(models, store, worker, photos, gate, limits, metrics, log, size, service.learn))
+        observer = Observer(store, DriftNews(remark).tell, remark)
+        stack.callback(observer.end)
+        app = make_app(Parts(models, store, worker, photos, gate, limits, metrics, log, size, service.learn, observer))
         worker.start()
         stack.callback(worker.stop)
         address = f"{'http' if service.binding.key is None else 'https'}://{_name(listener)}/"

@@ -1,0 +1,95 @@
+"""Drift that was told: each change once for a state of a model, whoever looks and however often a process dies.
+
+An alarm and who is to get it are recorded in one step, by the last decision that was looked at. It waits in the outbox
+as that decision would (:mod:`padim_jax.line.outbox`), under the name of an output of its own
+(:class:`padim_jax.line.outputs.drift_events.DriftEvents`), so it is handed on at least once, and kept until then.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from padim_jax.line.database import Database
+from padim_jax.line.drift import Drift, Finding
+from padim_jax.line.drift_words import offer, sentences
+from padim_jax.line.records import time_text
+from padim_jax.runs.tables import escape_bytes
+
+
+class Alarms:
+    """What a store knows of drift that was told.
+
+    Args:
+      database: of the store.
+      clock: seconds since 1970.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database, self._clock = database, clock
+
+    def record(self, drift: Drift, outputs: Iterable[str] = ()) -> dict[str, Any] | None:
+        """Record what of a drift is new, and who is to get it; gives the event, None where nothing is new.
+
+        A change that began before the last time that the same quantity of the same state was told is not new, as where
+        retention has moved the beginning since. Nothing is recorded where the last decision is gone: it will be by a
+        later one.
+
+        Args:
+          drift: of a state of a model.
+          outputs: names of those that get it.
+
+        Raises:
+          StoreError: it can't be written; nothing is recorded.
+        """
+        if not drift.alarms:
+            return None
+        sequence, state = drift.last.sequence, (escape_bytes(drift.model), drift.model_digest)
+        with self._database.transaction() as connection:
+            told = connection.execute(
+                "SELECT sequence, event FROM alarms WHERE model = ? AND model_digest = ?", state
+            ).fetchall()
+            last = dict[tuple[str, Any], int]()
+            for at, event in told:
+                last |= {
+                    _key(finding): max(at, last.get(_key(finding), 0)) for finding in json.loads(event)["findings"]
+                }
+            new = [one for one in drift.alarms if one.since and one.since.sequence > last.get(_key(one.record()), 0)]
+            is_there = connection.execute("SELECT 1 FROM decisions WHERE sequence = ?", (sequence,)).fetchone()
+            if not new or not is_there or sequence in {at for at, _ in told}:
+                return None
+            now = time_text(self._clock())
+            found = _event(drift, new, now)
+            values = sequence, now, *state, json.dumps(found)
+            connection.execute(
+                "INSERT INTO alarms (sequence, time, model, model_digest, event) VALUES (?, ?, ?, ?, ?)", values
+            )
+            rows = [(output, sequence) for output in outputs]
+            connection.executemany("INSERT OR IGNORE INTO outbox (output, sequence) VALUES (?, ?)", rows)
+        return found
+
+    def event(self, sequence: int) -> dict[str, Any] | None:
+        """The event that was recorded by the decision of this sequence; None where there is none."""
+        for (text,) in self._database.read("SELECT event FROM alarms WHERE sequence = ?", sequence):
+            return json.loads(text)
+        return None
+
+
+def _key(finding: dict[str, Any]) -> tuple[str, Any]:
+    return finding["kind"], finding["place"] and tuple(finding["place"])
+
+
+def _event(drift: Drift, new: list[Finding], now: str) -> dict[str, Any]:
+    key = json.dumps([drift.model, drift.model_digest, drift.last.sequence])
+    return {
+        "event": "drift",
+        "id": hashlib.sha256(key.encode()).hexdigest()[:32],
+        "time": now,
+        "model": drift.model,
+        "model_digest": drift.model_digest,
+        "images": drift.images,
+        "rate": drift.rate,
+        "words": sentences(new),
+        "findings": [finding.record() for finding in new],
+        "offer": offer(drift),
+    }

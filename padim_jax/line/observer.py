@@ -1,0 +1,80 @@
+"""A thread that follows a store's decisions and tells of drift, so that no image waits for it."""
+
+import threading
+import time
+from collections.abc import Callable
+from itertools import islice
+
+from padim_jax.line.drift import RATE, Drift, DriftTests
+from padim_jax.line.store import Store
+
+EVERY = 60.0  # seconds between two looks
+_TOGETHER = 256  # decisions looked at in one go, some milliseconds
+_LEISURE = 4.0  # times as long as it works it rests, while there is much to catch up with
+_FAREWELL = 10.0  # seconds that the last look may take
+
+
+class Observer:
+    """Looks at what came to a store, every so often and at its end.
+
+    It begins with what the store has after the last decision that retention has deleted, and remembers what it has
+    seen, whatever is deleted later.
+
+    Args:
+      store: path of it; the thread has a connection of its own.
+      told: told of each state of a model that has drifted, at every look; threads call it, with their store.
+      remark: told what is amiss.
+      model: name of the only model to look at; None for all.
+      every: seconds between two looks.
+      rate: of false alarms.
+
+    Attributes:
+      drifts: what was found at the last look.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        told: Callable[[Store, Drift], None],
+        remark: Callable[[str], None],
+        *,
+        model: str | None = None,
+        every: float = EVERY,
+        rate: float = RATE,
+    ) -> None:
+        self._path, self._told, self._remark, self._model, self._every = store.path, told, remark, model, every
+        self._tests, self._last, self.drifts = DriftTests(rate), 0, list[Drift]()
+        self._wake, self._end = threading.Event(), float("inf")
+        self._thread = threading.Thread(target=self._run, name="observe drift", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Look once more, and end."""
+        self._end = time.monotonic() + _FAREWELL
+        self._wake.set()
+        self._thread.join(_FAREWELL)
+
+    def _run(self) -> None:
+        try:
+            with Store.open(self._path, create=False) as store:
+                is_last = False
+                while not is_last:
+                    is_last = self._wake.is_set()
+                    self._look(store)
+                    self._wake.wait(self._every)
+        except Exception as error:  # of the store, most likely; images are judged all the same
+            self._remark(f"nobody looks for drift any more until the next start: {error}")
+
+    def _look(self, store: Store) -> None:
+        scores = store.scores(model=self._model, after=self._last)
+        while part := list(islice(scores, _TOGETHER)):
+            start = time.monotonic()
+            if start > self._end:
+                return
+            self._tests.add(part)
+            self._last = part[-1].sequence
+            self._wake.wait(_LEISURE * (time.monotonic() - start))
+        self.drifts = self._tests.found()
+        for drift in self.drifts:
+            if drift.alarms:
+                self._told(store, drift)

@@ -1,0 +1,88 @@
+// Whether images have drifted, in what and where, as the service found it at its last look.
+
+import { get } from "/api.js";
+
+const $ = (id) => document.getElementById(id);
+const PAUSE = 15000; // milliseconds between two looks
+const NAMES = {
+  score: "score", brightness: "brightness", contrast: "contrast", sharpness: "sharpness",
+  row: "shift up or down", column: "shift left or right", turn: "turn",
+};
+let answer = null;
+
+const number = (value) => (value < 0.001 ? "0" : value >= 10000 ? "over 10000" : Number(value.toPrecision(2)).toString());
+const change = (finding) => (finding.alarm ? (finding.is_higher ? "▲ higher" : "▼ lower") : "none");
+
+function cell(text, { name = "td", className = "" } = {}) {
+  const made = document.createElement(name);
+  if (name === "th") made.scope = "row";
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+function line(cells) {
+  const made = document.createElement("tr");
+  made.append(...cells);
+  return made;
+}
+
+function kinds(findings) {
+  return findings.filter((one) => one.kind !== "place").map((one) => {
+    const className = one.alarm ? "moved" : "";
+    const since = one.since ? new Date(one.since.time).toLocaleString() : "";
+    const texts = one.images ? [change(one), number(one.value), since] : ["not known", "", ""];
+    return line([cell(NAMES[one.kind], { name: "th" }), ...texts.map((text) => cell(text, { className }))]);
+  });
+}
+
+function places(findings) {
+  const found = findings.filter((one) => one.kind === "place");
+  const side = Math.sqrt(found.length);
+  return Array.from({ length: side }, (_, row) => line(found.slice(row * side, (row + 1) * side).map((one) => {
+    const made = cell(one.alarm ? change(one) : "–", { className: one.alarm ? "moved" : "" });
+    made.setAttribute("aria-label", `Row ${one.place[0] + 1}, column ${one.place[1] + 1}: ${one.alarm ? change(one).slice(2) : "no change"}`);
+    made.title = `Evidence ${number(one.value)}`;
+    return made;
+  })));
+}
+
+function show() {
+  const names = answer.models.map((one) => one.model);
+  const wanted = names.includes($("drifted").value) ? $("drifted").value : names[0];
+  if ([...$("drifted").options].map((one) => one.value).join("\n") !== names.join("\n")) {
+    $("drifted").replaceChildren(...names.map((name) => new Option(name)));
+    $("drifted").value = wanted;
+  }
+  const found = answer.models.find((one) => one.model === wanted);
+  $("drift-found").hidden = !found;
+  $("drift-offer").hidden = !found?.has_drifted;
+  if (!found) return;
+  const images = `${found.images} image${found.images === 1 ? "" : "s"}`;
+  const text = found.has_drifted ? `Drift in ${images}; ${answer.causes}.` : `No drift in ${images}.`;
+  if ($("drift-text").textContent !== text) $("drift-text").textContent = text;
+  $("drift-words").replaceChildren(...found.words.map((words) => cell(words, { name: "li" })));
+  $("drift-kinds").querySelector("tbody").replaceChildren(...kinds(found.findings));
+  $("drift-places").querySelector("tbody").replaceChildren(...places(found.findings));
+  $("drift-limit").textContent = `Evidence of ${number(1 / answer.rate)} is an alarm. As long as nothing changes, the probability of one, ever, is at most ${100 * answer.rate} %, for all of it together. The service looks every ${answer.every} seconds.`;
+  $("drift-calibrate").textContent = found.offer.calibrate ?? "";
+  $("drift-update").textContent = found.offer.update ?? "";
+}
+
+async function look() {
+  try {
+    answer = await get("/drift");
+    show();
+  } catch (error) {
+    $("drift-text").textContent = error.message;
+  }
+}
+
+export async function setUp() {
+  $("drifted").addEventListener("change", () => answer && show());
+  $("drifting").addEventListener("submit", (event) => event.preventDefault());
+  for (;;) {
+    if (!document.hidden) await look();
+    await new Promise((resolve) => { setTimeout(resolve, PAUSE); });
+  }
+}

@@ -1,0 +1,257 @@
+"""Drift is told: once for each change and state of a model, to outputs that may be away, whatever happens to a process."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from padim_jax.cli import main
+from padim_jax.line.courier import Courier
+from padim_jax.line.drift import Drift, find_drifts
+from padim_jax.line.judge import Judge
+from padim_jax.line.observer import Observer
+from padim_jax.line.outputs.drift_events import DriftEvents
+from padim_jax.line.outputs.output import Output, hand_on
+from padim_jax.line.outputs.webhook import Webhook
+from padim_jax.line.records import Decision
+from padim_jax.line.sources.folder import Folder
+from padim_jax.line.store import Store
+from padim_jax.line.verdict import Rates
+from padim_jax.line.watch import Limits, watch_line
+from tests.conftest import write_images
+from tests.line_parts import fit_model, parts
+from tests.test_line_crash import start
+from tests.test_line_drift import figures, pictured
+from tests.test_line_store import DAY, Clock
+from tests.test_line_watch import wait_for
+from tests.test_line_webhook import Receiver
+
+RATES = Rates(None, 0.2)
+
+
+def drifted(model: str, digest: str, n: int = 300, *, columns: tuple[int, ...] = (1,), seed: int = 8) -> list[Decision]:
+    """Decisions of which the last third is darker, or has drifted in other quantities."""
+    numbers = figures(n, seed)
+    numbers[2 * n // 3 :, list(columns)] -= 2
+    return [
+        replace(one, item=f"{seed}-{one.item}", model=model, model_digest=digest, sequence=0)
+        for one in pictured(numbers)
+    ]
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    judge = Judge(fit_model(tmp_path_factory.mktemp("line") / "bracket"), RATES, batch_size=4)
+    judge.warm_up()
+    return judge
+
+
+@pytest.fixture
+def server() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.end()
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setattr("padim_jax.line.outbox._FIRST_WAIT", 0.05)
+    with Store.open(tmp_path / "line.db") as store:
+        yield store
+
+
+def drift_of(store: Store) -> Drift:
+    (drift,) = find_drifts(store.scores())
+    return drift
+
+
+def watched(folder: Path, judge: Judge, store: Store, *outputs: Output) -> list[str]:
+    """Watch once; gives the remarks."""
+    remarks = list[str]()
+    folder.mkdir(exist_ok=True)
+    source = Folder(folder, store.seen, once=True)
+    watch_line(source, judge, store, outputs, limits=Limits(patience=0.5), remark=remarks.append)
+    return remarks
+
+
+def test_a_watch_says_it_once_and_hands_it_on(tmp_path: Path, judge: Judge, store: Store, server: Receiver) -> None:
+    store.record(drifted("bracket", judge.current.digest))
+    store.record(drifted("another", "digest", seed=9))  # of a model that this watch has nothing to do with
+    write_images(tmp_path / "camera", parts(2, seed=5))
+    outputs = Webhook(server.url), DriftEvents(store.alarms, Webhook(server.url))
+    (remark,) = watched(tmp_path / "camera", judge, store, *outputs)
+    assert remark.startswith("bracket has drifted: the images are darker since about 20")
+    assert watched(tmp_path / "camera", judge, store, *outputs) == []
+    events = [(headers, body) for headers, body in server.got if "event" in body]
+    ((headers, body),) = events
+    assert len(server.got) == 3  # and the two decisions
+    assert (headers["X-Event"], headers["Idempotency-Key"]) == ("drift", body["id"])
+    assert (body["event"], body["model"], body["model_digest"]) == ("drift", "bracket", judge.current.digest)
+    assert body["words"][0].startswith("the images are darker since about ")
+    assert [one["kind"] for one in body["findings"]] == ["brightness"]
+    assert body["offer"]["update"] == "padim update bracket GOOD_IMAGES"
+    assert store.outbox.waiting() == []
+
+
+def test_it_waits_while_the_other_end_is_away(store: Store, server: Receiver) -> None:
+    store.record(drifted("m", "m0"))
+    output, said = DriftEvents(store.alarms, Webhook(server.url)), list[str]()
+    server.answers[:] = [503, 503]
+    assert store.alarms.record(drift_of(store), [output.name]) is not None
+    courier = Courier(store, output, said.append)
+    wait_for(lambda: [body["answer"] for _, body in server.got] == [503, 503, 200])
+    courier.end()
+    assert len({headers["Idempotency-Key"] for headers, _ in server.got}) == 1
+    assert "decisions wait in" in said[0]
+    assert store.outbox.waiting() == []
+
+
+def test_of_two_that_look_one_tells(store: Store) -> None:
+    store.record(drifted("m", "m0"))
+    with Store.open(store.path) as other:
+        found = [one.alarms.record(drift_of(one), ["drift webhook x"]) for one in (store, other, store)]
+    assert [one is not None for one in found] == [True, False, False]
+    assert store.outbox.waiting()[0].count == 1
+
+
+def test_another_quantity_and_another_state_of_the_model_are_told_by_themselves(store: Store) -> None:
+    store.record(drifted("m", "m0"))
+    first = store.alarms.record(drift_of(store))
+    later = drifted("m", "m0", 90, columns=(3,), seed=10)
+    store.record(replace(one, appearance=one.appearance and replace(one.appearance, brightness=-2.0)) for one in later)
+    store.record(replace(one, item=f"late-{one.item}") for one in drifted("m", "m0", 300, columns=(3,), seed=10)[-90:])
+    second = store.alarms.record(drift_of(store))
+    store.record(drifted("m", "m1", seed=11))
+    third = store.alarms.record(find_drifts(store.scores())[1])
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert "sharpness" in {one["kind"] for one in second["findings"]}
+    assert "brightness" not in {one["kind"] for one in second["findings"]}
+    assert {one["kind"] for one in third["findings"]} == {"brightness"}
+    assert len({one["id"] for one in (first, second, third)}) == 3
+
+
+def test_where_retention_moves_the_beginning_the_same_change_is_not_told_again(tmp_path: Path) -> None:
+    clock = Clock()
+    with Store.open(tmp_path / "l.db", clock=clock) as store:
+        store.record(drifted("m", "m0")[:30])
+        clock.now += 2 * DAY
+        store.record(drifted("m", "m0")[30:])
+        assert store.alarms.record(drift_of(store)) is not None
+        clock.now += DAY / 2
+        assert store.retain(max_seconds=DAY).deleted == 30
+        store.record([replace(drifted("m", "m0")[-1], item="new.png")])
+        drift = drift_of(store)
+        assert drift.alarms
+        assert store.alarms.record(drift) is None
+        store.record(drifted("m", "m0", 600, seed=12)[200:])  # as bright again as it was, and then darker once more
+        with store._database.transaction() as connection:  # a beginning after the first change
+            connection.execute("UPDATE deleted SET last = 330")
+        again = store.alarms.record(drift_of(store))
+        assert again is not None
+        assert again["findings"][0]["since"]["sequence"] > 400
+
+
+def test_an_alarm_by_a_decision_that_is_gone_is_left_for_a_later_one(store: Store) -> None:
+    store.record(drifted("m", "m0"))
+    drift = drift_of(store)
+    with store._database.transaction() as connection:
+        connection.execute("DELETE FROM decisions WHERE sequence = ?", (drift.last.sequence,))
+    assert store.alarms.record(drift, ["drift webhook x"]) is None
+    assert store.alarms.record(drift_of(store), ["drift webhook x"]) is not None
+
+
+def test_what_waits_for_it_is_kept_by_retention_and_can_be_abandoned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    with Store.open(tmp_path / "l.db", clock=clock) as store:
+        store.record(drifted("m", "m0"))
+        store.alarms.record(drift_of(store), ["drift webhook x"])
+        clock.now += 9 * DAY
+        kept = store.retain(max_seconds=DAY)
+        assert (kept.deleted, kept.kept_waiting) == (299, 1)
+    assert main(["results", str(tmp_path / "l.db"), "--abandon", "drift webhook x"]) == 0
+    assert "1 decisions that waited for drift webhook x are given up" in capsys.readouterr().out
+
+
+def test_an_observer_sees_what_comes_and_looks_once_more_at_its_end(store: Store) -> None:
+    decisions, told, said = drifted("m", "m0"), list[str](), list[str]()
+    store.record(decisions[:150])
+    observer = Observer(store, lambda _, drift: told.append(drift.model), said.append, every=0.02)
+    wait_for(lambda: observer.drifts and observer.drifts[0].images == 150)
+    store.record(decisions[150:160])
+    wait_for(lambda: observer.drifts[0].images == 160)
+    assert told == []
+    store.record(decisions[160:])
+    observer.end()
+    assert observer.drifts == find_drifts(store.scores())
+    assert set(told) == {"m"}
+    assert said == []
+
+
+def test_an_observer_whose_store_fails_says_so_and_nothing_else_ends(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = list[str]()
+    monkeypatch.setattr(Store, "scores", lambda *given, **options: 1 / 0)
+    Observer(store, lambda *given: None, said.append).end()
+    assert said == ["nobody looks for drift any more until the next start: division by zero"]
+
+
+@pytest.mark.parametrize(("notified", "kinds"), [((), "both"), (("bad",), "decision"), (("drift",), "event")])
+def test_notify_chooses_decisions_or_drift(
+    tmp_path: Path, judge: Judge, server: Receiver, notified: tuple[str, ...], kinds: str
+) -> None:
+    with Store.open(tmp_path / "l.db") as store:
+        store.record(drifted("bracket", judge.current.digest))
+    write_images(tmp_path / "camera", parts(2, seed=6, defect=True))
+    arguments = ["watch", str(tmp_path / "camera"), "--model", str(judge.path), "--store", str(tmp_path / "l.db")]
+    options = [word for name in notified for word in ("--notify", name)]
+    assert main([*arguments, "--once", "--look-rate", "0.2", "--webhook", server.url, *options]) == 0
+    found = {"event" if "event" in body else "decision" for _, body in server.got}
+    assert found == ({"event", "decision"} if kinds == "both" else {kinds})
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_is_told_once(tmp_path: Path) -> None:
+    fit_model(tmp_path / "m")
+    digest = Judge(tmp_path / "m", RATES).current.digest
+    (tmp_path / "camera").mkdir()
+    server = Receiver()
+    port = server.server_port
+    server.end()  # the other end is away
+    with Store.open(tmp_path / "l.db") as store:
+        store.record(drifted("m", digest))
+        for pause in (0.0, 0.05, 0.3):
+            process = start(tmp_path, "--webhook", f"http://127.0.0.1:{port}/part")
+            time.sleep(pause)
+            process.kill()
+            process.communicate()
+        process = start(tmp_path, "--webhook", f"http://127.0.0.1:{port}/part")
+        wait_for(lambda: store.outbox.waiting())
+        process.kill()
+        process.communicate()
+        server = Receiver(port)
+        try:
+            process = start(tmp_path, "--webhook", server.url)
+            wait_for(lambda: server.got and not store.outbox.waiting())
+            process.terminate()
+            process.communicate(timeout=60)
+        finally:
+            server.end()
+        ((_, body),) = server.got
+        assert body["event"] == "drift"
+        ((event,),) = store._database.read("SELECT event FROM alarms")
+        assert json.loads(event)["id"] == body["id"]
+
+
+def test_a_decision_that_has_no_alarm_sends_nothing(store: Store, server: Receiver) -> None:
+    output = DriftEvents(store.alarms, Webhook(server.url))
+    store.record(drifted("m", "m0", 3), lambda _: [output.name])
+    assert hand_on(store, output, {}, pytest.fail) == 0
+    assert server.got == []
