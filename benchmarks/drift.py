@@ -2,6 +2,7 @@
 
     python benchmarks/drift.py DIR [DIR ...]                      # folders in MVTec AD's layout
     python benchmarks/drift.py pill_qc/ --runs 10 --align none    # and solar cells, where elpv-dataset is installed
+    python benchmarks/drift.py DIR [DIR ...] --grids --runs 6
 
 Of each set, a model is fitted on one half of the good images, at most 150, and the other half is drawn from, again and
 again, as a line's images in any order: real images of real parts, though few, so that many come twice. The false alarms
@@ -10,7 +11,8 @@ stated rate of 5 %. Then, after 1000 images, each further one is seen with a lam
 pixels that are seen, or blurred by a standard deviation of 1 of them; the images until the alarm are counted, at a rate
 of 1 %, and the days at 1000 images a day. Models take parts as they lie, or align them by shifts. Prints what a look at
 an image adds to a decision, a row for each set, and exits 1 where there are more alarms than the rate gives with a
-probability of 99.9 %.
+probability of 99.9 %. With --grids it compares grids of places and statistics of the map in each, by the images until
+places alone alarm, for the shift and a stain on the lens.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +40,8 @@ from padim_jax.images.image import centre_crop, resize
 from padim_jax.line.appearance import Appearance, complete, measure
 from padim_jax.line.drift import QUANTITIES, Drift, find_drifts
 from padim_jax.line.judge import Judge, Photo
+from padim_jax.line.martingale import Martingale
+from padim_jax.line.ranks import Ranks
 from padim_jax.line.records import Scored
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
@@ -142,6 +147,44 @@ def detections(name: str, align: str, states: dict[str, list[Scored]], runs: int
         }  # fmt: skip
 
 
+def stained(image: Image.Image) -> Image.Image:
+    """Dirt on the lens: a spot of some 16 pixels, darker by up to 10 %."""
+    pixels = np.asarray(image, np.float32)
+    y, x = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
+    spot = np.exp(-(((y - 150) / 8) ** 2) - ((x - 150) / 8) ** 2)
+    return Image.fromarray(np.round(pixels * (1 - 0.1 * spot[..., None])).astype(np.uint8))
+
+
+def grids(name: str, model: padim.Padim, images: list[Image.Image], runs: int) -> Iterator[Row]:
+    """Images until places alone alarm, for several grids and statistics of the map in each place."""
+
+    def maps(alter: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+        batches = split_batches(seen([alter(image) for image in images]), 16)
+        return np.concatenate([np.asarray(padim.score(model, batch).anomaly_map) for batch in batches])
+
+    states = {"good": maps(lambda image: image), "shifted": maps(moved), "stained": maps(stained)}
+    for side, (statistic, fold) in product((4, 8), {"mean": np.mean, "maximum": np.max}.items()):
+        places = {
+            state: fold(found.reshape(len(found), side, found.shape[1] // side, side, -1), axis=(2, 4)).reshape(
+                len(found), -1
+            )
+            for state, found in states.items()
+        }
+        row: Row = {"set": name, "grid": side, "statistic": statistic}
+        for change in ("shifted", "stained"):
+            waits = list[float]()
+            for run in range(runs):
+                rng = np.random.default_rng(run)
+                parts = [places[state][rng.integers(len(images), size=400)] for state in ("good", change)]
+                numbers, u = np.concatenate(parts).astype(float), rng.random(800)
+                ranks = np.stack([Ranks().add(column, u) for column in numbers.T], axis=1)
+                capital = Martingale(side**2).bet(ranks).value[400:] / 8 / side**2
+                reached = np.flatnonzero((capital >= 1 / STRICT).any(1))
+                waits.append(float(reached[0]) + 1 if len(reached) else np.inf)
+            row[change] = float(np.median(waits))
+        yield row
+
+
 def cost(model: padim.Padim, fitted: np.ndarray) -> Row:
     """Milliseconds of a decision, from the bytes of a PNG to the disk, and of a look at what its image is like."""
     model, image = padim.calibrate(model, split_batches(fitted, 16)), Image.fromarray(fitted[0])
@@ -184,12 +227,22 @@ def main() -> int:
         "--steady", type=int, default=200, help="lines that stay as they are, of each set (%(default)s)"
     )
     parser.add_argument("--align", nargs="*", default=["none", "shift"], help="as of padim fit (%(default)s)")
+    parser.add_argument("--grids", action="store_true", help="compare grids of places instead")
     parser.add_argument("--json", type=Path, help="also write the rows of detections to this file")
     options = parser.parse_args()
     sets: dict[str, Path | None] = {folder.name: folder for folder in options.folders}
     if importlib.util.find_spec("elpv_dataset"):
         sets["solar cells"] = None
     backbone = padim.load_backbone("efficientnet_lite0")
+    if options.grids:
+        rows = list[Row]()
+        for name, folder in sets.items():
+            images = good_images(folder)
+            half = len(images) // 2
+            model = padim.fit(backbone, split_batches(seen(images[:half]), 16), CONFIG)
+            rows += grids(name, model, images[half:], options.runs)
+        show(rows, ["set", "grid", "statistic", "shifted", "stained"], options.json)
+        return 0
     show([speed()], ["decisions", "seconds"])
     kept = [false_alarms("generated", lambda rng: drawn(rng, generated(rng, 500), 500, rng.random()), options.steady)]
     rows, costs = list[Row](), list[Row]()
