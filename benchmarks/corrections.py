@@ -128,7 +128,7 @@ def table(name: str, kind: str, found: Sequence[Row]) -> Row:
     row["auroc"] = " → ".join(f"{np.mean([one[when]['auroc'] for one in found]):.3f}" for when in ("before", "after"))
     for test in found[0]["tests"]:
         for column, about in enumerate(("bad", "not_good")):
-            pair = [sum(one[when][test] for one in found) for when in ("before", "after")]
+            pair = [np.sum([one[when][test] for one in found], axis=0) for when in ("before", "after")]
             row[f"{test}_{about}"] = " → ".join(f"{sums[column] / sums[2]:.1%}" for sums in pair)
     return row
 

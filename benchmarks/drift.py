@@ -53,7 +53,7 @@ CONFIG = padim.PadimConfig()
 
 def dark(image: Image.Image) -> Image.Image:
     """A lamp that gives 5 % less."""
-    return image.point(lambda value: round(0.95 * value))
+    return image.point([round(0.95 * value) for value in range(256)] * 3)
 
 
 def moved(image: Image.Image) -> Image.Image:
@@ -92,7 +92,9 @@ def look(model: padim.Padim, pixels: np.ndarray) -> list[Scored]:
         scores = padim.score(model, np.concatenate([batch, batch[:1].repeat(16 - len(batch), 0)]))
         maps, values, poses = np.asarray(scores.anomaly_map), np.asarray(scores.image_score), scores.poses
         for index, image in enumerate(batch):
-            pose = None if poses is None else (float(poses.angle[index]), *map(float, poses.shift[index]))
+            pose = None
+            if poses is not None:
+                pose = float(poses.angle[index]), float(poses.shift[index, 0]), float(poses.shift[index, 1])
             appearance = complete(measure(image), maps[index], pose, turns=turns)
             found.append(Scored(0, "", "", "m", "m", float(values[index]), appearance))
     return found
@@ -110,7 +112,9 @@ def generated(rng: np.random.Generator, count: int) -> list[Scored]:
     """Images whose quantities depend on each other, and are distributed in many ways."""
     numbers = rng.normal(size=(count, len(QUANTITIES))) + rng.normal(size=(count, 1)) * rng.random(len(QUANTITIES))
     numbers[:, ::2] = np.exp(numbers[:, ::2])
-    return [Scored(0, "", "", "m", "m", row[0], Appearance(*row[1:7], tuple(row[7:]))) for row in numbers.tolist()]
+    return [
+        Scored(0, "", "", "m", "m", row[0], Appearance(*row[1:7], places=tuple(row[7:]))) for row in numbers.tolist()
+    ]
 
 
 def alarmed(decisions: list[Scored], rate: float) -> Drift:
