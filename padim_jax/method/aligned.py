@@ -20,11 +20,12 @@ from padim_jax.method import brief
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.embedding import Embedding, embed
 from padim_jax.method.registration import Reference, estimate_with_shifts, prepare_reference
-from padim_jax.method.warping import Poses, centre_of, turn, unwarp_map, warp
+from padim_jax.method.warping import ANGLES, Poses, centre_of, rotate, rotation, unwarp_map, warp
 
 _LEAST_COVERAGE = 0.5  # share of the images, of positions that are judged
 LEAST_SHARE = 0.5  # of the weights of cells that make up a pixel, of pixels that are judged
-_EXPLAINED = 0.1  # share of what shifting leaves unexplained that turning an image has to explain
+SHIFTS = 16  # shifts in a pixel, to which those of turned images are rounded
+EXPLAINED = 0.1  # share of what shifting leaves unexplained that turning an image has to explain
 
 
 @jax.tree_util.register_dataclass
@@ -56,13 +57,14 @@ class Alignment:
     def poses(self, images: Num[Array, "n height width 3"]) -> Poses:
         """Poses of images; one is turned only where that explains much of what shifting it leaves unexplained.
 
-        One that is not turned is shifted by whole pixels, which does not blur it.
+        One that is not turned is shifted by whole pixels, which does not blur it. Others are rounded so little that it
+        matters to nothing but other devices and runtimes, which find the same.
         """
         turned, shifted = estimate_with_shifts("align", self.reference, images)
-        is_turned = turned.quality - shifted.quality > _EXPLAINED * (1 - shifted.quality)
+        is_turned = turned.quality - shifted.quality > EXPLAINED * (1 - shifted.quality)
         return Poses(
-            jnp.where(is_turned, turned.angle, 0),
-            jnp.where(is_turned[:, None], turned.shift, jnp.round(shifted.shift)),
+            jnp.where(is_turned, jnp.round(turned.angle * ANGLES) / ANGLES, 0),
+            jnp.where(is_turned[:, None], jnp.round(turned.shift * SHIFTS) / SHIFTS, jnp.round(shifted.shift)),
             jnp.where(is_turned, turned.quality, shifted.quality),
         )
 
@@ -111,7 +113,8 @@ def cells_inside(poses: Poses, grid: tuple[int, int], size: tuple[int, ...]) -> 
     centre, end = centre_of(size), jnp.asarray(size, jnp.float32).reshape(1, 1, 2) - 0.5
 
     def inside(angle: Array, shift: Array) -> Array:
-        points = turn(jnp.asarray(cells, jnp.float32) - centre, angle) + centre + shift.reshape(1, 1, 2)
+        offsets = jnp.asarray(cells, jnp.float32) - centre
+        points = rotate(offsets, *rotation(angle, size)) + centre + shift.reshape(1, 1, 2)
         return jnp.all((points >= -0.5) & (points <= end), axis=-1).reshape(-1)
 
     return jax.vmap(inside)(poses.angle, poses.shift).T

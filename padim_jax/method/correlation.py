@@ -12,14 +12,14 @@ from padim_jax.method.warping import bilinear, pixel_grid, turn
 REFUSED = -1.0  # the correlation at shifts that are too large
 _SIDE = 112  # pixels, about, of the shorter side of edge images at the fine resolution
 _TAPER = 0.15  # share of a side over which the window rises from 0 to 1
-_FAINT = 1e-4  # share of the image's largest value that a gradient has to exceed; rounding does not
+FAINT = 1e-4  # share of the image's largest value that a gradient has to exceed; rounding does not
 
 
 def correlate(
     spectra: Complex64[Array, "a k l"], edges: Float[Array, "h w"], max_shift: float
 ) -> Float[Array, "a height width"]:
     """Correlation with each reference at every shift, cyclic; ``REFUSED`` at shifts that are too large."""
-    shape = _padded(edges.shape, max_shift)
+    shape = padded_shape(edges.shape, max_shift)
     surfaces = jnp.fft.irfft2(spectra * jnp.fft.rfft2(_normalise(edges), s=shape)[None], s=shape)
     rows, columns = (
         np.abs(np.fft.fftfreq(length, 1 / length)) <= max_shift * side
@@ -40,7 +40,7 @@ def turned_spectra(
         points = turn(grid - centre, -angle) + centre
         inside = jnp.all((points >= 0) & (points <= grid[-1:, -1:]), axis=-1)
         turned = jnp.where(inside, bilinear(edges[..., None], points)[..., 0], 0)
-        return jnp.conj(jnp.fft.rfft2(_normalise(turned), s=_padded(edges.shape, max_shift)))
+        return jnp.conj(jnp.fft.rfft2(_normalise(turned), s=padded_shape(edges.shape, max_shift)))
 
     return jax.lax.map(spectrum, jnp.asarray(angles, jnp.float32))
 
@@ -55,8 +55,8 @@ def edge_image(image: Num[Array, "height width c"], factor: int) -> Float32[Arra
     down, across = smooth_columns[2:] - smooth_columns[:-2], smooth_rows[:, 2:] - smooth_rows[:, :-2]
     gradient = jnp.sqrt(jnp.sum(down**2 + across**2, axis=-1))
     # the square root keeps outlines from drowning the finer edges that tell a part's angle
-    magnitude = jnp.sqrt(jnp.where(gradient > _FAINT * jnp.max(jnp.abs(means)), gradient, 0))
-    window = jnp.asarray(_window(magnitude.shape))
+    magnitude = jnp.sqrt(jnp.where(gradient > FAINT * jnp.max(jnp.abs(means)), gradient, 0))
+    window = jnp.asarray(window_of(magnitude.shape))
     return window * (magnitude - jnp.sum(window * magnitude) / jnp.sum(window))
 
 
@@ -65,7 +65,8 @@ def shrinking(size: tuple[int, ...]) -> int:
     return max(1, round(min(size) / _SIDE))
 
 
-def _window(shape: tuple[int, ...]) -> Float32[np.ndarray, "h w"]:
+def window_of(shape: tuple[int, ...]) -> Float32[np.ndarray, "h w"]:
+    """What edges are faded out by towards the borders of an edge image."""
     rows, columns = (
         np.sin(np.pi / 2 * np.minimum(1, (0.5 + np.minimum(np.arange(n), np.arange(n)[::-1])) / (_TAPER * n))) ** 2
         for n in shape
@@ -78,7 +79,7 @@ def _normalise(edges: Float[Array, "h w"]) -> Float[Array, "h w"]:
     return edges / jnp.where(norm > 0, norm, 1)
 
 
-def _padded(shape: tuple[int, ...], max_shift: float) -> tuple[int, ...]:
+def padded_shape(shape: tuple[int, ...], max_shift: float) -> tuple[int, ...]:
     """Shape at which shifts that are allowed do not wrap around, and Fourier transforms are fast."""
     from scipy.fft import next_fast_len  # takes a fifth of a second to import, which images that lie still need not
 

@@ -255,6 +255,7 @@ def fit(
     config: PadimConfig | None = None,
     *,
     solver: Solver = DEFAULT_SOLVER,
+    alignment: Alignment | None = None,
 ) -> Padim:
     """Fit a model on batches of good images: init, update for each, finalize.
 
@@ -267,6 +268,8 @@ def fit(
         for principal components, once more for several components, and where images are to be aligned.
       config: the settings; None for the defaults.
       solver: see :func:`finalize`.
+      alignment: what images are registered to, of another model; None to make a reference of these, where they are to
+        be aligned.
 
     Raises:
       TypeError, ValueError, FloatingPointError: as the three functions it calls; fewer than two images;
@@ -274,7 +277,7 @@ def fit(
     """
     check_solver("fit", solver)
     config = PadimConfig() if config is None else config
-    moments, sample = begin("fit", backbone, batches, config), ImageSample(config)
+    moments, sample = begin("fit", backbone, batches, config, alignment), ImageSample(config)
     for updated in accumulate(backbone, moments, sample.watch(batches)):
         moments = updated
     moments = regularise(backbone, moments, sample.batches(), sample.weights)
@@ -286,6 +289,7 @@ def begin(
     backbone: Backbone,
     batches: Iterable[UInt8[Array | np.ndarray, "n height width 3"]],
     config: PadimConfig,
+    alignment: Alignment | None = None,
 ) -> PadimMoments:
     """Start a fit as :func:`init` does, with what ``config`` has found in passes of their own over the batches.
 
@@ -303,7 +307,7 @@ def begin(
     if config.n_components > 1:
         matrix = projection_of(config, embedding, projection)
         centres = centres_of(backbone, embedding, matrix, pad_batches(call, batches, config), config)
-    reference = find_alignment(batches, config)
+    reference = find_alignment(batches, config) if alignment is None else alignment
     return init(backbone, config, projection=projection, reference=reference, centres=centres)
 
 

@@ -13,10 +13,10 @@ from padim_jax.method.correlation import REFUSED, correlate, edge_image, shrinki
 from padim_jax.method.warping import Poses, warp
 
 _COARSE = 4  # fine angles, which are a degree apart or less, from one coarse angle to the next
-_REACH = 3  # fine angles on either side of a coarse one that are tried
-_REFINED = 4  # coarse angles that are refined, besides 0
-_SAME_QUALITY, _CHANCE = 0.01, 0.03  # qualities above the best q - 0.01 - 0.03 (1 - q) may be as good but for noise
-_FLAT = 0.005  # a quality that varies by less over ±3° does not tell the angle; that of pills varies by 0.01
+REACH = 3  # fine angles on either side of a coarse one that are tried
+REFINED = 4  # coarse angles that are refined, besides 0
+SAME_QUALITY, CHANCE = 0.01, 0.03  # qualities above the best q - 0.01 - 0.03 (1 - q) may be as good but for noise
+FLAT = 0.005  # a quality that varies by less over ±3° does not tell the angle; that of pills varies by 0.01
 _MAX_SHIFT = 0.25  # of height and width
 REFERENCE_IMAGES = 16  # images that a reference is made of
 
@@ -76,7 +76,7 @@ def prepare_reference(
             f"prepare_reference: max_angle={max_angle}, max_shift={max_shift}; wanted an angle from 0 to 180 degrees "
             "and a share from 0 to 0.5"
         )
-    image, angles = jnp.asarray(image), _Angles.up_to(max_angle)
+    image, angles = jnp.asarray(image), Angles.up_to(max_angle)
     factor = shrinking(image.shape[:2])
     coarse = turned_spectra(image, angles.fine[angles.coarse], 2 * factor, max_shift)
     fine = turned_spectra(image, angles.fine, factor, max_shift)
@@ -147,7 +147,7 @@ def _mean_of_aligned(
 @partial(jax.jit, static_argnames="max_angle")
 def _similarities(images: Float32[Array, "n height width c"], *, max_angle: float) -> Float[Array, "n n"]:
     """Quality of each image's match with each other one, at the coarse resolution."""
-    angles, factor = _Angles.up_to(max_angle), 2 * shrinking(images.shape[1:3])
+    angles, factor = Angles.up_to(max_angle), 2 * shrinking(images.shape[1:3])
 
     def of_one(image: Array) -> Array:
         spectra = turned_spectra(image, angles.fine[angles.coarse], factor, _MAX_SHIFT)
@@ -157,7 +157,7 @@ def _similarities(images: Float32[Array, "n height width c"], *, max_angle: floa
 
 
 @dataclass(frozen=True)
-class _Angles:
+class Angles:
     """Angles that are tried: the fine ones in degrees, the indices of the coarse ones, those of the ones near each."""
 
     fine: Float[np.ndarray, " fine_angles"]
@@ -166,20 +166,21 @@ class _Angles:
     full_circle: bool
 
     @staticmethod
-    def up_to(max_angle: float) -> "_Angles":
+    def up_to(max_angle: float) -> "Angles":
+        """Those up to an angle in degrees, on either side of 0."""
         n, full_circle = math.ceil(max_angle), max_angle == 180
-        reach = np.arange(-min(n, _REACH), min(n, _REACH) + 1)
+        reach = np.arange(-min(n, REACH), min(n, REACH) + 1)
         if full_circle:
             coarse = np.arange(0, 2 * n, _COARSE)
-            return _Angles(np.arange(-n, n).astype(float), coarse, (coarse[:, None] + reach) % (2 * n), True)
-        steps = max(0, math.ceil((n - _REACH + 1) / _COARSE))
+            return Angles(np.arange(-n, n).astype(float), coarse, (coarse[:, None] + reach) % (2 * n), True)
+        steps = max(0, math.ceil((n - REACH + 1) / _COARSE))
         coarse = np.unique(np.clip(n + _COARSE * np.arange(-steps, steps + 1), 0, 2 * n))
         fine = np.linspace(-max_angle, max_angle, 2 * n + 1)
-        return _Angles(fine, coarse, np.clip(coarse[:, None] + reach, 0, 2 * n), False)
+        return Angles(fine, coarse, np.clip(coarse[:, None] + reach, 0, 2 * n), False)
 
 
 def _estimate(reference: Reference, image: Num[Array, "height width c"]) -> tuple[Poses, Poses]:
-    angles, factor = _Angles.up_to(reference.max_angle), shrinking(reference.size)
+    angles, factor = Angles.up_to(reference.max_angle), shrinking(reference.size)
     near = jnp.asarray(angles.near)[_coarse_candidates(reference, angles, image)]
     surfaces = correlate(reference.fine[near.reshape(-1)], edge_image(image, factor), reference.max_shift)
     shifts, qualities = jax.vmap(_peak)(surfaces)
@@ -200,7 +201,7 @@ def _estimate(reference: Reference, image: Num[Array, "height width c"]) -> tupl
 
 
 def _coarse_candidates(
-    reference: Reference, angles: _Angles, image: Num[Array, "height width c"]
+    reference: Reference, angles: Angles, image: Num[Array, "height width c"]
 ) -> Int[Array, " candidates"]:
     """Coarse angles to refine: the one nearest to 0, and the highest peaks of the quality over the angle."""
     if len(angles.coarse) == 1:
@@ -209,11 +210,11 @@ def _coarse_candidates(
     sizes = np.abs(angles.fine[angles.coarse])
     # of equally good peaks, which symmetric parts have many of, those of small angles are to be among the few refined
     quality = jnp.max(correlate(reference.coarse, edges, reference.max_shift), axis=(1, 2))
-    quality = quality - jnp.asarray(_SAME_QUALITY * sizes / 180, jnp.float32)
+    quality = quality - jnp.asarray(SAME_QUALITY * sizes / 180, jnp.float32)
     ends = jnp.pad(quality, 1, mode="wrap") if angles.full_circle else jnp.pad(quality, 1, constant_values=-jnp.inf)
     is_peak = (quality >= ends[:-2]) & (quality >= ends[2:])
     ranks = jnp.where(is_peak, quality, quality - 4).at[sizes.argmin()].set(4)  # qualities differ by 2 at most
-    return jax.lax.top_k(ranks, min(len(angles.coarse), 1 + _REFINED))[1]
+    return jax.lax.top_k(ranks, min(len(angles.coarse), 1 + REFINED))[1]
 
 
 def _best_angle(
@@ -225,7 +226,7 @@ def _best_angle(
     """
     last = quality.shape[1] - 1
     # over fewer than ±3° a peak varies less, as a parabola does
-    is_flat = jnp.ptp(quality, axis=1) <= _FLAT * (last / (2 * _REACH)) ** 2
+    is_flat = jnp.ptp(quality, axis=1) <= FLAT * (last / (2 * REACH)) ** 2
     places = jnp.where(is_flat, jnp.argmin(sizes, axis=1), jnp.argmax(quality, axis=1))
     at_end = (places == 0) | (places == last)
     candidates = jnp.arange(len(places))
@@ -233,7 +234,7 @@ def _best_angle(
     # a quality that still rises at the end of the reach belongs to another candidate's peak
     best = jnp.max(heights)
     is_peak = is_flat | ~at_end | (heights == best)
-    equal = is_peak & (heights >= best - _SAME_QUALITY - _CHANCE * (1 - best))
+    equal = is_peak & (heights >= best - SAME_QUALITY - CHANCE * (1 - best))
     candidate = jnp.argmin(jnp.where(equal, sizes[candidates, places], jnp.inf))
     place = places[candidate]
     before, after = quality[candidate, jnp.maximum(place - 1, 0)], quality[candidate, jnp.minimum(place + 1, last)]
