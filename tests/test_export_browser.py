@@ -16,7 +16,7 @@ from padim_jax.export import export_model
 from padim_jax.images import read_image
 from tests.browser import CHROMIUM, FLAGS, sync_api
 from tests.conftest import SMALL
-from tests.exports import GOOD, compacted, fitted
+from tests.exports import GOOD, SHOWN, aligned, compacted, fitted
 from tests.photos import SIZES, npm_packages, photo
 
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -186,6 +186,27 @@ def test_so_do_models_of_other_kinds(browser: Any, tmp_path: Path, kind: str) ->
     shown = read_image(tmp_path / "photo.png", SMALL)[None]
     np.testing.assert_allclose(found, np.asarray(padim.score(model, shown).image_score), rtol=1e-4)
     assert page.locator("#picture").evaluate("canvas => canvas.width * canvas.height") > 0
+    assert said == []
+
+
+def test_so_does_one_that_aligns_images_and_says_how_they_match(browser: Any, tmp_path: Path) -> None:
+    package, model = npm_packages("onnxruntime-web") / "onnxruntime-web", padim.with_threshold(aligned("rigid"), 1e6)
+    export_model(model, tmp_path / "x", SHOWN[:3], runtimes=["browser"], ort_web=package)
+    page, said = ready(browser, tmp_path / "x" / "browser" / "index.html")
+    assert float(page.get_attribute("#status", "data-gap")) < 1e-4
+    shown = SHOWN[[1, 7]]
+    paths = [tmp_path / "part.png", tmp_path / "noise.png"]
+    for path, pixels in zip(paths, shown, strict=True):
+        Image.fromarray(pixels).save(path)
+    found, scores = choose(page, *paths, rows=2), padim.score(model, shown)
+    np.testing.assert_allclose(found[::-1], np.asarray(scores.image_score), rtol=1e-4)
+    assert page.locator("#rows td:last-child").all_inner_texts() == ["anomalous", "normal"]
+    assert scores.match is not None
+    assert model.calibration is not None
+    assert page.inner_text("#threshold") == (
+        f"anomalous above 1000000; it matches the reference by {float(scores.match[1]):.4g}, anomalous below "
+        f"{float(np.asarray(model.calibration.least_match)):.4g}"
+    )
     assert said == []
 
 

@@ -18,7 +18,7 @@ from padim_jax.export import export_model
 from padim_jax.export.shipping import TEMPLATES
 from padim_jax.images import read_image
 from tests.conftest import SMALL
-from tests.exports import GOOD, fitted
+from tests.exports import GOOD, SHOWN, aligned, fitted
 from tests.photos import SIZES, photo, readings, write_with_gamma
 
 CMAKE, COMPILER = shutil.which("cmake"), shutil.which("c++")
@@ -52,8 +52,12 @@ def checked(*words: Any) -> str:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The build folder of an export, which lies beside it."""
-    folder = tmp_path_factory.mktemp("cpp")
-    export_model(fitted("plain"), folder / "part-onnx", GOOD, runtimes=["cpp"])
+    return build(fitted("plain"), GOOD, tmp_path_factory.mktemp("cpp"))
+
+
+def build(model: padim.Padim, good: np.ndarray, folder: Path) -> Path:
+    """Export to a folder and build there."""
+    export_model(model, folder / "part-onnx", good, runtimes=["cpp"])
     where = checked(sys.executable, "-c", "import openvino; print(openvino.utils.get_cmake_path())").strip()
     checked(
         CMAKE, "-S", folder / "part-onnx" / "cpp", "-B", folder / "build", "-D", f"OpenVINO_DIR={where}",
@@ -146,3 +150,16 @@ def test_without_a_calibration_there_is_no_verdict(built: Path, tmp_path: Path) 
     example = built.parent / "part-onnx" / "examples" / "000.png"
     said = checked(built / "score", "--model", tmp_path / "out" / "model.onnx", "--cropped", example)
     assert json.loads(said).keys() == {"file", "image_score"}
+
+
+def test_a_model_that_aligns_images_says_how_they_match(tmp_path: Path) -> None:
+    model = padim.with_threshold(aligned("rigid"), 1e6)
+    built = build(model, SHOWN[:3], tmp_path)
+    checked(CMAKE, "-E", "chdir", built, "ctest")
+    paths = [tmp_path / f"{index}.png" for index in (1, 7)]
+    for path in paths:
+        Image.fromarray(SHOWN[int(path.stem)]).save(path)
+    found, said = score(built, "--cropped", *paths), padim.score(model, SHOWN[[1, 7]])
+    np.testing.assert_allclose([line["match"] for line in found], np.asarray(said.match), atol=1e-4)
+    np.testing.assert_allclose([line["image_score"] for line in found], np.asarray(said.image_score), rtol=1e-4)
+    assert [line["anomalous"] for line in found] == np.asarray(said.anomalous).tolist() == [False, True]

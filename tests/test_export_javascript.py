@@ -18,7 +18,7 @@ from padim_jax.export.runtimes import DATA
 from padim_jax.export.shipping import TEMPLATES
 from padim_jax.images import read_image
 from tests.conftest import SMALL
-from tests.exports import GOOD, fitted
+from tests.exports import GOOD, SHOWN, aligned, fitted
 from tests.photos import SIZES, npm_packages, photo, readings, write_with_gamma
 
 NODE, NPM = shutil.which("node"), shutil.which("npm")
@@ -141,3 +141,19 @@ def test_without_a_calibration_there_is_no_verdict(folder: Path, tmp_path: Path)
     example = folder.parent / "examples" / "000.png"
     done = node("score.mjs", "--model", tmp_path / "out" / "model.onnx", "--cropped", example, cwd=folder)
     assert json.loads(done.stdout).keys() == {"file", "image_score"}, done.stderr
+
+
+def test_a_model_that_aligns_images_says_how_they_match(folder: Path, tmp_path: Path) -> None:
+    model = padim.with_threshold(aligned("rigid"), 1e6)
+    export_model(model, tmp_path / "out", SHOWN[:3], runtimes=["javascript"])
+    (tmp_path / "out" / "javascript" / "node_modules").symlink_to(folder / "node_modules")
+    done = node("score.mjs", "--check", tmp_path / "out" / "examples", cwd=tmp_path / "out" / "javascript")
+    assert done.returncode == 0, done.stderr
+    paths = [tmp_path / f"{index}.png" for index in (1, 7)]
+    for path in paths:
+        Image.fromarray(SHOWN[int(path.stem)]).save(path)
+    done = node("score.mjs", "--cropped", *paths, cwd=tmp_path / "out" / "javascript")
+    found, said = [json.loads(line) for line in done.stdout.splitlines()], padim.score(model, SHOWN[[1, 7]])
+    np.testing.assert_allclose([line["match"] for line in found], np.asarray(said.match), atol=1e-4)
+    np.testing.assert_allclose([line["image_score"] for line in found], np.asarray(said.image_score), rtol=1e-4)
+    assert [line["anomalous"] for line in found] == np.asarray(said.anomalous).tolist() == [False, True]

@@ -189,20 +189,19 @@ def refusals() -> dict[str, tuple[Callable[[], padim.Padim], str]]:
         mine = padim.own_backbone("mine", network, {"a": jnp.ones(3)}, image_size=SMALL.crop)
         return padim.fit(mine, images(4, SMALL), padim.PadimConfig(image_size=SMALL.crop, crop_size=SMALL.crop))
 
-    aligned = replace(fitted("plain", calibrated=False), alignment=object())  # type: ignore[arg-type]
-    half = replace(aligned.embedding, precision="bfloat16")
+    plain = fitted("plain", calibrated=False)
+    half = replace(plain.embedding, precision="bfloat16")
     return {
         "own network": (own, r"backbone 'mine' is your own.*export format='stablehlo'"),
-        "aligned": (lambda: aligned, r"aligns images.*can't do yet; export format='stablehlo'"),
-        "bfloat16": (lambda: replace(aligned, alignment=None, embedding=half), r"precision='bfloat16'.*fit the model"),
+        "bfloat16": (lambda: replace(plain, embedding=half), r"precision='bfloat16'.*fit the model"),
         "standardised": (
-            lambda: replace(aligned, alignment=None, config=replace(SMALL, **SETTINGS["standardised, top share"])),
+            lambda: replace(plain, config=replace(SMALL, **SETTINGS["standardised, top share"])),
             "not calibrated; calibrate it first",
         ),
     }
 
 
-@pytest.mark.parametrize("name", ["own network", "aligned", "bfloat16", "standardised"])
+@pytest.mark.parametrize("name", ["own network", "bfloat16", "standardised"])
 def test_what_has_no_graph_yet_is_refused_in_words(name: str) -> None:
     make, message = refusals()[name]
     with pytest.raises(ExportError, match=rf"(?s)^export_model: .*{message}"):

@@ -39,9 +39,11 @@ class Graph:
 
     def add_first(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """A node with two outputs, of which the second is not used."""
-        first, second = (self._new_name(operator.lower()) for _ in range(2))
-        self._nodes.append(helper.make_node(operator, [*inputs], [first, second], name=f"node/{first}", **attributes))
-        return first
+        return self._add_two(operator, inputs, attributes)[0]
+
+    def add_second(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """A node with two outputs, of which the first is not used."""
+        return self._add_two(operator, inputs, attributes)[1]
 
     def constant(self, values: Any, name: str = "constant", dtype: Any = np.float32) -> str:
         """An array of numbers that the file stores."""
@@ -78,6 +80,10 @@ class Graph:
             return self.reshape(value, shape)
         return self.reshape(self.add("Transpose", value, perm=[*perm]), shape)
 
+    def slice(self, value: str, start: int, stop: int, axis: int) -> str:
+        """What lies along an axis from ``start`` to before ``stop``."""
+        return self.add("Slice", value, self.integers([start]), self.integers([stop]), self.integers([axis]))
+
     def include(self, model: ModelProto, inputs: Mapping[str, str], prefix: str) -> dict[str, str]:
         """All nodes and constants of another model, whose inputs are values of this graph; gives its outputs' names."""
         names = dict(inputs)
@@ -104,6 +110,11 @@ class Graph:
     def build(self, name: str, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> GraphProto:
         """The graph of all that was added."""
         return helper.make_graph(self._nodes, name, [*inputs], [*outputs], self._constants)
+
+    def _add_two(self, operator: str, inputs: Sequence[str], attributes: Mapping[str, Any]) -> tuple[str, str]:
+        first, second = (self._new_name(operator.lower()) for _ in range(2))
+        self._nodes.append(helper.make_node(operator, [*inputs], [first, second], name=f"node/{first}", **attributes))
+        return first, second
 
     def _new_name(self, prefix: str) -> str:
         self._names[prefix] += 1

@@ -17,8 +17,10 @@ from padim_jax.export.graph import IR_VERSION, OPSET, Graph
 from padim_jax.export.integer_distances import write_integer_distances
 from padim_jax.export.patches import write_patches
 from padim_jax.export.photos import write_resampling
+from padim_jax.export.registration import write_poses
 from padim_jax.export.resampling import plan_resampling
 from padim_jax.export.runtimes import DATA
+from padim_jax.export.warping import Move
 from padim_jax.gaussians.integer_products import IntegerWhitening
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.lazy import extra
@@ -63,12 +65,16 @@ def onnx_model(
     images = IMAGES
     if photo is not None:
         images = write_resampling(graph, plan_resampling(photo, model.config), IMAGES)
+    move = None
+    if model.alignment is not None:
+        move = Move.of(graph, write_poses(graph, model.alignment, images), model.config.crop)
+        images = move.warp(images)
     if isinstance(quantised, IntegerWhitening):
         integers = write_patches(graph, whitened, images, as_integers=True)
         distances = write_integer_distances(graph, np.asarray(whitened.gaussian.mean), quantised, integers)
     else:
         distances = write_distances(graph, whitened, write_patches(graph, whitened, images), quantised)
-    names = write_decision(graph, whitened, distances)
+    names = write_decision(graph, whitened, distances, move)
     assert names == output_names(model)
     words = descriptions(model, photo)
     count = _ANY if batch is None else batch
@@ -127,11 +133,6 @@ def check_exportable(model: Padim) -> None:
         raise ExportError(
             f"export_model: backbone {model.backbone.spec.name!r} is your own, whose code format='onnx' can't read; "
             "export format='stablehlo'"
-        )
-    if model.alignment is not None:
-        raise ExportError(
-            f"export_model: the model aligns images (align={model.config.align!r}), which format='onnx' can't do yet; "
-            "export format='stablehlo', or fit with align='none' where the camera holds parts still"
         )
     if model.embedding.precision != "float32":
         raise ExportError(

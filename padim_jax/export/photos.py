@@ -25,7 +25,7 @@ def write_resampling(graph: Graph, plan: Resampling, photos: str) -> str:
 
 
 def _copy(graph: Graph, one: Pass, planes: str) -> str:
-    return _slice(graph, planes, int(one.starts[0]), int(one.starts[-1]) + 1, one.axis + 1)
+    return graph.slice(planes, int(one.starts[0]), int(one.starts[-1]) + 1, one.axis + 1)
 
 
 def _resize(graph: Graph, one: Pass, planes: str) -> str:
@@ -34,7 +34,7 @@ def _resize(graph: Graph, one: Pass, planes: str) -> str:
     for start in range(0, len(one.starts), _BLOCK):
         block = slice(start, start + _BLOCK)
         first, last = int(one.starts[block].min()), min(one.length, int(one.starts[block].max()) + taps)
-        taken = graph.add("Cast", _slice(graph, planes, first, last, axis), to=1)  # float32
+        taken = graph.add("Cast", graph.slice(planes, first, last, axis), to=1)  # float32
         for part, weights in zip(parts, one.parts(), strict=True):
             matrix = np.zeros((len(one.starts[block]), last - first), np.float32)
             for row, (begin, values) in enumerate(zip(one.starts[block], weights[block], strict=True)):
@@ -52,7 +52,3 @@ def _product(graph: Graph, one: Pass, matrix: np.ndarray, taken: str) -> str:
     if one.axis == 1:
         return graph.add("MatMul", graph.constant(matrix, "row_weights"), taken)
     return graph.add("MatMul", taken, graph.constant(matrix.T, "column_weights"))
-
-
-def _slice(graph: Graph, planes: str, start: int, stop: int, axis: int) -> str:
-    return graph.add("Slice", planes, graph.integers([start]), graph.integers([stop]), graph.integers([axis]))

@@ -8,6 +8,7 @@ the network stays in floating point of 32 bits.
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from padim_jax.export.describe import ExportError
@@ -19,6 +20,7 @@ from padim_jax.method.fitting import fit
 from padim_jax.method.records import Padim
 from padim_jax.method.scoring import calibrate
 from padim_jax.method.variants import with_roi
+from padim_jax.method.warping import warp
 from padim_jax.runs.copies import pixels_digest
 
 FEWEST = 3  # images, of which one can be left out
@@ -28,7 +30,8 @@ def refit(model: Padim, good: Sequence[Batch], precision: Precision, format: For
     """A model with the network as a runtime computes it, fitted and calibrated anew on good images.
 
     Copies among them count once. Calibrated is it by leaving each image out, at the rates that the model has, also
-    where that was calibrated on other images; one that was not calibrated stays so.
+    where that was calibrated on other images; one that was not calibrated stays so. One of aligned images keeps its
+    reference, which its region of interest lies as.
 
     Args:
       model: any that an ONNX graph can hold.
@@ -38,10 +41,15 @@ def refit(model: Padim, good: Sequence[Batch], precision: Precision, format: For
 
     Raises:
       ExportError: fewer than 3 different images; a threshold that was set by hand; channels that were not drawn; a
-        precision that this processor does not have.
+        precision that this processor does not have; aligned images in bfloat16.
       ValueError, FloatingPointError: as of a fit.
     """
     call = f"export_model: precision={precision!r}"
+    if precision == "bfloat16" and model.alignment is not None:
+        raise ExportError(
+            f"{call}: the model aligns images, whose poses OpenVINO does not keep in 32 bits beside a network in 16; "
+            "export it with precision='int8' or 'float32'"
+        )
     good = _different(good)
     if (count := sum(map(len, good))) < FEWEST:
         raise ExportError(
@@ -59,14 +67,22 @@ def refit(model: Padim, good: Sequence[Batch], precision: Precision, format: For
             "by a rate first (padim calibrate --false-alarm-rate)"
         )
     program = network_program(model.backbone, model.embedding, model.config.crop)
-    program = quantise(program, good) if precision == "int8" else program
-    fitted = fit(open_backbone(model.backbone, program, format, precision), good, model.config)
+    program = quantise(program, _moved(model, good)) if precision == "int8" else program
+    network = open_backbone(model.backbone, program, format, precision)
+    fitted = fit(network, good, model.config, alignment=model.alignment)
     if model.roi is not None:
         fitted = with_roi(fitted, np.asarray(model.roi))
     if model.calibration is None:
         return fitted
     before = model.calibration
     return calibrate(fitted, good, false_alarm_rate=before.false_alarm_rate, pixel_rate=before.pixel_rate)
+
+
+def _moved(model: Padim, good: Sequence[Batch]) -> Sequence[Batch]:
+    """Images as the network sees them."""
+    if model.alignment is None:
+        return good
+    return [np.asarray(warp(batch, model.alignment.poses(jnp.asarray(batch)))[0]) for batch in good]
 
 
 def _different(good: Sequence[Batch]) -> list[Batch]:

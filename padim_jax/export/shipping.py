@@ -94,12 +94,13 @@ class Shipment:
 def _settings(model: Padim, digest: str, title: str, bound: float) -> dict[str, Any]:
     """What a page knows of the model beside its program."""
     reading, calibration = _reading(model.config), model.calibration
-    judged: dict[str, Any] = {"threshold": None, "pixel_threshold": None, "colour_scale": None}
+    judged: dict[str, Any] = {"threshold": None, "pixel_threshold": None, "colour_scale": None, "least_match": None}
     if calibration is not None:
         judged = {
             "threshold": float(calibration.threshold),
             "pixel_threshold": float(calibration.pixel_threshold),
             "colour_scale": [float(value) for value in calibration.colour_scale],
+            "least_match": None if calibration.least_match is None else float(calibration.least_match),
         }
     return {**reading, **judged, "bound": bound, "model": digest, "title": title}
 

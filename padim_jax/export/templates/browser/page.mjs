@@ -144,6 +144,10 @@ function show() {
   find("result").dataset.score = found.image_score[0];
   find("threshold").textContent =
     SETTINGS.threshold === null ? "the model is not calibrated" : `anomalous above ${number(SETTINGS.threshold)}`;
+  if (found.match !== undefined) {
+    const least = SETTINGS.least_match === null ? "" : `, anomalous below ${number(SETTINGS.least_match)}`;
+    find("threshold").textContent += `; it matches the reference by ${number(found.match[0])}${least}`;
+  }
   find("p-card").hidden = found.p_value === undefined;
   if (found.p_value !== undefined) find("p").textContent = number(found.p_value[0]);
   const words = [`${name}, ${photo.width}×${photo.height}`, `scored in ${seconds.toFixed(2)} s`, photo.note];

@@ -67,8 +67,9 @@ float score(ov::InferRequest& request, const ov::CompiledModel& model, const std
     const float found = request.get_tensor("image_score").data<float>()[0];
     std::string line = "{\"file\": " + quoted(path) + ", \"image_score\": " + number(found);
     for (const auto& output : model.outputs()) {
-        if (output.get_names().count("p_value"))
-            line += ", \"p_value\": " + number(request.get_tensor(output).data<float>()[0]);
+        for (const char* const name : {"p_value", "match"})
+            if (output.get_names().count(name))
+                line += ", \"" + std::string(name) + "\": " + number(request.get_tensor(output).data<float>()[0]);
         if (output.get_names().count("anomalous"))
             line += std::string(", \"anomalous\": ") + (*static_cast<const char*>(request.get_tensor(output).data()) ? "true" : "false");
     }

@@ -56,7 +56,7 @@ namespace Padim
             byte[] pixels = isCropped ? photo.Data : Reading.ReadPixels(photo);
             var images = new DenseTensor<byte>(pixels, new[] { 1, Settings.CropRows, Settings.CropColumns, 3 });
             var inputs = new[] { NamedOnnxValue.CreateFromTensor("images", images) };
-            string[] names = { "image_score", "p_value", "anomalous" };
+            string[] names = { "image_score", "p_value", "anomalous", "match" };
             string[] known = names.Where(session.OutputMetadata.ContainsKey).ToArray();
             var line = new StringBuilder("{\"file\": ").Append(Quote(path));
             using (var found = session.Run(inputs, known))

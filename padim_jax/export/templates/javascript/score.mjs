@@ -29,7 +29,8 @@ export function decode(content) {
 }
 
 /**
- * What the model says about a photo: image_score and, of a calibrated model, p_value and anomalous.
+ * What the model says about a photo: image_score and, of a calibrated model, p_value and anomalous; match, of one that
+ * aligns images.
  *
  * With isCropped, the photo is what the network sees already, and is not resized.
  */
@@ -40,7 +41,7 @@ export async function score(session, photo, { isCropped = false, settings = SETT
   }
   const pixels = isCropped ? toRgb(photo) : readPixels(photo, settings);
   const images = new ort.Tensor("uint8", pixels, [1, ...settings.crop, 3]);
-  const names = ["image_score", "p_value", "anomalous"].filter((name) => session.outputNames.includes(name));
+  const names = ["image_score", "p_value", "anomalous", "match"].filter((name) => session.outputNames.includes(name));
   const found = await session.run({ images }, names);
   const values = names.map((name) => [name, name === "anomalous" ? Boolean(found[name].data[0]) : found[name].data[0]]);
   return Object.fromEntries(values);

@@ -1,0 +1,55 @@
+"""What compares with OpenVINO models that align images: in ONNX, in its own form, and in each precision."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from padim_jax.artifact.compaction import compact
+from padim_jax.export import export_model, verify_export
+from padim_jax.export.compare import BOUND
+from padim_jax.export.runtimes import open_runtimes
+from tests.exports import PLACED, SHOWN, aligned, check_equal
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="compares with OpenVINO, which the extra openvino brings"
+)
+
+
+@pytest.mark.parametrize(
+    ("exported", "align", "name", "calibrated", "roi", "batch"),
+    [
+        ("onnx", "rigid", "plain", True, False, None),
+        ("onnx", "shift", "standardised, top share", True, True, 2),
+        ("openvino", "rigid", "standardised, top share", True, True, 1),
+        ("openvino", "shift", "plain", False, True, None),
+        pytest.param("onnx", "rigid", "combined", True, False, None, marks=pytest.mark.slow),
+    ],
+)
+def test_openvino_gives_what_the_model_gives(
+    exported: Any, align: Any, name: str, calibrated: bool, roi: bool, batch: int | None, tmp_path: Path
+) -> None:
+    model = aligned(align, name, calibrated, roi)
+    export_model(model, tmp_path / "out", PLACED[:3], format=exported, batch=batch)
+    *_, runtime = open_runtimes(tmp_path / "out", exported)
+    assert runtime.name == "OpenVINO"
+    for count in (len(SHOWN), 1) if batch is None else (batch,):
+        check_equal(model, dict(runtime.run(SHOWN[-count:])), SHOWN[-count:])
+    assert verify_export(tmp_path / "out", PLACED[:3], model=model).known == 3
+
+
+def test_of_compact_models_too(tmp_path: Path) -> None:
+    small = compact(aligned("rigid"), 0.05)
+    export_model(small, tmp_path / "out", batch=2)
+    _, runtime = open_runtimes(tmp_path / "out", "onnx")
+    check_equal(small.model, dict(runtime.run(SHOWN[4:6])), SHOWN[4:6])
+
+
+@pytest.mark.parametrize(("align", "photo"), [("rigid", False), ("shift", True)])
+def test_in_eight_bits_too(align: Any, photo: bool, tmp_path: Path) -> None:
+    shown = PLACED.repeat(2, axis=1).repeat(2, axis=2) if photo else PLACED
+    size: Any = ("photo", *shown.shape[1:3]) if photo else None
+    export_model(aligned(align), tmp_path / "out", shown, format="openvino", precision="int8", input=size)
+    (report,) = verify_export(tmp_path / "out", shown[:4]).runtimes
+    assert report.differences.relative < BOUND
