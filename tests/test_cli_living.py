@@ -178,6 +178,27 @@ def test_half_life(folders: Path, capsys: Capture) -> None:
     assert "has faded by a half-life" in err
 
 
+def test_false_alarms_can_be_added_without_setting_thresholds(folders: Path, capsys: Capture) -> None:
+    for name, more in (("m", []), ("s", ["--anomaly-map", "standardised"])):
+        fit(capsys, folders / "first", folders / name, "--false-alarm-rate", "0.1", *more)
+        before = padim.load(folders / name).calibration
+        twin = shutil.copytree(folders / name, folders / f"{name}-twin")
+        code, _, err = run(capsys, "update", folders / name, folders / "second", "--keep-calibration")
+        assert code == 0, err
+        run(capsys, "update", twin, folders / "second")
+        after, other = padim.load(folders / name).calibration, padim.load(twin).calibration
+        assert before is not None
+        assert after is not None
+        assert other is not None
+        np.testing.assert_array_equal(after.scores, before.scores)
+        assert float(after.threshold) == float(before.threshold) != float(other.threshold)
+        if name == "m":
+            np.testing.assert_allclose(maps(folders / name), maps(twin), rtol=1e-5)
+        assert run(capsys, "undo", folders / name)[0] == 0
+    code, _, err = run(capsys, "update", folders / "m", folders / "second", "--keep-calibration", "--pixel-rate", "0.1")
+    assert (code, "leaves the calibration as it is" in err) == (2, True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [("--n-channels", "11"), ("--seed", "1"), ("--ridge", "0.1")])
 def test_unlike_models_are_not_merged(folders: Path, capsys: Capture, more: tuple[str, str]) -> None:

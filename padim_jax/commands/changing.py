@@ -66,6 +66,11 @@ def calibrate_command() -> None:
     help="Let older images fade: after N newer ones they count half.",
 )
 @click.option("--skip-unreadable", is_flag=True, help="Leave out files that can't be read, and list them.")
+@click.option(
+    "--keep-calibration",
+    is_flag=True,
+    help="Leave thresholds as they are: for images that were chosen by their scores, as false alarms are.",
+)
 @calibration_options
 @devices_option
 @batch_option
@@ -76,6 +81,9 @@ def update_command() -> None:
     Images that MODEL knows already are left out. Then the new ones calibrate it, each left out in turn; where they are
     too few for that, beside the scores there are, and --calibration takes other good images. MODEL as it was before is
     kept: padim undo brings it back.
+
+    False alarms among the new images score high, which is why they were chosen; thresholds that follow from them would
+    be too high. --keep-calibration adds such images and leaves the calibration as it is.
     """
 
 

@@ -30,11 +30,14 @@ def update_command(
     half_life: float | None,
     skip_unreadable: bool,
     held_out: tuple[Path, ...],
+    keep_calibration: bool,
     devices: int | None,
     batch_size: int,
     **calibrating: Any,
 ) -> None:
     """Do what ``padim update`` says it does."""
+    if keep_calibration and (held_out or any(calibrating.values())):
+        raise click.UsageError("--keep-calibration leaves the calibration as it is, and other options would change it")
     refuse(model, "update")
     target, mesh = out or model, MeshOptions(devices).mesh()
     check_writable(target)
@@ -48,6 +51,7 @@ def update_command(
                     stored,
                     images.paths,
                     held_out=_paths(held_out),
+                    keep_calibration=keep_calibration,
                     half_life=half_life,
                     batch_size=batch_size,
                     watch=watch,

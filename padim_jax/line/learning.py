@@ -1,5 +1,8 @@
 """From corrections to the model: parts that people called good are folded in, by the same update as ``padim update``.
 
+The calibration stays as it is. These parts were chosen because they scored high; among the scores that thresholds
+follow from, they would push thresholds up beyond the rates that were asked for, and let defects pass.
+
 A change is proposed first: computed in full, in memory, with what it does to the threshold and to the verdicts on
 photos that are kept. It is written only if somebody then says so, and the model is still the one that it started from.
 """
@@ -48,7 +51,7 @@ class Proposal:
       changed: the model with the change.
       added: ids of the decisions whose photos are folded in.
       contradicted: ids of decisions that people called bad, on images that the model was fitted on.
-      threshold: before and after, in units of the maps.
+      threshold: of the model, which stays, in units of the maps.
       changes: of decisions judged again by the changed model, how many go from one verdict to another.
       judged: how many were judged again.
       remarks: what is worth knowing.
@@ -59,7 +62,7 @@ class Proposal:
     changed: Updatable
     added: tuple[str, ...]
     contradicted: tuple[str, ...]
-    threshold: tuple[float, float]
+    threshold: float
     changes: Counter[tuple[Verdict, Verdict]]
     judged: int
     remarks: tuple[str, ...]
@@ -70,7 +73,7 @@ class Proposal:
             "based_on": self.based_on,
             "added": list(self.added),
             "contradicted": list(self.contradicted),
-            "threshold": {"before": self.threshold[0], "after": self.threshold[1]},
+            "threshold": self.threshold,
             "judged": self.judged,
             "changed": self.changes.total(),
             "changes": [{"from": a, "to": b, "count": count} for (a, b), count in sorted(self.changes.items())],
@@ -123,7 +126,8 @@ def propose(
             f"already{told}"
         )
     watch = Watch(note=ignore_note, remark=remarks.append)
-    changed = update_files(stored, [one.path for one in new.values()], batch_size=batch_size, watch=watch).model
+    files = [one.path for one in new.values()]
+    changed = update_files(stored, files, keep_calibration=True, batch_size=batch_size, watch=watch).model
     if changed.calibration is None:
         raise ValueError(f"learn: {path.name} would not be calibrated, so it would give no verdicts")
     fitted_on = FittedOn(frozenset(changed.images), tuple(changed.image_sizes))
@@ -136,7 +140,7 @@ def propose(
         changed,
         tuple(one.decision.id for one in new.values()),
         contradicted,
-        (float(before.threshold), float(changed.calibration.threshold)),
+        float(before.threshold),
         Counter(pair for pair in judged if pair[0] != pair[1]),
         len(judged),
         tuple(remarks),

@@ -47,6 +47,7 @@ def update_files(
     paths: Sequence[Path],
     *,
     held_out: Sequence[Path] | None = None,
+    keep_calibration: bool = False,
     half_life: float | None = None,
     false_alarm_rate: float | None = None,
     pixel_rate: float | None = None,
@@ -64,6 +65,8 @@ def update_files(
       model: as :func:`padim_jax.load_updatable` gives it; it is used up.
       paths: good image files, as :func:`padim_jax.images.find_images` finds them.
       held_out: other good image files, to calibrate on instead.
+      keep_calibration: leave the calibration as it was. It is for images that were chosen for what they score, as false
+        alarms are: they belong to the model, but say nothing about how high good images score.
       half_life: after so many newer images an older one counts half; None: all count alike.
       false_alarm_rate: as of :func:`recalibrate`.
       pixel_rate: as of :func:`recalibrate`.
@@ -93,7 +96,7 @@ def update_files(
 
     engine = engine or OneDevice(model.backbone)
     first_scores = None  # of the new images, by the model that does not know them yet
-    if before is not None and held_out is None:
+    if before is not None and held_out is None and not keep_calibration:
         compare_watch = replace(watch, note=ignore_note, unreadable=unreadable)
         with watch.progress("compare", len(new)) as advance:
             held = engine.with_standard(engine.finalize(model.moments, model.roi), model.standard)
@@ -104,16 +107,18 @@ def update_files(
         update_watch = replace(watch, unreadable=unreadable)
         fold_files(engine, fold, new, batch_size, update_watch, advance, half_life=half_life)
     added = [path for path in new if str(path) not in skipped]
+    changed = replace(
+        model,
+        moments=engine.whole(fold.state),
+        images=fold.images,
+        progress=note_change(model.progress, "updated"),
+        image_sizes=fold.image_sizes,
+    )
+    if keep_calibration:
+        return Update(changed, tuple(added), len(paths) - len(new), skipped)
     rates = rates_of(before, false_alarm_rate, pixel_rate)
     updated = recalibrate(
-        replace(
-            model,
-            moments=engine.whole(fold.state),
-            images=fold.images,
-            calibration=None,
-            progress=note_change(model.progress, "updated"),
-            image_sizes=fold.image_sizes,
-        ),
+        replace(changed, calibration=None),
         held_out,
         fitted=[path for path in added if digests[path] in fold.images],  # the others have faded at once
         own=None if before is None else np.asarray(before.scores),

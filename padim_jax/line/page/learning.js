@@ -44,8 +44,8 @@ async function propose(who) {
   proposal = { model, id: found.proposal };
   const changes = found.changes.map((one) => `${one.count} from ${one.from} to ${one.to}`).join(", ");
   say(
-    `${plural(found.added.length, "part")} would be added. The threshold would go from ${number(found.threshold.before)} to ` +
-    `${number(found.threshold.after)}. Of ${plural(found.judged, "decision")} whose photos are kept, ${found.changed} would ` +
+    `${plural(found.added.length, "part")} would be added. The threshold stays at ${number(found.threshold)}. ` +
+    `Of ${plural(found.judged, "decision")} whose photos are kept, ${found.changed} would ` +
     `change${changes ? `: ${changes}` : ""}.`,
     found.remarks,
   );
