@@ -6,6 +6,7 @@ anomalib's own; what a user does before, from uint8 in memory, is timed with it.
 """
 
 import contextlib
+import importlib
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,9 +32,7 @@ def exported_anomalib(
     sides, _ = fit_sides(["anomalib"], backbone, config, split_batches(good, 16), good[:4])
     if "anomalib" not in sides:
         return {}, {}
-    import nncf
-    import onnxruntime
-
+    nncf, onnxruntime = (importlib.import_module(name) for name in ("nncf", "onnxruntime"))
     side: Any = sides["anomalib"]
     torch, pixels = side.torch, side.pixels
     path = folder / "anomalib.onnx"
