@@ -91,8 +91,8 @@ COMMANDS = {
     ),
     "evaluate": Entry(
         f"{_ROOT}.judging:evaluate_command",
-        "padim evaluate FOLDER --out DIR",
-        "measure presets on good and defective images, with a report",
+        "padim evaluate [FOLDER] [--out DIR]",
+        "measure presets and methods on defects; --table: the paper's",
     ),
     "report": Entry(f"{_ROOT}.judging:report_command", "padim report DIR", "rewrite the reports of an evaluation"),
     "demo": Entry(f"{_ROOT}.looking:demo_command", "padim demo", "fit and score real solar cells"),

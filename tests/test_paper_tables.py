@@ -2,8 +2,10 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,7 +105,9 @@ def test_rows_of_the_tables_can_be_measured_or_have_been_published(name: str) ->
     lines = Comparison(table, [(row, None) for row in table.rows]).lines([], [])
     published = {line.preset for line in lines}
     assert {row.label for row in table.rows if row.preset is None} <= published
-    assert all(line.published and not any(line.mean.values()) for line in lines)
+    assert not any(value for line in lines for value in line.mean.values())
+    assert {line.preset for line in lines} == {row.label for row in table.rows}
+    assert [line.preset for line in lines if not line.published] == ["GANomaly"] * (name == "detection")
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -137,6 +141,9 @@ def test_published_figures_are_written_in_each_format(tmp_path: Path, padim: Pad
         ((), "Missing argument 'FOLDER'"),
         (("--table", "time", "--preset", "lite0"), "--preset is of what is measured, and there is no FOLDER"),
         (("--table", "time", "--ridge", "0.1"), "--ridge is of what is measured"),
+        (("--table", "time", "--folds", "3"), "--folds is of what is measured"),
+        (("--table", "time", "--batch-size", "4"), "--batch-size is of what is measured"),
+        (("--table", "time", "--no-report"), "--no-report is of what is measured"),
         (("--table", "time", "--table-format", "csv"), "--table-format writes into --out, which is missing"),
         (("--table", "speed"), "'speed' is not one of"),
     ],
@@ -282,7 +289,8 @@ def test_costs_are_of_one_image_and_of_network_and_model_together() -> None:
     line = lines["PaDiM-WR50-Rd550", "mean"]
     assert (line.mean["score_seconds"], line.mean["fit_seconds"]) == (0.25, 1.5)
     assert line.published["score_seconds"].value == 0.95
-    assert lines["SPADE", "mean"].mean["score_seconds"] is None
+    assert line.note == ""
+    assert lines["SPADE", "mean"].mean["fit_seconds"] is None  # of one category of two
     assert "measured by an earlier version, without costs" in lines["SPADE", "mean"].note
     assert "earlier version" not in line.note
     _, lines = compare("memory", runs)
@@ -374,9 +382,132 @@ def test_a_fit_that_fails_is_said_and_the_next_category_goes_on(
     words = ("evaluate", parts, "--out", tmp_path / "out", *SIZES, "--no-report", "--preset", "lite0")
     code, printed, told = padim(*words, "--table", "detection")
     assert code == 1
+    assert "Traceback" not in told
     assert "1/2 first lite0 seed 0: lite0: not measured: no factor" in told
     assert "lite0: not measured of first: no factor" in " ".join(printed.split())
     code, _, told = padim(*words)  # an evaluation that fills in no table ends
     assert code == 1
     assert "no factor" in told
     assert "2/2" not in told
+
+
+def test_a_bug_is_called_by_its_name_and_debug_shows_where(
+    parts: Path, tmp_path: Path, padim: Padim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import padim_jax.evaluation.evaluate as evaluation
+
+    def look_up(*_: Any) -> Any:
+        return {}["taps"]
+
+    monkeypatch.setattr(evaluation, "fit_detector", look_up)
+    words = ("evaluate", parts, "--out", tmp_path / "out", "--table", "detection", *SIZES, "--no-report")
+    code, printed, told = padim("--debug", *words, "--preset", "lite0")
+    assert code == 1
+    assert "lite0: not measured: KeyError: 'taps'" in " ".join(printed.split())
+    assert "in look_up" in told
+
+
+def test_draws_that_failed_are_counted(planned: Plan) -> None:
+    runs = planned("--table", "non-aligned", "--preset", "wr50-rd550")
+    view = compare_with_paper("non-aligned", ("wr50-rd550",), (), 5, expand_grid({}), None)
+    view.order(runs)
+    for run in runs[:1] + runs[5:]:  # one draw of the first category, all of the second
+        assert "not measured: no factor" in view.fail(run, FloatingPointError("no factor"))
+    done = [record("wr50-rd550", "first", 0.9, data=runs[0].category.data, seed=seed) for seed in range(1, 5)]
+    (line, *_) = view.lines(summarise(done), done)
+    assert line.note == "not measured of first (1 of 5 draws), second: no factor"
+
+
+@pytest.mark.parametrize(
+    ("method", "notes"),
+    [
+        ("ae", ["measured with settings that learn in minutes; --method ae:published takes the paper's"]),
+        ("ae:steps=12", ["measured with ae:steps=12"]),
+        ("vae:steps=12", ["published of a VAE whose encoder is a ResNet18", "measured with vae:steps=12"]),
+        ("spade:n_images=1", ["measured with spade:n_images=1"]),
+        ("spade", []),
+    ],
+)
+def test_settings_that_are_not_the_rows_are_said_beside_published_figures(method: str, notes: list[str]) -> None:
+    name = parse_method(method)[0].title(parse_method(method)[1])
+    _, lines = compare("localisation", [record(name, category, 0.5) for category in COUNTS], methods=(method,))
+    (line,) = (line for (_, category), line in lines.items() if category == "mean" and line.mean["pixel_auroc"])
+    assert line.published
+    assert bool(line.note) == bool(notes)
+    assert all(note in line.note for note in notes)
+
+
+def test_sources_are_those_of_the_figures_shown() -> None:
+    runs = [record("r18-rd100", name, 0.9, as_published=True) for name in COUNTS]
+    view, lines = compare("detection", runs, presets=("r18-rd100",))
+    notes = view.layout(list(lines.values())).notes
+    assert [note for note in notes if "r18-rd100" in note] == [
+        "published, r18-rd100: xiahaifeng1995/PaDiM-Anomaly-Detection-Localization-master, README"
+    ]
+    assert set(lines["r18-rd100", "mean"].published) == {"image_auroc"}
+    assert not {"score_seconds", "model_gb"} & {name for line in summarise(runs) for name in line.published}
+
+
+def test_a_figure_has_the_digits_that_were_published(padim: Padim) -> None:
+    _, printed, _ = padim("evaluate", "--table", "localisation")
+    assert "(78)" in printed
+    assert "(78.0)" not in printed
+    assert len([line for line in printed.splitlines() if "PaDiM-R18" in line and line.startswith("published")]) == 1
+    _, printed, _ = padim("evaluate", "--table", "detection")
+    assert "GANomaly: its published figures are not known here" in printed
+    assert "less than 97.85" in printed
+
+
+def test_a_weights_file_goes_by_its_name_alone(tmp_path: Path) -> None:
+    weights = str(tmp_path / "own.npz")
+    view = compare_with_paper("localisation", ("lite0",), (), 5, expand_grid({}), weights)
+    runs = [record("lite0", "part", 0.9, data="image_folder_ad")]
+    plan(view, runs)
+    (line,) = view.lines(summarise(runs), runs)
+    assert line.note == "measured with weights=own.npz"
+
+
+def test_costs_of_a_row_that_is_not_whole_are_left_out() -> None:
+    costs = {"score_seconds": 0.25, "model_bytes": 1, "network_bytes": 1}
+    runs = [record("r18-rd100", "bottle", 0.9, **costs), record("spade", "bottle", 0.9, **costs)]
+    runs += [record("spade", "cable", 0.9, **costs)]
+    _, lines = compare("time", runs, presets=("r18-rd100",), methods=("spade",))
+    assert lines["SPADE", "mean"].mean["score_seconds"] == 0.25
+    assert lines["PaDiM-R18-Rd100", "mean"].mean["score_seconds"] is None
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 16])  # a last batch that is not full, and one batch alone
+def test_seconds_of_a_score_are_of_every_image_from_its_file_on_without_compiling(
+    parts: Path, tmp_path: Path, padim: Padim, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    import padim_jax.evaluation.evaluate as evaluation
+
+    fitting, loading = evaluation.fit_detector, evaluation.load_examples
+    clock, called = [0.0], list[int]()
+
+    def fit(*arguments: Any) -> Any:
+        detector = fitting(*arguments)
+
+        def program(images: Any) -> Any:
+            clock[0] += 0.5 if called else 1000.0  # the first call compiles
+            called.append(len(images))
+            return detector.scorer.program(images)
+
+        return replace(detector, scorer=replace(detector.scorer, program=program))
+
+    def load(*arguments: Any) -> Iterator[Any]:
+        for batch in loading(*arguments):
+            clock[0] += 2.0 * len(batch.images)
+            yield batch
+
+    monkeypatch.setattr(evaluation, "fit_detector", fit)
+    monkeypatch.setattr(evaluation, "load_examples", load)
+    monkeypatch.setattr(evaluation, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    out = tmp_path / "out"
+    words = ("evaluate", parts, "--out", out, "--category", "first", *SIZES, "--no-report", "--batch-size", batch_size)
+    code, _, told = padim(*words)
+    assert code == 0, told
+    (run,) = json.loads((out / "results.json").read_text())["runs"]
+    n_images = len(run["files"]["test"])
+    assert n_images == 5
+    assert run["score_seconds"] == pytest.approx(2.0 + 0.5 * (len(called) - 1) / n_images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # TFDS and Grain take seconds to import, which published figu
     from padim_jax.evaluation.run import AnyRun
 
 _DEFAULT_FORMAT: TableFormat = "markdown"
+_IN_WORDS = (ValueError, OSError, FloatingPointError, click.ClickException)  # errors whose text says what is wrong
 
 
 @dataclass
@@ -35,9 +37,11 @@ class Comparison:
     Attributes:
       table: which.
       rows: with what measures each; None for those of the paper that are not measured.
-      settings: values that replace those of all rows.
+      settings: values that replace those of all rows; of a weights file its name, as tables are shown to others.
       planned: names of the categories that are measured, by the data set's name.
-      failures: by the row's label, what went wrong, with the names of the categories where it did.
+      failures: by the row's label, what went wrong, with the category of each run where it did.
+      draws: how many runs are planned, by the subject's name and the category's.
+      unexpected: the first error that may be a fault of the program; None where there is none.
     """
 
     table: PaperTable
@@ -45,6 +49,8 @@ class Comparison:
     settings: Mapping[str, Any] = field(default_factory=dict)
     planned: dict[str, list[str]] = field(default_factory=dict)
     failures: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    draws: Counter[tuple[str, str]] = field(default_factory=Counter)
+    unexpected: Exception | None = None
 
     tolerated: ClassVar[tuple[type[Exception], ...]] = (Exception,)  # whatever ends one row, the others go on
 
@@ -60,15 +66,19 @@ class Comparison:
         for run in runs:
             names = self.planned.setdefault(run.category.data, [])
             names.extend([run.category.name] * (run.category.name not in names))
+            self.draws[run.name, run.category.name] += 1
         place = {subject.name: number for number, subject in enumerate(self.subjects)}
         return sorted(runs, key=lambda run: place[run.name])
 
     def fail(self, run: AnyRun, error: Exception) -> str:
         """Note that a run could not be done, and say it in words."""
         label = next(row.label for row, subject in self.rows if subject is not None and subject.name == run.name)
-        reason = str(error) or type(error).__name__
-        names = self.failures.setdefault(label, {}).setdefault(reason, [])
-        names.extend([run.category.name] * (run.category.name not in names))
+        reason = error.message if isinstance(error, click.ClickException) else str(error)
+        if not isinstance(error, _IN_WORDS):
+            reason = f"{type(error).__name__}: {reason}"
+            self.unexpected = self.unexpected or error
+        reason = reason or type(error).__name__
+        self.failures.setdefault(label, {}).setdefault(reason, []).append(run.category.name)
         return f"{label}: not measured: {reason}"
 
     def lines(self, summary: Sequence[Summary], runs: Sequence[Mapping[str, Any]]) -> list[Summary]:
@@ -107,28 +117,35 @@ class Comparison:
             )
         labels_of: dict[str, dict[str, None]] = {}
         for line in lines:
-            for figure in line.published.values():
+            for figure in (line.published[name] for name in self.table.metrics if name in line.published):
                 labels_of.setdefault(figure.source, {})[line.preset] = None
         notes = [f"{line.preset}: {line.note}" for line in lines if line.note]
         sources = [f"published, {', '.join(labels)}: {source}" for source, labels in labels_of.items()]
         return Layout(self.table.name, self.table.metrics, caption, tuple(dict.fromkeys([*notes, *sources])))
 
-    def _failure(self, reason: str, names: Sequence[str]) -> str:
-        is_all = set(names) >= {name for planned in self.planned.values() for name in planned}
-        return f"not measured: {reason}" if is_all else f"not measured of {', '.join(names)}: {reason}"
+    def _failure(self, subject: Subject, reason: str, failed: Sequence[str]) -> str:
+        texts, is_all = list[str](), set(failed) >= {name for planned in self.planned.values() for name in planned}
+        for name, n_failed in Counter(failed).items():
+            n_draws = max(self.draws[subject.name, name], n_failed)
+            is_all &= n_failed == n_draws
+            texts.append(name if n_failed == n_draws else f"{name} ({n_failed} of {n_draws} draws)")
+        return f"not measured: {reason}" if is_all else f"not measured of {', '.join(texts)}: {reason}"
 
     def _notes(self, runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """By label, in what measured figures are not the published ones, and what could not be measured."""
         notes, measured = {}, {run["preset"] for run in runs}
-        without_costs = {run["preset"] for run in runs if None in costs_of(run).values()}
+        costs = self.table.metrics if self.table.is_of_costs else ()
+        without_costs = {run["preset"] for run in runs if None in (costs_of(run)[name] for name in costs)}
         for row, subject in self.rows:
             if subject is None:
                 continue
-            parts = [self._failure(reason, names) for reason, names in self.failures.get(row.label, {}).items()]
+            failures = self.failures.get(row.label, {})
+            parts = [self._failure(subject, reason, failed) for reason, failed in failures.items()]
             if subject.name in measured:
-                parts += [row.remark] * (row.remark != "" and row.method is not None and _is_default(row, subject))
+                parts += [row.remark] * (row.remark != "")
+                parts += _other_settings(row, subject)
                 parts += _other_network(row, subject)
-                if self.table.is_of_costs and subject.name in without_costs:
+                if subject.name in without_costs:
                     parts.append("measured by an earlier version, without costs; another --out measures them")
                 if self.settings:
                     parts.append(f"measured with {', '.join(f'{k}={v}' for k, v in self.settings.items())}")
@@ -150,7 +167,7 @@ def compare_with_paper(
     """
     if grid.varying:
         raise ValueError(f"--table takes one value of {grid.varying[0]}; leave --table out to compare several")
-    table, settings = TABLES[name], grid.settings[0] | ({} if weights is None else {"weights": weights})
+    table, settings = TABLES[name], grid.settings[0] | ({} if weights is None else {"weights": Path(weights).name})
     if not presets and not methods:
         return Comparison(table, [(row, _subject(row, folds)) for row in table.rows], settings)
     chosen: list[tuple[PaperRow, Subject]] = []
@@ -211,8 +228,15 @@ def _row_of_method(table: PaperTable, name: str, own: Mapping[str, Any]) -> Pape
     return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
-def _is_default(row: PaperRow, subject: Subject) -> bool:
-    return isinstance(subject, MethodChoice) and row.method is not None and parse_method(row.method)[1] == subject.own
+def _other_settings(row: PaperRow, subject: Subject) -> list[str]:
+    if row.method is None or not isinstance(subject, MethodChoice) or not row.published:
+        return []
+    if parse_method(row.method)[1] != subject.own:
+        return [f"measured with {subject.name}"]
+    if subject.method.uses_backbone:
+        return []
+    quick = "measured with settings that learn in minutes"
+    return [quick if row.paper_method is None else f"{quick}; --method {row.paper_method} takes the paper's"]
 
 
 def _other_network(row: PaperRow, subject: Subject) -> list[str]:

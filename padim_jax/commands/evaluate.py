@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from padim_jax.artifact import ownership
 from padim_jax.baselines.registry import parse_method
@@ -32,6 +33,7 @@ from padim_jax.presets import preset as find_preset
 if TYPE_CHECKING:  # TFDS, Grain and scikit-learn take seconds to import, which other commands need not wait for
     from padim_jax.data.catalogue import Category
 
+_WITH_DEFAULTS = {"--folds": "folds", "--batch-size": "batch_size", "--no-report": "report"}
 _PROBE = 2**20  # bytes, less than a page with pictures
 
 
@@ -57,7 +59,7 @@ def evaluate_command(
     if folder is None:
         measuring = {"--preset": preset_names, "--method": method_texts, "--category": category_names}
         measuring |= {"--protocol": protocol, "--seeds": seeds, "--weights": weights, "--devices": devices}
-        measuring |= {"--prepared": prepared}
+        measuring |= {"--prepared": prepared} | {option: _is_given(option) for option in _WITH_DEFAULTS}
         measuring |= {f"--{name.replace('_', '-')}": values for name, values in settings.items()}
         _show_published(table, measuring, out, table_formats)
         return
@@ -96,6 +98,11 @@ def evaluate_command(
         evaluate_all(
             runs, grid, view, out, weights, mesh, batch_size=batch_size, report=report, table_formats=table_formats
         )
+
+
+def _is_given(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(_WITH_DEFAULTS[option])
+    return source is not ParameterSource.DEFAULT
 
 
 def _subjects(preset_names: Sequence[str], method_texts: Sequence[str], folds: int) -> list[Subject]:

@@ -96,7 +96,9 @@ def evaluate_all(
     for page in pages if report else ():
         tell(f"  {page}")
     if view.failures:
-        raise click.ClickException(f"not measured, or not on all images: {', '.join(view.failures)}; see above why")
+        raise click.ClickException(
+            f"not measured, or not on all images: {', '.join(view.failures)}; see above why"
+        ) from (view.unexpected)
 
 
 def _evaluate(

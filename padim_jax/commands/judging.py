@@ -153,7 +153,11 @@ def score_many_command() -> None:
     place="padim_jax.commands.evaluate:evaluate_command",
 )
 @click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the results; required.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the results; required with FOLDER.",
+)
 @click.option(
     "--preset", "preset_names", multiple=True, metavar="NAME", help="Settings; repeat for several. Default: lite0."
 )
@@ -212,7 +216,8 @@ def score_many_command() -> None:
     "table_formats",
     type=click.Choice(get_args(TableFormat)),
     multiple=True,
-    help="Write the table as DIR/table.md, table.tex or table.csv; repeat. Default with --table: markdown.",
+    help="Write the table as DIR/table.md, .tex or .csv, with --table time as DIR/time.md (its default) or the like; "
+    "repeat for several.",
 )
 @click.option(
     "--prepared",
@@ -237,12 +242,15 @@ def evaluate_command() -> None:
     names the layers of one embedding.
 
     Methods take the network, and the way to read images, of the first --preset, or of lite0; without --preset they are
-    evaluated alone.
+    evaluated alone. With --table and without --preset, a method takes the network of its row in the paper, such as that
+    of wr50-rd550 for spade. Methods that train a network of their own need the extra train.
 
     --table chooses what PaDiM's paper compares in one of its tables, with its protocol, and writes DIR/localisation.md
     or the like: what was measured beside what has been published, with sources. A row that can't be measured, for
     lack of weights or because it fails, says so, and the others go on. --preset and --method name other rows to
     measure; of the others, the published figures stay.
+
+    Needs the extra evaluate, and for ShanghaiTech Campus the extra video; the published figures need neither.
     """
 
 

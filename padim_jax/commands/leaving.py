@@ -69,6 +69,8 @@ def export_command() -> None:
     earlier export in --out is replaced, but nothing else that lies there. With --runtime, --out/examples holds the
     first three of IMAGES, as the network sees them, and two others, with their scores; each of the folders reads and
     scores photos as padim does.
+
+    Needs the extra export, and --format openvino the extra openvino; --format stablehlo needs none.
     """
 
 

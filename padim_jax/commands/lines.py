@@ -137,6 +137,9 @@ def watch_command() -> None:
     Killed at any moment, the same command goes on where it was. Ctrl-C or SIGTERM finishes the images in hand, and
     ends. A model that is replaced on disk is used from then on. What --webhook, --mqtt and --opcua can't deliver
     waits in STORE.
+
+    A folder needs the extra line, unless --poll or --once is given; videos and cameras need the extra video, --mqtt and
+    --opcua the extras of these names.
     """
 
 
@@ -286,4 +289,6 @@ def serve_command() -> None:
     as the files of a form, to /models/NAME/score, and the decision comes back as JSON. The page at / shows decisions as
     they come and takes corrections. /docs lists what else there is. A model that is replaced on disk is used from then
     on. One line of JSON for each request goes to standard error. SIGTERM or Ctrl-C finishes the requests in hand.
+
+    Needs the extra serve.
     """

@@ -83,7 +83,7 @@ def demo_command() -> None:
     """Fit and score real solar cells (the ELPV data set), which pip has installed: nothing else is downloaded.
 
     Learns from good monocrystalline cells, scores held-out good ones against defective ones, prints the
-    image AUROC, and writes heat maps of the best and worst finds.
+    image AUROC, and writes heat maps of the best and worst finds. Needs the extra demo, which brings the images.
     """
 
 

@@ -25,10 +25,12 @@ class Overview:
     Attributes:
       tolerated: exceptions that leave one run out.
       failures: what went wrong, by row.
+      unexpected: the error behind a failure, where it may be a fault of the program.
     """
 
     tolerated: tuple[type[Exception], ...] = ()
     failures: Mapping[str, Any] = {}
+    unexpected: Exception | None = None
 
     def order(self, runs: Iterable[AnyRun]) -> list[AnyRun]:
         """Runs in the order in which they are done."""

@@ -40,8 +40,7 @@ class Scored:
       highest: of all maps' values.
       pixels: all maps' pixels with a mask.
       gallery: images worth looking at.
-      seconds: of an image, reading, network, maps and metrics; without the first batch where there are several, as it
-        is the one that compiles.
+      seconds: of an image: reading, network, maps and metrics.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -118,6 +117,7 @@ def evaluate(
     test_batches = (
         load_examples(builder, part.split, config, batch_size, run.protocol, part.indices) for part in roles.test
     )
+    detector.scorer.compile(*config.crop)  # before any image is read, so that the seconds of an image are its own
     scored = score_batches(detector.scorer, chain.from_iterable(test_batches), advance)
     record = _record(run, backbone, builder, list(good.names), detector, scored)
     record["seconds"] = detector.seconds | {"score": time.perf_counter() - start}
@@ -161,19 +161,20 @@ def _record(
 
 
 def score_batches(scorer: Scorer, batches: Iterable[Examples], advance: Advance = lambda count: None) -> Scored:
-    """Score batches of at most ``scorer.size`` examples.
+    """Score batches of at most ``scorer.size`` examples, and time them from the first file to the last metric.
+
+    The seconds include compiling unless the scorer has been compiled.
 
     Raises:
       FloatingPointError: a score is not finite; names the image.
     """
     scored = Scored()
     pending: deque[tuple[Examples, Any]] = deque()
-    times = [(time.perf_counter(), 0)]  # and how many images were done by then
+    start = time.perf_counter()
 
     def finish() -> None:
         batch, started = pending.popleft()
         scored.add(batch, *scorer.finish(started, len(batch.images)))
-        times.append((time.perf_counter(), len(scored.rows)))
         advance(len(batch.images))
 
     for batch in batches:
@@ -182,8 +183,7 @@ def score_batches(scorer: Scorer, batches: Iterable[Examples], advance: Advance 
             finish()
     while pending:
         finish()
-    (before, done), (after, all_done) = times[len(times) > 2], times[-1]
-    scored.seconds = (after - before) / max(all_done - done, 1)
+    scored.seconds = (time.perf_counter() - start) / max(len(scored.rows), 1)
     return scored
 
 

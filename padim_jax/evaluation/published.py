@@ -9,10 +9,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure and where it stands: a rate in [0, 1], or of costs seconds an image or 10⁹ bytes."""
+    """A published figure and where it stands.
+
+    Attributes:
+      value: a rate in [0, 1], or of costs seconds an image or 10⁹ bytes.
+      source: where it stands.
+      decimals: of a rate in percent, how many have been published.
+    """
 
     value: float
     source: str
+    decimals: int = 1
 
 
 def published(name: str, data: str, protocol: str, category: str, backbone: str | None = None) -> dict[str, Published]:
@@ -27,7 +34,7 @@ def published(name: str, data: str, protocol: str, category: str, backbone: str 
     """
     key = {"preset": name, "data": data, "protocol": protocol}
     return {
-        row["metric"]: Published(row["values"][category], row["source"])
+        row["metric"]: Published(row["values"][category], row["source"], row.get("decimals", 1))
         for row in _published_rows()
         if key.items() <= row.items() and category in row["values"] and row.get("backbone") in (None, backbone)
     }

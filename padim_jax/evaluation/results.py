@@ -88,8 +88,8 @@ def metrics_of(run: Mapping[str, Any]) -> dict[str, float | None]:
 def costs_of(run: Mapping[str, Any]) -> dict[str, float | None]:
     """What a run cost, by the names of :data:`COSTS`; None where an earlier version did not record it.
 
-    ``fit_seconds`` and ``score_seconds`` are of one image, from its file on. ``score_seconds`` leaves the first batch
-    out, which compiles, where there are several. ``model_gb`` is 10⁹ bytes of the fitted arrays and the network's
+    ``fit_seconds`` and ``score_seconds`` are of one image, from its file on. ``fit_seconds`` includes compiling, which
+    ``score_seconds`` does not. ``model_gb`` is 10⁹ bytes of the fitted arrays and the network's
     weights, all of which a score needs.
     """
     network, model = run.get("network_bytes"), run.get("model_bytes")
@@ -170,7 +170,8 @@ def _line(category: str, parts: Sequence[Mapping[int, Mapping[str, Any]]], varyi
     references = {}
     if comparable and all(run["as_published"] for run in runs):
         backbone = runs[0].get("settings", {}).get("backbone")
-        references = published(preset, data, protocol, category, backbone)
+        known = published(preset, data, protocol, category, backbone)
+        references = {name: figure for name, figure in known.items() if name in METRICS}  # costs are not of this table
     settings = _settings(runs[0], varying)
     method = runs[0].get("method", "padim")
     return Summary(data, protocol, preset, category, seeds, mean, spread, references, settings, method)

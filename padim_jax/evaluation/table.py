@@ -86,9 +86,9 @@ def make_table(lines: Sequence[Summary], metrics: Mapping[str, str]) -> Table:
     return Table(headings, tuple(metrics[name] for name in defined), rows)
 
 
-def percent(value: float | None) -> str:
-    """A rate in percent, with one decimal; a dash for None."""
-    return "–" if value is None else f"{100 * value:.1f}"
+def percent(value: float | None, decimals: int = 1) -> str:
+    """A rate in percent; a dash for None."""
+    return "–" if value is None else f"{100 * value:.{decimals}f}"
 
 
 def data_text(line: Summary) -> str:
@@ -191,12 +191,12 @@ def _names(line: Summary, with_data: bool) -> tuple[str, ...]:
 def _cell(line: Summary, name: str) -> str:
     spread, reference = line.spread[name], line.published.get(name)
     text = _value(name, line.mean[name]) + ("" if spread is None else f" ±{_value(name, spread)}")
-    return text if reference is None else f"{text} ({_value(name, reference.value)})"
+    return text if reference is None else f"{text} ({_value(name, reference.value, reference.decimals)})"
 
 
-def _value(name: str, value: float | None) -> str:
+def _value(name: str, value: float | None, decimals: int = 1) -> str:
     """A rate in percent; a cost in its own unit, with three digits."""
-    return percent(value) if value is None or name not in COSTS else f"{value:.3g}"
+    return percent(value, decimals) if value is None or name not in COSTS else f"{value:.3g}"
 
 
 def _one_line(text: str) -> str:

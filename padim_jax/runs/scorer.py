@@ -25,6 +25,10 @@ class Scorer:
     size: int
     share: float | None = None
 
+    def compile(self, height: int, width: int) -> None:
+        """Score a batch of blank images, so that the program is compiled and later batches take their own time."""
+        self.finish(self.start(np.zeros((self.size, height, width, 3), np.uint8)), self.size)
+
     def start(self, images: UInt8[np.ndarray, "n height width 3"]) -> tuple[Array | None, Array | None]:
         """Begin to score n images, ``size`` at most."""
         return self.program(fill_up(images, self.size))
