@@ -92,7 +92,7 @@ def test_published_means_are_those_of_their_categories(row: dict) -> None:
 
 def test_published_is_looked_up_by_protocol_and_category() -> None:
     found = published("wr50-rd550", "mvtec_ad", "rotated", "mean")
-    assert (found["pro"].value, found["pro"].source) == (0.731, "PaDiM, arXiv 2011.08785")
+    assert (found["pro"].value, found["pro"].source) == (0.731, "PaDiM, arXiv 2011.08785, Table VI")
     assert published("wr50-rd550", "mvtec_ad", "standard", "mean")["image_auroc"].value == 0.953
     assert published("wr50-rd550", "mvtec_ad", "standard", "bottle")["image_auroc"].value == 0.998
     assert published("lite0", "mvtec_ad", "standard", "bottle") == {}
