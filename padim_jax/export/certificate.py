@@ -27,7 +27,7 @@ from padim_jax.export.worst_case import WorstCaseReport
 
 CERTIFICATE, REFERENCE = "certificate.json", "reference.npz"
 READING = ("image_size", "crop_size", "resize", "interpolation", "value_range")
-FORMAT, SCHEMA = "padim_jax export", 1
+FORMAT, SCHEMA = "padim_jax export", 2
 AGAIN = "export the model again"
 _THRESHOLDS = ("threshold", "pixel_threshold", "least_match")
 _MOST_COMPRESSED = 64  # bytes of arrays over bytes of the file; among the images are two of noise

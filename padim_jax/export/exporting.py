@@ -19,7 +19,7 @@ from padim_jax.export.examples import MOST_GOOD, choose_examples, keep_first
 from padim_jax.export.folder import refuse_nested, replaced
 from padim_jax.export.inputs import Images, Input, ProgramInput, check_input
 from padim_jax.export.resampling import plan_resampling
-from padim_jax.export.runtimes import DATA, OWN, Format, Precision, open_runtimes
+from padim_jax.export.runtimes import DATA, FORMATS, OWN, Format, Precision, open_runtimes
 from padim_jax.export.shipped import Target
 from padim_jax.export.shipping import Shipment
 from padim_jax.export.worst_case import run_worst_case
@@ -32,7 +32,6 @@ from padim_jax.runs.inputs import Place, paths_or_arrays
 
 _CALL = "export_model"
 _MAX_ERROR = 1e-2  # of distances, by factors of 16 bits: eight bits in the network are off by more
-_FORMATS: dict[str, tuple[Format, ...]] = {"int8": ("onnx", "openvino"), "bfloat16": ("openvino",)}
 
 
 def export_model(
@@ -106,7 +105,7 @@ def export_model(
         write_program(folder, fitted, format, precision, size, quantised, taken.photo)
         decision = Decision.of(fitted)
         comparisons = [
-            Comparison(runtime, size, decision, taken.config.crop)
+            Comparison(runtime, size, decision, taken.config.crop, taken.photo is not None)
             for runtime in open_runtimes(folder, format, precision)
         ]
         batches = keep_first(taken.read(_CALL, images), first, MOST_GOOD)
@@ -150,7 +149,7 @@ def _refitted(
 
     With a network in eight bits, factors are too where they can be; else they are in 16 bits where they were.
     """
-    if format not in (formats := _FORMATS[precision]):
+    if format not in (formats := FORMATS[precision]):
         wanted = " or ".join(map(repr, formats))
         raise ExportError(f"{_CALL}: precision={precision!r} takes format={wanted}, and {format!r} was asked for")
     from padim_jax.export.integer_factors import in_integers  # which need the extra
