@@ -184,6 +184,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: rewrite(f, honest=True, runtimes=[record(f)["runtimes"][0] | {"differences": {"images": "many"}}]),
         "is not as it was written",
     ),
+    "notes that are none": (lambda f: rewrite(f, honest=True, notes=[1]), "its note is 1, wanted text"),
     "settings that are none": (lambda f: rewrite(f, honest=True, reading={"resize": "no"}), "its reading is"),
 }
 

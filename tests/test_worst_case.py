@@ -119,7 +119,7 @@ def test_a_certificate_whose_worst_case_is_beyond_its_bound_is_refused(tmp_path:
 
 
 def test_in_eight_bits_it_is_of_the_factors_that_were_made_anew(tmp_path: Path) -> None:
-    small = compacted("triangle-16bit")
+    small = compact(fitted("plain"), 1e-2)  # calibrated, on whose scale other runtimes round little too
     certificate = export_model(small, tmp_path / "out", np.concatenate([GOOD, TEST]), precision="int8")
     assert certificate.worst_case is not None
     assert certificate.worst_case.bound != small.max_error

@@ -115,11 +115,14 @@ def load_compacted(path: str | os.PathLike[str], model: Padim | None = None) -> 
       ArtifactError: as :func:`load`.
     """
     manifest = read_manifest(Path(path))
-    form, bound = manifest.get("form"), manifest.get("max_error")
+    bound = manifest.get("max_error")
     if bound is None:
         return None
-    if form not in get_args(DeployedForm) or type(bound) not in (int, float) or not 0 <= bound < 1:
-        raise ArtifactError(f"load: {path} is damaged (form {form!r}, bound of its distances {bound!r:.80})")
+    form = next((name for name in get_args(DeployedForm) if name == manifest.get("form")), None)
+    if form is None or type(bound) not in (int, float) or not 0 <= bound < 1:
+        raise ArtifactError(
+            f"load: {path} is damaged (form {manifest.get('form')!r}, bound of its distances {bound!r:.80})"
+        )
     worst = load_worst_case(path)
     kept = load(path) if model is None else model
     return Compacted(form, kept, load_quantised(path), bound, (), None if worst is None else worst[1])

@@ -82,6 +82,7 @@ def _parse(record: dict[str, Any]) -> Certificate:
         good=tuple(map(_good_image, _list(record, "good"))),
         hostile=_count(record, "hostile", 1),
         factor_error=None if record["factor_error"] is None else _number(record, "factor_error"),
+        notes=tuple(_text({"note": note}, "note") for note in _list(record, "notes")),
         worst_case=None if record["worst_case"] is None else _worst_case(record["worst_case"]),
         made=_text(record, "made"),
     )
