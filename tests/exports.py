@@ -14,7 +14,7 @@ import padim_jax as padim
 from padim_jax.artifact.compaction import Compacted, DeployedForm, compact
 from padim_jax.config.settings import Align
 from padim_jax.export.compare import hostile_images
-from padim_jax.export.integer_factors import in_integers
+from padim_jax.export.integer_factors import FactorsKept, in_integers
 from padim_jax.export.page import RUNTIMES
 from padim_jax.export.refitting import refit
 from padim_jax.export.runtimes import Format
@@ -82,8 +82,10 @@ def compacted(form: DeployedForm) -> Compacted:
 def in_eight_bits(model: padim.Padim, good: list[np.ndarray], format: Format = "onnx") -> padim.Padim:
     """What an export in eight bits holds, for JAX."""
     again = refit(model, good, "int8", format)
-    found = in_integers(again)
-    return again if found is None else found[0]
+    try:
+        return in_integers(again)[0]
+    except FactorsKept:
+        return again
 
 
 def wanted(model: padim.Padim, shown: np.ndarray) -> dict[str, np.ndarray]:

@@ -174,12 +174,17 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a wider bound": (lambda f: rewrite(f, honest=True, bound=0.1), r"its bound is 0\.1, not 0\.0001 or less"),
     "a difference beyond the bound": (_beyond_the_bound, r"claims a difference of 0\.5, beyond its bound"),
     "another format": (lambda f: rewrite(f, honest=True, exported="stablehlo"), "claims the file 'model.onnx'"),
-    "a later version's": (lambda f: rewrite(f, honest=True, schema=2), "its schema is 2, this version reads 1"),
+    "a later version's": (lambda f: rewrite(f, honest=True, schema=3), "its schema is 3, this version reads 2"),
+    "an earlier version's": (
+        lambda f: rewrite(f, schema=1),
+        "was made by an earlier version of padim; export the model",
+    ),
     "a certificate that lacks something": (lambda f: rewrite(f, honest=True, runtimes=[{}]), "lacks 'name'"),
     "differences that are no numbers": (
         lambda f: rewrite(f, honest=True, runtimes=[record(f)["runtimes"][0] | {"differences": {"images": "many"}}]),
         "is not as it was written",
     ),
+    "notes that are none": (lambda f: rewrite(f, honest=True, notes=[1]), "its note is 1, wanted text"),
     "settings that are none": (lambda f: rewrite(f, honest=True, reading={"resize": "no"}), "its reading is"),
 }
 

@@ -131,6 +131,40 @@ def test_answers_about_a_known_image_that_do_not_agree_are_refused(
         verify_export(copy, GOOD)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "bfloat16", "bound": 0.1}, "it is of format 'onnx', which has no bfloat16"),
+        ({"factor_error": 0.05}, "it has factors in eight bits beside a network of more"),
+        ({"photo": [10**6, 10**6]}, r"photos of 1000000×1000000 have 1000000 megapixels, and padim reads at most 89"),
+        ({"photo": [2, 2]}, r"photos of 2×2 pixels are smaller than the crop"),
+    ],
+)
+def test_what_no_export_of_ours_has_is_refused(changes: dict[str, Any], message: str, copy: Path) -> None:
+    certify(copy, lambda record: record.update(changes))
+    for model in (None, fitted("plain")):
+        with pytest.raises(ExportError, match=rf"certificate\.json can't be right: {message}"):
+            verify_export(copy, model=model)
+
+
+def test_the_runtime_that_a_precision_is_made_for_is_close_to_the_model(copy: Path) -> None:
+    def forge(record: dict[str, Any]) -> None:
+        record.update(precision="int8", bound=0.1)
+        own = next(report for report in record["runtimes"] if report["name"] == "ONNX Runtime")
+        own["differences"]["map_relative"] = 0.05
+
+    certify(copy, forge)
+    with pytest.raises(ExportError, match=r"can't be right: it claims a difference beyond 0\.0001 in the runtime"):
+        verify_export(copy)
+
+
+def test_a_program_of_stablehlo_has_no_eight_bits(tmp_path: Path) -> None:
+    export_model(fitted("plain"), tmp_path / "out", format="stablehlo")
+    certify(tmp_path / "out", lambda record: record.update(precision="int8", bound=0.1))
+    with pytest.raises(ExportError, match="it is of format 'stablehlo', which has no int8"):
+        verify_export(tmp_path / "out")
+
+
 def test_a_program_that_is_none_or_takes_other_images_is_refused_in_words(copy: Path, exported: Path) -> None:
     (copy / "model.onnx").write_bytes(b"no program")
     certify(copy)

@@ -75,6 +75,16 @@ def _elsewhere(folder: Path, location: str) -> None:
     rewrite(folder, honest=True)
 
 
+def _named_twice(folder: Path) -> None:
+    """Of two entries of one name, some readers take the first and others the last."""
+    made = onnx.load(folder / "model.onnx", load_external_data=False)
+    for tensor in made.graph.initializer:
+        if tensor.external_data:
+            tensor.external_data.add(key="location", value="../secret")
+    (folder / "model.onnx").write_bytes(made.SerializeToString())
+    rewrite(folder, honest=True)
+
+
 def _in_a_node(folder: Path) -> None:
     made = onnx.load(folder / "model.onnx", load_external_data=False)
     tensor = TensorProto(name="t", dims=[1], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
@@ -108,6 +118,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no file, and none claimed": (_without_data, "takes numbers from 'model.onnx.data', which is not of the export"),
     "arrays from elsewhere": (lambda f: _elsewhere(f, "../secret"), r"takes numbers from '\.\./secret'"),
     "arrays from the answers": (lambda f: _elsewhere(f, "reference.npz"), "takes numbers from 'reference.npz'"),
+    "arrays from two places": (_named_twice, r"takes numbers from '\.\./secret'"),
     "arrays of a node from elsewhere": (_in_a_node, r"takes numbers from '\.\./secret'"),
     "other numbers, with their digest": (_other_numbers, "is off by|follow|can't run|holds no program|explains"),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Programs that take photos resize and crop them as padim does, to the last bit, and refuse what they can't."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,14 @@ from onnx import TensorProto, helper
 
 import padim_jax as padim
 from padim_jax.artifact import save_compacted
-from padim_jax.export import ExportError, export_model, verify_export
+from padim_jax.export import ExportError, export_model, exporting, verify_export
 from padim_jax.export.compare import hostile_images
 from padim_jax.export.graph import IR_VERSION, OPSET, Graph
 from padim_jax.export.inputs import ProgramInput
 from padim_jax.export.onnx_model import onnx_model
 from padim_jax.export.photos import write_resampling
 from padim_jax.export.resampling import Pass, Resampling, plan_resampling
-from padim_jax.export.runtimes import open_runtimes
+from padim_jax.export.runtimes import Runtime, open_runtimes
 from padim_jax.export.stablehlo import resample
 from padim_jax.images import read_image
 from tests.conftest import SMALL, images, write_images
@@ -74,6 +75,37 @@ def test_pixels_are_those_that_padim_reads_to_the_last_bit(changes: dict[str, An
     assert expected.shape == (len(shown), *config.crop, 3)
     np.testing.assert_array_equal(in_onnx(plan, config.crop)(shown), expected)
     np.testing.assert_array_equal(resample(plan, jnp.asarray(shown)), expected)
+
+
+def test_hostile_photos_take_little_more_memory_than_their_bytes() -> None:
+    tracemalloc.start()
+    try:
+        shown = hostile_images((1000, 1500))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.25 * shown.nbytes
+    ramp, chessboard = shown[4:]
+    assert (ramp[-1, -1] == (255, 255, (999 + 1499) % 256)).all()
+    assert (chessboard[0, :3, 0] == (0, 255, 0)).all()
+    assert {*np.unique(shown[3])} == {0, 255}
+
+
+def test_photos_are_run_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = list[int]()
+    right = exporting.open_runtimes
+
+    def counted(*given: Any) -> list[Runtime]:
+        def run(old: Runtime, shown: np.ndarray) -> Any:
+            most.append(len(shown))
+            return old.run(shown)
+
+        return [replace(one, run=lambda shown, one=one: run(one, shown)) for one in right(*given)]
+
+    monkeypatch.setattr(exporting, "open_runtimes", counted)
+    export_model(fitted("plain"), tmp_path / "out", PHOTOS[:4], input=("photo", *PHOTO))
+    assert sorted({*most}) == [1, 2]  # a pair once in each runtime, since any number is taken
+    assert most.count(2) < most.count(1) / 4
 
 
 def test_pixels_seen_are_those_of_files(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.artifact import load_worst_case, save_compacted
+from padim_jax.artifact import load_compacted, load_quantised, load_worst_case, save_compacted
 from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.compaction import Compacted, DeployedForm, compact
+from padim_jax.artifact.manifest import read_manifest
+from padim_jax.cli import main
 from padim_jax.export import ExportError, export_model, verify_export
 from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.variants import with_solver
-from tests.conftest import SMALL, images, rewrite_manifest
+from tests.conftest import SMALL, images, rewrite_manifest, write_images
 from tests.exports import GOOD, TEST, backbone, compacted, fitted
 from tests.test_export_certificate import rewrite
 
@@ -68,7 +70,15 @@ def test_it_is_stored_with_the_model(form: DeployedForm, tmp_path: Path) -> None
     assert compact(fitted("plain"), 0.0).worst is None
 
 
-@pytest.mark.parametrize("wrong", [{"position": -1}, {"distance": 0.0}, {"deviation": "no"}, {"error": None}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"position": place} for place in (-1, 10**9, 1.0, True)),
+        *({"deviation": values} for values in ("no", [], [1.0], [1.0] * 13)),
+        {"distance": 0.0},
+        {"error": None},
+    ],
+)
 def test_one_that_is_damaged_is_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
     save_compacted(compacted("triangle-16bit"), tmp_path / "model")
     found = json.loads((tmp_path / "model" / "model.json").read_text())["worst_case"]
@@ -109,7 +119,37 @@ def test_a_certificate_whose_worst_case_is_beyond_its_bound_is_refused(tmp_path:
 
 
 def test_in_eight_bits_it_is_of_the_factors_that_were_made_anew(tmp_path: Path) -> None:
-    small = compacted("triangle-16bit")
+    small = compact(fitted("plain"), 1e-2)  # calibrated, on whose scale other runtimes round little too
     certificate = export_model(small, tmp_path / "out", np.concatenate([GOOD, TEST]), precision="int8")
     assert certificate.worst_case is not None
     assert certificate.worst_case.bound != small.max_error
+
+
+def test_calibrating_a_compact_model_leaves_it_compact(tmp_path: Path) -> None:
+    save_compacted(compacted("triangle-16bit"), tmp_path / "model")
+    before = load_worst_case(tmp_path / "model"), load_quantised(tmp_path / "model")
+    write_images(tmp_path / "parts", images(9, SMALL, seed=3))
+    assert main(["calibrate", str(tmp_path / "model"), str(tmp_path / "parts")]) == 0
+    assert main(["calibrate", str(tmp_path / "model"), "--threshold", "7"]) == 0
+    assert padim.load(tmp_path / "model").calibration is not None
+    assert read_manifest(tmp_path / "model")["form"] == "triangle-16bit"
+    (bound, case), quantised = load_worst_case(tmp_path / "model"), load_quantised(tmp_path / "model")  # type: ignore[misc]
+    assert (bound, case.position, case.error) == (before[0][0], before[0][1].position, before[0][1].error)  # type: ignore[index]
+    np.testing.assert_array_equal(quantised.values, before[1].values)  # type: ignore[union-attr]
+    rewrite_manifest(tmp_path / "model", max_error="small")
+    with pytest.raises(ArtifactError, match=r"is damaged \(form 'triangle-16bit', bound of its distances 'small'\)"):
+        load_compacted(tmp_path / "model")
+    padim.save(fitted("plain"), tmp_path / "whole")
+    assert load_compacted(tmp_path / "whole") is None
+
+
+def test_a_certificate_with_another_worst_case_than_the_model_s_is_refused(tmp_path: Path) -> None:
+    save_compacted(compacted("triangle-16bit"), tmp_path / "model")
+    export_model(tmp_path / "model", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "certificate.json").read_text())["worst_case"]
+    rewrite(tmp_path / "out", honest=True, worst_case=record | {"bound": 0.5})
+    with pytest.raises(ExportError, match="has another worst case than the model given"):
+        verify_export(tmp_path / "out", model=tmp_path / "model")
+    rewrite(tmp_path / "out", honest=True, worst_case=record | {"position": 10**6})
+    with pytest.raises(ExportError, match="names position 1000000 of a model of 96"):
+        verify_export(tmp_path / "out", model=padim.load(tmp_path / "model"))

@@ -7,6 +7,7 @@ from padim_jax.lazy import lazy_attributes
 if TYPE_CHECKING:
     from padim_jax.artifact.loading import (
         load,
+        load_compacted,
         load_image_sizes,
         load_quantised,
         load_updatable,
@@ -21,6 +22,7 @@ else:  # who only locks a folder need not wait for JAX
         {
             "padim_jax.artifact.loading": (
                 "load",
+                "load_compacted",
                 "load_image_sizes",
                 "load_quantised",
                 "load_updatable",
@@ -35,6 +37,7 @@ else:  # who only locks a folder need not wait for JAX
 __all__ = [
     "Updatable",
     "load",
+    "load_compacted",
     "load_image_sizes",
     "load_quantised",
     "load_updatable",

@@ -4,13 +4,14 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from padim_jax.artifact.arrays import ArtifactError
+from padim_jax.artifact.compaction import Compacted, DeployedForm
 from padim_jax.artifact.layouts import LAYOUTS, tree_bytes
 from padim_jax.artifact.manifest import manifest_error, read_manifest
 from padim_jax.artifact.settings import Settings, check_settings, layout_of
@@ -22,6 +23,7 @@ from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.aligned import Alignment
 from padim_jax.method.calibration import calibration
 from padim_jax.method.embedding import Embedding
+from padim_jax.method.positions import n_gaussians
 from padim_jax.method.records import Padim, PadimMoments
 from padim_jax.method.standard import MapStandard
 from weights_conversion import unflatten
@@ -83,14 +85,47 @@ def load_worst_case(path: str | os.PathLike[str]) -> tuple[float, WorstCase] | N
         return None
     try:
         deviation = np.array(found["deviation"], np.float32)
-        case = WorstCase(int(found["position"]), deviation, float(found["distance"]), float(found["error"]))
+        case = WorstCase(found["position"], deviation, float(found["distance"]), float(found["error"]))
         bound = float(bound)  # pyright: ignore[reportArgumentType] - what is no number is refused
-        is_sound = deviation.ndim == 1 and np.isfinite([*deviation, case.distance, case.error, bound]).all()
-        if not is_sound or case.position < 0 or case.distance <= 0 or case.error < 0:
+        settings = check_settings(Path(path), manifest)
+        p, d = n_gaussians(settings.config, settings.embedding), settings.embedding.dimension
+        if type(case.position) is not int or not 0 <= case.position < p or deviation.shape != (d,):
+            raise ValueError(
+                f"position {case.position!r:.80} and deviation {deviation.shape}, of {p} positions of {d} numbers"
+            )
+        if (
+            not np.isfinite([*deviation, case.distance, case.error, bound]).all()
+            or case.distance <= 0
+            or case.error < 0
+        ):
             raise ValueError("it is not of numbers")
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise ArtifactError(f"load: {path} is damaged: its worst case can't be read ({error})") from error
     return bound, case
+
+
+def load_compacted(path: str | os.PathLike[str], model: Padim | None = None) -> Compacted | None:
+    """A stored model as it was compacted, with its numbers of 16 bits and its bound; None where it was not.
+
+    Args:
+      path: the folder.
+      model: to take the place of the stored one, where only its calibration changed and its factors did not.
+
+    Raises:
+      ArtifactError: as :func:`load`.
+    """
+    manifest = read_manifest(Path(path))
+    bound = manifest.get("max_error")
+    if bound is None:
+        return None
+    form = next((name for name in get_args(DeployedForm) if name == manifest.get("form")), None)
+    if form is None or type(bound) not in (int, float) or not 0 <= bound < 1:
+        raise ArtifactError(
+            f"load: {path} is damaged (form {manifest.get('form')!r}, bound of its distances {bound!r:.80})"
+        )
+    worst = load_worst_case(path)
+    kept = load(path) if model is None else model
+    return Compacted(form, kept, load_quantised(path), bound, (), None if worst is None else worst[1])
 
 
 def load_image_sizes(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:

@@ -57,9 +57,19 @@ def save(
 
 
 def save_compacted(
-    compacted: Compacted, path: str | os.PathLike[str], *, image_sizes: Sequence[tuple[int, int]] = ()
+    compacted: Compacted,
+    path: str | os.PathLike[str],
+    *,
+    image_sizes: Sequence[tuple[int, int]] = (),
+    keep_previous: bool = False,
 ) -> None:
     """Save a model in the form that :func:`padim_jax.artifact.compaction.compact` chose, with its bound.
+
+    Args:
+      compacted: the model.
+      path: folder to write.
+      image_sizes: as of :func:`save`.
+      keep_previous: as there.
 
     Raises:
       ArtifactError, OSError: as :func:`save`.
@@ -67,7 +77,7 @@ def save_compacted(
     record: dict[str, Any] = {"max_error": compacted.max_error, "image_sizes": list(image_sizes)}
     if compacted.worst is not None:
         record["worst_case"] = vars(compacted.worst) | {"deviation": compacted.worst.deviation.tolist()}
-    _save_deployed(path, compacted.model, compacted.form, compacted.quantised, record)
+    _save_deployed(path, compacted.model, compacted.form, compacted.quantised, record, keep_previous)
 
 
 def save_updatable(

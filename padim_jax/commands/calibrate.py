@@ -5,7 +5,17 @@ from pathlib import Path
 
 import click
 
-from padim_jax.artifact import Updatable, load, load_image_sizes, load_updatable, note_change, save, save_updatable
+from padim_jax.artifact import (
+    Updatable,
+    load,
+    load_compacted,
+    load_image_sizes,
+    load_updatable,
+    note_change,
+    save,
+    save_compacted,
+    save_updatable,
+)
 from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.ownership import locked
@@ -99,6 +109,8 @@ def _keep(changed: Updatable | Padim, path: Path, model: Path) -> None:
     """Save a model that was loaded from ``model``, in its form; what it replaces is kept."""
     if isinstance(changed, Updatable):
         save_updatable(replace(changed, progress=note_change(changed.progress, "calibrated")), path, keep_previous=True)
+    elif (compacted := load_compacted(model, changed)) is not None:  # its factors are as they were
+        save_compacted(compacted, path, image_sizes=load_image_sizes(model), keep_previous=True)
     else:
         save(changed, path, image_sizes=load_image_sizes(model), keep_previous=True)
     describe_calibration(changed.calibration)

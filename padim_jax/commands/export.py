@@ -46,14 +46,10 @@ def export_command(
             f"the network is in {precision}, and the model was fitted anew on the {len(paths)} images named, and "
             "calibrated on them if it was before; measure it on defective parts before you trust it"
         )
-    if precision == "int8":
-        error = certificate.factor_error
-        say(
-            f"factors are in eight bits too, which moves their products by {error:.2g} of a standard deviation"
-            if error is not None
-            else "note: factors are not in eight bits: channels that are mixed or averaged, several Gaussians at a "
-            "position, or few good images for the number of channels do not allow it"
-        )
+    if (error := certificate.factor_error) is not None:
+        say(f"factors are in eight bits too, which moves their products by {error:.2g} of a standard deviation")
+    for note in certificate.notes:
+        say(f"note: {note}")
     size = sum(size for _, size in certificate.files.values())
     tell(
         f"{out}: {exported}, {size / 1e6:.2f} MB; compared on {len(certificate.good)} images named and "

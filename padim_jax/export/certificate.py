@@ -27,7 +27,7 @@ from padim_jax.export.worst_case import WorstCaseReport
 
 CERTIFICATE, REFERENCE = "certificate.json", "reference.npz"
 READING = ("image_size", "crop_size", "resize", "interpolation", "value_range")
-FORMAT, SCHEMA = "padim_jax export", 1
+FORMAT, SCHEMA = "padim_jax export", 2
 AGAIN = "export the model again"
 _THRESHOLDS = ("threshold", "pixel_threshold", "least_match")
 _MOST_COMPRESSED = 64  # bytes of arrays over bytes of the file; among the images are two of noise
@@ -86,6 +86,7 @@ class Certificate:
       hostile: how many others there were.
       factor_error: by how much eight bits in the factors move a product of theirs, root mean square in its standard
         deviations (:class:`padim_jax.gaussians.integer_products.IntegerWhitening`); None where they have more bits.
+      notes: what became of the model's factors when it was fitted anew, and why, in words.
       worst_case: what compacting the model changes distances by; None of models that were not, or that do not say so.
       made: when, in UTC.
     """
@@ -103,6 +104,7 @@ class Certificate:
     good: tuple[GoodImage, ...]
     hostile: int
     factor_error: float | None
+    notes: tuple[str, ...]
     worst_case: WorstCaseReport | None
     made: str
 

@@ -38,6 +38,7 @@ class Comparison:
       batch: how many images it takes; None for any number.
       decision: what verdicts follow from; None without a calibration.
       size: of its maps, height and width.
+      are_photos: whether it takes photos, which are large: they are run one by one where any number is taken.
       differences: so far.
       seconds: that the runtime took so far.
     """
@@ -46,19 +47,21 @@ class Comparison:
     batch: int | None
     decision: Decision | None
     size: tuple[int, int]
+    are_photos: bool = False
     differences: Differences = field(default_factory=Differences)
     seconds: float = 0.0
 
-    def run(self, images: Images) -> dict[str, np.ndarray]:
-        """Outputs of images, which are checked by themselves.
+    def run(self, images: Images, *, together: bool = False) -> dict[str, np.ndarray]:
+        """Outputs of images, which are checked by themselves; photos all ``together`` only where that is asked for.
 
         Raises:
           ExportError: it does not run; other outputs than those of such images; verdicts that do not follow from the
             scores.
         """
+        batch = 1 if self.batch is None and self.are_photos and not together else self.batch
         start = time.perf_counter()
         try:
-            found = run_in_batches(self.runtime.run, images, self.batch)
+            found = run_in_batches(self.runtime.run, images, batch)
         except Exception as error:  # every runtime has errors of its own
             raise ExportError(
                 f"{self.runtime.name} can't run the program ({first_line(error)}); export the model again"
@@ -69,12 +72,12 @@ class Comparison:
             self.decision.check(self.runtime.name, found)
         return found
 
-    def add(self, images: Images, wanted: Outputs, scale: Float[np.ndarray, " n"]) -> None:
+    def add(self, images: Images, wanted: Outputs, scale: Float[np.ndarray, " n"], *, together: bool = False) -> None:
         """Compare images, of which ``wanted`` is what the model says; raises as :meth:`run` does.
 
         Verdicts and p-values that differ are refused too, except where rounding explains it.
         """
-        self.hold(wanted, self.run(images), scale)
+        self.hold(wanted, self.run(images, together=together), scale)
 
     def hold(self, wanted: Outputs, found: Outputs, scale: Float[np.ndarray, " n"]) -> None:
         """Compare what the runtime gave with what the model says, as :meth:`add` does."""
@@ -97,8 +100,9 @@ def compare_with_model(
     reference = compare_hostile(comparisons, model, taken)
     for comparison in comparisons:
         if comparison.batch is None:  # any number of images gives the same
-            first = {name: value[:1] for name, value in reference.outputs.items()}
-            comparison.add(reference.images[:1], first, reference.scale[:1])
+            some = slice(2 if comparison.are_photos else 1)  # beside six images, or single photos
+            first = {name: value[some] for name, value in reference.outputs.items()}
+            comparison.add(reference.images[some], first, reference.scale[some], together=True)
     return reference, tuple(compare_good(comparisons, model, taken, batches))
 
 

@@ -177,17 +177,18 @@ def hostile_images(size: tuple[int, int]) -> UInt8[np.ndarray, "6 height width 3
     """Images that are far from any good one: black, white, noise, saturated, a ramp, a chessboard of single pixels."""
     rng = np.random.default_rng(0)
     height, width = size
-    rows, columns = np.mgrid[:height, :width]
-    ramp = np.stack([255 * rows // max(1, height - 1), 255 * columns // max(1, width - 1), (rows + columns) % 256], -1)
-    images = [
-        np.zeros((height, width, 3)),
-        np.full((height, width, 3), 255),
-        rng.integers(0, 256, (height, width, 3)),
-        255 * rng.integers(0, 2, (height, width, 3)),
-        ramp,
-        np.repeat(255 * ((rows + columns) % 2)[..., None], 3, axis=-1),
-    ]
-    return np.stack(images).astype(np.uint8)
+    images = np.zeros((6, height, width, 3), np.uint8)  # photos are large: none is made in wider numbers first
+    _, white, noise, saturated, ramp, chessboard = images
+    white[:] = 255
+    for image, values, worth in ((noise, 256, 1), (saturated, 2, 255)):
+        for row in image:  # drawn by rows, which gives the numbers that one drawing of all does
+            row[:] = worth * rng.integers(0, values, row.shape)
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    ramp[..., 0] = 255 * rows // max(1, height - 1)
+    ramp[..., 1] = 255 * columns // max(1, width - 1)
+    np.add(rows.astype(np.uint8), columns.astype(np.uint8), out=ramp[..., 2])  # modulo 256
+    np.multiply((ramp[..., 2] % 2)[..., None], 255, out=chessboard)
+    return images
 
 
 def check_outputs(runtime: str, found: Outputs, n: int, size: tuple[int, int], *, judged: bool) -> None:

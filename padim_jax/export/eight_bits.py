@@ -1,8 +1,8 @@
 """A network whose weights and activations are integers of eight bits, by ONNX Runtime's quantiser.
 
-The ranges come from good images. Weights take seven bits: with eight, processors without VNNI instructions add up
-products of two of them in sixteen bits, which overflow, and the same file would score otherwise on them (ONNX Runtime,
-"reduce_range").
+The ranges come from good images. Weights are integers of eight bits, of which seven are used: with all, processors
+without VNNI instructions add up products of two of them in sixteen bits, which overflow, and the same file would score
+otherwise on them (ONNX Runtime, "reduce_range").
 """
 
 import tempfile

@@ -11,6 +11,7 @@ import numpy as np
 
 from padim_jax.artifact import load, load_quantised, load_worst_case
 from padim_jax.artifact.compaction import Compacted, compact
+from padim_jax.artifact.layouts import form_of
 from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, digest_files, files_of
 from padim_jax.export.certify import Comparison, compare_with_model
 from padim_jax.export.compare import BOUND, BOUNDS, Decision
@@ -19,7 +20,7 @@ from padim_jax.export.examples import MOST_GOOD, choose_examples, keep_first
 from padim_jax.export.folder import refuse_nested, replaced
 from padim_jax.export.inputs import Images, Input, ProgramInput, check_input
 from padim_jax.export.resampling import plan_resampling
-from padim_jax.export.runtimes import DATA, OWN, Format, Precision, open_runtimes
+from padim_jax.export.runtimes import DATA, FORMATS, OWN, Format, Precision, open_runtimes
 from padim_jax.export.shipped import Target
 from padim_jax.export.shipping import Shipment
 from padim_jax.export.worst_case import run_worst_case
@@ -32,7 +33,6 @@ from padim_jax.runs.inputs import Place, paths_or_arrays
 
 _CALL = "export_model"
 _MAX_ERROR = 1e-2  # of distances, by factors of 16 bits: eight bits in the network are off by more
-_FORMATS: dict[str, tuple[Format, ...]] = {"int8": ("onnx", "openvino"), "bfloat16": ("openvino",)}
 
 
 def export_model(
@@ -58,14 +58,15 @@ def export_model(
     With ``precision="int8"`` the network is quantised, and the model fitted and calibrated anew on ``images`` as the
     quantised network sees them (:mod:`padim_jax.export.refitting`): that is the model which the export is compared
     with. The runtime of the format, ONNX Runtime or OpenVINO, has to be as close to it as in 32 bits; others round
-    eight bits otherwise, and the certificate says by how much.
+    eight bits otherwise, and the certificate says by how much. ``precision="bfloat16"`` does the same with a network
+    that OpenVINO computes in bfloat16.
 
     Args:
       model: any; or the folder of one. A compact one stays in 16 bits in ONNX; StableHLO has it in 32.
       out: folder to write; an earlier export there is replaced in one step.
       images: good images to compare on, as :func:`padim_jax.fit` takes them: a folder, files, or uint8 arrays, which
-        are of the size that the program takes. For "int8" they are kept in memory, and are best those that the model
-        was fitted on.
+        are of the size that the program takes. For "int8" and "bfloat16" they are kept in memory, and
+        are best those that the model was fitted on.
       format: "onnx", for ONNX Runtime, OpenVINO and many others; "openvino", OpenVINO's own; or "stablehlo", for JAX
         and XLA on CPU, CUDA and TPU.
       precision: of the network: "float32"; with "onnx" and "openvino" also "int8"; with "openvino" also "bfloat16".
@@ -98,15 +99,16 @@ def export_model(
         plan_resampling(taken.photo, taken.config)  # which refuses what can't be
     bound, shipment = BOUNDS[precision], Shipment(tuple(runtimes), None if ort_web is None else Path(ort_web))
     shipment.check(fitted.config, format, batch, taken.photo)
+    notes: tuple[str, ...] = ()
     if precision != "float32":
-        fitted, quantised, worst, images = _refitted(fitted, quantised, precision, format, taken, images)
+        fitted, quantised, worst, images, notes = _refitted(fitted, quantised, precision, format, taken, images)
     first = list[np.ndarray]()  # of the images, where examples are wanted
     size = 1 if batch is None and format == "stablehlo" else batch
     with replaced(Path(out), _CALL) as folder:
         write_program(folder, fitted, format, precision, size, quantised, taken.photo)
         decision = Decision.of(fitted)
         comparisons = [
-            Comparison(runtime, size, decision, taken.config.crop)
+            Comparison(runtime, size, decision, taken.config.crop, taken.photo is not None)
             for runtime in open_runtimes(folder, format, precision)
         ]
         batches = keep_first(taken.read(_CALL, images), first, MOST_GOOD)
@@ -129,6 +131,7 @@ def export_model(
             good=good,
             hostile=len(reference.images),
             factor_error=quantised.mean_error if isinstance(quantised, IntegerWhitening) else None,
+            notes=notes,
             worst_case=run_worst_case(fitted, quantised, worst, format, len(comparisons) > 1),
             made=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -145,15 +148,15 @@ def export_model(
 
 def _refitted(
     model: Padim, quantised: Quantised | None, precision: Precision, format: Format, taken: ProgramInput, images: object
-) -> tuple[Padim, Quantised | IntegerWhitening | None, tuple[float, WorstCase] | None, Any]:
-    """The model fitted anew on its network in a precision, the integers of its factors, and the images.
+) -> tuple[Padim, Quantised | IntegerWhitening | None, tuple[float, WorstCase] | None, Any, tuple[str, ...]]:
+    """The model fitted anew on its network in a precision, the integers of its factors, the images, and notes.
 
     With a network in eight bits, factors are too where they can be; else they are in 16 bits where they were.
     """
-    if format not in (formats := _FORMATS[precision]):
+    if format not in (formats := FORMATS[precision]):
         wanted = " or ".join(map(repr, formats))
         raise ExportError(f"{_CALL}: precision={precision!r} takes format={wanted}, and {format!r} was asked for")
-    from padim_jax.export.integer_factors import in_integers  # which need the extra
+    from padim_jax.export.integer_factors import FactorsKept, in_integers  # which need the extra
     from padim_jax.export.onnx_model import check_exportable
     from padim_jax.export.refitting import refit
 
@@ -165,12 +168,17 @@ def _refitted(
         images = places  # photos are large, and are read a second time
     good = [taken.seen(batch) for batch in taken.read(_CALL, images, lambda path, text: None)]
     fitted = refit(model, good, precision, format)
-    if precision == "int8" and (found := in_integers(fitted)) is not None:
-        return *found, None, images
+    notes = []
+    if form_of(model.gaussian)[0] == "low-rank":
+        notes.append("the model was of low rank, and is not any more, since it was fitted anew")
+    if precision == "int8":
+        try:
+            return *in_integers(fitted), None, images, tuple(notes)
+        except FactorsKept as reason:
+            notes.append(f"factors are not in eight bits: {reason}")
     if quantised is None:
-        return fitted, None, None, images
-    compacted = compact(fitted, _MAX_ERROR)
-    return *_parts_of(compacted), images
+        return fitted, None, None, images, tuple(notes)
+    return *_parts_of(compact(fitted, _MAX_ERROR)), images, tuple(notes)
 
 
 def _open_model(

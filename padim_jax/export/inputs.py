@@ -62,10 +62,7 @@ class ProgramInput:
             yield from self._read_files(call, paths, note)
             return
         for batch in arrays:
-            if self.photo is None:
-                check_images(call, batch, self.config)
-            else:
-                _check_photos(call, batch, self.photo)
+            check_images(call, batch, self.config, size=self.photo)
             yield np.asarray(batch)
 
     def seen(self, images: Images) -> Images:
@@ -107,15 +104,3 @@ def check_input(call: str, given: Any) -> tuple[int, int] | None:
     if not is_photo or any(type(side) is not int or side < 1 for side in given[1:]):
         raise ValueError(f"{call}: input={given!r}, wanted ('photo', height, width) in pixels, or None")
     return given[1], given[2]
-
-
-def _check_photos(call: str, photos: Any, size: tuple[int, int]) -> None:
-    expected = ", ".join(map(str, ("n", *size, 3)))
-    if getattr(photos, "dtype", None) != np.uint8:
-        raise TypeError(
-            f"{call}: images must be a uint8 array of RGB (0 to 255), got {getattr(photos, 'dtype', type(photos))}"
-        )
-    if photos.ndim != 4 or photos.shape[1:] != (*size, 3):
-        raise ValueError(
-            f"{call}: images are {tuple(photos.shape)}, wanted ({expected}): the program takes photos of that size"
-        )

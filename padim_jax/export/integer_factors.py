@@ -16,23 +16,34 @@ from padim_jax.method.variants import with_solver
 LARGEST_ERROR = 0.1
 
 
-def in_integers(model: Padim, largest_error: float = LARGEST_ERROR) -> tuple[Padim, IntegerWhitening] | None:
-    """The model as it scores by factors in integers, and these; None where its factors can't be such.
+class FactorsKept(ValueError):
+    """Factors that can't be integers; the message says why, as the end of a sentence about them."""
 
-    That is so where channels are mixed or averaged after the network, which makes fractions of integers; where each
-    position has several Gaussians, which are told apart by determinants; and where rounding would change more than
-    ``largest_error``, as it does where there are few images for the number of channels.
+
+def in_integers(model: Padim, largest_error: float = LARGEST_ERROR) -> tuple[Padim, IntegerWhitening]:
+    """The model as it scores by factors in integers, and these.
+
+    Its calibration stays: steps are scaled so that distances of good images keep their mean square at each position,
+    and so do not drift to one side of the threshold.
 
     Args:
       model: fitted on a network in eight bits.
       largest_error: of :attr:`IntegerWhitening.mean_error`.
+
+    Raises:
+      FactorsKept: channels that are mixed or averaged after the network, which makes fractions of integers; several
+        Gaussians at each position, which are told apart by determinants; or rounding that would change more than
+        ``largest_error``, as it does where there are few images for the number of channels.
     """
     backbone, embedding = model.backbone, model.embedding
     assert isinstance(backbone, RuntimeBackbone)
     units = backbone.program.units
-    is_mixed = model.projection is not None or embedding.neighbourhood > 1
-    if units is None or is_mixed or getattr(model.gaussian, "components", None) is not None:
-        return None
+    if model.projection is not None:
+        raise FactorsKept("its projection mixes the network's channels, which gives no integers")
+    if units is None or embedding.neighbourhood > 1:
+        raise FactorsKept("neighbouring cells are averaged, which gives no integers")
+    if getattr(model.gaussian, "components", None) is not None:
+        raise FactorsKept("several Gaussians at each position are told apart by more than their products")
     taps, _ = tap_channels(backbone, embedding)
     counts = [backbone.program.channels[name] for name in taps]
     sizes, zeros = (
@@ -42,6 +53,9 @@ def in_integers(model: Padim, largest_error: float = LARGEST_ERROR) -> tuple[Pad
     exact = with_solver(model, "inverse-factor")
     gaussian: Any = exact.gaussian
     integers = round_to_integers(gaussian.whitening, sizes, zeros)
-    if not integers.mean_error <= largest_error:
-        return None
+    if not (error := integers.mean_error) <= largest_error:
+        raise FactorsKept(
+            f"rounding them would move their products by {error:.2g} of a standard deviation, and {largest_error:g} is "
+            "the most; name more good images, at least as many as there are channels"
+        )
     return replace(exact, gaussian=replace(gaussian, whitening=integers.whitening())), integers

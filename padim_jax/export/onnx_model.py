@@ -52,7 +52,7 @@ def onnx_model(
     Args:
       model: what :func:`padim_jax.score` takes.
       batch: the number of images that the graph takes; None for any.
-      quantised: the integers of 16 bits, or of eight, that the model's factors were made from; None for factors of 32
+      quantised: the integers of 16 or of eight bits that the model's factors were made from; None for factors of 32
         bits.
       photo: height and width of the photos that the graph takes; None for images of the crop's size.
 
@@ -171,7 +171,8 @@ def _locations(message: Any) -> Iterator[str]:
     """Files that arrays anywhere in a message of protocol buffers are taken from."""
     if isinstance(message, TensorProto):
         if message.data_location == TensorProto.EXTERNAL:
-            yield next((entry.value for entry in message.external_data if entry.key == "location"), "")
+            # readers differ in which of two they take
+            yield from [entry.value for entry in message.external_data if entry.key == "location"] or [""]
         return
     for field, value in message.ListFields():
         if field.message_type is not None:

@@ -23,9 +23,10 @@ from padim_jax.export.certificate import (
     digest_files,
     files_of,
 )
-from padim_jax.export.compare import BOUNDS, Differences
+from padim_jax.export.compare import BOUND, BOUNDS, Differences
 from padim_jax.export.describe import ExportError
-from padim_jax.export.runtimes import DATA, FILES
+from padim_jax.export.resampling import plan_resampling
+from padim_jax.export.runtimes import DATA, FILES, FORMATS, OWN
 from padim_jax.export.shipped import claimed_targets, strangers
 from padim_jax.export.worst_case import ROUNDING, WorstCaseReport
 
@@ -47,11 +48,15 @@ def read_certificate(folder: Path) -> Certificate:
         schema = record.pop("schema")
         if own != FORMAT:
             raise ValueError(f"it is of {own!r}")
+        if schema == 1:
+            raise ExportError(f"verify_export: {path} was made by an earlier version of padim; {AGAIN}")
         if schema != SCHEMA:
             raise ValueError(f"its schema is {schema!r}, this version reads {SCHEMA}")
         if checksum != manifest_checksum({"format": own, "schema": schema, **record}):
             raise ValueError("its checksum differs: it was changed after it was written")
         certificate = _parse(record)
+    except ExportError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ExportError(f"verify_export: {path} is not as it was written ({what}); {AGAIN}") from error
@@ -77,6 +82,7 @@ def _parse(record: dict[str, Any]) -> Certificate:
         good=tuple(map(_good_image, _list(record, "good"))),
         hostile=_count(record, "hostile", 1),
         factor_error=None if record["factor_error"] is None else _number(record, "factor_error"),
+        notes=tuple(_text({"note": note}, "note") for note in _list(record, "notes")),
         worst_case=None if record["worst_case"] is None else _worst_case(record["worst_case"]),
         made=_text(record, "made"),
     )
@@ -197,12 +203,20 @@ def _check_claims(path: Path, certificate: Certificate) -> None:
     faults = {
         f"it is of format {certificate.exported!r}": certificate.exported not in FILES,
         f"it is of precision {certificate.precision!r}": certificate.precision not in BOUNDS,
+        f"it is of format {certificate.exported!r}, which has no {certificate.precision}": certificate.exported
+        not in FORMATS.get(certificate.precision, FILES),
+        "it has factors in eight bits beside a network of more": certificate.factor_error is not None
+        and certificate.precision != "int8",
         f"its bound is {bound!r}, not {most:g} or less": not 0 < bound <= most,
         "it names no runtime": not certificate.runtimes,
         "its worst case is beyond its own bound": certificate.worst_case is not None
         and max(certificate.worst_case.error, certificate.worst_case.difference)
         > certificate.worst_case.bound + ROUNDING,
         f"it claims a difference of {largest:.2g}, beyond its bound": not 0 <= largest <= bound,
+        f"it claims a difference beyond {BOUND:g} in the runtime that its precision is made for": any(
+            report.differences.relative > BOUND and report.name == OWN.get(certificate.exported)
+            for report in certificate.runtimes
+        ),
     }
     if not any(faults.values()):
         has_data = DATA in certificate.files
@@ -216,6 +230,12 @@ def _check_claims(path: Path, certificate: Certificate) -> None:
     for fault, is_there in faults.items():
         if is_there:
             raise ExportError(f"verify_export: {path} can't be right: {fault}; {AGAIN}")
+    if certificate.photo is not None:
+        try:
+            plan_resampling(certificate.photo, certificate.settings)
+        except ExportError as error:
+            reason = str(error).removeprefix("export_model: ")
+            raise ExportError(f"verify_export: {path} can't be right: {reason}; {AGAIN}") from error
 
 
 def _check_files(folder: Path, certificate: Certificate) -> None:

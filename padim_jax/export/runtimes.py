@@ -27,6 +27,11 @@ FILES: dict[str, tuple[str, ...]] = {
     "stablehlo": ("model.stablehlo", "arrays.npz"),
 }
 OWN: dict[str, str] = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "stablehlo": "JAX"}  # which sets a precision
+FORMATS: dict[str, tuple[Format, ...]] = {  # that have a precision
+    "float32": ("onnx", "openvino", "stablehlo"),
+    "int8": ("onnx", "openvino"),
+    "bfloat16": ("openvino",),
+}
 _HINTS: dict[str, str] = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}  # of OpenVINO
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from padim_jax.artifact import load
+from padim_jax.artifact import load, load_worst_case
 from padim_jax.artifact.arrays import first_line
 from padim_jax.export import openvino_model
 from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, Reference, RuntimeReport
@@ -26,6 +26,8 @@ from padim_jax.export.inputs import Images
 from padim_jax.export.reading import read_certificate
 from padim_jax.export.runtimes import DATA, FILES, Runtime, open_runtimes
 from padim_jax.export.shipped import EXAMPLES
+from padim_jax.export.worst_case import WorstCaseReport
+from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.records import Padim
 from padim_jax.runs.inputs import Place
 
@@ -85,10 +87,13 @@ def verify_export(
     fitted = load(model) if isinstance(model, str | os.PathLike) else model
     if fitted is not None:
         _check_model(place, certificate, reference, fitted)
+        worst = load_worst_case(model) if isinstance(model, str | os.PathLike) else None
+        _check_worst_case(place, certificate, fitted, worst)
     decision = reference.decision if fitted is None else Decision.of(fitted)
     taken = certificate.taken
     comparisons = [
-        Comparison(runtime, certificate.batch, decision, taken.config.crop) for runtime in _open(place, certificate)
+        Comparison(runtime, certificate.batch, decision, taken.config.crop, taken.photo is not None)
+        for runtime in _open(place, certificate)
     ]
     for comparison in comparisons:
         compare_with_reference(comparison, reference)
@@ -163,6 +168,26 @@ def _check_model(folder: Path, certificate: Certificate, reference: Reference, m
         raise ExportError(
             f"{_CALL}: {folder / CERTIFICATE} reads images by another {other[0]} than the model given; export that "
             "model again"
+        )
+
+
+def _check_worst_case(
+    folder: Path, certificate: Certificate, model: Padim, known: tuple[float, WorstCase] | None
+) -> None:
+    """Raise ``ExportError`` where the worst case is none of the model's, or not the ``known`` one of its folder."""
+    if (claimed := certificate.worst_case) is None:
+        return
+    if claimed.position >= (p := len(model.gaussian.mean)):
+        raise ExportError(
+            f"{_CALL}: {folder / CERTIFICATE} can't be right: its worst case names position {claimed.position} of a "
+            f"model of {p}; export the model again"
+        )
+    if known is None:
+        return
+    bound, case = known
+    if claimed != WorstCaseReport(bound, case.position, case.distance, case.error, claimed.difference):
+        raise ExportError(
+            f"{_CALL}: {folder / CERTIFICATE} has another worst case than the model given; export that model again"
         )
 
 

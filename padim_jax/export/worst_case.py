@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from padim_jax.export.describe import ExportError
-from padim_jax.export.runtimes import open_graph
+from padim_jax.export.runtimes import OWN, open_graph
 from padim_jax.gaussians.integer_products import IntegerWhitening
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.gaussians.worst_case import WorstCase
@@ -81,12 +81,12 @@ def _programs(
 ) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """From embeddings (1, 1, d) to distances (1, 1) of one position, by runtime."""
     if format == "stablehlo":
-        return {"JAX": lambda x: np.asarray(jax.jit(model.gaussian.distances)(x)).reshape(())}
+        return {OWN[format]: lambda x: np.asarray(jax.jit(model.gaussian.distances)(x)).reshape(())}
     from padim_jax.export.onnx_model import distances_model  # which needs the extra
 
     content = distances_model(model, quantised).SerializeToString()
-    formats = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"} if others and format == "onnx" else {format: format}
-    runs = {name: open_graph(content, one, "float32") for one, name in formats.items()}
+    formats = ["onnx", "openvino"] if others and format == "onnx" else [format]
+    runs = {OWN[one]: open_graph(content, one, "float32") for one in formats}
     return {name: lambda x, run=run: np.asarray(run(x)["distances"]).reshape(()) for name, run in runs.items()}
 
 

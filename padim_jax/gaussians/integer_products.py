@@ -1,4 +1,4 @@
-"""Inverse factors as integers of seven bits, for embeddings that are integers of eight.
+"""Inverse factors as integers of eight bits, of which seven are used, for embeddings that are such integers too.
 
 A network in eight bits gives channel k of an embedding as ``x_k = u_k (q_k - c_k)``, q_k an integer from 0 to 255 and
 u_k the unit of its layer. With W in integers too, ``W_kj = s_j V_kj / u_k``, what is summed up in
@@ -8,10 +8,10 @@ u_k the unit of its layer. With W in integers too, ``W_kj = s_j V_kj / u_k``, wh
 are products of integers. They take a quarter of the memory of floats, and reading it is what a score of one image takes
 its time for.
 
-Seven bits, because processors without VNNI instructions add up two products of bytes in sixteen bits, which overflow
-with eight. The step s_j is that of a column, since it has to stay outside of the sum. Rounding W to so few bits moves
-distances by some percent, which is little beside what rounding the activations does: given the others, many channels
-vary by less than one of their units.
+Seven are used, because processors without VNNI instructions add up two products of bytes in sixteen bits, which
+overflow with eight. The step s_j is that of a column, since it has to stay outside of the sum. Rounding W to so few
+bits moves distances by some percent, which is little beside what rounding the activations does: given the others, many
+channels vary by less than one of their units.
 """
 
 from dataclasses import dataclass

@@ -46,8 +46,23 @@ def is_traced(*arrays: Array | np.ndarray) -> bool:
     return any(isinstance(array, Tracer) for array in arrays)
 
 
-def check_images(call: str, images: Array | np.ndarray, config: PadimConfig, *, floats: bool = False) -> None:
-    """Raise unless ``images`` are RGB of the crop's size: uint8 or, with ``floats``, float32 from 0 to 1."""
+def check_images(
+    call: str,
+    images: Array | np.ndarray,
+    config: PadimConfig,
+    *,
+    floats: bool = False,
+    size: tuple[int, int] | None = None,
+) -> None:
+    """Raise unless ``images`` are RGB of the crop's size: uint8 or, with ``floats``, float32 from 0 to 1.
+
+    Args:
+      call: that errors name.
+      images: to check.
+      config: of the model.
+      floats: whether float32 will do.
+      size: height and width of photos that are wanted in place of images of the crop's size.
+    """
     dtype = getattr(images, "dtype", type(images).__name__)
     is_float = floats and dtype == np.float32
     if dtype != np.uint8 and not is_float:
@@ -55,10 +70,15 @@ def check_images(call: str, images: Array | np.ndarray, config: PadimConfig, *, 
         conversions = ["images.astype(np.float32)"] * floats + ["(255 * images).round().astype(np.uint8)"]
         advice = f": where 1 is white, by {' or '.join(conversions)}" if "float" in str(dtype) else ""
         raise TypeError(f"{call}: images must be {expected}, got {dtype}; convert them first{advice}")
-    expected = ", ".join(map(str, ("n", *config.crop, 3)))
+    wanted = config.crop if size is None else size
+    expected = ", ".join(map(str, ("n", *wanted, 3)))
     if images.ndim == 3 and images.shape[-1] == 3:
         raise ValueError(f"{call}: this is one image, {tuple(images.shape)}, wanted ({expected}); pass images[None]")
-    if images.ndim != 4 or images.shape[1:] != (*config.crop, 3):
+    if images.ndim != 4 or images.shape[1:] != (*wanted, 3):
+        if size is not None:
+            raise ValueError(
+                f"{call}: images are {tuple(images.shape)}, wanted ({expected}): the program takes photos of that size"
+            )
         smaller = images.ndim == 4 and any(a < b for a, b in zip(images.shape[1:3], config.crop, strict=True))
         hint = "smaller than the crop: " if smaller else ""
         raise ValueError(
