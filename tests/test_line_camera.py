@@ -1,14 +1,22 @@
 """A camera as the source of a watch: it comes and goes, it is faster than the judge, and its clock is anything."""
 
+import contextlib
+import ipaddress
 import itertools
+import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
 from padim_jax.line.backlog import WhenFull
@@ -229,6 +237,51 @@ def test_no_word_and_no_record_has_the_password(camera: MjpegCamera, judge: Judg
     assert name == place_of(url).name != place_of(url + "&channel=2").name
     everything = [*line.remarks, *map(str, store.decisions()), repr(place_of(url))]
     assert not [text for text in everything if "s3cret" in text or "ada" in text]
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 by itself, and its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now, address = datetime.now(UTC), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=True)
+    made, files = builder.sign(key, hashes.SHA256()), (folder / "certificate.pem", folder / "key.pem")
+    pem, plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    files[0].write_bytes(made.public_bytes(pem))
+    files[1].write_bytes(key.private_bytes(pem, plain, serialization.NoEncryption()))
+    return files
+
+
+@pytest.mark.parametrize("scheme", ["https", "rtsps"])
+def test_a_certificate_that_nobody_vouches_for_gets_no_password(
+    scheme: str, judge: Judge, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate(tmp_path))
+    asked, server = list[bytes](), socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with contextlib.suppress(ssl.SSLError), context.wrap_socket(server.accept()[0], server_side=True) as one:
+                    asked.append(one.recv(4096))
+
+    threading.Thread(target=answer, daemon=True).start()
+    url = f"{scheme}://ada:s3cret@127.0.0.1:{server.getsockname()[1]}/stream"
+    with Watching(url, judge, store) as line:
+        line.until_said("where nobody vouches for its certificate, name a file with it in SSL_CERT_FILE")
+    assert not any(asked)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+    with Watching(url, judge, store):
+        wait_for(lambda: any(asked))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(
+        ssl, "get_default_verify_paths", lambda: ssl.DefaultVerifyPaths(None, None, "SSL_CERT_FILE", "", "", "")
+    )
+    with pytest.raises(ValueError, match="name one in SSL_CERT_FILE"):
+        place_of(url)
+    server.close()
 
 
 def test_frames_larger_than_images_may_be_are_not_decoded(
