@@ -73,6 +73,7 @@ def watch_line(
     outputs: Sequence[Output] = (),
     *,
     limits: Limits | None = None,
+    looks_for_drift: bool = True,
     remark: Callable[[str], None] = lambda text: None,
     told: Callable[[Decision], None] = lambda decision: None,
     ready: Callable[[], None] = lambda: None,
@@ -89,6 +90,7 @@ def watch_line(
       store: keeps them.
       outputs: get them.
       limits: of what waits and what is kept.
+      looks_for_drift: whether to; only where there is one image of each part (:mod:`padim_jax.line.drift`).
       remark: told in a sentence what is worth knowing; threads call it.
       told: told of every decision once it is recorded.
       ready: called once everything is compiled, before the first image is taken.
@@ -98,7 +100,7 @@ def watch_line(
       StoreError: the store can't be written; what was being judged is not decided, and judged again at the next start.
       OSError: the source fails.
     """
-    return _Watch(source, judge, store, outputs, limits or Limits(), remark, told).run(ready, stopped)
+    return _Watch(source, judge, store, outputs, limits or Limits(), looks_for_drift, remark, told).run(ready, stopped)
 
 
 class _Watch:
@@ -109,9 +111,11 @@ class _Watch:
         store: Store,
         outputs: Sequence[Output],
         limits: Limits,
+        looks_for_drift: bool,
         remark: Callable[[str], None],
         told: Callable[[Decision], None],
     ) -> None:
+        self.looks_for_drift = looks_for_drift
         self.source, self.judge, self.store, self.limits, self.remark, self.told = (
             *(source, judge, store, limits),
             *(remark, told),
@@ -140,8 +144,9 @@ class _Watch:
             self.couriers = [Courier(self.store, output, self.remark) for output in self.far]
             for courier in self.couriers:
                 stack.callback(courier.end)
-            observer = Observer(self.store, self._tell_drift, self.remark, model=self.judge.current.name)
-            stack.callback(observer.end)
+            if self.looks_for_drift:
+                observer = Observer(self.store, self._tell_drift, self.remark, model=self.judge.current.name)
+                stack.callback(observer.end)
             stack.callback(self._end)
             thread.start()
             ready()
@@ -286,7 +291,7 @@ class _Watch:
                 stay = f"{kept.kept_corrected} corrected and {kept.kept_waiting} waiting ones stay"
                 self.remark(f"{self.store.path}: deleted the {kept.deleted} oldest decisions; {stay}")
             if kept.forgotten:
-                again = "those that still lie in the folder are judged again at the next start"
+                again = "files and videos that are still there are judged again at the next start"
                 self.remark(f"{self.store.path}: forgot {kept.forgotten} images to keep its size; {again}")
             if is_large:
                 why = f"the newest {NEWEST}, corrected and waiting decisions stay; raise --keep-size"
