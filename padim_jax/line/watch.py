@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from padim_jax.line.backlog import Arrival, Backlog, WhenFull
 from padim_jax.line.courier import Courier
 from padim_jax.line.drift import Drift
 from padim_jax.line.drift_words import CAUSES
 from padim_jax.line.judge import Begun, Judge, Judged, Photo
 from padim_jax.line.observer import Observer
+from padim_jax.line.outputs.bad_folder import BadFolder
 from padim_jax.line.outputs.drift_events import DriftEvents
 from padim_jax.line.outputs.output import Output, Picture, hand_on, names_for, refuse_twins
 from padim_jax.line.records import Decision, Verdict
@@ -226,6 +229,7 @@ class _Watch:
         frames = {photo.item: photo.pixels for photo in begun.photos}
         state = self.judge.current
         fresh = [found for found in judged if not self._is_decided(found.decision)]
+        self._keep([found.decision for found in fresh], frames)
         recorded = self.store.record([found.decision for found in fresh], self.names)
         self.summary.known += len(judged) - len(recorded)
         results = {found.decision.id: found.result for found in fresh}
@@ -237,6 +241,14 @@ class _Watch:
             if result is not None:
                 pictures[decision.id] = Picture.of(state, result, frames.get(decision.item))
         return pictures
+
+    def _keep(self, decisions: Sequence[Decision], frames: Mapping[str, np.ndarray | None]) -> None:
+        """Let bad folders keep frames that nobody would find again, before they are recorded."""
+        for output in self.near if not self.source.lasts else ():
+            for decision in decisions:
+                pixels = frames.get(decision.item)
+                if isinstance(output, BadFolder) and decision.verdict in output.verdicts and pixels is not None:
+                    output.keep(decision, pixels)
 
     def _is_decided(self, decision: Decision) -> bool:
         """Whether the same bytes have a decision already, by an earlier state of the model too."""
