@@ -1,20 +1,28 @@
 """A camera as the source of a watch: it comes and goes, it is faster than the judge, and its clock is anything."""
 
+import contextlib
+import ipaddress
 import itertools
+import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
 from padim_jax.line.backlog import WhenFull
 from padim_jax.line.judge import Judge
 from padim_jax.line.outputs.bad_folder import BadFolder
-from padim_jax.line.outputs.output import Output
+from padim_jax.line.outputs.output import Output, Picture, hand_on
 from padim_jax.line.records import Decision
 from padim_jax.line.sources.camera import Camera, place_of
 from padim_jax.line.sources.trigger import AtRest, Every, Trigger
@@ -208,9 +216,51 @@ def test_bad_frames_are_kept_as_png_with_their_picture(
         with Image.open(copy) as image:
             assert image.size == (48, 32)
     assert len(list((tmp_path / "bad" / "pictures").glob("*.png"))) == len(bad)
-    said = list[str]()
-    BadFolder(tmp_path / "bad", judge, said.append).deliver(bad[0], 2)  # another process, after a kill
+    assert not list((tmp_path / "bad" / ".frames").iterdir())
+    said, (copy, *_) = list[str](), copies
+    BadFolder(tmp_path / "bad", judge, said.append).deliver(bad[0], 2)  # another process, killed before it was noted
+    assert said == []
+    copy.unlink()
+    BadFolder(tmp_path / "bad", judge, said.append).deliver(bad[0], 2)
+    assert not copy.exists()
     assert "a camera's frame, which is kept nowhere else; it is not kept" in said[0]
+
+
+@pytest.mark.parametrize("other", ["killed", "full"])
+def test_a_bad_frame_is_kept_before_it_is_recorded(
+    camera: MjpegCamera, judge: Judge, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    said, folder = list[str](), BadFolder(tmp_path / "bad", judge)
+    second, deliver = BadFolder(tmp_path / "bad", judge, said.append), folder.deliver
+    failures = [OSError(28, "No space left on device")]
+
+    def fail(decision: Decision, attempt: int, picture: Picture | None = None) -> None:
+        if other == "full" and not failures:
+            return deliver(decision, attempt, picture)
+        raise failures.pop() if failures else OSError("killed")
+
+    monkeypatch.setattr("padim_jax.line.outbox._FIRST_WAIT", 0.05 if other == "full" else 60.0)
+    monkeypatch.setattr(folder, "deliver", fail)
+    camera.on()
+    with Watching(camera.url, judge, store, folder) as line:
+        wait_for(lambda: any(found.verdict == "bad" for found in line.decisions))
+        if other == "full":
+            wait_for(lambda: list((tmp_path / "bad").glob("*.png")))
+    store.outbox.make_due(second.name)
+    hand_on(store, second, {}, said.append)
+    bad = [found for found in line.decisions if found.verdict == "bad"]
+    assert said == []
+    assert len(bad) == len(list((tmp_path / "bad").glob("*.png")))
+    assert len(bad) == len(list((tmp_path / "bad" / "pictures").glob("*.png")))
+    assert not list((tmp_path / "bad" / ".frames").iterdir())
+
+
+def test_a_frame_that_can_not_be_kept_is_said(tmp_path: Path, store: Store, judge: Judge) -> None:
+    said = list[str]()
+    folder = BadFolder(tmp_path / "bad", judge, said.append)
+    (tmp_path / "bad" / ".frames").write_text("in the way")
+    folder.keep(Decision("camera:0", "i", "0a", "m", "d", "bad"), parts(1, seed=5)[0])
+    assert "i can't be kept" in said[0]
 
 
 def test_no_word_and_no_record_has_the_password(camera: MjpegCamera, judge: Judge, store: Store) -> None:
@@ -229,6 +279,54 @@ def test_no_word_and_no_record_has_the_password(camera: MjpegCamera, judge: Judg
     assert name == place_of(url).name != place_of(url + "&channel=2").name
     everything = [*line.remarks, *map(str, store.decisions()), repr(place_of(url))]
     assert not [text for text in everything if "s3cret" in text or "ada" in text]
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 by itself, and its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now, address = datetime.now(UTC), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=True)
+    made, files = builder.sign(key, hashes.SHA256()), (folder / "certificate.pem", folder / "key.pem")
+    pem, plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    files[0].write_bytes(made.public_bytes(pem))
+    files[1].write_bytes(key.private_bytes(pem, plain, serialization.NoEncryption()))
+    return files
+
+
+@pytest.mark.parametrize("scheme", ["https", "rtsps"])
+def test_a_certificate_that_nobody_vouches_for_gets_no_password(
+    scheme: str, judge: Judge, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate(tmp_path))
+    asked, server = list[bytes](), socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with (
+                    contextlib.suppress(ssl.SSLError),
+                    context.wrap_socket(server.accept()[0], server_side=True) as one,
+                ):
+                    asked.append(one.recv(4096))
+
+    threading.Thread(target=answer, daemon=True).start()
+    url = f"{scheme}://ada:s3cret@127.0.0.1:{server.getsockname()[1]}/stream"
+    with Watching(url, judge, store) as line:
+        line.until_said("where nobody vouches for its certificate, name a file with it in SSL_CERT_FILE")
+    assert not any(asked)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+    with Watching(url, judge, store):
+        wait_for(lambda: any(asked))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(
+        ssl, "get_default_verify_paths", lambda: ssl.DefaultVerifyPaths(None, None, "SSL_CERT_FILE", "", "", "")
+    )
+    with pytest.raises(ValueError, match="name one in SSL_CERT_FILE"):
+        place_of(url)
+    server.close()
 
 
 def test_frames_larger_than_images_may_be_are_not_decoded(

@@ -22,7 +22,7 @@ from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
 from padim_jax.line.watch import Limits, watch_line
 from tests.conftest import write_images
-from tests.line_parts import fit_model, parts
+from tests.line_parts import fit_model, parts, write_frames
 from tests.test_line_crash import start
 from tests.test_line_drift import figures, pictured
 from tests.test_line_store import DAY, Clock
@@ -215,6 +215,33 @@ def test_notify_chooses_decisions_or_drift(
     assert main([*arguments, "--once", "--look-rate", "0.2", "--webhook", server.url, *options]) == 0
     found = {"event" if "event" in body else "decision" for _, body in server.got}
     assert found == ({"event", "decision"} if kinds == "both" else {kinds})
+
+
+@pytest.mark.parametrize("options", [("--on-motion",), ("--every", "0.04"), ()])
+def test_drift_is_looked_for_in_one_frame_of_each_part_alone(
+    tmp_path: Path, judge: Judge, server: Receiver, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store.open(tmp_path / "l.db") as store:
+        store.record(drifted("bracket", judge.current.digest))
+    frames = write_frames(tmp_path / "v.mkv", parts(3, seed=6).repeat(10, axis=0))
+    arguments = ["watch", str(frames), "--model", str(judge.path), "--store", str(tmp_path / "l.db")]
+    arguments += ["--look-rate", "0.2", "--webhook", server.url, *options]
+    assert main(arguments) == 0
+    said, is_looked_for = capsys.readouterr().err, "--on-motion" in options
+    assert ("bracket has drifted" in said) == is_looked_for
+    assert any("event" in body for _, body in server.got) == is_looked_for
+    assert ("note: nobody looks for drift, which takes one image of each part" in said) == (not is_looked_for)
+    assert main([*arguments, "--notify", "drift"]) == (0 if is_looked_for else 2)
+
+
+def test_drift_that_nobody_would_be_told_of_is_refused(
+    tmp_path: Path, judge: Judge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["watch", str(tmp_path), "--model", str(judge.path), "--store", str(tmp_path / "l.db"), "--once"]
+    plc = ["--opcua", "opc.tcp://plc:4840/?node=i=1"]
+    for outputs in ([], plc):
+        assert main([*arguments, *outputs, "--notify", "drift"]) == 2
+        assert "--notify drift: drift is sent by --webhook and --mqtt, and neither is given" in capsys.readouterr().err
 
 
 @pytest.mark.slow

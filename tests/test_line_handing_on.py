@@ -149,6 +149,24 @@ def test_an_address_that_is_wrong_is_refused_without_its_password(url: str) -> N
     assert "s3cret" not in without_secrets(url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://ada:s3#cret@plc/x", "http://ada:s3?cret@plc/x", "http://ada:12/s3cret@plc/x", "http://ada#s3@plc"),
+        *("http://ada:p@s3?cret@plc/x", "http://plc/x?token=s3cret&mail=a@b", "http://ada:9/s3?cret@plc"),
+    ],
+)
+def test_a_password_that_ends_nobody_knows_where_is_refused_in_words(url: str) -> None:
+    with pytest.raises(ValueError, match="write %2F for /, %3F for [?], %23 for # and %40 for @") as caught:
+        Webhook(url)
+    assert not [part for part in ("s3", "cret", "ada", "@b") if part in str(caught.value) + without_secrets(url)]
+
+
+def test_an_at_that_can_be_no_passwords_end_stays(url: str = "http://plc/@line") -> None:
+    assert Webhook(url).name == f"webhook {url}"
+    assert Webhook("http://ada:s3%23cret%3F@plc/x").name == "webhook http://plc/x"
+
+
 def test_an_address_that_is_not_ascii_is_sent_quoted() -> None:
     hook = Webhook("http://prüfung.example:8080/prüfung %20?teil=größe&x=1")
     assert hook._url == "http://xn--prfung-4ya.example:8080/pr%C3%BCfung%20%20?teil=gr%C3%B6%C3%9Fe&x=1"

@@ -146,6 +146,28 @@ def test_decisions_wait_while_the_plant_is_away_and_each_is_counted_once(plant: 
     output.close()
 
 
+@pytest.mark.parametrize(
+    ("marks", "written"),
+    [(("id",), 2), (("item", "time"), 2), (("id", "item", "time"), 2), (("item",), 3), (("time",), 3), ((), 3)],
+)
+@pytest.mark.parametrize("kind", ["DateTime", "String"])
+def test_a_sequence_of_another_store_hides_no_part(
+    shared: Plant, marks: tuple[str, ...], written: int, kind: str
+) -> None:
+    name = f"{'-'.join(marks)}{kind}"
+    kinds = dict.fromkeys(marks, "String") | ({"time": kind} if "time" in marks else {})
+    shared.add(name, {"sequence": "UInt32", "verdict": "String", "total_count": "UInt32"} | kinds)
+    output = Opcua(shared.url(name))
+    moment = {"sequence": 1, "time": "2026-01-02T03:04:05.678Z"}
+    output.deliver(replace(decision("a.png"), **moment), 1)
+    other = replace(decision("b.png", verdict="bad", digest="d2"), **moment)  # the first one of a new store
+    output.deliver(other, 1)
+    assert shared.read("verdict", name) == "bad"
+    output.deliver(other, 2)  # its answer was lost
+    assert shared.read("total_count", name) == written
+    output.close()
+
+
 def deliver_all(store: Store, output: Opcua) -> None:
     end = time.monotonic() + 20
     while store.outbox.waiting():

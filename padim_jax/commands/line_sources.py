@@ -57,6 +57,11 @@ class SourceOptions:
         return self.is_camera or (self.source != STANDARD_INPUT and Path(self.source).is_file())
 
     @property
+    def shows_parts_again(self) -> bool:
+        """Whether several images may be of one part, which drift can't be told from."""
+        return self.has_frames and not self.on_motion
+
+    @property
     def ends(self) -> bool:
         """Whether the source comes to its end by itself."""
         return self.once or (not self.is_camera and (self.has_frames or self.source == STANDARD_INPUT))

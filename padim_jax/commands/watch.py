@@ -25,6 +25,7 @@ from padim_jax.line.verdict import Rates
 from padim_jax.line.watch import Limits, Summary, watch_line
 
 _DAY = 86400.0
+_ONE_EACH = "which takes one image of each part; of a video or a camera, --on-motion chooses these"
 
 
 def watch_command(
@@ -59,6 +60,7 @@ def watch_command(
         *(source, once, poll, settle, every, on_motion, motion_change, still, empty, queue, when_full)
     )
     images_of.check()
+    _check_drift(images_of, notified, bool(webhooks or brokers))
     seconds = None if keep_days is None else keep_days * _DAY
     limits = Limits(*images_of.backlog(), max_seconds=seconds, max_bytes=keep_size)
     with ExitStack() as stack:
@@ -72,7 +74,9 @@ def watch_command(
             outputs += [Webhook(url, told) for url in webhooks]
             outputs += [Mqtt(url, told) for url in brokers]
             outputs += [Opcua(url, told) for url in servers]
-            if EVENT in notified or not notified:
+            if images_of.shows_parts_again:
+                say(f"note: nobody looks for drift, {_ONE_EACH}")
+            elif EVENT in notified or not notified:
                 messengers = *map(Webhook, webhooks), *map(Mqtt, brokers)
                 outputs += [DriftEvents(opened.alarms, messenger) for messenger in messengers]
             if bad_folder is not None:
@@ -88,6 +92,7 @@ def watch_command(
             opened,
             outputs,
             limits=limits,
+            looks_for_drift=not images_of.shows_parts_again,
             remark=say,
             told=lambda decision: None if quiet else tell(describe(decision)),
             ready=lambda: say(f"ready: {name} is judged by {model} ({digest}), decisions go to {store}"),
@@ -97,6 +102,18 @@ def watch_command(
     failed = summary.verdicts["unreadable"] + summary.dropped
     if failed and images_of.ends:
         raise click.ClickException(f"{failed} images could not be read or were dropped, and have no score")
+
+
+def _check_drift(images_of: SourceOptions, notified: tuple[str, ...], has_messengers: bool) -> None:
+    """Refuse to notify of drift where there is none to tell of, or nobody to tell.
+
+    Raises:
+      UsageError: saying why.
+    """
+    if EVENT in notified and images_of.shows_parts_again:
+        raise click.UsageError(f"--notify {EVENT}: {_ONE_EACH}")
+    if EVENT in notified and not has_messengers:
+        raise click.UsageError(f"--notify {EVENT}: drift is sent by --webhook and --mqtt, and neither is given")
 
 
 def _note_left(store: Store, outputs: list[Output]) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from padim_jax.line.backlog import Arrival, Backlog, WhenFull
 from padim_jax.line.courier import Courier
 from padim_jax.line.drift import Drift
 from padim_jax.line.drift_words import CAUSES
 from padim_jax.line.judge import Begun, Judge, Judged, Photo
 from padim_jax.line.observer import Observer
+from padim_jax.line.outputs.bad_folder import BadFolder
 from padim_jax.line.outputs.drift_events import DriftEvents
 from padim_jax.line.outputs.output import Output, Picture, hand_on, names_for, refuse_twins
 from padim_jax.line.records import Decision, Verdict
@@ -73,6 +76,7 @@ def watch_line(
     outputs: Sequence[Output] = (),
     *,
     limits: Limits | None = None,
+    looks_for_drift: bool = True,
     remark: Callable[[str], None] = lambda text: None,
     told: Callable[[Decision], None] = lambda decision: None,
     ready: Callable[[], None] = lambda: None,
@@ -89,6 +93,7 @@ def watch_line(
       store: keeps them.
       outputs: get them.
       limits: of what waits and what is kept.
+      looks_for_drift: whether to; only where there is one image of each part (:mod:`padim_jax.line.drift`).
       remark: told in a sentence what is worth knowing; threads call it.
       told: told of every decision once it is recorded.
       ready: called once everything is compiled, before the first image is taken.
@@ -98,7 +103,7 @@ def watch_line(
       StoreError: the store can't be written; what was being judged is not decided, and judged again at the next start.
       OSError: the source fails.
     """
-    return _Watch(source, judge, store, outputs, limits or Limits(), remark, told).run(ready, stopped)
+    return _Watch(source, judge, store, outputs, limits or Limits(), looks_for_drift, remark, told).run(ready, stopped)
 
 
 class _Watch:
@@ -109,9 +114,11 @@ class _Watch:
         store: Store,
         outputs: Sequence[Output],
         limits: Limits,
+        looks_for_drift: bool,
         remark: Callable[[str], None],
         told: Callable[[Decision], None],
     ) -> None:
+        self.looks_for_drift = looks_for_drift
         self.source, self.judge, self.store, self.limits, self.remark, self.told = (
             *(source, judge, store, limits),
             *(remark, told),
@@ -140,8 +147,9 @@ class _Watch:
             self.couriers = [Courier(self.store, output, self.remark) for output in self.far]
             for courier in self.couriers:
                 stack.callback(courier.end)
-            observer = Observer(self.store, self._tell_drift, self.remark, model=self.judge.current.name)
-            stack.callback(observer.end)
+            if self.looks_for_drift:
+                observer = Observer(self.store, self._tell_drift, self.remark, model=self.judge.current.name)
+                stack.callback(observer.end)
             stack.callback(self._end)
             thread.start()
             ready()
@@ -221,6 +229,7 @@ class _Watch:
         frames = {photo.item: photo.pixels for photo in begun.photos}
         state = self.judge.current
         fresh = [found for found in judged if not self._is_decided(found.decision)]
+        self._keep([found.decision for found in fresh], frames)
         recorded = self.store.record([found.decision for found in fresh], self.names)
         self.summary.known += len(judged) - len(recorded)
         results = {found.decision.id: found.result for found in fresh}
@@ -232,6 +241,14 @@ class _Watch:
             if result is not None:
                 pictures[decision.id] = Picture.of(state, result, frames.get(decision.item))
         return pictures
+
+    def _keep(self, decisions: Sequence[Decision], frames: Mapping[str, np.ndarray | None]) -> None:
+        """Let bad folders keep frames that nobody would find again, before they are recorded."""
+        for output in self.near if not self.source.lasts else ():
+            for decision in decisions:
+                pixels = frames.get(decision.item)
+                if isinstance(output, BadFolder) and decision.verdict in output.verdicts and pixels is not None:
+                    output.keep(decision, pixels)
 
     def _is_decided(self, decision: Decision) -> bool:
         """Whether the same bytes have a decision already, by an earlier state of the model too."""
@@ -286,7 +303,7 @@ class _Watch:
                 stay = f"{kept.kept_corrected} corrected and {kept.kept_waiting} waiting ones stay"
                 self.remark(f"{self.store.path}: deleted the {kept.deleted} oldest decisions; {stay}")
             if kept.forgotten:
-                again = "those that still lie in the folder are judged again at the next start"
+                again = "files and videos that are still there are judged again at the next start"
                 self.remark(f"{self.store.path}: forgot {kept.forgotten} images to keep its size; {again}")
             if is_large:
                 why = f"the newest {NEWEST}, corrected and waiting decisions stay; raise --keep-size"

@@ -3,6 +3,8 @@
 import re
 import urllib.parse
 
+# with an @ behind a sign that ends a host: what is before it may be a password that such a sign is in
+_AMBIGUOUS = re.compile(r"[^/?#]*//(?:[^/?#]*[?#]|[^/?#]*[:@][^/?#]*/|[^/?#]*/[^@]*[?#]).*@", re.DOTALL)
 _PATH, _QUERY = "/%:@!$&'()*+,;=~", "/%:@!$&'()*+,;=~?"  # stay as they are
 
 
@@ -16,8 +18,13 @@ def split_address(url: str, kind: str, example: str, schemes: tuple[str, ...]) -
       schemes: that are right.
 
     Raises:
-      ValueError: another scheme, no host, or no such port; the message has no user, password or query.
+      ValueError: another scheme, no host, no such port, or an @ by which nobody can tell where a password ends; the
+        message has no user, password or query.
     """
+    if _AMBIGUOUS.match(url):
+        shown = without_secrets(url)
+        signs = "in a password write %2F for /, %3F for ?, %23 for # and %40 for @, and behind the host %40 for @"
+        raise ValueError(f"watch: {kind} {shown!r} has an @ behind a /, ? or #; {signs}")
     parts, is_right = None, False
     try:
         parts = urllib.parse.urlsplit(url)
@@ -52,5 +59,9 @@ def without_secrets(url: str) -> str:
 
     >>> without_secrets("htp://ada:secret@host/path?token=1")
     'htp://host/path'
+    >>> without_secrets("rtsp://ada:se#cret@host/path")
+    'rtsp://…'
     """
+    if re.search(r"[?#].*@", url, re.DOTALL):  # of a password or of a query, nobody can tell
+        return re.sub(r"^([a-zA-Z][a-zA-Z0-9+.-]*://)?.*", r"\1…", url, flags=re.DOTALL)
     return re.sub(r"^(.*?//)?.*@", r"\1", re.sub(r"[?#].*", "", url, flags=re.DOTALL), flags=re.DOTALL)

@@ -3,10 +3,13 @@
 import io
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from padim_jax.artifact.ownership import claim, locked
@@ -14,16 +17,19 @@ from padim_jax.line.judge import Judge, Photo
 from padim_jax.line.originals import read_original
 from padim_jax.line.outputs.output import Picture
 from padim_jax.line.records import Decision, Verdict
+from padim_jax.line.sources.camera import is_camera
 from padim_jax.runs.outputs import write_heatmap
 from weights_conversion.atomic import write_atomically
 
 PICTURES = "pictures"
+FRAMES = ".frames"
 
 
 class BadFolder:
     """Copies of bad images, by the names they had and their decision's id, and pictures of them in ``pictures/``.
 
-    Frames of videos and cameras are written as PNG.
+    Frames of videos and cameras are written as PNG. Those of cameras, which lie nowhere else, are kept in ``.frames/``
+    from before their decision is recorded until they are handed on, by whichever process.
 
     Args:
       path: of the folder; it is marked as padim's, so that nothing in it is taken for an image of a part.
@@ -52,14 +58,16 @@ class BadFolder:
 
     def deliver(self, decision: Decision, attempt: int, picture: Picture | None = None) -> None:
         """Copy the image and draw its picture; what lies there already is written anew."""
-        photo = self._original(decision, picture)
-        is_frame = photo is not None and photo.pixels is not None
         item = Path(decision.item)
         # the sequence sorts, and the id tells those of several stores apart
-        name = f"{decision.sequence:08}-{decision.id[:12]}-{(item.name if is_frame else item.stem)[:80]}"
+        start = f"{decision.sequence:08}-{decision.id[:12]}"
+        photo = self._original(decision, picture, self.path / f"{start}-{item.name[:80]}.png")
+        is_frame = photo is not None and photo.pixels is not None
+        name = f"{start}-{(item.name if is_frame else item.stem)[:80]}"
         copy = self.path / f"{name}{'.png' if is_frame else item.suffix}"
         if photo is not None:
             write_atomically(copy, _content(photo))
+            self._frame(decision).unlink(missing_ok=True)
             picture = picture or self._redraw(decision, photo)
         if picture is None:
             if photo is not None:  # or it was said already
@@ -72,10 +80,33 @@ class BadFolder:
         write_heatmap(draft, result, picture.scale, config=config, threshold=picture.threshold)
         draft.replace(target)
 
-    def _original(self, decision: Decision, picture: Picture | None) -> Photo | None:
+    def keep(self, decision: Decision, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
+        """Keep a frame that lies nowhere else, before its decision is recorded; where it can't be, that is said."""
+        path = self._frame(decision)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, _content(Photo(decision.source, decision.item, path, pixels=pixels)))
+        except OSError as error:
+            self._remark(f"{self.name}: {decision.item} can't be kept ({error}), and is lost if this process ends now")
+
+    def _frame(self, decision: Decision) -> Path:
+        return self.path / FRAMES / f"{decision.id}.png"
+
+    def _kept(self, decision: Decision, copy: Path) -> Photo | None:
+        """A frame that was kept, or copied by a process that died then."""
+        for path in (self._frame(decision), copy) if is_camera(decision.source) else ():
+            with suppress(OSError), Image.open(path) as image:
+                photo = Photo(decision.source, decision.item, path, pixels=np.asarray(image.convert("RGB")))
+                if photo.digest == decision.image_digest:
+                    return photo
+        return None
+
+    def _original(self, decision: Decision, picture: Picture | None, copy: Path) -> Photo | None:
         """The image itself; None, with a word, where it is not there any more."""
         if picture is not None and picture.pixels is not None:
             return Photo(decision.source, decision.item, Path(decision.item), pixels=picture.pixels)
+        if found := self._kept(decision, copy):
+            return found
         kept = "it is not kept" if picture is None else "the picture alone is kept"
         try:
             photo = read_original(decision)

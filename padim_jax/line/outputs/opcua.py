@@ -27,6 +27,7 @@ _INTEGERS = {  # OPC UA's types and their ranges
     **{name: (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for name, bits in (("SByte", 8), ("Int16", 16), ("Int32", 32))},
     "Int64": (-(2**63), 2**63 - 1),
 }
+_MARKS = ("id", "item", "time")  # what tells of which decision the values are
 _OF_ONE = ("BadOutOfRange", "BadEncodingLimitsExceeded")  # answers that are about one decision's values
 
 
@@ -37,8 +38,9 @@ class Opcua:
     ``sequence`` and ``verdict`` have to be there, and of :data:`VALUES` and :data:`COUNTERS` those are written that
     are. A value is written in its variable's own type; a verdict is a word in a string, and 0 good, 1 look, 2 bad, 3
     unreadable in an integer; a score that there is none of is NaN. ``sequence`` is written last, together with the
-    counters, each of which is read and raised by one. A decision whose sequence and id stand there already is not
-    written again, so counters count once. Where there is a variable ``acknowledged``, the next decision is written only
+    counters, each of which is read and raised by one. A decision that stands there already is not written again, so
+    counters count once. It is known by its sequence together with ``id``, or with ``item`` and ``time``; a sequence
+    alone may be that of another store, so an object without these gets it again, and counts it again. Where there is a variable ``acknowledged``, the next decision is written only
     once it equals ``sequence``.
 
     Args:
@@ -144,11 +146,11 @@ class Opcua:
         Raises:
           OSError: the last one was not acknowledged in time.
         """
-        names = [name for name in (SEQUENCE, "id", ACKNOWLEDGED) if name in self._nodes]
+        names = [name for name in (SEQUENCE, *_MARKS, ACKNOWLEDGED) if name in self._nodes]
         end = time.monotonic() + self._timeout
         while True:
             found = dict(zip(names, self._read(names), strict=True))
-            if found[SEQUENCE] == decision.sequence and found.get("id", decision.id) == decision.id:
+            if found[SEQUENCE] == decision.sequence and self._is_same(decision, found):
                 return True
             if ACKNOWLEDGED not in found or found[ACKNOWLEDGED] == found[SEQUENCE]:
                 return False
@@ -156,6 +158,14 @@ class Opcua:
                 last = f"acknowledged is {found[ACKNOWLEDGED]}, wanted {found[SEQUENCE]}"
                 raise OSError(f"the decision before was not acknowledged within {self._timeout:g} s: {last}")
             time.sleep(_PAUSE)
+
+    def _is_same(self, decision: Decision, found: Mapping[str, Any]) -> bool:
+        """Whether all that tells of which decision these values are says that they are of this one."""
+        marks, record = [name for name in _MARKS if name in found], decision.record()
+        is_known = "id" in marks or {"item", "time"} <= {*marks}
+        return is_known and all(
+            _comparable(found[name]) == _comparable(_of_type(name, record[name], self._types[name])) for name in marks
+        )
 
     def _read(self, names: list[str]) -> list[Any]:
         return self._client.read_values([self._nodes[name] for name in names]) if names else []
@@ -199,6 +209,11 @@ def _of_type(name: str, value: Any, kind: str) -> Any:
             return int(value)
         raise OSError(f"the variable {name} is {kind}, from {low} to {high}, and {value} has no place in it")
     raise OSError(f"the variable {name} is {kind}, which has no place for {value!r}")
+
+
+def _comparable(value: Any) -> Any:
+    """A time without its zone, which is UTC; other values as they are."""
+    return value.replace(tzinfo=None) if isinstance(value, datetime) else value
 
 
 def _plain(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+import ssl
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ _OPTIONS = {
     "http": {"protocol_whitelist": "http,https,tcp,tls,crypto"},  # a playlist must not read files of this machine
     "https": {"protocol_whitelist": "http,https,tcp,tls,crypto"},
 }
+_ENCRYPTED, _TLS = ("https", "rtsps"), ("http", "https", "rtsps")
 _LOCAL, _DEVICE = "camera:", "/dev/video"
 
 
@@ -49,6 +51,11 @@ class Place:
     format: str | None = None
     options: dict[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether its certificate is checked."""
+        return self.name.startswith(_ENCRYPTED)
+
 
 def is_camera(source: str) -> bool:
     """Whether a source is a camera's address, right or wrong, and not a path."""
@@ -59,7 +66,8 @@ def place_of(source: str) -> Place:
     """Where the camera of an address is: ``rtsp://…``, ``http://…``, ``camera:0`` or ``/dev/video0``.
 
     Raises:
-      ValueError: no such address, or a plugged-in camera on a system other than Linux.
+      ValueError: no such address, a plugged-in camera on a system other than Linux, or an encrypted stream where no
+        file of certificates is known.
 
     >>> place_of("rtsp://ada:secret@door/1?channel=2").name
     'rtsp://door/1?2d1e4b2b'
@@ -75,7 +83,19 @@ def place_of(source: str) -> Place:
     name = without_secrets(source)
     if parts.query:
         name += f"?{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}"
-    return Place(name, source, None, _OPTIONS[parts.scheme])
+    return Place(name, source, None, _OPTIONS[parts.scheme] | _certificates(source, parts.scheme))
+
+
+def _certificates(source: str, scheme: str) -> dict[str, str]:
+    """Options by which FFmpeg checks a server's certificate, which it would not do by itself.
+
+    A stream without encryption has them too: it may lead on to one that has.
+    """
+    known = ssl.get_default_verify_paths().cafile  # of SSL_CERT_FILE, or the system's
+    if known is None and scheme in _ENCRYPTED:
+        why = "no file of certificates is known, to tell whether it is that camera"
+        raise ValueError(f"watch: camera {without_secrets(source)!r}: {why}; name one in SSL_CERT_FILE")
+    return {"tls_verify": "1"} | ({} if known is None else {"ca_file": known}) if scheme in _TLS else {}
 
 
 class Camera:
@@ -133,6 +153,8 @@ class Camera:
                 why = f"nothing came within {self._timeout:g} s"
             except (self._av.FFmpegError, ValueError) as error:
                 why = in_words(error)
+                if self._place.is_encrypted:  # FFmpeg does not say which it was
+                    why += "; where nobody vouches for its certificate, name a file with it in SSL_CERT_FILE"
             if stop.is_set():
                 return
             gone = gone or time.monotonic()
