@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -321,9 +322,9 @@ def test_a_certificate_that_nobody_vouches_for_gets_no_password(
     with Watching(url, judge, store):
         wait_for(lambda: any(asked))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
-    monkeypatch.setattr(
-        ssl, "get_default_verify_paths", lambda: ssl.DefaultVerifyPaths(None, None, "SSL_CERT_FILE", "", "", "")
-    )
+    nothing: Any = None
+    none_known = ssl.DefaultVerifyPaths(nothing, nothing, "SSL_CERT_FILE", "", "", "")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: none_known)
     with pytest.raises(ValueError, match="name one in SSL_CERT_FILE"):
         place_of(url)
     server.close()

@@ -157,13 +157,13 @@ def test_an_address_that_is_wrong_is_refused_without_its_password(url: str) -> N
     ],
 )
 def test_a_password_that_ends_nobody_knows_where_is_refused_in_words(url: str) -> None:
-    with pytest.raises(ValueError, match="write %2F for /, %3F for [?], %23 for # and %40 for @") as caught:
+    with pytest.raises(ValueError, match=r"write %2F for /, %3F for \?, %23 for # and %40 for @") as caught:
         Webhook(url)
     assert not [part for part in ("s3", "cret", "ada", "@b") if part in str(caught.value) + without_secrets(url)]
 
 
-def test_an_at_that_can_be_no_passwords_end_stays(url: str = "http://plc/@line") -> None:
-    assert Webhook(url).name == f"webhook {url}"
+def test_an_at_that_can_be_no_passwords_end_stays() -> None:
+    assert Webhook("http://plc/@line").name == "webhook http://plc/@line"
     assert Webhook("http://ada:s3%23cret%3F@plc/x").name == "webhook http://plc/x"
 
 

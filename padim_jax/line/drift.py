@@ -1,10 +1,13 @@
 """Whether images have drifted, in what and where: bets against their staying alike, at a stated rate of false alarms.
 
-It takes one image of each part, in the order of the parts. As long as nothing changes, these of one state of a model
-are equally probable in any order, defects at their usual rate among them. Frames that follow each other are not: several
-of one part are like each other, which bets win on, so that there are false alarms, almost surely. Then what they score, how bright, sharp and placed they are, and how high their map is at each place,
-each ranked among the images before (:mod:`padim_jax.line.ranks`), are uniform numbers, and whoever bets against that
-gains nothing on the average (:mod:`padim_jax.line.martingale`).
+It takes one image of each part, in the order of the parts. As long as nothing changes, those of one state of a model
+are equally probable in any order, defects at their usual rate among them. Then what they score, how bright, sharp and
+placed they are, and how high their map is at each place, each ranked among the images before
+(:mod:`padim_jax.line.ranks`), are uniform numbers, and whoever bets against that gains nothing on the average
+(:mod:`padim_jax.line.martingale`).
+
+Frames that follow each other are not equally probable in any order: several of one part are like each other. Bets win
+on that, so there are false alarms, almost surely.
 
 Capital of 1 is split in advance between these quantities q, in shares w(q): a half for the score, 1 / 16 for each of
 brightness, contrast, sharpness, row, column and turn, and 1 / 8 for all places together. Each share is bet by itself,

@@ -40,8 +40,8 @@ class Opcua:
     unreadable in an integer; a score that there is none of is NaN. ``sequence`` is written last, together with the
     counters, each of which is read and raised by one. A decision that stands there already is not written again, so
     counters count once. It is known by its sequence together with ``id``, or with ``item`` and ``time``; a sequence
-    alone may be that of another store, so an object without these gets it again, and counts it again. Where there is a variable ``acknowledged``, the next decision is written only
-    once it equals ``sequence``.
+    alone may be that of another store, so an object without these gets it again, and counts it again. Where there is a
+    variable ``acknowledged``, the next decision is written only once it equals ``sequence``.
 
     Args:
       url: ``opc.tcp://host:4840/path?node=NODE``, with the object's node id, such as ``ns=2;s=Padim``. A user's name
