@@ -205,10 +205,11 @@ def drift_command() -> None:
     have won 1 / --rate: as long as nothing changes, that ever happens with a probability of at most --rate, for all of
     them together. It changes no model, and its exit code is 0 whether it finds drift or not; --json has has_drifted.
 
-    The rate holds for one image of each part, in the order of the parts, and not for frames of a video
-    or a camera that --on-motion has not chosen. It holds for one fixed beginning: it begins anew with
-    --since, and after the last decision that --keep-days or --keep-size has deleted. A line that
-    differs from the model's good images from the first decision on, and stays so, shows no drift."""
+    The rate holds for one image of each part, in the order of the parts, and not for frames of a video or a camera that
+    --on-motion has not chosen. It holds for one fixed beginning: it begins anew with --since, and after the last
+    decision that --keep-days or --keep-size has deleted. A line that differs from the model's good images from the
+    first decision on, and stays so, shows no drift.
+    """
 
 
 @click.command(
