@@ -255,17 +255,17 @@ def test_killed_at_any_moment_it_is_told_once(tmp_path: Path) -> None:
     with Store.open(tmp_path / "l.db") as store:
         store.record(drifted("m", digest))
         for pause in (0.0, 0.05, 0.3):
-            process = start(tmp_path, "--webhook", f"http://127.0.0.1:{port}/part")
+            process = start(tmp_path, "camera", "--poll", 0.1, "--webhook", f"http://127.0.0.1:{port}/part")
             time.sleep(pause)
             process.kill()
             process.communicate()
-        process = start(tmp_path, "--webhook", f"http://127.0.0.1:{port}/part")
+        process = start(tmp_path, "camera", "--poll", 0.1, "--webhook", f"http://127.0.0.1:{port}/part")
         wait_for(lambda: store.outbox.waiting())
         process.kill()
         process.communicate()
         server = Receiver(port)
         try:
-            process = start(tmp_path, "--webhook", server.url)
+            process = start(tmp_path, "camera", "--poll", 0.1, "--webhook", server.url)
             wait_for(lambda: server.got and not store.outbox.waiting())
             process.terminate()
             process.communicate(timeout=60)
