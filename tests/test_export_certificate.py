@@ -269,7 +269,7 @@ def test_images_in_files_are_read_as_the_model_reads_them(exported: Path, tmp_pa
     ("wrong", "message"),
     [
         ({"format": "tflite"}, "format='tflite', wanted one of onnx, openvino, stablehlo"),
-        ({"batch": 0}, "batch=0, wanted a number of images, 1 or more, or None"),
+        ({"batch": 0}, "batch=0, wanted a number of images from 1 to 1024, or None"),
         ({"model": 3}, "model is of type int, wanted a model or the folder of one"),
     ],
 )

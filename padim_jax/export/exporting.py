@@ -20,7 +20,7 @@ from padim_jax.export.examples import MOST_GOOD, choose_examples, keep_first
 from padim_jax.export.folder import refuse_nested, replaced
 from padim_jax.export.inputs import Images, Input, ProgramInput, check_input
 from padim_jax.export.resampling import plan_resampling
-from padim_jax.export.runtimes import DATA, FORMATS, OWN, Format, Precision, open_runtimes
+from padim_jax.export.runtimes import DATA, FORMATS, MOST_IMAGES, OWN, Format, Precision, open_runtimes
 from padim_jax.export.shipped import Target
 from padim_jax.export.shipping import Shipment
 from padim_jax.export.worst_case import run_worst_case
@@ -87,8 +87,8 @@ def export_model(
     """
     if format not in get_args(Format):
         raise ValueError(f"{_CALL}: format={format!r}, wanted one of {', '.join(get_args(Format))}")
-    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise ValueError(f"{_CALL}: batch={batch!r}, wanted a number of images, 1 or more, or None")
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= MOST_IMAGES):
+        raise ValueError(f"{_CALL}: batch={batch!r}, wanted a number of images from 1 to {MOST_IMAGES}, or None")
     if isinstance(model, str | os.PathLike):
         refuse_nested(Path(out), Path(model), _CALL)
     if precision not in BOUNDS:

@@ -26,7 +26,7 @@ from padim_jax.export.certificate import (
 from padim_jax.export.compare import BOUND, BOUNDS, Differences
 from padim_jax.export.describe import ExportError
 from padim_jax.export.resampling import plan_resampling
-from padim_jax.export.runtimes import DATA, FILES, FORMATS, OWN
+from padim_jax.export.runtimes import DATA, FILES, FORMATS, MOST_IMAGES, OWN
 from padim_jax.export.shipped import claimed_targets, strangers
 from padim_jax.export.worst_case import ROUNDING, WorstCaseReport
 
@@ -208,6 +208,7 @@ def _check_claims(path: Path, certificate: Certificate) -> None:
         "it has factors in eight bits beside a network of more": certificate.factor_error is not None
         and certificate.precision != "int8",
         f"its bound is {bound!r}, not {most:g} or less": not 0 < bound <= most,
+        f"its program takes {certificate.batch} images at a time": (certificate.batch or 1) > MOST_IMAGES,
         "it names no runtime": not certificate.runtimes,
         "its worst case is beyond its own bound": certificate.worst_case is not None
         and max(certificate.worst_case.error, certificate.worst_case.difference)

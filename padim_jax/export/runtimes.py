@@ -26,6 +26,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "openvino": ("model.xml", "model.bin"),
     "stablehlo": ("model.stablehlo", "arrays.npz"),
 }
+MOST_IMAGES = 1024  # that a program takes at a time, where their number is fixed
 OWN: dict[str, str] = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "stablehlo": "JAX"}  # which sets a precision
 FORMATS: dict[str, tuple[Format, ...]] = {  # that have a precision
     "float32": ("onnx", "openvino", "stablehlo"),
