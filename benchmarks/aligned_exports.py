@@ -11,17 +11,15 @@ line per row; exits 1 where more than 1 % of the images of a folder are others.
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from alternate import Row, add_options, alternate, judge, medians, show
+from alternate import Row, add_options, alternate, cpu_ms, judge, medians, show
 
 import padim_jax as padim
 from padim_jax.export import export_model
@@ -60,7 +58,7 @@ def main() -> int:
             middle = medians(alternate(works, options.rounds, repeats=10, settle=True))
             for side, work in works.items():
                 row: Row = {"set": place.name, "align": align, "side": side, "ms": 1e3 * middle[side]}
-                row |= {"cpu_ms": _cpu_ms(work), "images": len(every)}
+                row |= {"cpu_ms": cpu_ms(work), "images": len(every)}
                 if side in largest:
                     others = int((largest[side] > BOUND).sum())
                     row |= {"others": others, "largest": float(largest[side][largest[side] <= BOUND].max())}
@@ -84,16 +82,6 @@ def _differences(model: padim.Padim, run: Run, images: np.ndarray) -> np.ndarray
 def _read(folder: Path, config: padim.PadimConfig) -> np.ndarray:
     paths = [path for path in find_images([folder]).paths if "ground_truth" not in path.parts]
     return np.stack([read_image(path, config) for path in paths])
-
-
-def _cpu_ms(work: Callable[[], object], calls: int = 9) -> float:
-    """The median processor time of a call, over all threads."""
-    times = []
-    for _ in range(calls):
-        start = time.process_time()
-        work()
-        times.append(1e3 * (time.process_time() - start))
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

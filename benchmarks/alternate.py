@@ -46,6 +46,16 @@ def alternate(
     return seconds
 
 
+def cpu_ms(work: Callable[[], object], calls: int = 9) -> float:
+    """The median processor time of a call in milliseconds, over all threads."""
+    times = []
+    for _ in range(calls):
+        start = time.process_time()
+        work()
+        times.append(1e3 * (time.process_time() - start))
+    return statistics.median(times)
+
+
 def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The median of each side's seconds."""
     return {name: statistics.median(values) for name, values in seconds.items()}

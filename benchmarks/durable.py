@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from alternate import Row, judge, show
-from line import ask, encode, make_images, serving
+from line import ask, encode, make_images, measure, serving
 
 import padim_jax as padim
 from padim_jax.line.store import Store
@@ -46,30 +46,11 @@ Bounds = list[tuple[str, float, float]]
 
 def send_all(port: int, items: list[str], contents: list[bytes]) -> None:
     """Send an image for each item, by several clients at a time."""
-    numbers, lock, failures = iter(range(len(items))), threading.Lock(), list[Exception]()
 
-    def work() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-        try:
-            while not failures:
-                with lock:
-                    number = next(numbers, None)
-                if number is None:
-                    return
-                path = f"/models/part.padim/score?item={items[number]}"
-                ask(path, contents[number % len(contents)], connection)
-        except Exception as error:
-            failures.append(error)
-        finally:
-            connection.close()
+    def send(number: int, connection: http.client.HTTPConnection) -> None:
+        ask(f"/models/part.padim/score?item={items[number]}", contents[number % len(contents)], connection)
 
-    threads = [threading.Thread(target=work) for _ in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    measure(CLIENTS, len(items), send, port)
 
 
 def measure_memory(root: Path, contents: list[bytes], requests: int) -> tuple[list[Row], Bounds]:

@@ -14,16 +14,13 @@ table and one JSON line per row; exits 1, naming it, where a certificate is beyo
 
 import argparse
 import importlib.util
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from alternate import Row, add_options, alternate, judge, medians, show, summary
+from alternate import Row, add_options, alternate, cpu_ms, judge, medians, show, summary
 from exported_peers import exported_anomalib
 
 import padim_jax as padim
@@ -82,7 +79,7 @@ def main() -> int:
                 images = _images(batch, seed=1)
                 works = {"\t".join(side): partial(run, images) for side, run in sides.items()}
                 seconds = alternate(works, options.rounds, repeats=10 if batch == 1 else 2, settle=True)
-                middle, work_ms = medians(seconds), {side: _cpu_ms(work) for side, work in works.items()}
+                middle, work_ms = medians(seconds), {side: cpu_ms(work) for side, work in works.items()}
                 for side, values in seconds.items():
                     runtime, form = side.split("\t")
                     row: Row = {"backbone": name, "batch": batch, "side": runtime, "form": form} | summary(values)
@@ -95,16 +92,6 @@ def main() -> int:
     columns = ["backbone", "batch", "side", "form", "ms", "q1", "q3", "ms_per_image", "cpu_ms", "file_MB"]
     show(rows, columns, options.json)
     return judge(bounds)
-
-
-def _cpu_ms(work: Callable[[], object], calls: int = 9) -> float:
-    """The median processor time of a call, over all threads."""
-    times = []
-    for _ in range(calls):
-        start = time.process_time()
-        work()
-        times.append(1e3 * (time.process_time() - start))
-    return statistics.median(times)
 
 
 def _images(n: int, seed: int) -> np.ndarray:

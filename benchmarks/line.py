@@ -81,7 +81,7 @@ def measure(clients: int, requests: int, send: Send, port: int) -> list[float]:
     seconds, failures, numbers, lock = list[float](), list[Exception](), iter(range(requests)), threading.Lock()
 
     def work() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         try:
             while True:
                 with lock:

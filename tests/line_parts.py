@@ -10,6 +10,8 @@ import av
 import numpy as np
 
 import padim_jax as padim
+from padim_jax.line.judge import Judge
+from padim_jax.line.verdict import Rates
 from tests.conftest import SMALL, images
 
 SEEN = replace(SMALL, image_size=SMALL.crop_size)  # files of the crop's size are taken as they are
@@ -30,6 +32,13 @@ def fit_model(folder: Path, *, seed: int = 0, n: int = 24, calibrated: bool = Tr
     model = padim.fit(padim.load_backbone("efficientnet_lite0"), [good], SEEN)
     padim.save(padim.calibrate(model, [good], false_alarm_rate=0.04) if calibrated else model, folder)
     return folder
+
+
+def open_judge(model: Path) -> Judge:
+    """A judge that is ready, for tests that leave the model alone."""
+    judge = Judge(model, Rates(None, 0.2), batch_size=4)
+    judge.warm_up()
+    return judge
 
 
 def write_frames(path: Path, frames: np.ndarray, times: Sequence[int] | None = None) -> Path:

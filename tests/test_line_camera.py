@@ -30,7 +30,7 @@ from padim_jax.line.sources.trigger import AtRest, Every, Trigger
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
 from padim_jax.line.watch import Limits, Summary, watch_line
-from tests.line_parts import fit_model, parts
+from tests.line_parts import fit_model, open_judge, parts
 from tests.mjpeg import MjpegCamera
 from tests.test_line_store import Clock
 from tests.test_line_watch import WAIT, wait_for
@@ -40,9 +40,7 @@ RATES = Rates(None, 0.2)
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    judge = Judge(fit_model(tmp_path_factory.mktemp("line") / "bracket"), RATES, batch_size=4)
-    judge.warm_up()
-    return judge
+    return open_judge(fit_model(tmp_path_factory.mktemp("line") / "bracket"))
 
 
 @pytest.fixture

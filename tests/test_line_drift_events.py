@@ -22,7 +22,7 @@ from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
 from padim_jax.line.watch import Limits, watch_line
 from tests.conftest import write_images
-from tests.line_parts import fit_model, parts, write_frames
+from tests.line_parts import fit_model, open_judge, parts, write_frames
 from tests.test_line_crash import start
 from tests.test_line_drift import figures, pictured
 from tests.test_line_store import DAY, Clock
@@ -44,9 +44,7 @@ def drifted(model: str, digest: str, n: int = 300, *, columns: tuple[int, ...] =
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    judge = Judge(fit_model(tmp_path_factory.mktemp("line") / "bracket"), RATES, batch_size=4)
-    judge.warm_up()
-    return judge
+    return open_judge(fit_model(tmp_path_factory.mktemp("line") / "bracket"))
 
 
 @pytest.fixture

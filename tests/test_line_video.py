@@ -20,7 +20,7 @@ from padim_jax.line.sources.video import Video, frame_number
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
 from padim_jax.line.watch import Limits, Summary, watch_line
-from tests.line_parts import fit_model, parts, write_frames
+from tests.line_parts import fit_model, open_judge, parts, write_frames
 from tests.test_cli import run
 
 RATES = Rates(None, 0.2)
@@ -34,9 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judge(model: Path) -> Judge:
-    judge = Judge(model, RATES, batch_size=4)
-    judge.warm_up()
-    return judge
+    return open_judge(model)
 
 
 @dataclass

@@ -27,7 +27,7 @@ from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
 from padim_jax.line.watch import Limits, Summary, watch_line
 from tests.conftest import write_images
-from tests.line_parts import fit_model, parts
+from tests.line_parts import fit_model, open_judge, parts
 from tests.test_cli import rows
 
 RATES = Rates(None, 0.2)
@@ -41,10 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judge(model: Path) -> Judge:
-    """For tests that leave the model alone."""
-    judge = Judge(model, RATES, batch_size=4)
-    judge.warm_up()
-    return judge
+    return open_judge(model)
 
 
 @pytest.fixture

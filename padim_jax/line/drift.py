@@ -167,11 +167,7 @@ class DriftTest:
         self._alarms: list[tuple[Scored, Scored, bool] | None] = [None] * count
 
     def add(self, decisions: Sequence[Scored]) -> None:
-        """Follow some more decisions, in their order; all have a finite score."""
-        for start in range(0, len(decisions), _TOGETHER):
-            self._add(decisions[start : start + _TOGETHER])
-
-    def _add(self, decisions: Sequence[Scored]) -> None:
+        """Follow some more decisions, in their order, one or more; all have a finite score."""
         numbers, u = _numbers(decisions), np.array([_uniform(decision.id) for decision in decisions])
         ranks = np.full(numbers.shape, np.nan)
         for column, tracker in enumerate(self._ranks):

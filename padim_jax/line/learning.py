@@ -96,7 +96,7 @@ def propose(
     Raises:
       NothingToLearn: none of them is new.
       ArtifactError: no model that can be updated.
-      ValueError: as :func:`padim_jax.runs.update.update_files`; a model without verdicts after the change.
+      ValueError: as :func:`padim_jax.runs.update.update_files`.
     """
     based_on = manifest_checksum(read_manifest(path))
     stored = load_updatable(path)
@@ -128,10 +128,8 @@ def propose(
     watch = Watch(note=ignore_note, remark=remarks.append)
     files = [one.path for one in new.values()]
     changed = update_files(stored, files, keep_calibration=True, batch_size=batch_size, watch=watch).model
-    if changed.calibration is None:
-        raise ValueError(f"learn: {path.name} would not be calibrated, so it would give no verdicts")
     fitted_on = FittedOn(frozenset(changed.images), tuple(changed.image_sizes))
-    decider = Decider.of("learn", changed.calibration, rates, fitted_on)
+    decider = Decider.of("learn", before, rates, fitted_on)
     others = [one for one in recent if one.decision.image_digest not in new]
     judged = _judge(changed, others, decider, fitted_on, batch_size)
     return Proposal(
