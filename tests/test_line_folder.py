@@ -87,7 +87,9 @@ def test_a_folder_that_is_named_relatively_tells_of_each_file_once(
     monkeypatch.chdir(camera.parent)
     with Finding(Path("camera"), store, None) as finding:
         for name in ("a.png", "b.png", "c.png"):  # seen by sweeps and told by the system
-            (camera / name).write_bytes(b"a")
+            whole = camera.parent / name  # moved there: an empty file that is then written to would be told of twice
+            whole.write_bytes(b"a")
+            whole.rename(camera / name)
             wait_for(lambda name=name: name in [arrival.item for arrival in finding.found])
             time.sleep(0.3)
         finding.until("a.png", "b.png", "c.png")

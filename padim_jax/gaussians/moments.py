@@ -221,15 +221,16 @@ def forget(moments: Moments, gone: Moments) -> Moments:
 
 
 def rounding_left(before: Moments, after: Moments, whitening: TriangularMatrix) -> Float[Array, " p"]:
-    """About the relative error that :func:`forget` may have left in distances, per position.
+    """The relative error, about at most, that :func:`forget` may have left in distances, per position.
 
-    ``2⁻²⁴ (c + 2 m sqrt(n c)) / (n' - 1) · max diag Σ'⁻¹``: the rounding of the scatter before, with c its largest
+    ``2 · 2⁻²⁴ (c + 2 m sqrt(n c)) / (n' - 1) · max diag Σ'⁻¹``: the rounding of the scatter before, with c its largest
     diagonal entry and m the largest mean, an error which stays when the images that made it large are gone, against
-    the smallest variance of what is left; its whitening W gives Σ'⁻¹ = W Wᵀ.
+    the smallest variance of what is left; its whitening W gives Σ'⁻¹ = W Wᵀ. The factor 2 is for what other entries
+    and the mean add: over 650 random cases, the largest error was up to 1.5 times what stands without it.
     """
     largest = jnp.max(before.scatter.diagonal(), axis=-1)
     offset = jnp.max(jnp.abs(before.mean), axis=-1)
-    rounding = (largest + 2 * offset * jnp.sqrt(before.counts[:, 0] * largest)) * 2.0**-24
+    rounding = (largest + 2 * offset * jnp.sqrt(before.counts[:, 0] * largest)) * 2.0**-23
     squares = jax.tree.map(jnp.square, whitening)
     precision = jnp.max(squares.rows_times_transposed(jnp.ones_like(before.mean)[:, None]), axis=(1, 2))
     divisor = after.divisor
