@@ -1,5 +1,7 @@
 """Strict climate, and small models shared by the tests."""
 
+import ctypes
+import gc
 import importlib.util
 import json
 import os
@@ -27,6 +29,7 @@ if not FULL and QUICK not in os.environ.get("XLA_FLAGS", ""):
 # ruff: noqa: E402
 import jax
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -40,6 +43,8 @@ COMPILED = os.environ.setdefault(
 )
 jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+MUCH = 2 * 2**30  # bytes of a process
 
 # two taps: half of the network compiles in half of the time
 SMALL = padim.PadimConfig(taps=("block2", "block4"), n_channels=12, image_size=(40, 56), crop_size=(32, 48), sigma=1.5)
@@ -72,6 +77,17 @@ def run_pytest(what: str, mark: str = "", **environment: str) -> str:
 def _strict() -> Iterator[None]:
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory() -> Iterator[None]:
+    """Let compiled programs go after a module, once a process holds much: all of the suite's take 8 GB."""
+    yield
+    if psutil.Process().memory_info().rss > MUCH:
+        jax.clear_caches()
+        gc.collect()
+        if sys.platform == "linux":  # what was freed stays with the process unless it is asked for
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

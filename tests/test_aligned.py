@@ -145,6 +145,7 @@ def test_left_out_distances_are_those_of_refits(covered, covariance: str) -> Non
         np.testing.assert_allclose(distances[counts, k], expected[counts], rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_part_scores_alike_however_it_lies(model: padim.Padim) -> None:
     own, still = padim.score(model, TURNED), padim.score(refit(model, GOOD), STILL)
     unaligned = padim.fit(model.backbone, [GOOD], replace(ALIGNED, align="none"))

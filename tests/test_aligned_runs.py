@@ -54,6 +54,7 @@ def test_commands_fit_and_score_as_python_does(folder: Path, lite0: padim.Backbo
     assert [POOR_MATCH in row["note"] for row in table] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_a_model_of_parts_that_do_not_turn_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     still = placed(bracket(), np.zeros(6), np.random.default_rng(1).uniform(-3, 3, (6, 2)))
     write_images(folder / "still", still)
@@ -97,6 +98,7 @@ def test_many_models_align_each_to_its_own_reference(folder: Path, tmp_path: Pat
     np.testing.assert_allclose(padim.score(many, TURNED).image_score, padim.score(one, TURNED).image_score, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_evaluation_aligns(tmp_path: Path) -> None:
     category = write_mvtec(tmp_path, "bottle", (8, 3, 4), size=SIDE)
     run("evaluate", category, "--out", tmp_path / "out", *RIGID, "--anomaly-map", "combined")

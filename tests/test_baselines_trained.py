@@ -35,6 +35,7 @@ def assert_equal(a: Any, b: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, named_arrays(a), named_arrays(b))
 
 
+@pytest.mark.slow
 @EVERY
 def test_it_learns_and_tells_defects_from_good_parts(method: Method) -> None:
     model = fitted(method, **LEARNS[method.name])

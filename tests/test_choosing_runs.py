@@ -113,6 +113,7 @@ def test_a_file_that_can_not_be_read_is_left_out_or_ends_it(parts: Path, tmp_pat
         choose_files(lite0, paths, CANDIDATES, 16, Watch())
 
 
+@pytest.mark.slow
 def test_models_of_a_fleet_choose_each_for_itself_and_share_programs(
     parts: Path, tmp_path: Path, lite0: padim.Backbone, compilations: list[str]
 ) -> None:

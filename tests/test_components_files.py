@@ -45,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_fits_what_python_fits(folder: Path, lite0: padim.Backbone) -> None:
     model, good = padim.load(folder / "model"), images(12, CONFIG)
     fitted = padim.calibrate(padim.fit(lite0, [good], CONFIG), [good])

@@ -123,6 +123,7 @@ def test_command_says_all(good_dir: Path, capsys: pytest.CaptureFixture[str]) ->
     assert cli.main(["estimate", *sizes, "--images", "1"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_weights")
 def test_weights_that_are_not_installed_matter_to_a_fit_alone(
     good_dir: Path, capsys: pytest.CaptureFixture[str]

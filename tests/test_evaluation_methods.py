@@ -57,6 +57,7 @@ def pixels(folder: Path) -> np.ndarray:
     return np.stack([read_image(path, CONFIG) for path in sorted(folder.rglob("*.png"))])
 
 
+@pytest.mark.slow
 def test_methods_stand_beside_presets_in_one_table(
     bottle: Path, tmp_path: Path, padim_command: Command, lite0: padim.Backbone
 ) -> None:

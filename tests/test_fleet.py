@@ -184,6 +184,7 @@ def test_value_ranges_share_a_program(lite0: padim.Backbone, tmp_path: Path, com
     assert padim.load(out / "ten").config.value_range == (0, 1023)
 
 
+@pytest.mark.slow
 def test_calibration_and_roi_of_a_job(lite0: padim.Backbone, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -88,7 +88,7 @@ def golden() -> Mapping[str, np.ndarray]:
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["ridge", *(pytest.param(name, marks=pytest.mark.slow) for name in list(MODELS)[1:])])
 def test_numbers_and_files_are_those_of_the_record(name: str, golden: Mapping[str, np.ndarray], tmp_path: Path) -> None:
     found = produce(name, tmp_path)
     wanted = {key.split("/")[1]: value for key, value in golden.items() if key.startswith(f"{name}/")}

@@ -99,6 +99,7 @@ def test_every_kind_of_model_keeps_it_with_its_decisions(tmp_path: Path, kind: s
             np.testing.assert_allclose(found.appearance.places, means, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_of_an_aligned_model_it_has_the_pose_that_was_found(tmp_path: Path, lite0: padim.Backbone) -> None:
     config = replace(ALIGNED, image_size=ALIGNED.crop_size)
     padim.save(padim.calibrate(padim.fit(lite0, [GOOD], config), [GOOD]), tmp_path / "m")

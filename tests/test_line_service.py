@@ -308,6 +308,7 @@ def test_no_folder_of_models_is_an_error_in_words(tmp_path: Path, capsys: pytest
     assert "is neither a model nor a folder of models" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_idle_connection_that_never_sends_a_whole_head_is_ended(model: Path, tmp_path: Path) -> None:
     with (
         serving(model, tmp_path / "line.db", "--receive-seconds", "1") as service,

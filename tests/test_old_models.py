@@ -93,6 +93,7 @@ def test_scores_are_those_of_then(old: Callable[[int], Path], schema: int, name:
     assert_scores_are_those_of_then(old, schema, name)
 
 
+@pytest.mark.slow
 @pytest.mark.optimised  # they are factored anew, which magnifies the rounding of its program
 def test_scores_of_updatable_models_are_those_of_then(old: Callable[[int], Path]) -> None:
     cases = [case for case in CASES if "updatable" in case[1]]

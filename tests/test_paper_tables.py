@@ -200,6 +200,7 @@ def test_where_all_fails_the_table_says_so(
     assert str(tmp_path / "detection.md") in printed
 
 
+@pytest.mark.slow
 def test_one_row_that_fails_does_not_lose_the_others(
     parts: Path, tmp_path: Path, padim: Padim, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def _nested(folder: Path, name: str, levels: int, content: bytes) -> Iterator[No
             os.close(one)
 
 
+@pytest.mark.slow
 def test_a_deep_folder_is_searched(tmp_path: Path) -> None:
     with _nested(tmp_path, "d", 1200, png(PIXELS)):
         (found,) = find_images([tmp_path]).paths

@@ -108,6 +108,7 @@ def test_an_interruption_while_choosing_keeps_the_fit(folder: Path, tmp_path: Pa
     assert not checkpoint.folder.exists()
 
 
+@pytest.mark.slow
 def test_models_of_a_fleet_choose_each_for_itself_and_share_programs(
     lite0: padim.Backbone, tmp_path: Path, compilations: list[str]
 ) -> None:

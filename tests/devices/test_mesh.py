@@ -192,7 +192,8 @@ def test_images_of_another_size_are_refused(lite0: padim.Backbone) -> None:
         meshes.update(network, moments, images(3, UNEVEN))
 
 
-@pytest.mark.parametrize("rows", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [2, 8])
 def test_aligned_images_are_those_of_one_device(lite0: padim.Backbone, rows: int) -> None:
     mesh = meshes.device_mesh(rows)
     expected = padim.fit(lite0, [GOOD], ALIGNED)
