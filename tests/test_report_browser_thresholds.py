@@ -1,5 +1,6 @@
 """Thresholds from good images in the report, in a real browser: marked, told, and where the page starts."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,22 @@ def test_calibrated_thresholds_are_marked_and_can_be_set(visit: Open, tmp_path: 
     page.click("#reset")
     assert page.locator(".scale b").first.evaluate("mark => parseFloat(mark.style.left)") == pytest.approx(50, abs=0.01)
     assert at != "50%"
+
+
+def test_names_of_thresholds_do_not_lie_on_each_other(visit: Open, tmp_path: Path) -> None:
+    record = write_run(tmp_path, good=16, defective=24, pictured=3, seed=3)
+    scores = [test["score"] for test in record["files"]["test"]]
+    for one, share in zip(record["calibration"]["thresholds"], (0.25, 0.15), strict=True):
+        one["threshold"] = min(scores) + share * (max(scores) - min(scores))
+    rewrite(tmp_path, record)
+    write_report(tmp_path, tmp_path / "report.html")
+    page = visit(tmp_path / "report.html")
+    names = page.locator("#histogram .mark-name, #histogram .oracle-name, #histogram .cut + .name")
+    boxes = [names.nth(index).bounding_box() or {} for index in range(names.count())]
+    assert len(boxes) == 4
+    for a, b in itertools.combinations(boxes, 2):
+        apart = a["x"] + a["width"] <= b["x"] or b["x"] + b["width"] <= a["x"]
+        assert apart or abs(a["y"] - b["y"]) >= 12
 
 
 def test_a_score_that_equals_a_calibrated_threshold_is_not_flagged(visit: Open, tmp_path: Path) -> None:
