@@ -30,7 +30,8 @@ from PIL import Image
 from padim_jax.cli import main as padim
 from padim_jax.data.elpv import demo_split
 from padim_jax.line.judge import Judge, Photo
-from padim_jax.line.learning import Kept, NothingToLearn, apply, propose
+from padim_jax.line.learning import NothingToLearn, propose
+from padim_jax.line.proposal import Kept, apply
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
 

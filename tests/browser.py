@@ -1,5 +1,6 @@
 """A real browser for reports opened from disk, which may say nothing and ask for nothing."""
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 
+_REFUSED = re.compile("status of (401|409)")  # browsers log what the page itself says in words
 Open = Callable[..., Any]
+Visit = Callable[..., Any]
 
 
 def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
@@ -57,6 +60,29 @@ def visiting(browser: Any) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert said == []
+
+
+def visiting_service(browser: Any) -> Iterator[Visit]:
+    """What opens the page of a service; at the end nothing may have been logged, thrown or asked of another host."""
+    said: list[str] = []
+    contexts = []
+
+    def opened(service: Any, width: int = 1280, height: int = 900, **options: Any) -> Any:
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(10_000)
+        own = (service.address, f"blob:{service.address}")
+        page.on("console", lambda message: _REFUSED.search(message.text) or said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: request.url.startswith(own) or said.append(request.url))
+        page.goto(service.address)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not said, said
 
 
 def _outside(url: str, address: str) -> bool:

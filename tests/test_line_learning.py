@@ -14,7 +14,8 @@ import pytest
 import padim_jax as padim
 from padim_jax.cli import main
 from padim_jax.line.judge import Judge, Photo
-from padim_jax.line.learning import Changed, Kept, NothingToLearn, apply, propose
+from padim_jax.line.learning import NothingToLearn, propose
+from padim_jax.line.proposal import Changed, Kept, apply
 from padim_jax.line.records import Decision
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
@@ -77,13 +78,18 @@ def test_the_changed_model_is_that_of_padim_update_and_nothing_is_written_before
     assert expected.calibration is not None
     # but these parts were chosen because they scored high, so thresholds do not follow from them
     np.testing.assert_array_equal(ours.calibration.scores, calibration.scores)
-    assert float(ours.calibration.threshold) == proposal.threshold == float(calibration.threshold)
+    assert (
+        float(ours.calibration.threshold)
+        == proposal.threshold
+        == proposal.threshold_after
+        == float(calibration.threshold)
+    )
     assert len(expected.calibration.scores) > len(calibration.scores)
     # what it said of recent decisions is what the changed model says of them
     again = Judge(model, RATES, batch_size=4).judge([Photo("c", one.path.name, one.path) for one in recent])
     pairs = [(one.decision.verdict, found.decision.verdict) for one, found in zip(recent, again, strict=True)]
-    assert dict(proposal.changes) == {pair: pairs.count(pair) for pair in pairs if pair[0] != pair[1]}
-    assert proposal.judged == 3
+    assert dict(proposal.effect.changes) == {pair: pairs.count(pair) for pair in pairs if pair[0] != pair[1]}
+    assert proposal.effect.judged == 3
     assert main(["undo", str(model)]) == 0
     assert (model / "model.json").read_bytes() == before
 

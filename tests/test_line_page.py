@@ -2,7 +2,7 @@
 
 import datetime
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from padim_jax.cli import main
 from padim_jax.line.store import Store
-from tests.browser import eventually, launched
-from tests.conftest import write_images
-from tests.line_parts import fit_model, parts
+from tests.browser import Visit, eventually, launched, visiting_service
+from tests.line_parts import fit_model
 from tests.service import NAME, Running, bad, good, serving
 from tests.test_line_drift_events import drifted
 
-Visit = Callable[..., Any]
-SETTINGS = "--tap block2 --tap block4 --n-channels 12 --image-size 32x48 --crop-size 32x48 --sigma 1.5".split()
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 
 
@@ -41,26 +37,7 @@ def service(model: Path, tmp_path: Path) -> Iterator[Running]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Visit]:
-    """Opens the page of a service; at the end nothing may have been logged, thrown or asked of another host."""
-    said: list[str] = []
-    contexts = []
-
-    def opened(service: Running, width: int = 1280, height: int = 900, **options: Any) -> Any:
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
-        own = (service.address, f"blob:{service.address}")
-        page.on("console", lambda message: "401" in message.text or said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: request.url.startswith(own) or said.append(request.url))
-        page.goto(service.address)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert said == []
+    yield from visiting_service(browser)
 
 
 def send(service: Running, *images: bytes, names: str = "part-{}") -> list[dict[str, Any]]:
@@ -292,37 +269,6 @@ def test_drift_is_told_in_words_and_by_places(
         assert not page.is_visible("#drift-offer")
         assert page.locator("#drift-words li").count() == 0
         page.close()  # before the service ends, which it would log
-
-
-@pytest.mark.slow
-def test_a_model_learns_from_corrections_once_somebody_has_seen_what_that_changes(visit: Visit, tmp_path: Path) -> None:
-    write_images(tmp_path / "good", parts(24))
-    assert main(["fit", str(tmp_path / "good"), "--out", str(tmp_path / NAME), *SETTINGS]) == 0
-    before = (tmp_path / NAME / "model.json").read_bytes()
-    options = ["--keep-photos", "50", "--learn"]
-    with serving(tmp_path / NAME, tmp_path / "line.db", *options) as service:
-        send(service, *[bad(30 + seed) for seed in range(4)])
-        page = visit(service)
-        eventually(lambda: len(items(page)) == 4)
-        page.click("#propose")
-        assert "Enter your name first" in page.inner_text("#learned")
-        named(page)
-        for index in range(3):
-            page.locator("#list button").nth(index).click()
-            page.keyboard.press("g")
-            eventually(lambda: page.inner_text("#corrected").startswith("Corrected to good"))
-        assert page.is_disabled("#learn")
-        page.click("#propose")
-        eventually(lambda: "3 parts would be added" in page.inner_text("#learned"), 120)  # programs compile
-        assert "Of 1 decision whose photos are kept" in page.inner_text("#learned")
-        assert (tmp_path / NAME / "model.json").read_bytes() == before
-        page.click("#learn")
-        eventually(lambda: "3 parts added" in page.inner_text("#learned"), 120)
-        assert (tmp_path / NAME / "model.json").read_bytes() != before
-        page.click("#unlearn")
-        eventually(lambda: "as it was before" in page.inner_text("#learned"), 120)
-        assert (tmp_path / NAME / "model.json").read_bytes() == before
-        page.close()
 
 
 def test_it_works_at_the_width_of_a_phone_by_keyboard_and_for_screen_readers(service: Running, visit: Visit) -> None:

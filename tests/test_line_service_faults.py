@@ -4,7 +4,6 @@ import asyncio
 import json
 import shutil
 import sqlite3
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,13 +17,15 @@ import padim_jax as padim
 from padim_jax.artifact import resident_bytes
 from padim_jax.artifact.ownership import FolderInUse
 from padim_jax.line.judge import Judge, Photo
-from padim_jax.line.learning import Kept, NothingToLearn, Proposal
+from padim_jax.line.learning import Lesson, NothingToLearn
+from padim_jax.line.proposal import Effect, Kept
 from padim_jax.line.records import Decision
 from padim_jax.line.schema import StoreError
 from padim_jax.line.service.learning import Learning
 from padim_jax.line.service.metrics import Metrics
 from padim_jax.line.service.models import Models
 from padim_jax.line.service.photos import Photos
+from padim_jax.line.service.proposals import Proposals
 from padim_jax.line.service.uploads import Refusal
 from padim_jax.line.service.worker import Stopped, Worker
 from padim_jax.line.store import Store
@@ -184,11 +185,12 @@ def test_corrections_whose_photos_rolled_out_are_counted_and_told(
 ) -> None:
     proposed = list[list[Kept]]()
 
-    def propose(path: Path, corrected: list[Kept], *args: object, **options: object) -> Proposal:
+    def propose(path: Path, corrected: list[Kept], *args: object, **options: object) -> Lesson:
         proposed.append(corrected)
         if not corrected:
             raise NothingToLearn("none is new")
-        return Proposal(path, "", Any, ("x",), (), (1.0, 1.0), Counter(), 0, ("one remark",))  # type: ignore[arg-type]
+        changed: Any = None
+        return Lesson(path, "", changed, ("0a",), "", 1.0, 1.0, Effect(), ("one remark",), ("x",), ())
 
     async def received() -> dict[str, Any]:
         return {"type": "http.request", "body": b'{"who": "Ada"}'}
@@ -204,7 +206,7 @@ def test_corrections_whose_photos_rolled_out_are_counted_and_told(
     photos = Photos(tmp_path / "photos", 2)
     gate: Any = SimpleNamespace(check_change=lambda headers: None)
     with Store.open(tmp_path / "line.db") as store:
-        learning = Learning(store, models, photos, gate, is_allowed=True, batch_size=1)
+        learning = Learning(Proposals(store, models, photos, gate, is_allowed=True, batch_size=1))
         for seed in range(5):
             (found,) = judge.judge([photo(seed)])
             store.record([found.decision])

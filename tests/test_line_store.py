@@ -18,6 +18,7 @@ from padim_jax.line.store import Store
 from padim_jax.runs.tables import escape_bytes
 
 Capture = pytest.CaptureFixture[str]
+LATEST = len(schema.MIGRATIONS)
 DAY = 86400.0
 
 
@@ -283,7 +284,7 @@ def test_a_store_of_a_newer_version_is_refused_and_an_older_one_brought_up_to_da
         for _ in range(2):  # once only
             with Store.open(store.path) as newer:
                 assert list(newer.decisions()) == [found]
-    with pytest.raises(NotAStore, match="has schema 4, this version reads up to 3; upgrade"):
+    with pytest.raises(NotAStore, match=rf"has schema {LATEST + 1}, this version reads up to {LATEST}; upgrade"):
         Store.open(store.path)
 
 

@@ -2,25 +2,19 @@
 
 The calibration stays as it is. These parts were chosen because they scored high; among the scores that thresholds
 follow from, they would push thresholds up beyond the rates that were asked for, and let defects pass.
-
-A change is proposed first: computed in full, in memory, with what it does to the threshold and to the verdicts on
-photos that are kept. It is written only if somebody then says so, and the model is still the one that it started from.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from padim_jax.artifact import Updatable, load_updatable, save_updatable
-from padim_jax.artifact.arrays import ArtifactError
+from padim_jax.artifact import load_updatable
 from padim_jax.artifact.manifest import manifest_checksum, read_manifest
-from padim_jax.artifact.ownership import locked
-from padim_jax.images import UnreadableImage
-from padim_jax.line.records import Decision, Verdict
-from padim_jax.line.verdict import Decider, Rates
-from padim_jax.runs.score import FittedOn, score_files
+from padim_jax.line.changes import Kind
+from padim_jax.line.proposal import Kept, Proposal, calibration_digest, decider_of, effect_on
+from padim_jax.line.records import Verdict
+from padim_jax.line.verdict import Rates
 from padim_jax.runs.update import update_files
 from padim_jax.runs.watch import Watch, ignore_note
 
@@ -29,61 +23,33 @@ class NothingToLearn(ValueError):
     """No correction that the model does not know of already, or whose photo is not kept."""
 
 
-class Changed(RuntimeError):
-    """The model on disk is another one than the one that a change was proposed for."""
-
-
 @dataclass(frozen=True)
-class Kept:
-    """A decision and the file of its photo."""
-
-    decision: Decision
-    path: Path
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A change of a model that is not made yet.
+class Lesson(Proposal):
+    """Parts that people called good are to become part of a model.
 
     Attributes:
-      path: of the model.
-      based_on: digest of the model that it starts from.
-      changed: the model with the change.
       added: ids of the decisions whose photos are folded in.
       contradicted: ids of decisions that people called bad, on images that the model was fitted on.
-      threshold: of the model, which stays, in units of the maps.
-      changes: of decisions judged again by the changed model, how many go from one verdict to another.
-      judged: how many were judged again.
-      remarks: what is worth knowing.
     """
 
-    path: Path
-    based_on: str
-    changed: Updatable
+    kind: ClassVar[Kind] = "learn"
     added: tuple[str, ...]
     contradicted: tuple[str, ...]
-    threshold: float
-    changes: Counter[tuple[Verdict, Verdict]]
-    judged: int
-    remarks: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {
-            "based_on": self.based_on,
-            "added": list(self.added),
-            "contradicted": list(self.contradicted),
-            "threshold": self.threshold,
-            "judged": self.judged,
-            "changed": self.changes.total(),
-            "changes": [{"from": a, "to": b, "count": count} for (a, b), count in sorted(self.changes.items())],
-            "remarks": list(self.remarks),
-        }
+        return super().record() | {"added": list(self.added), "contradicted": list(self.contradicted)}
 
 
 def propose(
-    path: Path, corrected: Sequence[Kept], recent: Sequence[Kept], rates: Rates, *, batch_size: int = 16
-) -> Proposal:
+    path: Path,
+    corrected: Sequence[Kept],
+    recent: Sequence[Kept],
+    rates: Rates,
+    *,
+    taken_out: Mapping[str, str] | None = None,
+    batch_size: int = 16,
+) -> Lesson:
     """What a model would be with the parts that people called good, and what it would say of recent ones.
 
     Args:
@@ -91,6 +57,8 @@ def propose(
       corrected: decisions that people corrected.
       recent: decisions to judge again; those that are folded in are left out, as the model then knows them.
       rates: of the verdicts.
+      taken_out: digests of images that people took out of the model, and when; they are learned again only where
+        somebody has called them good since.
       batch_size: images computed at once.
 
     Raises:
@@ -107,6 +75,8 @@ def propose(
         for digest, (one, verdict) in said.items()
         if verdict == "good" and one.decision.verdict in ("bad", "look") and digest not in known
     }
+    out = [digest for digest in new if _is_older(new[digest], (taken_out or {}).get(digest, ""))]
+    new = {digest: one for digest, one in new.items() if digest not in out}
     contradicted = tuple(
         one.decision.id for digest, (one, verdict) in said.items() if verdict == "bad" and digest in known
     )
@@ -115,9 +85,11 @@ def propose(
         remarks.append(f"{disputed} photos are called good in one decision and bad in another; the last word counts")
     if contradicted:
         remarks.append(
-            f"{len(contradicted)} images that the model was fitted on are called bad by people; padim undo or padim "
-            "forget takes them out"
+            f"{len(contradicted)} images that the model was fitted on are called bad by people; they can be taken out "
+            "of it, here or by padim forget"
         )
+    if out:
+        remarks.append(f"{len(out)} parts were called good, but taken out of the model since; they stay out")
     if before is None or not new:
         told = "".join(f"; {remark}" for remark in remarks)
         raise NothingToLearn(
@@ -128,20 +100,21 @@ def propose(
     watch = Watch(note=ignore_note, remark=remarks.append)
     files = [one.path for one in new.values()]
     changed = update_files(stored, files, keep_calibration=True, batch_size=batch_size, watch=watch).model
-    fitted_on = FittedOn(frozenset(changed.images), tuple(changed.image_sizes))
-    decider = Decider.of("learn", before, rates, fitted_on)
     others = [one for one in recent if one.decision.image_digest not in new]
-    judged = _judge(changed, others, decider, fitted_on, batch_size)
-    return Proposal(
+    decider = decider_of("learn", changed, rates)
+    threshold = float(before.threshold)
+    return Lesson(
         path,
         based_on,
         changed,
+        tuple(new),
+        calibration_digest(before),
+        threshold,
+        threshold,
+        effect_on("learn", changed.model(), others, decider, based_on, batch_size),
+        tuple(remarks),
         tuple(one.decision.id for one in new.values()),
         contradicted,
-        float(before.threshold),
-        Counter(pair for pair in judged if pair[0] != pair[1]),
-        len(judged),
-        tuple(remarks),
     )
 
 
@@ -159,32 +132,6 @@ def _last_words(corrected: Sequence[Kept]) -> tuple[dict[str, tuple[Kept, Verdic
     return said, sum({"good", "bad"} <= found for found in verdicts.values())
 
 
-def apply(proposal: Proposal) -> None:
-    """Put the changed model in the place of the one that it started from, which ``padim undo`` brings back.
-
-    Raises:
-      Changed: another model is there by now.
-      ArtifactError, FolderInUse, OSError: it can't be written; the model is as it was.
-    """
-    with locked(proposal.path, "learn"):
-        if manifest_checksum(read_manifest(proposal.path)) != proposal.based_on:
-            raise Changed(f"learn: {proposal.path.name} was replaced since this change was proposed; propose it again")
-        save_updatable(proposal.changed, proposal.path, keep_previous=True)
-
-
-def _judge(
-    changed: Updatable, others: Sequence[Kept], decider: Decider, fitted_on: FittedOn, batch_size: int
-) -> list[tuple[Verdict, Verdict]]:
-    """The verdict on each as it is and as it would be; photos that are not kept any more are left out."""
-
-    def unreadable(error: UnreadableImage) -> None:
-        if error.path.exists():
-            raise ArtifactError(f"learn: the photo {error.path.name} is damaged ({error.reason})") from error
-
-    paths = list(dict.fromkeys(one.path for one in others))
-    options: dict[str, Any] = {"batch_size": batch_size, "unreadable": unreadable, "note": ignore_note}
-    verdicts: dict[Path, Verdict] = {
-        item.path: decider.verdict(fitted_on.annotate(item))[0]
-        for item in score_files(changed.model(), paths, **options)
-    }
-    return [(one.decision.verdict, verdicts[one.path]) for one in others if one.path in verdicts]
+def _is_older(one: Kept, time: str) -> bool:
+    """Whether a correction was made before a time; empty for none."""
+    return one.decision.correction is not None and one.decision.correction.time <= time

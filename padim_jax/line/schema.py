@@ -91,7 +91,21 @@ CREATE TABLE alarms (
     event TEXT NOT NULL
 ) STRICT;
 """  # alarms: drift that was told, as JSON, by the last decision that was looked at
-MIGRATIONS = (_FIRST, _SECOND, _THIRD)  # each leads from the schema of its index to the next one
+_FOURTH = """
+CREATE TABLE changes (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    time TEXT NOT NULL,
+    who TEXT NOT NULL,
+    model TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('learn', 'forget', 'undo')),
+    before TEXT NOT NULL,
+    after TEXT NOT NULL DEFAULT '',
+    calibration TEXT NOT NULL,
+    images TEXT NOT NULL
+) STRICT;
+CREATE INDEX changes_model ON changes (model, number);
+"""  # changes: of models, by people, with the digests of images that came in or went out; after: empty until it is made
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)  # each leads from the schema of its index to the next one
 
 
 class StoreError(OSError):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from padim_jax.line.alarms import Alarms
+from padim_jax.line.changes import Changes
 from padim_jax.line.database import CORRECTION, TABLES, Database, correction_of, row_of
 from padim_jax.line.outbox import Outbox
 from padim_jax.line.records import VERDICTS, Correction, Decision, Scored, Verdict, parse_time, time_text
@@ -272,6 +273,11 @@ class Store:
     def alarms(self) -> Alarms:
         """Drift that was told."""
         return Alarms(self._database, self._clock)
+
+    @property
+    def changes(self) -> Changes:
+        """What people changed of models."""
+        return Changes(self._database, self._clock)
 
     @property
     def seen(self) -> Seen:

@@ -249,6 +249,23 @@ def join_calibrations(parts: Sequence[Calibration], false_alarm_rate: float, pix
     )
 
 
+def without_scores(reference: Calibration, gone: Sequence[int], pixels: Float[np.ndarray, " bins"]) -> Calibration:
+    """The calibration without the scores of some images, at the same rates; a threshold that was set stays.
+
+    Args:
+      reference: the calibration.
+      gone: places of their scores among the ascending ones.
+      pixels: the histogram of their maps' pixels (:class:`Histogram`).
+
+    Raises:
+      ValueError: no score would be left.
+    """
+    scores = np.delete(np.asarray(reference.scores), list(gone))
+    left = np.maximum(np.asarray(reference.pixels) - pixels, 0)
+    least = None if reference.least_match is None else float(reference.least_match)
+    return calibration(scores, left, **recipe(reference), least_match=least)
+
+
 def at_threshold(reference: Calibration, threshold: float, pixel_rate: float | None = None) -> Calibration:
     """The same scores with a given threshold, in units of the scores; ``pixel_rate`` stays, unless it is given.
 

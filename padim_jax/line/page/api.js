@@ -45,6 +45,13 @@ export async function post(address, body) {
   return (await request(address, { method: "POST", headers, body: JSON.stringify(body) })).json();
 }
 
+export async function upload(address, query, files) {
+  const body = new FormData();
+  for (const file of files) body.append("image", file);
+  const text = new URLSearchParams(query).toString();
+  return (await request(`${address}?${text}`, { method: "POST", headers: { "X-Padim": "1" }, body })).json();
+}
+
 export async function picture(address) {
   return URL.createObjectURL(await (await request(address)).blob());
 }

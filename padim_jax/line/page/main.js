@@ -1,7 +1,9 @@
 // The stream of decisions, what is chosen in it, and what people say of it.
 
 import { get, post } from "/api.js";
+import * as changing from "/changing.js";
 import * as drift from "/drift.js";
+import * as forgetting from "/forgetting.js";
 import * as learning from "/learning.js";
 import * as rates from "/rates.js";
 import * as viewer from "/viewer.js";
@@ -227,7 +229,9 @@ async function start() {
   const { models } = await get("/models");
   $("model").append(...models.map((one) => new Option(one.name)));
   rates.setUp(models);
+  changing.setUp();
   learning.setUp();
+  forgetting.setUp();
   drift.setUp();
   for (;;) {
     if (!document.hidden) await look();

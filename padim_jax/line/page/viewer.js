@@ -1,6 +1,7 @@
 // One decision: its photo with map and regions at any size, and what is known of it.
 
 import { picture } from "/api.js";
+import * as forgetting from "/forgetting.js";
 
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
@@ -35,6 +36,7 @@ export async function show(record) {
     : "";
   $("undo").disabled = false;
   facts(record);
+  forgetting.show(record);
   if (isOther) await photo(record);
 }
 

@@ -7,6 +7,7 @@ from padim_jax.lazy import extra
 from padim_jax.line.observer import Observer
 from padim_jax.line.service.decisions import Decisions
 from padim_jax.line.service.drift import Drifts
+from padim_jax.line.service.forgetting import Forgetting
 from padim_jax.line.service.front import Front, Log
 from padim_jax.line.service.learning import Learning
 from padim_jax.line.service.limits import ServiceLimits
@@ -15,6 +16,7 @@ from padim_jax.line.service.models import Models
 from padim_jax.line.service.openapi import openapi
 from padim_jax.line.service.pages import DOCUMENTATION, FILES, documentation, page_routes
 from padim_jax.line.service.photos import Photos
+from padim_jax.line.service.proposals import Proposals
 from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.service.scoring import Scoring
 from padim_jax.line.service.security import Gate, RateLimit
@@ -63,11 +65,12 @@ class Parts:
 def make_app(parts: Parts) -> Front:
     """The application, whose worker the caller starts and stops."""
     scoring = Scoring(parts.models, parts.worker, parts.limits)
-    learning = Learning(
+    proposals = Proposals(
         *(parts.store, parts.models, parts.photos, parts.gate),
         is_allowed=parts.learns,
         batch_size=parts.batch_size,
     )
+    learning, forgetting = Learning(proposals), Forgetting(proposals, parts.limits)
     decisions = Decisions(parts.store, parts.models, parts.photos, parts.gate, parts.metrics)
     drifts = Drifts(parts.observer)
     description = openapi(version("padim-jax"))
@@ -101,8 +104,10 @@ def make_app(parts: Parts) -> Front:
         Route("/models/{name}/score", scoring.score, methods=["POST"]),
         Route("/models/{name}/preview", decisions.previewed),
         Route("/models/{name}/learning", learning.propose, methods=["POST"]),
-        Route("/models/{name}/learning/apply", learning.apply, methods=["POST"]),
-        Route("/models/{name}/learning/undo", learning.undo, methods=["POST"]),
+        Route("/models/{name}/learning/apply", proposals.apply, methods=["POST"]),
+        Route("/models/{name}/learning/undo", proposals.undo, methods=["POST"]),
+        Route("/models/{name}/forgetting", forgetting.decisions, methods=["POST"]),
+        Route("/models/{name}/forgetting/files", forgetting.files, methods=["POST"]),
         Route("/decisions", decisions.listed),
         Route("/decisions/{id}", decisions.shown),
         Route("/decisions/{id}/photo", decisions.photo),

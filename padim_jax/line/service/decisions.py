@@ -67,10 +67,13 @@ class Decisions:
         return JSONResponse({"decisions": records, "counts": self._store.count(model=query.get("model"))})
 
     def shown(self, request: Request) -> Response:
-        """One decision, with all that people said of it."""
+        """One decision, with all that people said of it, and the changes of its model that were about its image."""
         decision = self._find(request)
         corrections = [vars(correction) for correction in self._store.corrections(decision.id)]
-        return JSONResponse(self._record(decision) | {"corrections": corrections})
+        digest = decision.image_digest
+        changes = self._store.changes.of_image(decision.model, digest) if digest else []
+        about = {"corrections": corrections, "changes": [change.record() for change in changes]}
+        return JSONResponse(self._record(decision) | about)
 
     def photo(self, request: Request) -> Response:
         """The photo of a decision."""
@@ -126,7 +129,8 @@ class Decisions:
     def _record(self, decision: Decision) -> dict[str, Any]:
         number = None if decision.correction is None else decision.correction.number
         has_photo = self._photos is not None and self._photos.has(decision)
-        return decision.record() | {"correction": number, "has_photo": has_photo}
+        more = {"correction": number, "has_photo": has_photo, "is_in_model": self._models.knows(decision)}
+        return decision.record() | more
 
     def _find(self, request: Request) -> Decision:
         try:

@@ -13,6 +13,7 @@ from padim_jax.artifact import resident_bytes
 from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.manifest import MANIFEST
 from padim_jax.line.judge import Judge, Loaded
+from padim_jax.line.records import Decision
 from padim_jax.line.verdict import Rates
 
 _FORESEEN = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)  # of one model; RuntimeError: XLA's
@@ -113,6 +114,12 @@ class Models:
         with self._lock:
             self._check(name)
             return self._loaded[name][0].current if name in self._loaded else None
+
+    def knows(self, decision: Decision) -> bool | None:
+        """Whether the image of a decision is part of its model as it is now; None where the model is not loaded."""
+        with self._lock:
+            found = self._loaded.get(decision.model)
+            return None if found is None else decision.image_digest in found[0].current.fitted_on.digests
 
     def check(self, name: str) -> None:
         """Make sure that there is a model of this name.

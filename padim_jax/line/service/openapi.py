@@ -114,7 +114,7 @@ def openapi(version: str) -> dict[str, Any]:
             },
             "/models/{name}/learning/apply": {
                 "post": _change(
-                    "Make the change that was proposed last.",
+                    "Make the change of the model that was proposed last.",
                     _parameters(("name",), {}, change),
                     {"who": correction["who"], "proposal": _TEXT},
                 )
@@ -124,6 +124,22 @@ def openapi(version: str) -> dict[str, Any]:
                     "Bring the model back as it was before its last change.",
                     _parameters(("name",), {}, change),
                     {"who": correction["who"]},
+                )
+            },
+            "/models/{name}/forgetting": {
+                "post": _change(
+                    "Compute the model without the photos of some decisions, and what that would change.",
+                    _parameters(("name",), {}, change),
+                    {"who": correction["who"], "decisions": {"type": "array", "items": _TEXT}},
+                )
+            },
+            "/models/{name}/forgetting/files": {
+                "post": _operation(
+                    "Compute the model without some of the files it was fitted on, and what that would change.",
+                    _parameters(("name",), {"who": "the person"}, change),
+                    "done",
+                    {status: text for status, text in _REFUSED.items() if status not in ("429", "503")},
+                    body,
                 )
             },
             "/decisions": {"get": _get("Decisions, the newest first.", _parameters((), filters), ("400",))},

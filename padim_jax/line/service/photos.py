@@ -90,6 +90,10 @@ class Photos:
             raise KeyError(f"the photo of {decision.id} is not kept")
         return self._folder / f"{decision.image_digest}.photo"
 
+    def file(self, digest: str) -> Path | None:
+        """File of the photo with this digest, as it came; None where it is not kept."""
+        return self._folder / f"{digest}.photo" if digest in self._uses else None
+
     def photo(self, decision: Decision) -> tuple[bytes, str]:
         """A photo as browsers show it, and its media type; formats that not all of them know become PNG.
 

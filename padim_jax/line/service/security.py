@@ -133,6 +133,14 @@ class Gate:
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if kind != "application/json":
             raise Refusal(415, "content type", f"content type {kind[:80]!r}, wanted application/json")
+        self.check_own(headers)
+
+    def check_own(self, headers: Mapping[str, str]) -> None:
+        """Refuse what has not the header of its own, which another site's form or script can't send.
+
+        Raises:
+          Refusal: it is missing.
+        """
         if headers.get(HEADER) != "1":
             raise Refusal(403, "header", "the header X-Padim: 1 is missing, without which nothing is changed")
 

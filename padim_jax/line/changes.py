@@ -1,0 +1,145 @@
+"""What people changed of models: parts that were learned, images that were taken out, and what was undone.
+
+A change is noted before the model is written, and once more after it. So whoever began one is known however the process
+ends; whether an image is part of a model, the model itself says.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from padim_jax.line.database import Database
+from padim_jax.line.records import time_text
+from padim_jax.runs.tables import escape_bytes, unescape_bytes
+
+Kind = Literal["learn", "forget", "undo"]
+_COLUMNS = ("number", "time", "who", "model", "kind", "before", "after", "calibration", "images")
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM changes"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a model.
+
+    Attributes:
+      number: of the change, ascending in a store.
+      time: when it was begun, UTC in ISO 8601.
+      who: the person.
+      model: its name.
+      kind: what was done.
+      before: digest of the model that it started from.
+      after: of the model that it gave; empty where the process ended before that was noted.
+      calibration: digest of the calibration that the model had before.
+      images: digests of the images that came in or went out.
+    """
+
+    number: int
+    time: str
+    who: str
+    model: str
+    kind: Kind
+    before: str
+    after: str
+    calibration: str
+    images: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {name: getattr(self, name) for name in ("number", "time", "who", "kind", "before", "after")}
+
+
+class Changes:
+    """What a store knows of changes of models.
+
+    Args:
+      database: of the store.
+      clock: seconds since 1970.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database, self._clock = database, clock
+
+    def begin(
+        self, model: str, kind: Kind, *, who: str, before: str, calibration: str = "", images: Sequence[str] = ()
+    ) -> int:
+        """Note that somebody is about to change a model; gives the number of the change.
+
+        Raises:
+          StoreError: it can't be written.
+        """
+        values = time_text(self._clock()), escape_bytes(who), escape_bytes(model), kind, before, calibration
+        names = "time, who, model, kind, before, calibration, images"
+        with self._database.transaction() as connection:
+            done = connection.execute(
+                f"INSERT INTO changes ({names}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*values, json.dumps(list(images))),
+            )
+        return int(done.lastrowid or 0)
+
+    def finish(self, number: int, after: str) -> None:
+        """Note what model a change gave.
+
+        Raises:
+          StoreError: it can't be written.
+        """
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE changes SET after = ? WHERE number = ?", (after, number))
+
+    def abandon(self, number: int) -> None:
+        """Take back that a change was begun, as it was not made.
+
+        Raises:
+          StoreError: it can't be written.
+        """
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM changes WHERE number = ? AND after = ''", (number,))
+
+    def of_image(self, model: str, digest: str) -> list[Change]:
+        """The changes of a model that were about an image, in their order.
+
+        Raises:
+          StoreError: the store can't be read.
+        """
+        return self._read("WHERE model = ? AND instr(images, ?) ORDER BY number", escape_bytes(model), digest)
+
+    def last_at(self, model: str, digest: str) -> Change | None:
+        """The last change that gave a state of a model, or started from it; None where nobody made one here.
+
+        Raises:
+          StoreError: the store can't be read.
+        """
+        which = "WHERE model = ? AND ? IN (before, after) AND after != '' ORDER BY number DESC LIMIT 1"
+        return next(iter(self._read(which, escape_bytes(model), digest)), None)
+
+    def learned(self, model: str, calibration: str) -> set[str]:
+        """Digests of images that were learned while a model had a calibration, which therefore does not know them.
+
+        Raises:
+          StoreError: the store can't be read.
+        """
+        found = self._read("WHERE model = ? AND kind = 'learn' AND calibration = ?", escape_bytes(model), calibration)
+        return {digest for change in found for digest in change.images}
+
+    def taken_out(self, model: str) -> dict[str, str]:
+        """Digests of images that were taken out of a model last, and neither learned nor brought back since, with when.
+
+        Raises:
+          StoreError: the store can't be read.
+        """
+        found = dict[str, str]()
+        for change in self._read("WHERE model = ? AND after != '' ORDER BY number", escape_bytes(model)):
+            for digest in change.images:
+                found.pop(digest, None)
+                if change.kind == "forget":
+                    found[digest] = change.time
+        return found
+
+    def _read(self, rest: str, *values: str) -> list[Change]:
+        found = list[Change]()
+        for row in self._database.read(f"{_SELECT} {rest}", *values):
+            fields: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
+            fields |= {name: unescape_bytes(fields[name]) for name in ("who", "model")}
+            fields["images"] = tuple(json.loads(fields["images"]))
+            found.append(Change(**fields))
+        return found

@@ -1,0 +1,224 @@
+"""Images that are not good, taken out of a model by the same exact ``forget`` as ``padim forget``.
+
+What becomes of the calibration depends on whether the images are part of it:
+
+- Parts that were learned while it was kept as it was, and all images where other ones calibrated the model, are not.
+  It stays as it is.
+- Images that it was fitted and calibrated on are. Their scores go, and the threshold follows from those of the others
+  (:mod:`padim_jax.runs.taken_out`). A model whose maps are standardised by these very images takes other good images to
+  calibrate anew.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from padim_jax.artifact import Updatable, load_updatable
+from padim_jax.artifact.manifest import manifest_checksum, read_manifest
+from padim_jax.line.changes import Kind
+from padim_jax.line.proposal import Kept, Proposal, calibration_digest, decider_of, effect_on
+from padim_jax.line.records import Verdict
+from padim_jax.line.verdict import Rates
+from padim_jax.method.calibration import Calibration
+from padim_jax.runs.forget import forget_files
+from padim_jax.runs.score import score_files
+from padim_jax.runs.taken_out import calibration_without
+from padim_jax.runs.watch import Watch, ignore_note
+
+
+class CannotForget(ValueError):
+    """An image that the model was not fitted on, or a model that can't be without it; the message says which."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """An image to take out.
+
+    Attributes:
+      name: for messages and people.
+      digest: of its file, as :class:`padim_jax.images.Batch` has it.
+      path: of its file.
+    """
+
+    name: str
+    digest: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Without:
+    """What an image is to a model that does not know it any more.
+
+    Attributes:
+      name, digest: of the image.
+      score: by the model that knows it.
+      score_after: by the one that does not.
+      verdict_after: of that one.
+      is_calibrating: whether a score of it leaves the calibration.
+    """
+
+    name: str
+    digest: str
+    score: float
+    score_after: float
+    verdict_after: Verdict
+    is_calibrating: bool
+
+
+@dataclass(frozen=True)
+class Removal(Proposal):
+    """Images are to be taken out of a model.
+
+    Attributes:
+      removed: the images, in the order in which they were named.
+    """
+
+    kind: ClassVar[Kind] = "forget"
+    removed: tuple[Without, ...]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return super().record() | {"removed": [vars(one) for one in self.removed]}
+
+
+def propose(
+    path: Path,
+    gone: Sequence[Named],
+    recent: Sequence[Kept],
+    rates: Rates,
+    *,
+    learned: Callable[[str], Mapping[str, Path | None]] = lambda calibration: {},
+    batch_size: int = 16,
+) -> Removal:
+    """What a model would be without some images, and what it would say of them and of recent decisions.
+
+    Args:
+      path: of the model, in the form that can be updated.
+      gone: the images; one that is named twice is taken out once, and with all its weight.
+      recent: decisions to judge again.
+      rates: of the verdicts.
+      learned: gives, for the digest of the model's calibration, digests of images that became part of the model while
+        it had that one, which therefore does not know them, with their files; None for a file that is not kept.
+      batch_size: images computed at once.
+
+    Raises:
+      CannotForget: an image that the model was not fitted on; a model that is not calibrated, or that is standardised
+        by these images.
+      NoVerdicts: it would give no verdicts without them.
+      ArtifactError: no model that can be updated.
+      UnreadableImage, ValueError, FloatingPointError: as :func:`padim_jax.runs.forget.forget_files`.
+    """
+    based_on = manifest_checksum(read_manifest(path))
+    stored = load_updatable(path)
+    named = list({one.digest: one for one in gone}.values())
+    before = _check(path, stored, named)
+    later = learned(calibration_digest(before))
+    _check_standard(path, stored, before, [one.name for one in named if one.digest not in later])
+    options: dict[str, Any] = {"batch_size": batch_size, "note": ignore_note}
+    files = [one.path for one in named]
+    known = {item.path: item.score for item in score_files(stored.model(), files, **options)}
+    remarks = list[str]()
+    calibration, calibrating = _calibration(stored, before, named, later, batch_size, remarks)
+    repeated = [one.path for one in named for _ in range(max(1, int(stored.images[one.digest])))]
+    watch = Watch(note=ignore_note, remark=remarks.append)
+    changed = forget_files(stored, repeated, batch_size=batch_size, watch=watch)
+    changed = replace(changed, calibration=calibration, standard=stored.standard)
+    model, decider = changed.model(), decider_of("forget", changed, rates)
+    removed = list[Without]()
+    for one, item in zip(named, score_files(model, files, **options), strict=True):
+        verdict = decider.verdict(decider.fitted_on.annotate(item))[0]
+        removed.append(Without(one.name, one.digest, known[one.path], item.score, verdict, one.digest in calibrating))
+    effect = effect_on("forget", model, recent, decider, based_on, batch_size)
+    if effect.ratio is not None and stored.standard is None:
+        remarks.append(
+            f"what the model decided on as it is now scores {effect.ratio:.3g} times as high without the "
+            f"{_images(len(named))} (median)"
+        )
+    return Removal(
+        path,
+        based_on,
+        changed,
+        tuple(one.digest for one in named),
+        calibration_digest(before),
+        float(before.threshold),
+        float(calibration.threshold),
+        effect,
+        tuple(remarks),
+        tuple(removed),
+    )
+
+
+def _check(path: Path, stored: Updatable, named: Sequence[Named]) -> Calibration:
+    """Refuse what can't be taken out; gives the model's calibration."""
+    if not named:
+        raise CannotForget("forget: no image was named")
+    if not stored.images:
+        raise CannotForget(f"forget: {path.name} does not list the images that it was fitted on; fit it on files anew")
+    unknown = [one.name for one in named if one.digest not in stored.images]
+    if unknown:
+        raise CannotForget(
+            f"forget: {', '.join(unknown)[:500]} {'is' if len(unknown) == 1 else 'are'} not among the "
+            f"{len(stored.images)} images that {path.name} was fitted on; it knows them by the content of their files, "
+            "so give the very files, not copies in another format or size"
+        )
+    if stored.calibration is None:
+        raise CannotForget(f"forget: {path.name} is not calibrated, so it gives no verdicts; run padim calibrate on it")
+    return stored.calibration
+
+
+def _check_standard(path: Path, stored: Updatable, before: Calibration, inside: Sequence[str]) -> None:
+    """Refuse to take out images whose own maps a model's maps are standardised by."""
+    if stored.standard is None or before.method == "held-out" or not inside:
+        return
+    raise CannotForget(
+        f"forget: the maps of {path.name} are standardised by the images that it was calibrated on, and what "
+        f"{', '.join(inside)[:500]} {'adds' if len(inside) == 1 else 'add'} to that is not known by itself; run padim "
+        "forget, then padim calibrate on good images"
+    )
+
+
+def _calibration(
+    stored: Updatable,
+    before: Calibration,
+    named: Sequence[Named],
+    later: Mapping[str, Path | None],
+    batch_size: int,
+    remarks: list[str],
+) -> tuple[Calibration, set[str]]:
+    """The calibration without the images, and the digests of those that it knew."""
+    inside = [one for one in named if one.digest not in later]
+    if before.method == "held-out" or not inside:
+        remarks.append("the calibration stays as it is: these images were not part of it")
+        return before, set()
+    files = [path for digest, path in later.items() if path is not None and digest in stored.images]
+    quiet = Watch(note=ignore_note)
+    as_calibrated = forget_files(stored, files, batch_size=batch_size, watch=quiet) if files else stored
+    as_calibrated = replace(as_calibrated, calibration=before)
+    taken = calibration_without(as_calibrated, [one.path for one in inside], batch_size=batch_size)
+    by_kind = {
+        kind: [one.name for one, found in zip(inside, taken.found, strict=True) if found == kind]
+        for kind in ("own", "next", "none")
+    }
+    if by_kind["next"]:
+        remarks.append(
+            f"which score of the calibration is that of {', '.join(by_kind['next'])[:500]} is not known to the last "
+            "digit, as the model has changed since; the next higher one is left out"
+        )
+    if by_kind["none"]:
+        remarks.append(f"{', '.join(by_kind['none'])[:500]} had no part in the calibration")
+    if by_kind["own"] or by_kind["next"]:
+        count = len(taken.calibration.scores)
+        remarks.append(
+            f"the threshold follows from the {count} other scores of the calibration; they come from a model that knew "
+            f"the {_images(len(inside))}, so they are rather too low, and somewhat more good parts than asked for may "
+            "be called bad; padim calibrate on good images makes it exact"
+        )
+    else:
+        remarks.append("the calibration stays as it is")
+    found = zip(inside, taken.found, strict=True)
+    return taken.calibration, {one.digest for one, kind in found if kind != "none"}
+
+
+def _images(count: int) -> str:
+    return "image" if count == 1 else f"{count} images"
