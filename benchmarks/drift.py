@@ -96,7 +96,7 @@ def look(model: padim.Padim, pixels: np.ndarray) -> list[Scored]:
             if poses is not None:
                 pose = float(poses.angle[index]), float(poses.shift[index, 0]), float(poses.shift[index, 1])
             appearance = complete(measure(image), maps[index], pose, turns=turns)
-            found.append(Scored(0, "", "", "m", "m", float(values[index]), appearance))
+            found.append(Scored(0, "", "", "s", "m", "m", float(values[index]), appearance))
     return found
 
 
@@ -113,7 +113,8 @@ def generated(rng: np.random.Generator, count: int) -> list[Scored]:
     numbers = rng.normal(size=(count, len(QUANTITIES))) + rng.normal(size=(count, 1)) * rng.random(len(QUANTITIES))
     numbers[:, ::2] = np.exp(numbers[:, ::2])
     return [
-        Scored(0, "", "", "m", "m", row[0], Appearance(*row[1:7], places=tuple(row[7:]))) for row in numbers.tolist()
+        Scored(0, "", "", "s", "m", "m", row[0], Appearance(*row[1:7], places=tuple(row[7:])))
+        for row in numbers.tolist()
     ]
 
 
@@ -136,12 +137,11 @@ def detections(name: str, align: str, states: dict[str, list[Scored]], runs: int
         for run in range(runs):
             rng = np.random.default_rng(run)
             decisions = drawn(rng, states["good"], BEFORE, run) + drawn(rng, states[change], LONGEST, run, BEFORE)
-            found = [one for one in alarmed(decisions, STRICT).alarms if one.alarm and one.alarm.sequence > BEFORE]
+            found = [one for one in alarmed(decisions, STRICT).alarms if one.at.sequence > BEFORE]
             if not found:
                 waits.append(np.inf)
                 continue
-            assert found[0].alarm is not None
-            waits.append(found[0].alarm.sequence - BEFORE)
+            waits.append(found[0].at.sequence - BEFORE)
             way = "+" if found[0].is_higher else "-"
             first[f"{found[0].quantity.kind}{way}"] += 1
         middle, late = np.quantile(waits, [0.5, 0.9], method="higher")

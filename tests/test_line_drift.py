@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from padim_jax.line.appearance import FIGURES, GRID, Appearance
-from padim_jax.line.drift import QUANTITIES, Drift, DriftTests, find_drifts
+from padim_jax.line.drift import MOST_SOURCES, OTHERS, QUANTITIES, Drift, DriftTests, find_drifts
 from padim_jax.line.drift_words import offer, place_name, sentences
 from padim_jax.line.martingale import Martingale
 from padim_jax.line.ranks import Ranks, ranks
@@ -113,9 +113,7 @@ def test_a_change_is_found_also_after_a_long_time_without_one(start: int, within
     (drift,) = find_drifts(line(scores))
     (found,) = drift.alarms
     assert found.quantity.kind == "score"
-    assert found.alarm is not None
-    assert found.since is not None
-    assert start < found.alarm.sequence <= start + within
+    assert start < found.at.sequence <= start + within
     assert abs(found.since.sequence - start) < 60
     assert found.is_higher == (shift > 0)
     assert drift.pictured == 0
@@ -129,7 +127,6 @@ def test_what_has_changed_is_named_and_nothing_else(column: int, shift: float) -
     (drift,) = find_drifts(pictured(numbers))
     assert alarms(drift) == {(QUANTITIES[column].kind, QUANTITIES[column].place): shift > 0}
     (found,) = drift.alarms
-    assert found.since is not None
     assert abs(found.since.sequence - 240) < 40
 
 
@@ -149,6 +146,112 @@ def test_it_is_the_same_at_once_and_in_parts() -> None:
     assert alarms(drift).keys() == {("score", None), ("brightness", None), ("place", (0, 2))}
     assert (drift.images, drift.pictured) == (700, 600)
     assert drift.findings[6].images == 0
+
+
+def of_source(source: str, decisions: list[Decision], first: int = 0) -> list[Decision]:
+    return [replace(one, source=source, sequence=first + index + 1) for index, one in enumerate(decisions)]
+
+
+def test_each_source_is_looked_at_by_itself() -> None:
+    numbers = [figures(300, seed) for seed in (20, 21)]
+    for one in numbers:
+        one[200:, 1] -= 2
+    numbers[1][:, 1] += 50  # the other camera's pictures are brighter, and get darker too
+    cameras = [pictured(one, f"{index}") for index, one in enumerate(numbers)]
+    cameras = [[replace(one, model="m", model_digest="m") for one in camera] for camera in cameras]
+    mixed = [one for pair in zip(*cameras, strict=True) for one in pair]
+    mixed = [replace(one, source=("left", "right")[index % 2], sequence=index + 1) for index, one in enumerate(mixed)]
+    found = find_drifts(mixed)
+    assert [(drift.source, drift.images) for drift in found] == [("left", 300), ("right", 300)]
+    for drift, own in zip(found, cameras, strict=True):
+        assert alarms(drift) == alarms(find_drifts(own)[0]) == {("brightness", None): False}
+
+
+def test_another_camera_that_begins_later_is_no_drift() -> None:
+    first, second = figures(400, 26), figures(200, 27)
+    second[:, 1] += 50  # its pictures are brighter
+    left, right = (of_source(name, pictured(one, name)) for name, one in (("left", first), ("right", second)))
+    both = [*left[:200], *(one for pair in zip(left[200:], right, strict=True) for one in pair)]
+    both = [replace(one, model="m", model_digest="m", sequence=index + 1) for index, one in enumerate(both)]
+    assert [(drift.source, drift.alarms) for drift in find_drifts(both)] == [("left", ()), ("right", ())]
+    (together,) = find_drifts([replace(one, source="both") for one in both])  # as they were followed once
+    assert alarms(together) == {("brightness", None): True}
+
+
+def test_a_line_beside_one_that_drifts_gives_no_more_false_alarms_than_stated() -> None:
+    rate, runs, wrong, right = 0.2, 40, 0, 0
+    for seed in range(runs):
+        moved, steady = figures(240, 300 + seed), figures(240, 500 + seed)
+        moved[120:, 2] += 3
+        both = [*of_source("a", pictured(moved, f"{seed}m")), *of_source("b", pictured(steady, f"{seed}s"))]
+        both = [replace(one, model="m", model_digest="m") for one in both]
+        first, second = find_drifts(both, rate)
+        right += ("contrast", None) in alarms(first)
+        wrong += bool(second.alarms)
+    assert right == runs
+    assert wrong <= stats.binom.ppf(0.999, runs, rate)
+
+
+def test_made_up_names_of_sources_are_followed_together_beyond_the_first_ones() -> None:
+    steady = of_source("camera", pictured(figures(60, 22)))
+    made_up = [replace(one, source=f"part {index}") for index, one in enumerate(pictured(figures(300, 23)))]
+    found = find_drifts([*steady, *made_up])
+    assert len(found) == MOST_SOURCES + 1
+    assert (found[0].source, found[0].images) == ("camera", 60)
+    assert (found[-1].source, found[-1].images) == (OTHERS, 300 - MOST_SOURCES + 1)
+
+
+@pytest.mark.parametrize("sizes", [(1000,), (37,)])
+def test_a_second_change_of_the_same_quantity_is_found_and_the_way_back_too(sizes: tuple[int]) -> None:
+    numbers = figures(1000, 24)
+    numbers[200:400, 1] -= 2  # darker,
+    numbers[600:800, 1] -= 2  # as before, darker again,
+    numbers[800:, 1] -= 4  # and darker still
+    decisions, tests = pictured(numbers), DriftTests()
+    for start in range(0, 1000, sizes[0]):
+        tests.add(decisions[start : start + sizes[0]])
+    (drift,) = tests.found()
+    found = [(one.quantity.kind, one.number, one.is_higher) for one in drift.alarms]
+    assert found == [
+        ("brightness", 1, False),
+        ("brightness", 2, True),
+        ("brightness", 3, False),
+        ("brightness", 4, False),
+    ]
+    for alarm, start in zip(drift.alarms, (200, 400, 600, 800), strict=True):
+        assert start < alarm.at.sequence <= start + 110
+        assert abs(alarm.since.sequence - start) < 40
+    assert [words.split(" since ")[0] for words in sentences(drift.alarms)] == [
+        *("the images are darker", "the images are brighter", "the images are darker", "the images are darker"),
+    ]
+    record = drift.record()["findings"][1]
+    assert (record["change"], record["is_higher"], record["alarm"]["sequence"]) == (
+        4,
+        False,
+        drift.alarms[3].at.sequence,
+    )
+    assert record["images"] == 1000
+    assert record["highest"] >= 100
+
+
+def test_a_line_that_stays_changed_gives_no_more_second_alarms_than_stated() -> None:
+    rate, runs, seconds = 0.2, 60, 0
+    for seed in range(runs):
+        numbers = figures(400, 700 + seed)
+        numbers[100:] += 3  # everything has changed once
+        (drift,) = find_drifts(pictured(numbers, f"{seed}"), rate)
+        assert len({one.quantity for one in drift.alarms}) == len(QUANTITIES)
+        seconds += any(one.number > 1 for one in drift.alarms)
+    assert seconds <= stats.binom.ppf(0.999, runs, rate)
+
+
+def test_places_that_changed_twice_are_told_apart() -> None:
+    numbers = figures(700, 25)
+    numbers[200:400, [7, 8]] += 2
+    (drift,) = find_drifts(pictured(numbers))
+    first, second = sentences(drift.alarms)
+    assert first.startswith("the upper left and upper middle of the picture score higher since about ")
+    assert second.startswith("the upper left and upper middle of the picture score lower since about ")
 
 
 def test_each_state_of_a_model_is_looked_at_by_itself() -> None:
@@ -182,7 +285,7 @@ def test_the_command_says_whether_what_and_since_when(tmp_path: Path, capsys: Ca
     code, out, err = run(capsys, "drift", tmp_path / "l.db")
     assert code == 0
     first, *lines = out.splitlines()
-    assert first == "m (m), 300 images: drift"
+    assert first == "m (m), /in, 300 images: drift"
     assert lines[0].startswith("  the images score higher since about 20")
     assert lines[1].startswith("  the images are brighter since about 20")
     assert "camera, lens, light" in err
@@ -191,7 +294,8 @@ def test_the_command_says_whether_what_and_since_when(tmp_path: Path, capsys: Ca
     (record,) = json.loads(out)
     score, *others = record["findings"]
     assert 200 < score["alarm"]["sequence"] <= 260
-    assert score["value"] > 100
+    assert score["highest"] > 100 > score["value"]  # it begins anew
+    assert (record["source"], score["change"]) == ("/in", 1)
     assert [other["kind"] for other in others[: len(FIGURES)]] == list(FIGURES)
     assert record["words"] == [each.strip() for each in lines]
     code, out, err = run(capsys, "drift", tmp_path / "l.db", "--model", "other")

@@ -1,6 +1,7 @@
 """Drift is told: once for each change and state of a model, to outputs that may be away, whatever happens to a process."""
 
 import json
+import lzma
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,14 +31,17 @@ from tests.test_line_watch import wait_for
 from tests.test_line_webhook import Receiver
 
 RATES = Rates(None, 0.2)
+OLD = Path(__file__).parent / "line-schema-3.db.xz"  # of the last version that followed all sources together
 
 
-def drifted(model: str, digest: str, n: int = 300, *, columns: tuple[int, ...] = (1,), seed: int = 8) -> list[Decision]:
+def drifted(
+    model: str, digest: str, n: int = 300, *, columns: tuple[int, ...] = (1,), seed: int = 8, source: object = "/in"
+) -> list[Decision]:
     """Decisions of which the last third is darker, or has drifted in other quantities."""
     numbers = figures(n, seed)
     numbers[2 * n // 3 :, list(columns)] -= 2
     return [
-        replace(one, item=f"{seed}-{one.item}", model=model, model_digest=digest, sequence=0)
+        replace(one, source=str(source), item=f"{seed}-{one.item}", model=model, model_digest=digest, sequence=0)
         for one in pictured(numbers)
     ]
 
@@ -76,18 +80,22 @@ def watched(folder: Path, judge: Judge, store: Store, *outputs: Output) -> list[
 
 
 def test_a_watch_says_it_once_and_hands_it_on(tmp_path: Path, judge: Judge, store: Store, server: Receiver) -> None:
-    store.record(drifted("bracket", judge.current.digest))
-    store.record(drifted("another", "digest", seed=9))  # of a model that this watch has nothing to do with
+    own = {"source": tmp_path / "camera"}
+    store.record(drifted("bracket", judge.current.digest, **own))
+    store.record(drifted("another", "digest", seed=9, **own))  # of a model that this watch has nothing to do with
+    store.record(drifted("bracket", judge.current.digest, seed=9, source="/other"))  # of another camera
     write_images(tmp_path / "camera", parts(2, seed=5))
     outputs = Webhook(server.url), DriftEvents(store.alarms, Webhook(server.url))
     (remark,) = watched(tmp_path / "camera", judge, store, *outputs)
-    assert remark.startswith("bracket has drifted: the images are darker since about 20")
+    camera = tmp_path / "camera"
+    assert remark.startswith(f"bracket has drifted on images of {camera}: the images are darker since about 20")
     assert watched(tmp_path / "camera", judge, store, *outputs) == []
     events = [(headers, body) for headers, body in server.got if "event" in body]
     ((headers, body),) = events
     assert len(server.got) == 3  # and the two decisions
     assert (headers["X-Event"], headers["Idempotency-Key"]) == ("drift", body["id"])
     assert (body["event"], body["model"], body["model_digest"]) == ("drift", "bracket", judge.current.digest)
+    assert body["source"] == str(camera)
     assert body["words"][0].startswith("the images are darker since about ")
     assert [one["kind"] for one in body["findings"]] == ["brightness"]
     assert body["offer"]["update"] == "padim update bracket GOOD_IMAGES"
@@ -118,9 +126,13 @@ def test_of_two_that_look_one_tells(store: Store) -> None:
 def test_another_quantity_and_another_state_of_the_model_are_told_by_themselves(store: Store) -> None:
     store.record(drifted("m", "m0"))
     first = store.alarms.record(drift_of(store))
-    later = drifted("m", "m0", 90, columns=(3,), seed=10)
-    store.record(replace(one, appearance=one.appearance and replace(one.appearance, brightness=-2.0)) for one in later)
-    store.record(replace(one, item=f"late-{one.item}") for one in drifted("m", "m0", 300, columns=(3,), seed=10)[-90:])
+    for later in (drifted("m", "m0", 90, columns=(3,), seed=10), drifted("m", "m0", 300, columns=(3,), seed=13)[-90:]):
+        assert all(one.appearance for one in later)
+        store.record(
+            replace(one, appearance=replace(one.appearance, brightness=one.appearance.brightness - 2))
+            for one in later
+            if one.appearance
+        )  # as dark as it has become
     second = store.alarms.record(drift_of(store))
     store.record(drifted("m", "m1", seed=11))
     third = store.alarms.record(find_drifts(store.scores())[1])
@@ -131,6 +143,57 @@ def test_another_quantity_and_another_state_of_the_model_are_told_by_themselves(
     assert "brightness" not in {one["kind"] for one in second["findings"]}
     assert {one["kind"] for one in third["findings"]} == {"brightness"}
     assert len({one["id"] for one in (first, second, third)}) == 3
+
+
+def test_each_source_is_told_by_itself(store: Store) -> None:
+    store.record(drifted("m", "m0", source="left"))
+    store.record(drifted("m", "m0", seed=9, source="right"))
+    found = [store.alarms.record(drift) for drift in find_drifts(store.scores())]
+    assert [one and one["source"] for one in found] == ["left", "right"]
+    assert [store.alarms.record(drift) for drift in find_drifts(store.scores())] == [None, None]
+    assert {one.source for one in store.scores(source="right")} == {"right"}
+
+
+def test_a_second_change_of_the_same_quantity_is_told_once_too(store: Store) -> None:
+    told = list[tuple[int, bool]]()
+    first, second = drifted("m", "m0", 300), drifted("m", "m0", 300, seed=14)  # darker, as it was, darker again
+    for at in range(0, 600, 50):
+        store.record([*first, *second][at : at + 50])
+        with Store.open(store.path) as other:
+            for one in (store, other):
+                event = one.alarms.record(drift_of(one))
+                told += [(part["change"], part["is_higher"]) for part in event["findings"]] if event else []
+    assert told == [(1, False), (2, True), (3, False)]
+
+
+def test_changes_that_are_found_at_one_late_look_are_told_together(store: Store) -> None:
+    store.record([*drifted("m", "m0", 300), *drifted("m", "m0", 300, seed=14)])
+    event = store.alarms.record(drift_of(store))
+    assert event is not None
+    assert [one["change"] for one in event["findings"]] == [1, 2, 3]
+    assert [words.split(" since ")[0] for words in event["words"]] == [
+        *("the images are darker", "the images are brighter", "the images are darker"),
+    ]
+
+
+def test_what_an_older_version_told_of_all_sources_together_is_not_told_again(tmp_path: Path) -> None:
+    (tmp_path / "l.db").write_bytes(lzma.decompress(OLD.read_bytes()))
+    with Store.open(tmp_path / "l.db") as store:
+        decisions = list(store.decisions())
+        assert len(decisions) == 222
+        corrections = [(one.who, one.note, one.undone_by) for one in store.corrections()]
+        assert corrections == [("Ada", "a dent", "Bea"), ("Ada", "", "")]
+        assert store.changes.of_image("m", "m0") == []
+        (waiting,) = store.outbox.waiting()
+        assert (waiting.output, waiting.count) == ("drift webhook x", 1)
+        first, other = find_drifts(store.scores())
+        assert [one.quantity.kind for one in first.alarms] == ["brightness"]
+        assert (first.source, other.source, other.alarms) == ("/in", "/other", ())
+        assert store.alarms.record(first) is None
+        store.record(drifted("m", "m0", 300, seed=14))  # but what comes later is
+        event = store.alarms.record(find_drifts(store.scores())[0])
+        assert event is not None
+        assert [(one["change"], one["is_higher"]) for one in event["findings"]] == [(2, True), (3, False)]
 
 
 def test_where_retention_moves_the_beginning_the_same_change_is_not_told_again(tmp_path: Path) -> None:
@@ -206,7 +269,7 @@ def test_notify_chooses_decisions_or_drift(
     tmp_path: Path, judge: Judge, server: Receiver, notified: tuple[str, ...], kinds: str
 ) -> None:
     with Store.open(tmp_path / "l.db") as store:
-        store.record(drifted("bracket", judge.current.digest))
+        store.record(drifted("bracket", judge.current.digest, source=tmp_path / "camera"))
     write_images(tmp_path / "camera", parts(2, seed=6, defect=True))
     arguments = ["watch", str(tmp_path / "camera"), "--model", str(judge.path), "--store", str(tmp_path / "l.db")]
     options = [word for name in notified for word in ("--notify", name)]
@@ -220,7 +283,7 @@ def test_drift_is_looked_for_in_one_frame_of_each_part_alone(
     tmp_path: Path, judge: Judge, server: Receiver, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Store.open(tmp_path / "l.db") as store:
-        store.record(drifted("bracket", judge.current.digest))
+        store.record(drifted("bracket", judge.current.digest, source=tmp_path / "v.mkv"))
     frames = write_frames(tmp_path / "v.mkv", parts(3, seed=6).repeat(10, axis=0))
     arguments = ["watch", str(frames), "--model", str(judge.path), "--store", str(tmp_path / "l.db")]
     arguments += ["--look-rate", "0.2", "--webhook", server.url, *options]
@@ -251,7 +314,7 @@ def test_killed_at_any_moment_it_is_told_once(tmp_path: Path) -> None:
     port = server.server_port
     server.end()  # the other end is away
     with Store.open(tmp_path / "l.db") as store:
-        store.record(drifted("m", digest))
+        store.record(drifted("m", digest, source=tmp_path / "camera"))
         for pause in (0.0, 0.05, 0.3):
             process = start(tmp_path, "camera", "--poll", 0.1, "--webhook", f"http://127.0.0.1:{port}/part")
             time.sleep(pause)

@@ -52,7 +52,7 @@ def test_drift_of_the_last_state_of_each_model_is_there(service: Running) -> Non
     ]
     assert found[NAME]["offer"]["calibrate"] == f"padim calibrate {NAME} GOOD_IMAGES"
     assert (found["steady"]["has_drifted"], found["steady"]["words"], found["steady"]["offer"]) == (False, [], {})
-    said = [line for line in service.said if f"{NAME} has drifted: " in line]
+    said = [line for line in service.said if f"{NAME} has drifted on images of /in: " in line]
     assert len(said) == 2  # of each state once
     assert all("look at what has changed" in line for line in said)
 
@@ -62,11 +62,13 @@ def test_prometheus_reads_capital_and_alarm_by_model_and_kind(service: Running) 
         looked(client)
         lines = client.get("/metrics").text.splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    source = 'source="/in"'
     for kind in KINDS:
-        alarm = float(values[f'padim_drift_alarm{{kind="{kind}",model="{NAME}"}}'])
+        alarm = float(values[f'padim_drift_alarm{{kind="{kind}",model="{NAME}",{source}}}'])
         assert alarm == (kind in ("brightness", "place"))
-        assert (float(values[f'padim_drift_capital{{kind="{kind}",model="{NAME}"}}']) >= 100) == bool(alarm)
-        assert values[f'padim_drift_alarm{{kind="{kind}",model="steady"}}'] == "0"
+        assert float(values[f'padim_drift_changes{{kind="{kind}",model="{NAME}",{source}}}']) == alarm
+        assert float(values[f'padim_drift_capital{{kind="{kind}",model="{NAME}",{source}}}']) < 100  # since then
+        assert values[f'padim_drift_alarm{{kind="{kind}",model="steady",{source}}}'] == "0"
 
 
 def test_nobody_without_the_token_sees_it(tmp_path: Path) -> None:

@@ -251,6 +251,7 @@ def test_drift_is_told_in_words_and_by_places(
     with serving(model, tmp_path / "line.db") as service:
         page = visit(service, width, color_scheme=scheme)
         eventually(lambda: page.is_visible("#drift-found"))
+        page.select_option("#drifted", f"{NAME}, /in")
         words = page.locator("#drift-words li").all_inner_texts()
         assert [text.split(" since ")[0] for text in words] == [
             "the images are darker",
@@ -264,7 +265,7 @@ def test_drift_is_told_in_words_and_by_places(
         assert page.locator("#drift-kinds tr", has_text="brightness").inner_text().split()[1:3] == ["▼", "lower"]
         assert page.inner_text("#drift-calibrate") == f"padim calibrate {NAME} GOOD_IMAGES"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.select_option("#drifted", HOSTILE)
+        page.select_option("#drifted", f"{HOSTILE}, /in")
         eventually(lambda: page.inner_text("#drift-text") == "No drift in 60 images.")
         assert not page.is_visible("#drift-offer")
         assert page.locator("#drift-words li").count() == 0

@@ -10,11 +10,13 @@ from padim_jax.line.drift_words import CAUSES, offer, record, sentences
 from padim_jax.line.store import Store
 
 
-def drift_command(store: Path, model: str | None, since: str | None, rate: float, as_json: bool) -> None:
+def drift_command(
+    store: Path, model: str | None, source: str | None, since: str | None, rate: float, as_json: bool
+) -> None:
     """Do what ``padim drift`` says it does."""
     with Store.open(store, create=False) as opened:
         last = opened.last_deleted
-        found = find_drifts(opened.scores(model=model, since=since), rate)
+        found = find_drifts(opened.scores(model=model, source=source, since=since), rate)
     if as_json:
         tell(json.dumps([record(drift) for drift in found]))
         return
@@ -30,16 +32,15 @@ def drift_command(store: Path, model: str | None, since: str | None, rate: float
             )
     if not found:
         say(f"{store} has no decisions with a score that were asked for")
-    for drift in found:
-        if drift.alarms:
-            say(f"{CAUSES}; where what comes now is good, let {drift.model} get used to it, by one of:")
-            for command in offer(drift).values():
-                say(f"  {command}")
+    for drift in {drift.model: drift for drift in found if drift.alarms}.values():
+        say(f"{CAUSES}; where what comes now is good, let {drift.model} get used to it, by one of:")
+        for command in offer(drift).values():
+            say(f"  {command}")
 
 
 def describe(drift: Drift) -> Iterator[str]:
-    """A result: a line for the state of the model, and one for each change."""
-    state = f"{drift.model} ({drift.model_digest[:12]}), {drift.images} images: "
+    """A result: a line for the source and the state of the model, and one for each change."""
+    state = f"{drift.model} ({drift.model_digest[:12]}), {drift.source}, {drift.images} images: "
     if not drift.alarms:
         highest = max(finding.value for finding in drift.findings)
         yield f"{state}no drift; {highest:.3g} at most against, {1 / drift.rate:.3g} would be an alarm"

@@ -187,23 +187,26 @@ def results_command() -> None:
 )
 @_store_argument
 @click.option("--model", metavar="NAME", help="Only decisions by the model of this name.")
+@click.option("--source", help="Only decisions on images of this source, as it was recorded.")
 @click.option("--since", metavar="TIME", help="Only decisions from this day or time on.")
 @click.option(
     "--rate",
     type=RATE,
     default=0.01,
     show_default=True,
-    help="Probability that there is ever a false alarm for a state of a model, at most.",
+    help="Probability that there is ever a false alarm for a source of a state of a model, at most.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array instead.")
 @debug_option
 def drift_command() -> None:
-    """Say whether images have drifted, for each state of each model in STORE: in what, where, and since when.
+    """Say whether images have drifted, by model and source in STORE: in what, where, and since when.
 
-    It follows what images score, how bright, rich in contrast and sharp they are, how the parts lie, and how high maps
-    are at each place of the picture. It bets against a line that stays as it is, and says so once bets on one of these
-    have won 1 / --rate: as long as nothing changes, that ever happens with a probability of at most --rate, for all of
-    them together. It changes no model, and its exit code is 0 whether it finds drift or not; --json has has_drifted.
+    Each source, such as a camera or a folder, of each state of a model is looked at by itself. It follows what images
+    score, how bright, rich in contrast and sharp they are, how the parts lie, and how high maps are at each place of
+    the picture. It bets against a line that stays as it is, and says so once bets on one of these have won 1 / --rate:
+    as long as nothing changes, that ever happens with a probability of at most --rate, for all that is followed of a
+    source together. What has changed is then followed anew, so that another change, or the way back, is found too. It
+    changes no model, and its exit code is 0 whether it finds drift or not; --json has has_drifted.
 
     The rate holds for one image of each part, in the order of the parts, and not for frames of a video or a camera that
     --on-motion has not chosen. It holds for one fixed beginning: it begins anew with --since, and after the last
@@ -235,7 +238,7 @@ def drift_command() -> None:
     metavar="N",
     help="Keep the photos of the last N decisions in STORE.photos, for the page to show.",
 )
-@click.option("--learn", is_flag=True, help="Let people fold corrected photos into the model, from the page.")
+@click.option("--learn", is_flag=True, help="Let people change models from the page: learn photos, take images out.")
 @click.option(
     "--token-file",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -1,4 +1,4 @@
-"""Drift that was told: each change once for a state of a model, whoever looks and however often a process dies.
+"""Drift that was told: each change once for a source of a state of a model, whoever looks and however often it dies.
 
 An alarm and who is to get it are recorded in one step, by the last decision that was looked at. It waits in the outbox
 as that decision would (:mod:`padim_jax.line.outbox`), under the name of an output of its own
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from padim_jax.line.database import Database
-from padim_jax.line.drift import Drift, Finding
+from padim_jax.line.drift import Alarm, Drift
 from padim_jax.line.drift_words import offer, sentences
 from padim_jax.line.records import time_text
 from padim_jax.runs.tables import escape_bytes
@@ -31,12 +31,12 @@ class Alarms:
     def record(self, drift: Drift, outputs: Iterable[str] = ()) -> dict[str, Any] | None:
         """Record what of a drift is new, and who is to get it; gives the event, None where nothing is new.
 
-        A change that began before the last time that the same quantity of the same state was told is not new, as where
-        retention has moved the beginning since. Nothing is recorded where the last decision is gone: it will be by a
-        later one.
+        A change that began before the last one that was told of the same quantity, source and state was seen is not
+        new, as where retention has moved the beginning since. Nothing is recorded where the last decision is gone: it
+        will be by a later one.
 
         Args:
-          drift: of a state of a model.
+          drift: of a source of a state of a model.
           outputs: names of those that get it.
 
         Raises:
@@ -44,26 +44,25 @@ class Alarms:
         """
         if not drift.alarms:
             return None
-        sequence, state = drift.last.sequence, (escape_bytes(drift.model), drift.model_digest)
+        sequence, source = drift.last.sequence, escape_bytes(drift.source)
+        state = escape_bytes(drift.model), drift.model_digest, source
         with self._database.transaction() as connection:
             told = connection.execute(
-                "SELECT sequence, event FROM alarms WHERE model = ? AND model_digest = ?", state
+                "SELECT sequence, event FROM alarms WHERE model = ? AND model_digest = ? AND source IN (?, '')", state
             ).fetchall()
             last = dict[tuple[str, Any], int]()
-            for at, event in told:
-                last |= {
-                    _key(finding): max(at, last.get(_key(finding), 0)) for finding in json.loads(event)["findings"]
-                }
-            new = [one for one in drift.alarms if one.since and one.since.sequence > last.get(_key(one.record()), 0)]
+            for _, event in told:
+                for finding in json.loads(event)["findings"]:
+                    last[_key(finding)] = max(finding["alarm"]["sequence"], last.get(_key(finding), 0))
+            new = [one for one in drift.alarms if one.since.sequence > last.get(_key(one.record()), 0)]
             is_there = connection.execute("SELECT 1 FROM decisions WHERE sequence = ?", (sequence,)).fetchone()
             if not new or not is_there or sequence in {at for at, _ in told}:
                 return None
             now = time_text(self._clock())
             found = _event(drift, new, now)
             values = sequence, now, *state, json.dumps(found)
-            connection.execute(
-                "INSERT INTO alarms (sequence, time, model, model_digest, event) VALUES (?, ?, ?, ?, ?)", values
-            )
+            names = "sequence, time, model, model_digest, source, event"
+            connection.execute(f"INSERT INTO alarms ({names}) VALUES (?, ?, ?, ?, ?, ?)", values)
             rows = [(output, sequence) for output in outputs]
             connection.executemany("INSERT OR IGNORE INTO outbox (output, sequence) VALUES (?, ?)", rows)
         return found
@@ -79,17 +78,19 @@ def _key(finding: dict[str, Any]) -> tuple[str, Any]:
     return finding["kind"], finding["place"] and tuple(finding["place"])
 
 
-def _event(drift: Drift, new: list[Finding], now: str) -> dict[str, Any]:
+def _event(drift: Drift, new: list[Alarm], now: str) -> dict[str, Any]:
     key = json.dumps([drift.model, drift.model_digest, drift.last.sequence])
+    said = {finding.quantity: finding.record() for finding in drift.findings}
     return {
         "event": "drift",
         "id": hashlib.sha256(key.encode()).hexdigest()[:32],
         "time": now,
         "model": drift.model,
         "model_digest": drift.model_digest,
+        "source": drift.source,
         "images": drift.images,
         "rate": drift.rate,
         "words": sentences(new),
-        "findings": [finding.record() for finding in new],
+        "findings": [said[alarm.quantity] | alarm.record() for alarm in new],
         "offer": offer(drift),
     }

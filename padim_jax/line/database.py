@@ -18,7 +18,7 @@ _OWN = (
     *("sequence", "time", "source", "item", "stamp", "image_digest", "model", "model_digest"),
     *("score", "p_value", "verdict", "reason", "regions", "appearance"),
 )
-_SCORED = ("sequence", "id", "time", "model", "model_digest", "score", "appearance")
+_SCORED = ("sequence", "id", "time", "source", "model", "model_digest", "score", "appearance")
 CORRECTION = ("number", "decision", "time", "who", "verdict", "note", "undone_at", "undone_by")
 TABLES = """decisions d LEFT JOIN corrections c ON c.number =
     (SELECT max(number) FROM corrections WHERE decision = d.id AND undone_at = '')"""
@@ -134,8 +134,9 @@ def _decision(row: tuple[Any, ...]) -> Decision:
 
 
 def _scored(row: tuple[Any, ...]) -> Scored:
-    sequence, id, time, model, digest, score, appearance = row
-    return Scored(sequence, id, time, unescape_bytes(model), digest, score, _appearance(appearance))
+    sequence, id, time, source, model, digest, score, appearance = row
+    names = unescape_bytes(source), unescape_bytes(model)
+    return Scored(sequence, id, time, *names, digest, score, _appearance(appearance))
 
 
 def _appearance(content: bytes | None) -> Appearance | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from padim_jax.line.appearance import GRID
-from padim_jax.line.drift import Drift, Finding, Kind
+from padim_jax.line.drift import Alarm, Drift, Kind
 
 # of a quantity that has become lower, and of one that has become higher
 _CHANGES: dict[Kind, tuple[str, str]] = {
@@ -31,20 +31,21 @@ def place_name(place: tuple[int, int]) -> str:
     return "middle" if row == column else f"{row} {column}"
 
 
-def sentences(findings: Sequence[Finding]) -> list[str]:
+def sentences(alarms: Sequence[Alarm]) -> list[str]:
     """What has drifted, a sentence for each kind and direction, without a full stop; places of one direction together.
 
     Args:
-      findings: with an alarm.
+      alarms: in their order. First changes of places, second ones and so on are told apart.
     """
-    found = [f"{_CHANGES[one.quantity.kind][bool(one.is_higher)]} {_since([one])}" for one in findings if not _at(one)]
-    for is_higher in (True, False):
-        places = [one for one in findings if _at(one) and one.is_higher is is_higher]
-        if places:
-            names = list(dict.fromkeys(place_name(place) for one in places if (place := _at(one))))
-            listed = ", ".join(names[:-1]) + (" and " if names[1:] else "") + names[-1]
-            verb = f"score{'' if names[1:] else 's'} {'higher' if is_higher else 'lower'}"
-            found.append(f"the {listed} of the picture {verb} {_since(places)}")
+    found = [f"{_CHANGES[one.quantity.kind][one.is_higher]} {_since([one])}" for one in alarms if not _at(one)]
+    together = dict[tuple[int, bool], list[Alarm]]()
+    for one in alarms:
+        if _at(one):
+            together.setdefault((one.number, not one.is_higher), []).append(one)
+    for (_, is_lower), places in sorted(together.items()):
+        names = list(dict.fromkeys(place_name(place) for one in places if (place := _at(one))))
+        listed = ", ".join(names[:-1]) + (" and " if names[1:] else "") + names[-1]
+        found.append(f"the {listed} of the picture score{'' if names[1:] else 's'} {_way(is_lower)} {_since(places)}")
     return found
 
 
@@ -59,12 +60,16 @@ def record(drift: Drift) -> dict[str, Any]:
     return drift.record() | {"words": sentences(drift.alarms), "offer": offer(drift) if drift.alarms else {}}
 
 
-def _at(finding: Finding) -> tuple[int, int] | None:
-    return finding.quantity.place
+def _at(alarm: Alarm) -> tuple[int, int] | None:
+    return alarm.quantity.place
 
 
-def _since(findings: Sequence[Finding]) -> str:
+def _way(is_lower: bool) -> str:
+    return "lower" if is_lower else "higher"
+
+
+def _since(alarms: Sequence[Alarm]) -> str:
     """Since when, of the earliest of some."""
-    since = min((one.since for one in findings if one.since), key=lambda one: one.sequence)
-    alarm = min((one.alarm for one in findings if one.alarm), key=lambda one: one.sequence)
-    return f"since about {since.time} (decision {since.sequence}), seen at {alarm.time} (decision {alarm.sequence})"
+    since = min((one.since for one in alarms), key=lambda one: one.sequence)
+    at = min((one.at for one in alarms), key=lambda one: one.sequence)
+    return f"since about {since.time} (decision {since.sequence}), seen at {at.time} (decision {at.sequence})"

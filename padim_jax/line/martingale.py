@@ -62,6 +62,10 @@ class Martingale:
             self._bet(ranks[start:end], np.flatnonzero(is_there[start]), found, slice(start, end))
         return found
 
+    def begin_anew(self, index: int) -> None:
+        """Give a sequence its first capital again."""
+        self.value[index], self._shares[:, index], self._begun[index], self._steps[index] = 1, 1 / 3, 0, 0
+
     def _bet(self, ranks: Float[np.ndarray, "n count"], columns: np.ndarray, found: Bets, rows: slice) -> None:
         """Bet on ranks of which all are there in some columns, and none in the others."""
         shares, begun, steps = self._shares[:, columns], self._begun[columns], self._steps[columns]

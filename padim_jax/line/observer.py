@@ -22,9 +22,11 @@ class Observer:
 
     Args:
       store: path of it; the thread has a connection of its own.
-      told: told of each state of a model that has drifted, at every look; threads call it, with their store.
+      told: told of each source of a state of a model that has drifted, at every look; threads call it, with their
+        store.
       remark: told what is amiss.
       model: name of the only model to look at; None for all.
+      source: the only one to look at; None for all.
       every: seconds between two looks.
       rate: of false alarms.
 
@@ -39,10 +41,12 @@ class Observer:
         remark: Callable[[str], None],
         *,
         model: str | None = None,
+        source: str | None = None,
         every: float = EVERY,
         rate: float = RATE,
     ) -> None:
-        self._path, self._told, self._remark, self._model, self._every = store.path, told, remark, model, every
+        self._path, self._told, self._remark, self._every = store.path, told, remark, every
+        self._which: dict[str, str | None] = {"model": model, "source": source}
         self._tests, self._last, self.drifts = DriftTests(rate), 0, list[Drift]()
         self._wake, self._end = threading.Event(), float("inf")
         self._thread = threading.Thread(target=self._run, name="observe drift", daemon=True)
@@ -66,7 +70,7 @@ class Observer:
             self._remark(f"nobody looks for drift any more until the next start: {error}")
 
     def _look(self, store: Store) -> None:
-        scores = store.scores(model=self._model, after=self._last)
+        scores = store.scores(**self._which, after=self._last)
         while part := list(islice(scores, _TOGETHER)):
             start = time.monotonic()
             if start > self._end:

@@ -109,12 +109,13 @@ class Scored:
     """What a decision's score was and what its image is like, and of which decision it is.
 
     Attributes:
-      sequence, id, time, model, model_digest, score, appearance: as :class:`Decision` has them.
+      sequence, id, time, source, model, model_digest, score, appearance: as :class:`Decision` has them.
     """
 
     sequence: int
     id: str
     time: str
+    source: str
     model: str
     model_digest: str
     score: float | None

@@ -105,7 +105,10 @@ CREATE TABLE changes (
 ) STRICT;
 CREATE INDEX changes_model ON changes (model, number);
 """  # changes: of models, by people, with the digests of images that came in or went out; after: empty until it is made
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)  # each leads from the schema of its index to the next one
+_FIFTH = """
+ALTER TABLE alarms ADD COLUMN source TEXT NOT NULL DEFAULT '';
+"""  # source: empty of alarms of older versions, which followed all sources of a state of a model together
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)  # each leads from the schema of its index to the next one
 
 
 class StoreError(OSError):

@@ -164,25 +164,29 @@ class Store:
             left = None if left is None else left - count
             low, high = (low, page[-1].sequence) if newest_first else (page[-1].sequence, high)
 
-    def scores(self, *, model: str | None = None, since: str | None = None, after: int = 0) -> Iterator[Scored]:
+    def scores(
+        self, *, model: str | None = None, source: str | None = None, since: str | None = None, after: int = 0
+    ) -> Iterator[Scored]:
         """The finite scores of decisions in their order, as far back as none is missing (:attr:`last_deleted`).
 
         Args:
           model: name.
+          source: as recorded.
           since: as of :meth:`decisions`.
           after: likewise.
 
         Raises:
           ValueError, StoreError: as :meth:`decisions`.
         """
-        low, name = max(after, self.last_deleted), None if model is None else escape_bytes(model)
+        low = max(after, self.last_deleted)
+        name, place = (None if given is None else escape_bytes(given) for given in (model, source))
         first = since and parse_time(since)
         which = (
             "WHERE sequence > ? AND abs(score) <= 1.7976931348623157e308 AND (? IS NULL OR model = ?) "
-            f"AND (? IS NULL OR time >= ?) ORDER BY sequence LIMIT {_SCORES}"
+            f"AND (? IS NULL OR source = ?) AND (? IS NULL OR time >= ?) ORDER BY sequence LIMIT {_SCORES}"
         )
         while True:
-            page = self._database.read_scores(which, low, name, name, first, first)
+            page = self._database.read_scores(which, low, name, name, place, place, first, first)
             yield from page
             if len(page) < _SCORES:
                 return

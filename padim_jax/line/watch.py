@@ -148,7 +148,8 @@ class _Watch:
             for courier in self.couriers:
                 stack.callback(courier.end)
             if self.looks_for_drift:
-                observer = Observer(self.store, self._tell_drift, self.remark, model=self.judge.current.name)
+                model, source = self.judge.current.name, self.source.name
+                observer = Observer(self.store, self._tell_drift, self.remark, model=model, source=source)
                 stack.callback(observer.end)
             stack.callback(self._end)
             thread.start()
@@ -288,7 +289,8 @@ class _Watch:
         event = store.alarms.record(drift, [output.name for output in self.far if isinstance(output, DriftEvents)])
         if event is not None:
             changes = "; ".join(event["words"])
-            self.remark(f"{drift.model} has drifted: {changes}; {CAUSES} (padim drift {self.store.path} says more)")
+            more = f"padim drift {self.store.path} says more"
+            self.remark(f"{drift.model} has drifted on images of {drift.source}: {changes}; {CAUSES} ({more})")
             for courier in self.couriers:
                 courier.wake()
 

@@ -11,7 +11,9 @@ const NAMES = {
 let answer = null;
 
 const number = (value) => (value < 0.001 ? "0" : value >= 10000 ? "over 10000" : Number(value.toPrecision(2)).toString());
-const change = (finding) => (finding.alarm ? (finding.is_higher ? "▲ higher" : "▼ lower") : "none");
+const times = (finding) => (finding.change > 1 ? ` (change ${finding.change})` : "");
+const change = (finding) => (finding.alarm ? `${finding.is_higher ? "▲ higher" : "▼ lower"}${times(finding)}` : "none");
+const label = (one) => `${one.model}, ${one.source}`;
 
 function cell(text, { name = "td", className = "" } = {}) {
   const made = document.createElement(name);
@@ -48,13 +50,13 @@ function places(findings) {
 }
 
 function show() {
-  const names = answer.models.map((one) => one.model);
+  const names = answer.models.map(label);
   const wanted = names.includes($("drifted").value) ? $("drifted").value : names[0];
   if ([...$("drifted").options].map((one) => one.value).join("\n") !== names.join("\n")) {
     $("drifted").replaceChildren(...names.map((name) => new Option(name)));
     $("drifted").value = wanted;
   }
-  const found = answer.models.find((one) => one.model === wanted);
+  const found = answer.models.find((one) => label(one) === wanted);
   $("drift-found").hidden = !found;
   $("drift-offer").hidden = !found?.has_drifted;
   if (!found) return;
@@ -64,7 +66,7 @@ function show() {
   $("drift-words").replaceChildren(...found.words.map((words) => cell(words, { name: "li" })));
   $("drift-kinds").querySelector("tbody").replaceChildren(...kinds(found.findings));
   $("drift-places").querySelector("tbody").replaceChildren(...places(found.findings));
-  $("drift-limit").textContent = `Evidence of ${number(1 / answer.rate)} is an alarm. As long as nothing changes, the probability of one, ever, is at most ${100 * answer.rate} %, for all of it together, if there is one image of each part, in the order of the parts. The service looks every ${answer.every} seconds.`;
+  $("drift-limit").textContent = `Evidence of ${number(1 / answer.rate)} is an alarm. As long as nothing changes, the probability of one, ever, is at most ${100 * answer.rate} %, for all of it together, if there is one image of each part, in the order of the parts. After an alarm, what it was for is followed anew. The service looks every ${answer.every} seconds.`;
   $("drift-calibrate").textContent = found.offer.calibrate ?? "";
   $("drift-update").textContent = found.offer.update ?? "";
 }

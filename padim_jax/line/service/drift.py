@@ -27,10 +27,12 @@ class DriftNews:
 
     def tell(self, store: Store, drift: Drift) -> None:
         """Say what was not said yet."""
-        new = [one for one in drift.alarms if (drift.model, drift.model_digest, one.quantity) not in self._said]
-        self._said |= {(drift.model, drift.model_digest, one.quantity) for one in new}
+        whose = drift.model, drift.model_digest, drift.source
+        new = [one for one in drift.alarms if (*whose, one.quantity, one.number) not in self._said]
+        self._said |= {(*whose, one.quantity, one.number) for one in new}
         if new:
-            self._remark(f"{drift.model} has drifted: {'; '.join(sentences(new))}; {CAUSES}")
+            changes = "; ".join(sentences(new))
+            self._remark(f"{drift.model} has drifted on images of {drift.source}: {changes}; {CAUSES}")
 
 
 class Drifts:
@@ -44,21 +46,25 @@ class Drifts:
         self._observer = observer
 
     def listed(self, request: Request) -> Response:
-        """Drift of the last state of each model that has decisions."""
-        found = [record(drift) for drift in self._current().values()]
+        """Drift of each source of the last state of each model that has decisions."""
+        found = [record(drift) for drift in self._current()]
         return JSONResponse({"rate": RATE, "every": EVERY, "causes": CAUSES, "models": found})
 
     def gauges(self) -> dict[str, Mapping[Labels, float]]:
-        """Of each model and kind, the highest capital of its quantities, and whether there is an alarm."""
-        capital, alarm = dict[Labels, float](), dict[Labels, float]()
-        for name, drift in self._current().items():
+        """Of each model, source and kind, the highest capital of its quantities, and how many alarms there were."""
+        capital, alarm, changes = dict[Labels, float](), dict[Labels, float](), dict[Labels, float]()
+        for drift in self._current():
             for kind in KINDS:
                 findings = [one for one in drift.findings if one.quantity.kind == kind]
-                labels = ("kind", kind), ("model", name)
+                labels = ("kind", kind), ("model", drift.model), ("source", drift.source)
                 capital[labels] = max(one.value for one in findings)
-                alarm[labels] = float(any(one.alarm for one in findings))
-        return {"padim_drift_capital": capital, "padim_drift_alarm": alarm}
+                changes[labels] = float(sum(len(one.alarms) for one in findings))
+                alarm[labels] = float(changes[labels] > 0)
+        return {"padim_drift_capital": capital, "padim_drift_alarm": alarm, "padim_drift_changes": changes}
 
-    def _current(self) -> dict[str, Drift]:
-        """Of each model, the state that decided last."""
-        return {drift.model: drift for drift in sorted(self._observer.drifts, key=lambda one: one.last.sequence)}
+    def _current(self) -> list[Drift]:
+        """Of each model, the sources of the state that decided last, in the order of names."""
+        found = sorted(self._observer.drifts, key=lambda one: one.last.sequence)
+        states = {drift.model: drift.model_digest for drift in found}
+        current = [drift for drift in found if drift.model_digest == states[drift.model]]
+        return sorted(current, key=lambda one: (one.model, one.source))

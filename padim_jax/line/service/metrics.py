@@ -82,8 +82,9 @@ _GAUGES = {
     "padim_requests_in_hand": "Requests to score that are being received, wait or are computed.",
     "padim_models_loaded": "Models in memory.",
     "padim_ready": "1 once models are loaded and compiled.",
-    "padim_drift_capital": "What bets on drift have made of the kind's share of 1; 100 is an alarm.",
-    "padim_drift_alarm": "1 once images of the model's present state have drifted in this kind.",
+    "padim_drift_capital": "What bets on drift have made of the kind's share of 1 since its last alarm; 100 is one.",
+    "padim_drift_alarm": "1 once images of the source and the model's present state have drifted in this kind.",
+    "padim_drift_changes": "How many alarms there were of the source and the model's present state in this kind.",
 }
 
 
