@@ -80,14 +80,15 @@ def watched(folder: Path, judge: Judge, store: Store, *outputs: Output) -> list[
 
 
 def test_a_watch_says_it_once_and_hands_it_on(tmp_path: Path, judge: Judge, store: Store, server: Receiver) -> None:
-    own = {"source": tmp_path / "camera"}
-    store.record(drifted("bracket", judge.current.digest, **own))
-    store.record(drifted("another", "digest", seed=9, **own))  # of a model that this watch has nothing to do with
+    camera = tmp_path / "camera"
+    store.record(drifted("bracket", judge.current.digest, source=camera))
+    store.record(
+        drifted("another", "digest", seed=9, source=camera)
+    )  # of a model that this watch has nothing to do with
     store.record(drifted("bracket", judge.current.digest, seed=9, source="/other"))  # of another camera
     write_images(tmp_path / "camera", parts(2, seed=5))
     outputs = Webhook(server.url), DriftEvents(store.alarms, Webhook(server.url))
     (remark,) = watched(tmp_path / "camera", judge, store, *outputs)
-    camera = tmp_path / "camera"
     assert remark.startswith(f"bracket has drifted on images of {camera}: the images are darker since about 20")
     assert watched(tmp_path / "camera", judge, store, *outputs) == []
     events = [(headers, body) for headers, body in server.got if "event" in body]
