@@ -79,6 +79,12 @@ COMMANDS = {
         "a program for other runtimes, with proof that it is equal",
     ),
     "verify": Entry(f"{_ROOT}.leaving:verify_command", "padim verify DIR", "check an export on this machine"),
+    "push": Entry(
+        f"{_ROOT}.leaving:push_command", "padim push FOLDER REPO", "a model or an export to the Hugging Face Hub"
+    ),
+    "pull": Entry(
+        f"{_ROOT}.leaving:pull_command", "padim pull REPO --out DIR", "one from there, checked before it is used"
+    ),
     "estimate": Entry(
         f"{_ROOT}.looking:estimate_command",
         "padim estimate [GOOD_DIR]",

@@ -94,3 +94,46 @@ def verify_command() -> None:
     itself says what is right of IMAGES and of black, white, noisy and saturated ones, and which verdicts follow. What
     the program does with other images is not shown by that. Folders of --runtime are known by their digests alone.
     """
+
+
+@click.command(
+    "push",
+    cls=Command,
+    example="padim push bracket.padim example/bracket",
+    place="padim_jax.commands.hub:push_command",
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repo")
+@click.option("--public", is_flag=True, help="Let everybody see it. Default: a new repository is private.")
+@debug_option
+def push_command() -> None:
+    """Put FOLDER, a model or an export, into REPO (OWNER/NAME) of the Hugging Face Hub, with a card about it.
+
+    FOLDER is checked first, then goes there in one commit, and takes the place of what padim pushed before; earlier
+    commits keep that. A repository with anything else in it is refused. A model holds no image, but numbers computed
+    from good ones, and with --align their mean: keep REPO private unless everybody may see that.
+
+    Needs the extra hub, and a token: `hf auth login`, or HF_TOKEN. HF_ENDPOINT names another server.
+    """
+
+
+@click.command(
+    "pull",
+    cls=Command,
+    example="padim pull example/bracket --out bracket.padim",
+    place="padim_jax.commands.hub:pull_command",
+)
+@click.argument("repo")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write.")
+@click.option("--revision", help="Branch, tag or commit; a commit names the very files. Default: the newest.")
+@debug_option
+def pull_command() -> None:
+    """Bring a model or an export from REPO (OWNER/NAME) of the Hugging Face Hub to --out, once all of it is checked.
+
+    Anybody may have filled a repository: only files that a model or an export has are taken, none is unpickled, and
+    reading them executes nothing. They are downloaded beside --out and checked there, by checksums, by shapes and
+    against the digest on the card; where anything is wrong, nothing is left. An earlier export in --out is replaced,
+    and nothing else is.
+
+    Needs the extra hub, and of a private repository a token. HF_ENDPOINT names another server.
+    """

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from padim_jax.export.certificate import Certificate
     from padim_jax.export.describe import ExportError
     from padim_jax.export.exporting import export_model
+    from padim_jax.export.hub import pull, push
     from padim_jax.export.verifying import Verification, verify_export
 else:
     __getattr__, __dir__ = lazy_attributes(
@@ -16,8 +17,9 @@ else:
             "padim_jax.export.certificate": ("Certificate",),
             "padim_jax.export.describe": ("ExportError",),
             "padim_jax.export.exporting": ("export_model",),
+            "padim_jax.export.hub": ("pull", "push"),
             "padim_jax.export.verifying": ("Verification", "verify_export"),
         },
     )
 
-__all__ = ["Certificate", "ExportError", "Verification", "export_model", "verify_export"]
+__all__ = ["Certificate", "ExportError", "Verification", "export_model", "pull", "push", "verify_export"]

@@ -11,6 +11,7 @@ from padim_jax.export.runtimes import FILES
 from padim_jax.export.shipped import MOST_EXAMPLES, TARGETS, strangers
 
 _OURS = [{CERTIFICATE, MARKER, *files_of(exported, TARGETS, MOST_EXAMPLES, has_data=True)} for exported in FILES]
+EXPORT_FILES = frozenset().union(*_OURS) - {MARKER}  # of exports of any format, by their names in the folder
 
 
 @contextmanager
