@@ -222,6 +222,22 @@ def test_an_export_that_differs_is_not_written_and_what_was_there_stays(
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
+    def another(folder: Path, exported: str, precision: str) -> list[Any]:
+        first = right(folder, exported, precision)[0]
+
+        def run(shown: np.ndarray) -> dict[str, np.ndarray]:
+            found = dict(first.run(shown))
+            return found | {"anomaly_map": found["anomaly_map"] * np.float32(1.2)}
+
+        return [first, replace(first, name="OpenVINO", run=run)]
+
+    monkeypatch.setattr(module, "open_runtimes", another)
+    with pytest.raises(
+        ExportError,
+        match=r"OpenVINO .* is off by 0\.2 of the maps' scale, beyond the bound of 0\.1; .* with format='openvino'; or,",
+    ):
+        export_model(fitted("plain", calibrated=False), copy, GOOD, precision="int8")
+
 
 def test_an_export_takes_the_place_of_one_and_of_nothing_else(copy: Path, tmp_path: Path) -> None:
     certificate = export_model(fitted("plain", calibrated=False), copy, batch=2)

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import padim_jax as padim
 from padim_jax.export import ExportError, export_model, verify_export
 from padim_jax.export.compare import BOUND
-from padim_jax.export.refitting import refit
+from padim_jax.export.refitting import refit, usual_score
 from padim_jax.export.runtimes import import_openvino, open_runtimes
 from tests.conftest import SMALL, images
-from tests.exports import TEST, check_equal, compacted, fitted, in_eight_bits
+from tests.exports import TEST, backbone, check_equal, compacted, fitted, in_eight_bits
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="compares with OpenVINO, which the extra openvino brings"
@@ -67,6 +68,20 @@ def test_the_model_is_that_of_a_fit_on_what_openvino_gives(precision: Any, tmp_p
     check_equal(whole, dict(runtime.run(TEST)), TEST)
     by_onnx = refit(fitted("plain"), [SHOWN], "int8", "onnx")
     assert again.embedding.weights_digest != by_onnx.embedding.weights_digest
+
+
+def test_few_images_and_no_calibration_are_enough_for_every_runtime(tmp_path: Path) -> None:
+    """Images that a model of few was fitted on lie almost at the mean, and their own maps are no scale."""
+    few = images(4, SMALL)
+    model = padim.fit(backbone("efficientnet_lite0"), few, SMALL)
+    certificate = export_model(model, tmp_path / "out", few, precision="int8")
+    assert [report.name for report in certificate.runtimes] == ["ONNX Runtime", "OpenVINO"]
+    again = refit(model, [few], "int8", "onnx")
+    usual = float(np.median(np.asarray(padim.calibrate(again, few).calibration.scores)))  # type: ignore[union-attr]
+    assert usual_score(again, [few, few]) == pytest.approx(usual)
+    assert [image.scale for image in certificate.good] == pytest.approx([usual] * 4)
+    assert max(image.image_score for image in certificate.good) < usual / 10
+    assert verify_export(tmp_path / "out", few).known == 4
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -94,22 +94,36 @@ class Comparison:
 
 
 def compare_with_model(
-    comparisons: Sequence[Comparison], model: Padim, taken: ProgramInput, batches: Iterable[Images]
+    comparisons: Sequence[Comparison],
+    model: Padim,
+    taken: ProgramInput,
+    batches: Iterable[Images],
+    usual: float = 0.0,
 ) -> tuple[Reference, tuple[GoodImage, ...]]:
-    """Compare on hostile images, which are kept, and on others, of which digests and scores are."""
-    reference = compare_hostile(comparisons, model, taken)
+    """Compare on hostile images, which are kept, and on others, of which digests and scores are.
+
+    Args:
+      comparisons: one for each runtime.
+      model: what is right.
+      taken: what the program takes.
+      batches: of others.
+      usual: as of :func:`padim_jax.export.compare.map_scales`.
+    """
+    reference = compare_hostile(comparisons, model, taken, usual)
     for comparison in comparisons:
         if comparison.batch is None:  # any number of images gives the same
             some = slice(2 if comparison.are_photos else 1)  # beside six images, or single photos
             first = {name: value[some] for name, value in reference.outputs.items()}
             comparison.add(reference.images[some], first, reference.scale[some], together=True)
-    return reference, tuple(compare_good(comparisons, model, taken, batches))
+    return reference, tuple(compare_good(comparisons, model, taken, batches, usual))
 
 
-def compare_hostile(comparisons: Sequence[Comparison], model: Padim, taken: ProgramInput) -> Reference:
+def compare_hostile(
+    comparisons: Sequence[Comparison], model: Padim, taken: ProgramInput, usual: float = 0.0
+) -> Reference:
     """Compare on hostile images, and give what the model says about them."""
     hostile = hostile_images(taken.size)
-    wanted, scale = outputs_of(model, taken.seen(hostile))
+    wanted, scale = outputs_of(model, taken.seen(hostile), usual)
     for comparison in comparisons:
         comparison.add(hostile, wanted, scale)
     kept = {name: value for name, value in wanted.items() if name != "match"}
@@ -117,14 +131,18 @@ def compare_hostile(comparisons: Sequence[Comparison], model: Padim, taken: Prog
 
 
 def compare_good(
-    comparisons: Sequence[Comparison], model: Padim, taken: ProgramInput, batches: Iterable[Images]
+    comparisons: Sequence[Comparison],
+    model: Padim,
+    taken: ProgramInput,
+    batches: Iterable[Images],
+    usual: float = 0.0,
 ) -> list[GoodImage]:
     """Compare on images that are not kept, and give what the model says about each."""
     good = list[GoodImage]()
     for batch in batches:
         for start in range(0, len(batch), _BATCH):
             images = batch[start : start + _BATCH]
-            wanted, scale = outputs_of(model, taken.seen(images))
+            wanted, scale = outputs_of(model, taken.seen(images), usual)
             for comparison in comparisons:
                 comparison.add(images, wanted, scale)
             good += [_good_image(images, wanted, scale, index) for index in range(len(images))]
@@ -136,13 +154,15 @@ def compare_with_reference(comparison: Comparison, reference: Reference) -> None
     comparison.add(reference.images, reference.outputs, reference.scale)
 
 
-def outputs_of(model: Padim, images: Images) -> tuple[dict[str, np.ndarray], Float[np.ndarray, " n"]]:
+def outputs_of(
+    model: Padim, images: Images, usual: float = 0.0
+) -> tuple[dict[str, np.ndarray], Float[np.ndarray, " n"]]:
     """What the model says about at most a batch of images, and the scales of their maps."""
     filled = np.concatenate([images, np.zeros((_BATCH - len(images), *images.shape[1:]), np.uint8)])
     scores = score(model, filled)
     fields = {name: getattr(scores, name) for name in ("image_score", "anomaly_map", "p_value", "anomalous", "match")}
     outputs = {name: np.asarray(value)[: len(images)] for name, value in fields.items() if value is not None}
-    return outputs, map_scales(model, outputs["anomaly_map"])
+    return outputs, map_scales(model, outputs["anomaly_map"], usual)
 
 
 def recorded(

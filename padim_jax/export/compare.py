@@ -4,7 +4,8 @@ A map of a model and the map of its export are rounded differently. What roundin
 activations that it is made of, and not with the distance: an image that the model was fitted on lies within 1 of the
 mean where one that it does not know lies at 100, and both are off by the same. So a difference is held against the
 scale of the map: the largest distance in it, or what a good image has that the model does not know, where that is more.
-The latter is the median of the calibration's scores, and is not known without one. Standardised maps
+The latter is the median of the calibration's scores; without one it is known of models that were fitted anew, and else
+it is not. Standardised maps
 ``z = (M - m) / s`` may be as good as 0 everywhere, and are rounded as M is: their scale is the largest
 ``M / s = z + m / s``, or the largest m / s.
 """
@@ -143,9 +144,14 @@ class Decision:
         )
 
 
-def map_scales(model: Padim, maps: Float[np.ndarray, "n height width"]) -> Float[np.ndarray, " n"]:
-    """What differences are held against, of each map and in its units; see the top of this module."""
-    usual = 0.0
+def map_scales(model: Padim, maps: Float[np.ndarray, "n height width"], usual: float = 0.0) -> Float[np.ndarray, " n"]:
+    """What differences are held against, of each map and in its units; see the top of this module.
+
+    Args:
+      model: the maps are of.
+      maps: by it.
+      usual: what a good image scores that the model does not know; a calibration says it better.
+    """
     if model.standard is not None:
         mean = np.asarray(model.standard.mean) / np.asarray(model.standard.spread)
         maps, usual = maps + mean[None], float(mean.max())

@@ -1,7 +1,9 @@
 """Edge images and their correlation with those of a reference at every shift, as nodes of a graph.
 
 As :mod:`padim_jax.method.correlation`, but for Fourier transforms: edge images are small, so each is two products with
-matrices of cosines and sines, which every runtime has, and only shifts that are allowed are computed.
+matrices of cosines and sines, which every runtime has, and only shifts that are allowed are computed. Signs lie in
+constants: of a difference, a quotient or a product with -1 OpenVINO makes other operations, which it does not keep in
+32 bits where a network is in fewer.
 """
 
 from typing import Any
@@ -13,30 +15,34 @@ from padim_jax.method.correlation import FAINT, padded_shape, window_of
 
 
 def write_edges(graph: Graph, planes: str, size: tuple[int, int], factor: int) -> tuple[str, tuple[int, int]]:
-    """Normalised edge images (n, w, h), columns before rows, and (h, w), of images (n, 3, height, width)."""
+    """Normalised edge images (n, 1, w, h), columns before rows, and (h, w), of images (n, 3, height, width)."""
     height, width = (-(-length // factor) for length in size)
     if (missing := (height * factor - size[0], width * factor - size[1])) != (0, 0):
         planes = graph.add("Pad", planes, graph.integers([0, 0, 0, 0, 0, 0, *missing]), mode="edge")
     if factor > 1:
         planes = graph.add("AveragePool", planes, kernel_shape=[factor, factor], strides=[factor, factor])
     strongest = graph.add("ReduceMax", planes, axes=[1, 2, 3], keepdims=1)
-    padded = graph.add("Pad", planes, graph.integers([0, 0, 1, 1, 0, 0, 1, 1]), mode="edge")
+    planes = graph.add("Transpose", planes, perm=[0, 1, 3, 2])
+    for axis, length in (
+        (2, width),
+        (3, height),
+    ):  # a pad, which OpenVINO would not keep in 32 bits before a convolution
+        planes = graph.add("Gather", planes, graph.integers([0, *range(length), length - 1]), axis=axis)
     across = np.outer([1, 2, 1], [-1, 0, 1])
-    kernel = np.tile(np.stack([across.T, across])[:, None], (3, 1, 1, 1))  # down and across, of each colour
-    slopes = graph.add("Conv", padded, graph.constant(kernel, "slopes"), kernel_shape=[3, 3], group=3)
-    gradient = graph.add("Sqrt", graph.add("ReduceSumSquare", slopes, axes=[1], keepdims=0))
-    faint = graph.reshape(graph.add("Mul", strongest, graph.constant(FAINT)), [-1, 1, 1])
-    is_seen = graph.add("Greater", gradient, faint)
+    kernel = np.tile(np.stack([across, across.T])[:, None], (3, 1, 1, 1))  # down and across, of each colour
+    slopes = graph.add("Conv", planes, graph.constant(kernel, "slopes"), kernel_shape=[3, 3], group=3)
+    gradient = graph.add("Sqrt", graph.add("ReduceSumSquare", slopes, axes=[1], keepdims=1))
+    is_seen = graph.add("Greater", gradient, graph.add("Mul", strongest, graph.constant(FAINT)))
     magnitude = graph.add("Sqrt", graph.add("Where", is_seen, gradient, graph.constant(0.0)))
     weights = window_of((height, width))
-    window = graph.constant(weights[None], "window")
-    total = graph.add("ReduceSum", graph.add("Mul", magnitude, window), graph.integers([1, 2]), keepdims=1)
-    mean = graph.add("Mul", total, graph.constant(1 / weights.sum(dtype=np.float64)))
-    edges = graph.add("Mul", graph.add("Sub", magnitude, mean), window)
-    norm = graph.add("Sqrt", graph.add("ReduceSumSquare", edges, axes=[1, 2], keepdims=1))
-    is_flat = graph.add("Equal", norm, graph.constant(0.0))
-    scaled = graph.add("Div", edges, graph.add("Where", is_flat, graph.constant(1.0), norm))
-    return graph.add("Transpose", scaled, perm=[0, 2, 1]), (height, width)
+    window = graph.constant(weights.T[None, None], "window")
+    total = graph.add("ReduceSum", graph.add("Mul", magnitude, window), graph.integers([2, 3]), keepdims=1)
+    minus_mean = graph.add("Mul", total, graph.constant(-1 / weights.sum(dtype=np.float64)))
+    edges = graph.add("Mul", graph.add("Add", magnitude, minus_mean), window)
+    squares = graph.add("ReduceSumSquare", edges, axes=[2, 3], keepdims=1)
+    is_flat = graph.add("Equal", squares, graph.constant(0.0))
+    known = graph.add("Where", is_flat, graph.constant(1.0), squares)
+    return graph.add("Mul", edges, graph.add("Pow", known, graph.constant(-0.5))), (height, width)
 
 
 class Correlation:
@@ -51,7 +57,7 @@ class Correlation:
         self.shifts = np.arange(-reach[0], reach[0] + 1), np.arange(-reach[1], reach[1] + 1)
 
     def write(self, edges: str, chosen: str | None = None) -> str:
-        """Correlations (n, a, columns, rows) of edge images (n, w, h), at the shifts that are allowed.
+        """Correlations (n, a, columns, rows) of edge images (n, 1, w, h), at the shifts that are allowed.
 
         Args:
           edges: of n images.
@@ -59,11 +65,14 @@ class Correlation:
         """
         graph, (rows, columns), (down, across) = self._graph, self._padded, self.shifts
         half = np.arange(columns // 2 + 1)
-        real, imaginary = self._spectrum(edges, half)
+        real, imaginary, minus_imaginary = self._spectrum(edges, half)
         references = (self._real, self._imaginary)
         if chosen is not None:
             references = tuple(graph.add("Gather", part, chosen, axis=0) for part in references)
-        both, neither = self._product(references, (real, imaginary))
+        both, neither = (
+            graph.add("Add", *(graph.add("Mul", *pair) for pair in zip(references, parts, strict=True)))
+            for parts in ((real, minus_imaginary), (imaginary, real))
+        )
         angles = 2 * np.pi * np.outer(np.arange(rows), down) / rows
         cosines, sines = np.cos(angles), np.sin(angles)
         of_real = graph.constant(np.concatenate([cosines, sines], axis=1), "cosines")
@@ -75,24 +84,17 @@ class Correlation:
         stacked = graph.reshape(lines, [0, 0, 2 * len(half), len(down)])
         return graph.add("MatMul", graph.constant(parts, "cosines"), stacked)
 
-    def _spectrum(self, edges: str, half: np.ndarray) -> tuple[str, str]:
-        """Real and imaginary part (n, 1, l, k) of the spectra of edge images."""
+    def _spectrum(self, edges: str, half: np.ndarray) -> list[str]:
+        """Real and imaginary part (n, 1, l, k) of the spectra of edge images, and the latter negated."""
         graph, (height, width), (rows, columns) = self._graph, self._size, self._padded
         angles = 2 * np.pi * np.outer(np.arange(height), np.arange(rows)) / rows
-        down = graph.constant(np.concatenate([np.cos(angles), -np.sin(angles)], axis=1), "cosines")
-        lines = graph.add("MatMul", edges, down)  # (n, w, 2 k)
+        lines = [
+            graph.add("MatMul", edges, graph.constant(part, "waves")) for part in (np.cos(angles), -np.sin(angles))
+        ]
         angles = 2 * np.pi * np.outer(half, np.arange(width)) / columns
-        of_cosines, of_sines = (
-            graph.add("MatMul", graph.constant(matrix, "cosines"), lines) for matrix in (np.cos(angles), np.sin(angles))
-        )
-        a, b, c, d = (
-            graph.slice(value, start, start + rows, 2) for value in (of_cosines, of_sines) for start in (0, rows)
-        )
-        real, imaginary = graph.add("Add", a, d), graph.add("Sub", b, c)
-        one, other = (graph.add("Unsqueeze", part, graph.integers([1])) for part in (real, imaginary))
-        return one, other
-
-    def _product(self, a: tuple[str, ...], b: tuple[str, str]) -> tuple[str, str]:
-        graph = self._graph
-        products = [[graph.add("Mul", one, other) for other in b] for one in a]
-        return graph.add("Sub", products[0][0], products[1][1]), graph.add("Add", products[0][1], products[1][0])
+        cosines, sines = np.cos(angles), np.sin(angles)
+        both = graph.add("Concat", *lines, axis=2)  # (n, 1, 2 w, k)
+        return [
+            graph.add("MatMul", graph.constant(np.concatenate(parts, axis=1), "waves"), both)
+            for parts in ((cosines, sines), (-sines, cosines), (sines, -cosines))
+        ]

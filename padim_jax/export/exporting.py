@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,27 @@ from padim_jax.runs.inputs import Place, paths_or_arrays
 
 _CALL = "export_model"
 _MAX_ERROR = 1e-2  # of distances, by factors of 16 bits: eight bits in the network are off by more
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What an export holds, and is compared on.
+
+    Attributes:
+      model: any.
+      quantised: the integers that its factors were made from; None of 32 bits.
+      worst: the bound and the worst case of compacting it; None of one that was not.
+      images: as the user gave them.
+      notes: what became of its factors when it was fitted anew.
+      usual: as of :func:`padim_jax.export.compare.map_scales`.
+    """
+
+    model: Padim
+    quantised: Quantised | IntegerWhitening | None
+    worst: tuple[float, WorstCase] | None
+    images: Any = ()
+    notes: tuple[str, ...] = ()
+    usual: float = 0.0
 
 
 def export_model(
@@ -93,15 +115,15 @@ def export_model(
         refuse_nested(Path(out), Path(model), _CALL)
     if precision not in BOUNDS:
         raise ValueError(f"{_CALL}: precision={precision!r}, wanted one of {', '.join(BOUNDS)}")
-    fitted, quantised, worst = _open_model(model)
-    taken = ProgramInput(fitted.config, check_input(_CALL, input))
+    held = replace(_open_model(model), images=images)
+    taken = ProgramInput(held.model.config, check_input(_CALL, input))
     if taken.photo is not None:
         plan_resampling(taken.photo, taken.config)  # which refuses what can't be
     bound, shipment = BOUNDS[precision], Shipment(tuple(runtimes), None if ort_web is None else Path(ort_web))
-    shipment.check(fitted.config, format, batch, taken.photo)
-    notes: tuple[str, ...] = ()
+    shipment.check(held.model.config, format, batch, taken.photo)
     if precision != "float32":
-        fitted, quantised, worst, images, notes = _refitted(fitted, quantised, precision, format, taken, images)
+        held = _refitted(held, precision, format, taken)
+    fitted, quantised = held.model, held.quantised
     first = list[np.ndarray]()  # of the images, where examples are wanted
     size = 1 if batch is None and format == "stablehlo" else batch
     with replaced(Path(out), _CALL) as folder:
@@ -111,8 +133,8 @@ def export_model(
             Comparison(runtime, size, decision, taken.config.crop, taken.photo is not None)
             for runtime in open_runtimes(folder, format, precision)
         ]
-        batches = keep_first(taken.read(_CALL, images), first, MOST_GOOD)
-        reference, good = compare_with_model(comparisons, fitted, taken, batches)
+        batches = keep_first(taken.read(_CALL, held.images), first, MOST_GOOD)
+        reference, good = compare_with_model(comparisons, fitted, taken, batches, held.usual)
         reference.write(folder / REFERENCE)
         digest, examples = model_digest(fitted), choose_examples(first, good, reference)
         shipment.write(folder, fitted, digest, Path(out).absolute().name, examples, bound)
@@ -131,25 +153,29 @@ def export_model(
             good=good,
             hostile=len(reference.images),
             factor_error=quantised.mean_error if isinstance(quantised, IntegerWhitening) else None,
-            notes=notes,
-            worst_case=run_worst_case(fitted, quantised, worst, format, len(comparisons) > 1),
+            notes=held.notes,
+            worst_case=run_worst_case(fitted, quantised, held.worst, format, len(comparisons) > 1),
             made=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         for report in certificate.runtimes:
             allowed = BOUND if report.name == OWN[format] else bound  # it computed what the model was fitted on
             if not report.differences.relative <= allowed:
+                advice = "Export another format, or report it"
+                if allowed > BOUND:
+                    advice = (
+                        "It rounds eight bits otherwise than the runtime that the model was fitted on: export for it "
+                        "with format='openvino'; or, for ONNX Runtime alone, where the package openvino is missing"
+                    )
                 raise ExportError(
                     f"{_CALL}: {report.name} {report.version} is off by {report.differences.relative:.2g} of the maps' "
-                    f"scale, beyond the bound of {allowed:g}; nothing was written. Export another format, or report it"
+                    f"scale, beyond the bound of {allowed:g}; nothing was written. {advice}"
                 )
         (folder / CERTIFICATE).write_text(certificate.text(), encoding="utf-8")
     return certificate
 
 
-def _refitted(
-    model: Padim, quantised: Quantised | None, precision: Precision, format: Format, taken: ProgramInput, images: object
-) -> tuple[Padim, Quantised | IntegerWhitening | None, tuple[float, WorstCase] | None, Any, tuple[str, ...]]:
-    """The model fitted anew on its network in a precision, the integers of its factors, the images, and notes.
+def _refitted(held: _Held, precision: Precision, format: Format, taken: ProgramInput) -> _Held:
+    """The model fitted anew on its network in a precision, with the integers of its factors.
 
     With a network in eight bits, factors are too where they can be; else they are in 16 bits where they were.
     """
@@ -158,41 +184,43 @@ def _refitted(
         raise ExportError(f"{_CALL}: precision={precision!r} takes format={wanted}, and {format!r} was asked for")
     from padim_jax.export.integer_factors import FactorsKept, in_integers  # which need the extra
     from padim_jax.export.onnx_model import check_exportable
-    from padim_jax.export.refitting import refit
+    from padim_jax.export.refitting import refit, usual_score
 
-    check_exportable(model)
+    check_exportable(held.model)
+    images: Any = held.images
     places, arrays = paths_or_arrays(_CALL, images)
     if taken.photo is None or places is None:
         images = list(taken.read(_CALL, arrays if places is None else places))
     else:
         images = places  # photos are large, and are read a second time
     good = [taken.seen(batch) for batch in taken.read(_CALL, images, lambda path, text: None)]
-    fitted = refit(model, good, precision, format)
+    fitted = refit(held.model, good, precision, format)
     notes = []
-    if form_of(model.gaussian)[0] == "low-rank":
+    if form_of(held.model.gaussian)[0] == "low-rank":
         notes.append("the model was of low rank, and is not any more, since it was fitted anew")
+    found = _Held(fitted, None, None, images, usual=usual_score(fitted, good))
     if precision == "int8":
         try:
-            return *in_integers(fitted), None, images, tuple(notes)
+            model, integers = in_integers(fitted)
+            return replace(found, model=model, quantised=integers, notes=tuple(notes))
         except FactorsKept as reason:
             notes.append(f"factors are not in eight bits: {reason}")
-    if quantised is None:
-        return fitted, None, None, images, tuple(notes)
-    return *_parts_of(compact(fitted, _MAX_ERROR)), images, tuple(notes)
+    if held.quantised is not None:
+        small = _compacted(compact(fitted, _MAX_ERROR))
+        found = replace(found, model=small.model, quantised=small.quantised, worst=small.worst)
+    return replace(found, notes=tuple(notes))
 
 
-def _open_model(
-    model: Padim | Compacted | Place,
-) -> tuple[Padim, Quantised | None, tuple[float, WorstCase] | None]:
+def _open_model(model: Padim | Compacted | Place) -> _Held:
     """A model, its numbers of 16 bits, and the bound and the worst case of compacting it."""
     if isinstance(model, Padim):
-        return model, None, None
+        return _Held(model, None, None)
     if isinstance(model, Compacted):
-        return _parts_of(model)
+        return _compacted(model)
     if isinstance(model, str | os.PathLike):
-        return load(model), load_quantised(model), load_worst_case(model)
+        return _Held(load(model), load_quantised(model), load_worst_case(model))
     raise TypeError(f"{_CALL}: model is of type {type(model).__name__}, wanted a model or the folder of one")
 
 
-def _parts_of(found: Compacted) -> tuple[Padim, Quantised | None, tuple[float, WorstCase] | None]:
-    return found.model, found.quantised, None if found.worst is None else (found.max_error, found.worst)
+def _compacted(found: Compacted) -> _Held:
+    return _Held(found.model, found.quantised, None if found.worst is None else (found.max_error, found.worst))

@@ -84,6 +84,13 @@ class Graph:
         """What lies along an axis from ``start`` to before ``stop``."""
         return self.add("Slice", value, self.integers([start]), self.integers([stop]), self.integers([axis]))
 
+    def split(self, value: str, parts: int, length: int, axis: int) -> list[str]:
+        """Parts of one length along an axis. Slices in their place OpenVINO would not keep in 32 bits."""
+        outputs = [self._new_name("split") for _ in range(parts)]
+        inputs = [value, self.integers([length] * parts)]
+        self._nodes.append(helper.make_node("Split", inputs, outputs, name=f"node/{outputs[0]}", axis=axis))
+        return outputs
+
     def include(self, model: ModelProto, inputs: Mapping[str, str], prefix: str) -> dict[str, str]:
         """All nodes and constants of another model, whose inputs are values of this graph; gives its outputs' names."""
         names = dict(inputs)

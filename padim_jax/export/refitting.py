@@ -19,7 +19,7 @@ from padim_jax.export.runtimes import Format, Precision
 from padim_jax.method.embedding import draw_embedding
 from padim_jax.method.fitting import fit
 from padim_jax.method.records import Padim
-from padim_jax.method.scoring import calibrate
+from padim_jax.method.scoring import calibrate, calibration_scores
 from padim_jax.method.variants import with_roi
 from padim_jax.method.warping import warp
 from padim_jax.runs.copies import pixels_digest
@@ -42,15 +42,10 @@ def refit(model: Padim, good: Sequence[Batch], precision: Precision, format: For
 
     Raises:
       ExportError: fewer than 3 different images; a threshold that was set by hand; channels that were not drawn; a
-        precision that this processor does not have; aligned images in bfloat16.
+        precision that this processor does not have.
       ValueError, FloatingPointError: as of a fit.
     """
     call = f"export_model: precision={precision!r}"
-    if precision == "bfloat16" and model.alignment is not None:
-        raise ExportError(
-            f"{call}: the model aligns images, whose poses OpenVINO does not keep in 32 bits beside a network in 16; "
-            "export it with precision='int8' or 'float32'"
-        )
     good = _different(good)
     if (count := sum(map(len, good))) < FEWEST:
         raise ExportError(
@@ -77,6 +72,21 @@ def refit(model: Padim, good: Sequence[Batch], precision: Precision, format: For
         return fitted
     before = model.calibration
     return calibrate(fitted, good, false_alarm_rate=before.false_alarm_rate, pixel_rate=before.pixel_rate)
+
+
+def usual_score(fitted: Padim, good: Sequence[Batch]) -> float:
+    """What a good image scores that the model does not know: the median of those it was fitted on, each left out.
+
+    Without it, nothing says by how much runtimes may differ on images that the model was fitted on, which lie almost at
+    the mean where there are few of them.
+
+    Args:
+      fitted: as :func:`refit` gives it.
+      good: the images it was fitted on.
+    """
+    if fitted.calibration is not None:
+        return float(np.median(np.asarray(fitted.calibration.scores)))
+    return float(np.median(calibration_scores(fitted, _different(good))))
 
 
 def _moved(model: Padim, good: Sequence[Batch]) -> Sequence[Batch]:

@@ -20,13 +20,13 @@ class Move:
       graph: they are nodes of.
       size: height and width.
       poses: of the images.
-      rotation: cosine and sine, each (n, 1, 1); None where images are not turned.
+      rotation: cosine, sine and the sine negated, each (n, 1, 1); None where images are not turned.
     """
 
     graph: Graph
     size: tuple[int, int]
     poses: PoseNodes
-    rotation: tuple[str, str] | None
+    rotation: tuple[str, str, str] | None
 
     @classmethod
     def of(cls, graph: Graph, poses: PoseNodes, size: tuple[int, int]) -> "Move":
@@ -38,24 +38,25 @@ class Move:
         turns = graph.add("Add", step, graph.constant(float(len(table))))
         positive = graph.add("Where", graph.add("Less", step, graph.constant(0.0)), turns, step)
         place = graph.add("Cast", positive, to=7)  # int64
-        cosine, sine = (
+        cosine, sine, minus_sine = (
             graph.add("Gather", graph.constant(values, name), place, axis=0)
-            for values, name in zip(table.T, ("cosines", "sines"), strict=True)
+            for values, name in zip((*table.T, -table[:, 1]), ("cosines", "sines", "sines"), strict=True)
         )
-        return cls(graph, size, poses, (cosine, sine))
+        return cls(graph, size, poses, (cosine, sine, minus_sine))
 
     def warp(self, images: str) -> str:
         """Images, uint8 (n, height, width, 3), in the pose of the reference; at borders the photo's are continued."""
-        graph, (height, width) = self.graph, self.size
+        graph = self.graph
         points = self._to_image(*np.indices(self.size))
+        if self.rotation is None:
+            points = self._within(points)
+        else:  # bounded while they are whole, or OpenVINO would not keep them in 32 bits
+            steps = [graph.add("Round", graph.add("Mul", axis, graph.constant(float(SAMPLES)))) for axis in points]
+            points = [graph.add("Mul", step, graph.constant(1 / SAMPLES)) for step in self._within(steps, SAMPLES)]
+        planes = self._sample(graph.add("Transpose", images, perm=[0, 3, 1, 2]), 3, points)
         if self.rotation is not None:
-            fine = graph.constant(float(SAMPLES))
-            steps = (graph.add("Round", graph.add("Mul", axis, fine)) for axis in points)
-            points = [graph.add("Mul", step, graph.constant(1 / SAMPLES)) for step in steps]
-        values = self._sample(graph.reshape(images, [0, height * width, 3]), points)
-        if self.rotation is not None:
-            values = graph.add("Cast", graph.add("Round", values), to=2)  # uint8
-        return graph.reshape(values, [0, height, width, 3])
+            planes = graph.add("Cast", graph.add("Round", planes), to=2)  # uint8
+        return graph.add("Transpose", planes, perm=[0, 2, 3, 1])
 
     def inside(self, grid: tuple[int, int]) -> str:
         """Which cells (n, h, w) of the reference's grid have their centres inside the photos."""
@@ -66,7 +67,7 @@ class Move:
         """Maps (n, height, width) in the photos' own pixels, and which of those the reference reaches."""
         graph, (height, width) = self.graph, self.size
         points = self._to_reference()
-        moved = self._sample(graph.reshape(maps, [0, height * width, 1]), points)
+        moved = self._sample(graph.reshape(maps, [0, 1, height, width]), 1, self._within(points))
         return graph.reshape(moved, [0, height, width]), self._is_inside(points)
 
     def _to_image(self, rows: np.ndarray, columns: np.ndarray) -> list[str]:
@@ -92,16 +93,22 @@ class Move:
         y, x = (graph.add("Sub", axis, shift) for axis, shift in zip(pixels, shifts, strict=True))
         if self.rotation is None:
             return [y, x]
-        cosine, sine = self.rotation
-        return self._turn(y, x, cosine, graph.add("Neg", sine))
+        cosine, sine, minus_sine = self.rotation
+        return self._turn(y, x, cosine, minus_sine, sine)
 
-    def _turn(self, y: str, x: str, cosine: str, sine: str) -> list[str]:
+    def _turn(self, y: str, x: str, cosine: str, sine: str, minus_sine: str) -> list[str]:
         """Turned about the origin, then moved to the centre."""
         graph = self.graph
-        down = graph.add("Sub", graph.add("Mul", y, cosine), graph.add("Mul", x, sine))
+        down = graph.add("Add", graph.add("Mul", y, cosine), graph.add("Mul", x, minus_sine))
         across = graph.add("Add", graph.add("Mul", y, sine), graph.add("Mul", x, cosine))
         centre = [graph.constant((side - 1) / 2) for side in self.size]
         return [graph.add("Add", point, at) for point, at in zip((down, across), centre, strict=True)]
+
+    def _within(self, points: list[str], unit: int = 1) -> list[str]:
+        """Points in shares of a pixel, those outside moved to the nearest pixel."""
+        graph = self.graph
+        ends = (graph.constant(float(unit * (side - 1))) for side in self.size)
+        return [graph.add("Clip", point, graph.constant(0.0), end) for point, end in zip(points, ends, strict=True)]
 
     def _is_inside(self, points: list[str]) -> str:
         graph = self.graph
@@ -111,36 +118,35 @@ class Move:
             known.append(graph.add("LessOrEqual", point, graph.constant(side - 0.5)))
         return graph.add("And", graph.add("And", *known[:2]), graph.add("And", *known[2:]))
 
-    def _sample(self, values: str, points: list[str]) -> str:
-        """Values (n, pixels, c) at points (n, h, w), of the nearest pixels outside; float32 between pixels."""
+    def _sample(self, planes: str, channels: int, points: list[str]) -> str:
+        """Values of planes (n, c, h, w) at points (n, h, w), none of them outside.
+
+        Numbers are computed in planes: runtimes work through long last axes many times as fast as through those of 1 or
+        3. A pixel and its next ones are put side by side, so that one look-up finds all four.
+        """
         graph, (height, width) = self.graph, self.size
-        ends = [graph.constant(float(side - 1)) for side in self.size]
-        rows, columns = (
-            graph.reshape(graph.add("Clip", point, graph.constant(0.0), end), [0, height * width, 1])
-            for point, end in zip(points, ends, strict=True)
-        )
-
-        def at(row: str, column: str) -> str:
-            whole = [graph.add("Cast", axis, to=7) for axis in (row, column)]  # int64
-            place = graph.add("Add", graph.add("Mul", whole[0], graph.integers(width)), whole[1])
-            return graph.add("GatherND", values, place, batch_dims=1)
-
+        rows, columns = points
+        whole = [
+            graph.add("Cast", axis, to=7) for axis in (rows, columns)
+        ]  # int64, which cuts off what is between pixels
+        place = graph.add("Add", graph.add("Mul", whole[0], graph.integers(width)), whole[1])
+        depth = channels
+        if self.rotation is not None:
+            wide = graph.add("Pad", planes, graph.integers([0, 0, 0, 0, 0, 0, 1, 1]), mode="edge")
+            lower = [graph.slice(wide, down, down + height, 2) for down in (0, 1)]
+            corners = [graph.slice(part, right, right + width, 3) for right in (0, 1) for part in lower]
+            planes, depth = graph.add("Concat", *corners, axis=1), 4 * channels
+        pixels = graph.add("Transpose", graph.reshape(planes, [0, depth, height * width]), perm=[0, 2, 1])
+        found = graph.add("GatherND", pixels, graph.reshape(place, [0, -1, 1]), batch_dims=1)
+        planes = graph.reshape(graph.add("Transpose", found, perm=[0, 2, 1]), [0, depth, height, width])
         if self.rotation is None:
-            return at(rows, columns)
-        one = graph.constant(1.0)
-        above, before = graph.add("Floor", rows), graph.add("Floor", columns)
-        below, after = (
-            graph.add("Min", graph.add("Add", first, one), end)
-            for first, end in zip((above, before), ends, strict=True)
-        )
-        down, across = graph.add("Sub", rows, above), graph.add("Sub", columns, before)
-
-        def between(first: str, second: str, share: str) -> str:
-            rest = graph.add("Mul", first, graph.add("Sub", one, share))
-            return graph.add("Add", rest, graph.add("Mul", second, share))
-
-        def along(row: str) -> str:
-            first, second = (graph.add("Cast", at(row, column), to=1) for column in (before, after))
-            return between(first, second, across)
-
-        return between(along(above), along(below), down)
+            return planes
+        planes = graph.add("Cast", planes, to=1)
+        for axis, at, half in ((columns, whole[1], 2 * channels), (rows, whole[0], channels)):
+            # integers are negated, and 1 - share is |share - 1|: see padim_jax.export.correlation
+            minus = graph.add("Cast", graph.add("Mul", at, graph.integers(-1)), to=1)
+            share = graph.reshape(graph.add("Add", axis, minus), [0, 1, height, width])
+            first, second = graph.split(planes, 2, half, 1)
+            rest = graph.add("Mul", first, graph.add("Abs", graph.add("Add", share, graph.constant(-1.0))))
+            planes = graph.add("Add", rest, graph.add("Mul", second, share))
+        return planes
