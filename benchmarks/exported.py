@@ -6,8 +6,8 @@
 
 A model at d = 100, calibrated, from uint8 images of 224×224 in memory to score, map, p-value, verdict and mask, as it
 is, with factors of 16 bits, and with the network in eight bits or in bfloat16 too, on as many threads as there are
-cores; the latter, and one of the former, in OpenVINO's own form where OpenVINO is installed.
-``padim_jax`` is ``padim.score`` of the model.
+cores; the latter, and two of the former, in OpenVINO's own form where OpenVINO is installed: for any number of images,
+and for just as many as a call has. ``padim_jax`` is ``padim.score`` of the model.
 Sides take turns. ``cpu_ms`` is the processors' time of a call, which other load on the computer changes less. Prints a
 table and one JSON line per row; exits 1, naming it, where a certificate is beyond its bound.
 """
@@ -56,18 +56,21 @@ def main() -> int:
             }
             sizes = {"": 0}
             halves = small.form.partition("-")[2]
-            forms: list[tuple[str, padim.Padim | Compacted, Precision, Format]] = [
-                ("32 bit", model, "float32", "onnx"),
-                (halves, small, "float32", "onnx"),
-                ("int8", model, "int8", "onnx"),
+            forms: list[tuple[str, padim.Padim | Compacted, Precision, Format, int | None]] = [
+                ("32 bit", model, "float32", "onnx", None),
+                (halves, small, "float32", "onnx", None),
+                ("int8", model, "int8", "onnx", None),
             ]
             if importlib.util.find_spec("openvino") is not None:
-                forms.append(("openvino, int8", model, "int8", "openvino"))
-                forms.append((f"openvino, bfloat16, {halves}", small, "bfloat16", "openvino"))
-            for form, exported, precision, format in forms:
+                forms.append(("openvino, int8", model, "int8", "openvino", None))
+                for count in options.batches:
+                    forms.append((f"openvino, int8, {count}", model, "int8", "openvino", count))
+                forms.append((f"openvino, bfloat16, {halves}", small, "bfloat16", "openvino", None))
+            fixed = {form: count for form, *_, count in forms}
+            for form, exported, precision, format, count in forms:
                 out = Path(folder, form)
                 given = () if precision == "float32" else good
-                certificate = export_model(exported, out, given, precision=precision, format=format)
+                certificate = export_model(exported, out, given, precision=precision, format=format, batch=count)
                 ratio = BOUNDS[precision] / certificate.largest
                 bounds.append((f"{name}, {form}: the bound over the largest difference", ratio, 1))
                 sizes[form] = sum(certificate.files[file][1] for file in FILES[format])
@@ -77,7 +80,11 @@ def main() -> int:
                 sides, sizes = sides | works_of_peer, sizes | bytes_of_peer
             for batch in options.batches:
                 images = _images(batch, seed=1)
-                works = {"\t".join(side): partial(run, images) for side, run in sides.items()}
+                works = {
+                    "\t".join(side): partial(run, images)
+                    for side, run in sides.items()
+                    if fixed.get(side[1]) in (None, batch)
+                }
                 seconds = alternate(works, options.rounds, repeats=10 if batch == 1 else 2, settle=True)
                 middle, work_ms = medians(seconds), {side: cpu_ms(work) for side, work in works.items()}
                 for side, values in seconds.items():

@@ -37,7 +37,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "neighbourhood, semi-orthogonal": {"neighbourhood": 3, "projection": "semi-orthogonal", "interpolation": "bicubic"},
     "standardised, top share": {"anomaly_map": "standardised", "image_score": "top-5%"},
     "combined": {"anomaly_map": "combined", "covariance": "pooled", "prior_images": 10.0},
+    "neighbourhood": {"neighbourhood": 3},
+    "plus": {
+        **{"neighbourhood": 3, "projection": "semi-orthogonal"},
+        **{"covariance": "pooled", "ridge": "auto", "anomaly_map": "combined"},
+    },
     "shared": {"positions": "shared", "n_components": 3},
+    "one for all, neighbourhood": {"positions": "shared", "neighbourhood": 3},
     "one for all, no blur": {"positions": "shared", "sigma": 0.0, "taps": ("block4",)},
 }
 
@@ -83,7 +89,7 @@ def in_eight_bits(model: padim.Padim, good: list[np.ndarray], format: Format = "
     """What an export in eight bits holds, for JAX."""
     again = refit(model, good, "int8", format)
     try:
-        return in_integers(again)[0]
+        return in_integers(again).model
     except FactorsKept:
         return again
 

@@ -135,7 +135,7 @@ def test_answers_about_a_known_image_that_do_not_agree_are_refused(
     ("changes", "message"),
     [
         ({"precision": "bfloat16", "bound": 0.1}, "it is of format 'onnx', which has no bfloat16"),
-        ({"factor_error": 0.05}, "it has factors in eight bits beside a network of more"),
+        ({"factor_error": 0.05}, "it has factors in integers beside a network of more bits"),
         ({"batch": 10**6}, "its program takes 1000000 images at a time"),
         ({"photo": [10**6, 10**6]}, r"photos of 1000000×1000000 have 1000000 megapixels, and padim reads at most 89"),
         ({"photo": [2, 2]}, r"photos of 2×2 pixels are smaller than the crop"),

@@ -11,20 +11,18 @@ import onnx
 import pytest
 
 import padim_jax as padim
-from padim_jax.artifact.compaction import compact
 from padim_jax.export import export_model, verify_export
 from padim_jax.export.certificate import CERTIFICATE
 from padim_jax.export.compare import BOUND, BOUNDS
 from padim_jax.export.describe import ExportError
 from padim_jax.export.graph import OPSET
-from padim_jax.export.integer_factors import FactorsKept, in_integers
 from padim_jax.export.refitting import refit
 from padim_jax.export.runtime_network import RuntimeBackbone
 from padim_jax.export.runtimes import open_runtimes
 from padim_jax.method.calibration import at_threshold
 from padim_jax.method.embedding import embed
 from tests.conftest import SMALL, images
-from tests.exports import ROI, TEST, backbone, check_equal, compacted, fitted, in_eight_bits
+from tests.exports import ROI, TEST, backbone, check_equal, fitted, in_eight_bits
 
 GOOD = images(24, SMALL)
 
@@ -153,32 +151,14 @@ def test_a_residual_network_is_quantised_too(tmp_path: Path) -> None:
     check_equal(in_eight_bits(model, [GOOD[:6]]), run(tmp_path / "part", TEST), TEST)
 
 
-@pytest.mark.parametrize("small", [False, True])
-def test_factors_stay_as_they_are_where_channels_are_mixed(small: bool, tmp_path: Path) -> None:
-    model = fitted("neighbourhood, semi-orthogonal")
-    with pytest.raises(FactorsKept, match="its projection mixes the network's channels"):
-        in_integers(refit(model, [GOOD], "int8", "onnx"))
-    given = compact(model, 1e-2) if small else model
-    certificate = export_model(given, tmp_path / "part", GOOD, precision="int8")
-    assert (certificate.factor_error, len(certificate.notes)) == (None, 1)
-    assert certificate.notes[0].startswith("factors are not in eight bits: its projection mixes")
-    graph = onnx.load(tmp_path / "part" / "model.onnx").graph
-    halves = {onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
-    assert bool({constant.data_type for constant in graph.initializer} & halves) == small
+def test_factors_of_several_gaussians_stay_as_they_are(tmp_path: Path) -> None:
+    certificate = export_model(fitted("shared"), tmp_path / "part", GOOD, precision="int8")
+    assert certificate.factor_error is None
+    assert certificate.notes == (
+        "factors are not in integers: several Gaussians at each position are told apart by more than their products",
+    )
     found = verify_export(tmp_path / "part", [GOOD[:3]])
     assert found.runtimes[0].differences.relative < BOUND
-
-
-def test_what_keeps_factors_from_being_integers_is_said_with_its_measure(tmp_path: Path) -> None:
-    again = refit(fitted("plain"), [GOOD], "int8", "onnx")
-    with pytest.raises(
-        FactorsKept, match=r"would move their products by 0\.0\d+ of a standard deviation, and 1e-06 is"
-    ):
-        in_integers(again, 1e-6)
-    with pytest.raises(FactorsKept, match="several Gaussians at each position"):
-        in_integers(refit(fitted("shared"), [images(24, SMALL)], "int8", "onnx"))
-    certificate = export_model(compacted("low-rank"), tmp_path / "part", images(24, SMALL), precision="int8")
-    assert certificate.notes == ("the model was of low rank, and is not any more, since it was fitted anew",)
 
 
 def test_a_model_that_cannot_be_fitted_anew_is_refused(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_compact_model_too(precision: Any, tmp_path: Path) -> None:
     options: dict[str, Any] = {"format": "openvino", "precision": precision}
     certificate = export_model(compacted("triangle-16bit"), tmp_path / "out", images(6, SMALL), **options)
     assert certificate.largest < BOUND
-    assert certificate.worst_case is not None
+    assert (certificate.worst_case is None) == (precision == "int8")  # whose factors are in integers instead
     assert verify_export(tmp_path / "out").runtimes
 
 

@@ -47,7 +47,7 @@ def export_command(
             "calibrated on them if it was before; measure it on defective parts before you trust it"
         )
     if (error := certificate.factor_error) is not None:
-        say(f"factors are in eight bits too, which moves their products by {error:.2g} of a standard deviation")
+        say(f"factors are in integers too, which moves their products by {error:.2g} of a standard deviation")
     for note in certificate.notes:
         say(f"note: {note}")
     size = sum(size for _, size in certificate.files.values())

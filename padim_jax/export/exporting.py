@@ -2,17 +2,14 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
-from padim_jax.artifact import load, load_quantised, load_worst_case
-from padim_jax.artifact.compaction import Compacted, compact
-from padim_jax.artifact.layouts import form_of
+from padim_jax.artifact.compaction import Compacted
 from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, digest_files, files_of
 from padim_jax.export.certify import Comparison, compare_with_model
 from padim_jax.export.compare import BOUND, BOUNDS, Decision
@@ -20,41 +17,17 @@ from padim_jax.export.describe import ExportError, model_digest
 from padim_jax.export.examples import MOST_GOOD, choose_examples, keep_first
 from padim_jax.export.folder import refuse_nested, replaced
 from padim_jax.export.inputs import Images, Input, ProgramInput, check_input
+from padim_jax.export.program_model import open_model
 from padim_jax.export.resampling import plan_resampling
-from padim_jax.export.runtimes import DATA, FORMATS, MOST_IMAGES, OWN, Format, Precision, open_runtimes
+from padim_jax.export.runtimes import DATA, MOST_IMAGES, OWN, Format, Precision, open_runtimes
 from padim_jax.export.shipped import Target
 from padim_jax.export.shipping import Shipment
 from padim_jax.export.worst_case import run_worst_case
 from padim_jax.export.writing import write_program
-from padim_jax.gaussians.integer_products import IntegerWhitening
-from padim_jax.gaussians.quantised import Quantised
-from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.records import Padim
-from padim_jax.runs.inputs import Place, paths_or_arrays
+from padim_jax.runs.inputs import Place
 
 _CALL = "export_model"
-_MAX_ERROR = 1e-2  # of distances, by factors of 16 bits: eight bits in the network are off by more
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What an export holds, and is compared on.
-
-    Attributes:
-      model: any.
-      quantised: the integers that its factors were made from; None of 32 bits.
-      worst: the bound and the worst case of compacting it; None of one that was not.
-      images: as the user gave them.
-      notes: what became of its factors when it was fitted anew.
-      usual: as of :func:`padim_jax.export.compare.map_scales`.
-    """
-
-    model: Padim
-    quantised: Quantised | IntegerWhitening | None
-    worst: tuple[float, WorstCase] | None
-    images: Any = ()
-    notes: tuple[str, ...] = ()
-    usual: float = 0.0
 
 
 def export_model(
@@ -115,25 +88,27 @@ def export_model(
         refuse_nested(Path(out), Path(model), _CALL)
     if precision not in BOUNDS:
         raise ValueError(f"{_CALL}: precision={precision!r}, wanted one of {', '.join(BOUNDS)}")
-    held = replace(_open_model(model), images=images)
+    held = open_model(model)
     taken = ProgramInput(held.model.config, check_input(_CALL, input))
     if taken.photo is not None:
         plan_resampling(taken.photo, taken.config)  # which refuses what can't be
     bound, shipment = BOUNDS[precision], Shipment(tuple(runtimes), None if ort_web is None else Path(ort_web))
-    shipment.check(held.model.config, format, batch, taken.photo)
+    shipment.check(taken.config, format, batch, taken.photo)
     if precision != "float32":
-        held = _refitted(held, precision, format, taken)
-    fitted, quantised = held.model, held.quantised
+        from padim_jax.export.precision import in_precision  # which needs the extra
+
+        held, images = in_precision(held, precision, format, taken, images)
+    fitted = held.model
     first = list[np.ndarray]()  # of the images, where examples are wanted
     size = 1 if batch is None and format == "stablehlo" else batch
     with replaced(Path(out), _CALL) as folder:
-        write_program(folder, fitted, format, precision, size, quantised, taken.photo)
+        write_program(folder, held, format, precision, size, taken.photo)
         decision = Decision.of(fitted)
         comparisons = [
             Comparison(runtime, size, decision, taken.config.crop, taken.photo is not None)
             for runtime in open_runtimes(folder, format, precision)
         ]
-        batches = keep_first(taken.read(_CALL, held.images), first, MOST_GOOD)
+        batches = keep_first(taken.read(_CALL, images), first, MOST_GOOD)
         reference, good = compare_with_model(comparisons, fitted, taken, batches, held.usual)
         reference.write(folder / REFERENCE)
         digest, examples = model_digest(fitted), choose_examples(first, good, reference)
@@ -152,9 +127,9 @@ def export_model(
             runtimes=tuple(comparison.report for comparison in comparisons),
             good=good,
             hostile=len(reference.images),
-            factor_error=quantised.mean_error if isinstance(quantised, IntegerWhitening) else None,
+            factor_error=held.factor_error,
             notes=held.notes,
-            worst_case=run_worst_case(fitted, quantised, held.worst, format, len(comparisons) > 1),
+            worst_case=run_worst_case(held, format, len(comparisons) > 1),
             made=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         for report in certificate.runtimes:
@@ -172,55 +147,3 @@ def export_model(
                 )
         (folder / CERTIFICATE).write_text(certificate.text(), encoding="utf-8")
     return certificate
-
-
-def _refitted(held: _Held, precision: Precision, format: Format, taken: ProgramInput) -> _Held:
-    """The model fitted anew on its network in a precision, with the integers of its factors.
-
-    With a network in eight bits, factors are too where they can be; else they are in 16 bits where they were.
-    """
-    if format not in (formats := FORMATS[precision]):
-        wanted = " or ".join(map(repr, formats))
-        raise ExportError(f"{_CALL}: precision={precision!r} takes format={wanted}, and {format!r} was asked for")
-    from padim_jax.export.integer_factors import FactorsKept, in_integers  # which need the extra
-    from padim_jax.export.onnx_model import check_exportable
-    from padim_jax.export.refitting import refit, usual_score
-
-    check_exportable(held.model)
-    images: Any = held.images
-    places, arrays = paths_or_arrays(_CALL, images)
-    if taken.photo is None or places is None:
-        images = list(taken.read(_CALL, arrays if places is None else places))
-    else:
-        images = places  # photos are large, and are read a second time
-    good = [taken.seen(batch) for batch in taken.read(_CALL, images, lambda path, text: None)]
-    fitted = refit(held.model, good, precision, format)
-    notes = []
-    if form_of(held.model.gaussian)[0] == "low-rank":
-        notes.append("the model was of low rank, and is not any more, since it was fitted anew")
-    found = _Held(fitted, None, None, images, usual=usual_score(fitted, good))
-    if precision == "int8":
-        try:
-            model, integers = in_integers(fitted)
-            return replace(found, model=model, quantised=integers, notes=tuple(notes))
-        except FactorsKept as reason:
-            notes.append(f"factors are not in eight bits: {reason}")
-    if held.quantised is not None:
-        small = _compacted(compact(fitted, _MAX_ERROR))
-        found = replace(found, model=small.model, quantised=small.quantised, worst=small.worst)
-    return replace(found, notes=tuple(notes))
-
-
-def _open_model(model: Padim | Compacted | Place) -> _Held:
-    """A model, its numbers of 16 bits, and the bound and the worst case of compacting it."""
-    if isinstance(model, Padim):
-        return _Held(model, None, None)
-    if isinstance(model, Compacted):
-        return _compacted(model)
-    if isinstance(model, str | os.PathLike):
-        return _Held(load(model), load_quantised(model), load_worst_case(model))
-    raise TypeError(f"{_CALL}: model is of type {type(model).__name__}, wanted a model or the folder of one")
-
-
-def _compacted(found: Compacted) -> _Held:
-    return _Held(found.model, found.quantised, None if found.worst is None else (found.max_error, found.worst))

@@ -14,12 +14,13 @@ from padim_jax.export.decision import write_decision
 from padim_jax.export.describe import IMAGES, OUTPUTS, ExportError, descriptions, model_digest, output_names
 from padim_jax.export.distances import write_distances
 from padim_jax.export.graph import IR_VERSION, OPSET, Graph
-from padim_jax.export.integer_distances import write_integer_distances
+from padim_jax.export.integer_distances import distances_of_fractions, distances_of_integers
+from padim_jax.export.integer_rows import ImagesFirst, PositionsFirst
 from padim_jax.export.patches import write_patches
 from padim_jax.export.photos import write_resampling
 from padim_jax.export.registration import write_poses
 from padim_jax.export.resampling import plan_resampling
-from padim_jax.export.runtimes import DATA
+from padim_jax.export.runtimes import DATA, Format
 from padim_jax.export.warping import Move
 from padim_jax.gaussians.integer_products import IntegerWhitening
 from padim_jax.gaussians.quantised import Quantised
@@ -44,6 +45,7 @@ def onnx_model(
     batch: int | None = None,
     quantised: Quantised | IntegerWhitening | None = None,
     photo: tuple[int, int] | None = None,
+    runtime: Format = "onnx",
 ) -> onnx.ModelProto:
     """The graph of a model, checked by ONNX's own checker unless its arrays are beyond 2 GiB.
 
@@ -55,6 +57,7 @@ def onnx_model(
       quantised: the integers of 16 or of eight bits that the model's factors were made from; None for factors of 32
         bits.
       photo: height and width of the photos that the graph takes; None for images of the crop's size.
+      runtime: whose graph it is, "onnx", or "openvino" for the same numbers by operations that are faster there.
 
     Raises:
       ExportError: a model that has no such graph yet; says what to do.
@@ -70,8 +73,8 @@ def onnx_model(
         move = Move.of(graph, write_poses(graph, model.alignment, images), model.config.crop)
         images = move.warp(images)
     if isinstance(quantised, IntegerWhitening):
-        integers = write_patches(graph, whitened, images, as_integers=True)
-        distances = write_integer_distances(graph, np.asarray(whitened.gaussian.mean), quantised, integers)
+        by_convolution = runtime == "openvino" and batch is not None  # else it would move numbers about for longer
+        distances = _write_in_integers(graph, whitened, quantised, images, by_convolution)
     else:
         distances = write_distances(graph, whitened, write_patches(graph, whitened, images), quantised)
     names = write_decision(graph, whitened, distances, move)
@@ -178,6 +181,19 @@ def _locations(message: Any) -> Iterator[str]:
         if field.message_type is not None:
             for part in [value] if hasattr(value, "ListFields") else value:
                 yield from _locations(part)
+
+
+def _write_in_integers(
+    graph: Graph, model: Padim, whitening: IntegerWhitening, images: str, by_convolution: bool
+) -> str:
+    """Distances (p, n) by products of integers."""
+    mean, n_positions = np.asarray(model.gaussian.mean), model.embedding.n_positions
+    has_own = len(mean) == n_positions  # and not one Gaussian for all
+    rows = ImagesFirst(n_positions) if by_convolution and has_own else PositionsFirst()
+    are_integers = whitening.zeros is not None
+    patches = write_patches(graph, model, images, as_integers=are_integers, images_first=rows.axis == 0)
+    write = distances_of_integers if are_integers else distances_of_fractions
+    return write(graph, rows, mean, whitening, patches)
 
 
 def _shape(model: Padim, name: str, count: int | str) -> list[int | str]:

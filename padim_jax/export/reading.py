@@ -205,7 +205,7 @@ def _check_claims(path: Path, certificate: Certificate) -> None:
         f"it is of precision {certificate.precision!r}": certificate.precision not in BOUNDS,
         f"it is of format {certificate.exported!r}, which has no {certificate.precision}": certificate.exported
         not in FORMATS.get(certificate.precision, FILES),
-        "it has factors in eight bits beside a network of more": certificate.factor_error is not None
+        "it has factors in integers beside a network of more bits": certificate.factor_error is not None
         and certificate.precision != "int8",
         f"its bound is {bound!r}, not {most:g} or less": not 0 < bound <= most,
         f"its program takes {certificate.batch} images at a time": (certificate.batch or 1) > MOST_IMAGES,

@@ -3,7 +3,7 @@
 Eight bits move the activations by some ten percent, and bfloat16 by one. Gaussians of the network in 32 bits know
 nothing of it, and may call most good images anomalous (benchmarks/eight_bits.py). So the model is fitted anew, on good
 images as the runtime's network sees them, and calibrated anew, so that the rate of false alarms holds. Everything after
-the network stays in 32 bits, except that factors beside a network in eight bits may be rounded afterwards
+the network stays in 32 bits, except that factors beside a network in eight bits are rounded afterwards
 (:mod:`padim_jax.export.integer_factors`).
 """
 

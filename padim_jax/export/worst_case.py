@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from padim_jax.export.describe import ExportError
+from padim_jax.export.program_model import ProgramModel
 from padim_jax.export.runtimes import OWN, open_graph
 from padim_jax.gaussians.integer_products import IntegerWhitening
 from padim_jax.gaussians.quantised import Quantised
-from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.records import Padim
 
 ROUNDING = 1e-4  # of a distance, by the program's float32
@@ -39,30 +39,23 @@ class WorstCaseReport:
     difference: float
 
 
-def run_worst_case(
-    model: Padim,
-    quantised: Quantised | IntegerWhitening | None,
-    case: tuple[float, WorstCase] | None,
-    format: str,
-    others: bool,
-) -> WorstCaseReport | None:
-    """Run the program's distances on the worst case.
+def run_worst_case(held: ProgramModel, format: str, others: bool) -> WorstCaseReport | None:
+    """Run the program's distances on the worst case; None where there is none, as of integers of eight bits.
 
     Args:
-      model: in the compact form.
-      quantised: the numbers of 16 bits that its factors were made from; None for factors of 32 bits.
-      case: bound and embedding; None gives None, as integers of eight bits do, which are not bounded.
+      held: a model in a compact form.
       format: of the program.
       others: whether OpenVINO runs it too, beside ONNX Runtime.
 
     Raises:
       ExportError: a runtime is further off than the bound allows.
     """
-    if case is None or isinstance(quantised, IntegerWhitening):
+    quantised = held.quantised
+    if held.worst_case is None or isinstance(quantised, IntegerWhitening):
         return None
-    bound, worst = case
+    bound, worst = held.worst_case
     here = slice(worst.position, worst.position + 1)
-    one = replace(model, gaussian=jax.tree.map(lambda array: array[here], model.gaussian))
+    one = replace(held.model, gaussian=jax.tree.map(lambda array: array[here], held.model.gaussian))
     x = (np.asarray(one.gaussian.mean)[0] + worst.deviation).astype(np.float32)[None, None]
     off = 0.0
     for name, run in _programs(one, None if quantised is None else _at(quantised, here), format, others).items():
