@@ -15,6 +15,7 @@ from padim_jax.export import export_model, verify_export
 from padim_jax.export.certificate import Certificate
 from padim_jax.export.compare import BOUND, differences, map_scales
 from padim_jax.export.integer_factors import LARGEST_ERROR, FactorsKept, in_integers
+from padim_jax.export.onnx_model import onnx_model
 from padim_jax.export.refitting import refit
 from padim_jax.export.runtimes import open_runtimes
 from padim_jax.gaussians.integer_products import IntegerWhitening
@@ -122,6 +123,16 @@ def test_what_is_stored_has_seven_bits_a_byte(tmp_path: Path) -> None:
     assert panel.dtype == np.int8
     assert panel.shape[2] == 2 * panel.shape[1]  # two parts, side by side
     assert np.abs(panel.astype(int)).max() <= 64
+
+
+def test_products_are_a_convolution_for_openvino_where_the_number_of_images_is_fixed() -> None:
+    held = in_integers(refit(fitted("plain"), [GOOD], "int8", "onnx"))
+    cases: list[tuple[Any, int | None, bool]] = [("onnx", 1, False), ("openvino", None, False), ("openvino", 1, True)]
+    for runtime, batch, expected in cases:
+        graph = onnx_model(held.model, batch, held.quantised, runtime=runtime).graph
+        after = [node for node in graph.node if node.op_type == "Conv" and not node.name.startswith("network/")]
+        groups = [one.i for node in after for one in node.attribute if one.name == "group"]
+        assert groups == [held.model.embedding.n_positions] * expected, (runtime, batch)
 
 
 def test_digits_are_as_fine_as_float32() -> None:
