@@ -6,19 +6,22 @@
 
 PaDiM's model is a Gaussian for each position, whatever the number of images; SPADE keeps every image, PatchCore a share
 of all patches, of which its paper has 25, 10 and 1 %. Fits each on 50 to 3200 generated images of 224×224 (or those of
-a folder, as far as they go) with EfficientNet-Lite0, and measures seconds of a fit without reading files, those of all
-processor cores together, which other programs on the computer change less, milliseconds an image of a score, megabytes
-of the model beside the network in memory, and of its folder with the network. A method is left out from the number of
-images on for which its fit would take over ``--limit`` seconds, judged by the one before (twice the images, four times
-as long), or its data more than ``--limit-gb``; the program says so.
+a folder, as far as they go) with EfficientNet-Lite0, and measures processor seconds of a fit without reading files and
+processor milliseconds an image of a score, of all cores together, which other programs on the computer change less than
+the clock; megabytes of the model beside the network in memory, and of its folder with the network. A method is left out
+from the number of images on for which its fit would take over ``--limit`` processor seconds, judged by the one before
+(twice the images, four times as long), or its data more than ``--limit-gb``; the program says so.
 
-A fit that takes less than half a minute is run twice, and the second one, which compiles nothing, counts. Prints a
-table, the slopes of the logarithms by least squares with their standard errors (0: doesn't grow; 1: in proportion; 2:
-with the square), and one JSON line per row. Judges nothing.
+A fit that takes less than half a minute is run twice, and the second one, which compiles nothing, counts. Of scores the
+median of ``--rounds`` counts, of those that take over five seconds one. Prints a table, the slopes of the logarithms by
+least squares with their standard errors (0: doesn't grow; 1: in proportion; 2: with the square), and one JSON line per
+row; ``--from-rows`` draws the rows that ``--json`` has written before, without measuring. Judges nothing.
 """
 
 import argparse
+import json
 import math
+import statistics
 import sys
 import tempfile
 import time
@@ -28,7 +31,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from alternate import Row, add_options, alternate, new_figure, show, split_batches, summary
+from alternate import Row, add_options, new_figure, show, split_batches
 
 import padim_jax as padim
 from padim_jax import baselines
@@ -38,13 +41,13 @@ from padim_jax.baselines.registry import parse_method
 from padim_jax.images import find_images, load_batches
 
 MEASURED = {
-    "fit_s": "seconds of a fit",
     "fit_cpu_s": "processor seconds of a fit",
-    "score_ms": "ms an image of a score",
+    "score_cpu_ms": "processor ms an image of a score",
     "mb": "MB of the model beside the network",
     "file_mb": "MB of its folder",
 }
 WARM = 30  # seconds: a fit that takes less is run again, so that compiling doesn't count
+LONG = 5  # seconds: a score that takes more is taken once
 
 
 def generated(n: int, size: int) -> np.ndarray:
@@ -90,27 +93,29 @@ def measure(name: str, side: tuple[Any, Any, Any], images: np.ndarray, options: 
     fit, score, save = side
     batches = split_batches(images, 16)
 
-    def timed_fit() -> tuple[Any, float, float]:
-        start, worked = time.perf_counter(), time.process_time()
-        model = jax.block_until_ready(fit(batches))
-        return model, time.perf_counter() - start, time.process_time() - worked
-
-    model, seconds, processor_seconds = timed_fit()
-    if min(seconds, processor_seconds) < WARM:  # the clock alone would go by what else the computer does
-        model, seconds, processor_seconds = timed_fit()
-    test = images[: options.batch]
-    scored = alternate({name: lambda: jax.block_until_ready(score(model, test))}, options.rounds)
+    model, seconds = timed(lambda: fit(batches))
+    if seconds < WARM:
+        model, seconds = timed(lambda: fit(batches))
+    test, times = images[: options.batch], list[float]()
+    timed(lambda: score(model, test))
+    while len(times) < options.rounds and (not times or times[0] < LONG):
+        times.append(timed(lambda: score(model, test))[1])
     network = sum(leaf.nbytes for leaf in jax.tree.leaves(model.backbone))
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(model)) - network
     with tempfile.TemporaryDirectory() as root:
         save(model, Path(root) / "model")
         folder = disk_bytes(Path(root) / "model")
-    per_image = summary(scored[name])["ms"] / len(test)
-    return {"method": name, "n": len(images), "fit_s": seconds, "fit_cpu_s": processor_seconds} | {
-        "score_ms": per_image,
+    return {"method": name, "n": len(images), "fit_cpu_s": seconds} | {
+        "score_cpu_ms": 1e3 * statistics.median(times) / len(test),
         "mb": held / 1e6,
         "file_mb": folder / 1e6,
     }
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What ``work`` gives, and its processor seconds."""
+    start = time.process_time()
+    return jax.block_until_ready(work()), time.process_time() - start
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
@@ -141,8 +146,7 @@ def draw(path: Path | None, rows: Sequence[Row]) -> None:
     """Each measure against the number of images, on logarithmic axes; nothing where ``path`` is None."""
     if path is None or (figure := new_figure(9, 6.5)) is None:
         return
-    shown = {measured: label for measured, label in MEASURED.items() if measured != "fit_cpu_s"}
-    for axes, (measured, label) in zip(figure.subplots(2, 2).flat, shown.items(), strict=True):
+    for axes, (measured, label) in zip(figure.subplots(2, 2).flat, MEASURED.items(), strict=True):
         for name in dict.fromkeys(row["method"] for row in rows):
             own = [row for row in rows if row["method"] == name]
             axes.loglog([row["n"] for row in own], [row[measured] for row in own], marker="o", label=name)
@@ -165,10 +169,17 @@ def main() -> int:
     )
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (%(default)s)")
     parser.add_argument("--batch", type=int, default=4, help="images scored at once (%(default)s)")
-    parser.add_argument("--limit", type=float, default=1800, help="seconds of a fit (%(default)s)")
+    parser.add_argument("--limit", type=float, default=1800, help="processor seconds of a fit (%(default)s)")
     parser.add_argument("--limit-gb", type=float, default=6, help="GB of what a fit gathers (%(default)s)")
     add_options(parser, rounds=3)
+    parser.add_argument(
+        "--from-rows", type=Path, nargs="+", metavar="FILE", help="of --json, to draw without measuring"
+    )
     options = parser.parse_args()
+    if options.from_rows:
+        lines = [line for path in options.from_rows for line in path.read_text(encoding="utf-8").splitlines()]
+        report([json.loads(line) for line in lines], options.plot)
+        return 0
     backbone = padim.load_backbone("efficientnet_lite0")
     config = padim.PadimConfig(image_size=options.size, crop_size=options.size)
     counts = sorted(set(options.counts))
@@ -180,8 +191,9 @@ def main() -> int:
         last: Row | None = None
         for n in (n for n in counts if n <= len(most)):
             ratio = 1.0 if last is None else n / last["n"]
-            if last is not None and name != "padim" and last["fit_s"] * ratio**2 > options.limit:
-                print(f"{name} is left out from {n} images on: a fit would take over {options.limit:g} s", flush=True)
+            if last is not None and name != "padim" and last["fit_cpu_s"] * ratio**2 > options.limit:
+                limit = f"{options.limit:g} processor seconds"
+                print(f"{name} is left out from {n} images on: a fit would take over {limit}", flush=True)
                 break
             gathered = n * gathered_bytes(backbone, config, name)
             if gathered > options.limit_gb * 1e9:
@@ -189,13 +201,20 @@ def main() -> int:
                 break
             last = measure(name, available[name], most[:n], options)
             rows.append(last)
-            seconds = f"{last['fit_s']:.2f} s ({last['fit_cpu_s']:.2f} of processors)"
-            print(f"{name}, {n} images: {seconds}, {last['score_ms']:.3g} ms, {last['mb']:.3g} MB", flush=True)
-    show(rows, ["method", "n", *MEASURED], options.json)
+            seconds, ms = f"{last['fit_cpu_s']:.2f} s of processors", f"{last['score_cpu_ms']:.3g} ms"
+            print(f"{name}, {n} images: {seconds}, {ms} an image, {last['mb']:.3g} MB", flush=True)
+            if options.json:
+                options.json.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    report(rows, options.plot, options.json)
+    return 0
+
+
+def report(rows: Sequence[Row], plot: Path | None, json_path: Path | None = None) -> None:
+    """Print rows and slopes; write and draw the rows where there are paths for that."""
+    show(rows, ["method", "n", *MEASURED], json_path)
     print("\nslopes on logarithmic axes")
     show(slopes(rows), ["method", "from", "to", *MEASURED])
-    draw(options.plot, rows)
-    return 0
+    draw(plot, rows)
 
 
 def gathered_bytes(backbone: padim.Backbone, config: padim.PadimConfig, name: str) -> int:

@@ -97,15 +97,41 @@ def naive_k_center(rows: np.ndarray, size: int, start: int) -> list[int]:
     return chosen
 
 
+@pytest.mark.parametrize("candidates", [1, 7, 53, 8192])
 @pytest.mark.parametrize("start", [0, 17])
-def test_greedy_k_center_is_the_loop(start: int) -> None:
-    found = greedy_k_center(jnp.asarray(BANK), 25, jnp.int32(start))
+def test_greedy_k_center_is_the_loop(start: int, candidates: int) -> None:
+    found = greedy_k_center(jnp.asarray(BANK), 25, jnp.int32(start), candidates=candidates)
     assert found.tolist() == naive_k_center(BANK.astype(np.float64), 25, start)
 
 
-def test_no_row_is_taken_twice_even_of_equal_ones() -> None:
+@pytest.mark.parametrize("spread", [0.0, 4.0])  # around a common place, and in clumps apart from each other
+def test_centres_of_many_rounds_blocks_and_products_are_those_of_the_loop(spread: float) -> None:
+    rows = sample(3000, 5) + spread * sample(12, 5, seed=1)[np.arange(3000) % 12]
+    reach, wanted = np.full(len(rows), np.inf), [11]
+    for _ in range(599):
+        reach = np.minimum(reach, ((rows - rows[wanted[-1]].astype(np.float64)) ** 2).sum(axis=1))
+        wanted.append(int(np.argmax(reach)))
+    assert greedy_k_center(jnp.asarray(rows), 600, jnp.int32(11), candidates=1024).tolist() == wanted
+
+
+@pytest.mark.parametrize("candidates", [1, 4, 8192])
+def test_of_rows_as_far_the_first_is_taken(candidates: int) -> None:
+    corners = np.array([[x, y] for x in (-1, 1) for y in (-1, 1)] * 2, np.float32)
+    found = greedy_k_center(jnp.asarray(corners), 8, jnp.int32(5), candidates=candidates)
+    assert found.tolist() == [5, 2, 0, 3, 1, 4, 6, 7]
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 5, 8192])
+def test_no_row_is_taken_twice_even_of_equal_ones(candidates: int) -> None:
     rows = jnp.asarray(np.repeat(BANK[:2], 3, axis=0))
-    assert sorted(greedy_k_center(rows, 6, jnp.int32(4)).tolist()) == list(range(6))
+    assert sorted(greedy_k_center(rows, 6, jnp.int32(4), candidates=candidates).tolist()) == list(range(6))
+
+
+def test_a_coreset_is_sought_without_all_distances() -> None:
+    shapes = jax.ShapeDtypeStruct((100_000, 16), np.float32), jax.ShapeDtypeStruct((), np.int32)
+    needs = greedy_k_center.lower(shapes[0], 10_000, shapes[1]).compile().memory_analysis()
+    assert needs is not None
+    assert needs.temp_size_in_bytes < 4 * 4 * 100_000 * 16 < 4 * 100_000 * 10_000
 
 
 def test_a_coreset_depends_on_the_seed_and_not_on_the_order() -> None:

@@ -196,6 +196,7 @@ JAX = ("jax", "jaxlib", "flax", "orbax", "scipy")
         ("padim_jax", (*HEAVY, *JAX, "click", "numpy")),
         ("padim_jax.images, padim_jax.data, padim_jax.method.fitting, padim_jax.artifact", (*HEAVY, "click")),
         ("padim_jax.commands.fit", HEAVY),
+        ("padim_jax.commands.score", (*HEAVY, "padim_jax.baselines.registry", "padim_jax.baselines.storing")),
         ("padim_jax.cli", (*HEAVY, *JAX)),
     ],
 )

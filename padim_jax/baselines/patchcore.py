@@ -47,7 +47,7 @@ def fit(backbone: Backbone, batches: Batches, settings: PatchCoreSettings | None
 
     A patch is the mean over ``patch_size``² cells around it in each tap's own grid (cells outside count as 0, as in the
     published code), coarser taps upsampled bilinearly. The n · p patches, 4 d bytes each, are in memory while the
-    coreset is sought, which takes ``share (n p)² search_dimension`` operations.
+    coreset is sought, which takes ``share (n p)² search_dimension`` operations at most.
 
     Args:
       backbone: from :func:`padim_jax.load_backbone`.

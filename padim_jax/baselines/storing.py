@@ -14,19 +14,18 @@ import numpy as np
 from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.folder import write
 from padim_jax.artifact.loading import restore_backbone
-from padim_jax.artifact.manifest import MANIFEST, manifest_error, read_manifest
+from padim_jax.artifact.manifest import manifest_error, read_manifest
 from padim_jax.artifact.stored import StoredArrays
 from padim_jax.backbones import BACKBONES, backbone_parameters
 from padim_jax.baselines.features import embedding_of
+from padim_jax.baselines.manifest import FORMAT
 from padim_jax.baselines.records import BackboneModel, FittedModel, TrainedModel, named_arrays
-from padim_jax.baselines.registry import METHODS, Method, method
+from padim_jax.baselines.registry import Method, method
 from padim_jax.baselines.settings import BaselineSettings
 from padim_jax.config import PadimConfig
 from padim_jax.method.calibration import RECIPE, Calibration, recipe
 from padim_jax.method.calibration import calibration as restore_calibration
 from padim_jax.method.embedding import Embedding
-
-FORMAT = "padim_jax baseline"
 
 
 def save(
@@ -43,7 +42,8 @@ def save(
       model: any.
       path: of the folder.
       calibration: what good images score, for p-values and verdicts (:func:`load_calibrated` gives it back).
-      files: (width, height) of the files that it was fitted on, by their digests (:func:`files_of` gives it back).
+      files: (width, height) of the files that it was fitted on, by their digests, which
+        :func:`padim_jax.baselines.manifest.files_of` gives back.
 
     Raises:
       ArtifactError: a network of the user's own, whose code can't be stored; ``path`` is a file, or a folder with
@@ -107,42 +107,6 @@ def load_calibrated(path: str | os.PathLike[str]) -> tuple[FittedModel[Any], Cal
     except (KeyError, TypeError, ValueError) as error:
         raise manifest_error(folder, error) from error
     return model, calibration
-
-
-def files_of(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
-    """(width, height) of the files that a model of these methods was fitted on, by digest; none where it knows none.
-
-    Raises:
-      ArtifactError: no such model, or a damaged one.
-    """
-    manifest = read_manifest(Path(path), FORMAT)
-    try:
-        return {str(digest): (int(size[0]), int(size[1])) for digest, size in manifest.get("images", {}).items()}
-    except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
-        raise manifest_error(Path(path), error) from error
-
-
-def is_baseline(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a model of these methods, as its manifest says; False where it has none."""
-    try:
-        manifest = json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
-
-
-def refuse(path: str | os.PathLike[str], operation: str) -> None:
-    """Raise ``ArtifactError`` saying why where a folder holds a model of these methods, which ``operation`` can't take.
-
-    Args:
-      path: a folder, of a model or not.
-      operation: as commands name it, such as "update".
-    """
-    if is_baseline(path):
-        name = str(read_manifest(Path(path), FORMAT).get("method"))
-        reason = METHODS[name].refusals.get(operation) if name in METHODS else None
-        told = reason or "padim score takes it; what else it is to do, padim fit --method does anew"
-        raise ArtifactError(f"{operation}: {path} is a model of {name}, not of PaDiM; {told}")
 
 
 def _calibration(stored: Any, arrays: dict[str, np.ndarray]) -> Calibration | None:

@@ -19,7 +19,7 @@ from padim_jax.artifact import (
 from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.ownership import locked
-from padim_jax.baselines.storing import refuse
+from padim_jax.baselines.manifest import refuse
 from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.terminal import say, tell, wrong_use

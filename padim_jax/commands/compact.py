@@ -9,7 +9,7 @@ from padim_jax.artifact.arrays import disk_bytes
 from padim_jax.artifact.compaction import Compacted, compact
 from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import locked
-from padim_jax.baselines.storing import refuse
+from padim_jax.baselines.manifest import refuse
 from padim_jax.commands.calibrate import load_any
 from padim_jax.commands.terminal import say, tell
 from padim_jax.method.records import Padim

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from padim_jax.baselines.storing import refuse
+from padim_jax.baselines.manifest import refuse
 from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.score import refuse_nested
 from padim_jax.commands.terminal import say, tell

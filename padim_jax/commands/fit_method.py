@@ -10,8 +10,8 @@ import click
 from padim_jax.artifact.folder import check_writable
 from padim_jax.artifact.ownership import locked
 from padim_jax.backbones import load_backbone
+from padim_jax.baselines.manifest import FORMAT
 from padim_jax.baselines.registry import parse_method
-from padim_jax.baselines.storing import FORMAT
 from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.inputs import find_inputs, warn_of_defects
 from padim_jax.commands.settings import start_from_preset, with_value_range

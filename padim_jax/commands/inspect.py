@@ -8,7 +8,7 @@ import click
 from padim_jax.artifact import Updatable, load_updatable
 from padim_jax.artifact.manifest import MANIFEST, read_manifest
 from padim_jax.artifact.ownership import claim
-from padim_jax.baselines.storing import refuse
+from padim_jax.baselines.manifest import refuse
 from padim_jax.commands.inputs import check_apart, find_inputs
 from padim_jax.commands.inspect_folder import folder_lines
 from padim_jax.commands.inspect_model import model_lines

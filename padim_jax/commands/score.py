@@ -10,7 +10,7 @@ import click
 from padim_jax.artifact import load
 from padim_jax.artifact.manifest import MANIFEST
 from padim_jax.artifact.ownership import locked
-from padim_jax.baselines.storing import is_baseline
+from padim_jax.baselines.manifest import is_baseline
 from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.terminal import say, tell, wrong_use

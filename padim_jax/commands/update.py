@@ -9,7 +9,7 @@ import click
 from padim_jax.artifact import Updatable, load_updatable, save_updatable
 from padim_jax.artifact.folder import check_writable, undo
 from padim_jax.artifact.ownership import locked
-from padim_jax.baselines.storing import refuse
+from padim_jax.baselines.manifest import refuse
 from padim_jax.commands.calibrate import describe_calibration
 from padim_jax.commands.devices import MeshOptions
 from padim_jax.commands.inputs import find_inputs

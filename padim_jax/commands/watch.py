@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from padim_jax.artifact.arrays import ArtifactError
-from padim_jax.baselines.storing import refuse
+from padim_jax.baselines.manifest import refuse
 from padim_jax.commands.line_sources import SourceOptions
 from padim_jax.commands.results import describe
 from padim_jax.commands.terminal import interruption, say, tell, wrong_use

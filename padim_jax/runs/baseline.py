@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from padim_jax.baselines import FittedModel, Method, method
-from padim_jax.baselines.storing import load_calibrated
+from padim_jax import baselines
+from padim_jax.baselines.records import FittedModel
 from padim_jax.config import PadimConfig
 from padim_jax.method.calibration import Calibration
 from padim_jax.method.records import Scores
@@ -32,12 +32,12 @@ class Baseline:
     @classmethod
     def load(cls, path: Path) -> "Baseline":
         """The model in a folder that :func:`fit_method` wrote; raises as :func:`padim_jax.baselines.load`."""
-        return cls(*load_calibrated(path))
+        return cls(*baselines.storing.load_calibrated(path))
 
     @property
-    def method(self) -> Method:
+    def method(self) -> "baselines.Method":
         """Which method it is of."""
-        return method(self.model.settings.method)
+        return baselines.method(self.model.settings.method)
 
     @property
     def config(self) -> PadimConfig:

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 
 from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.settings import check_settings
-from padim_jax.baselines.storing import files_of, is_baseline
+from padim_jax.baselines.manifest import files_of, is_baseline
 from padim_jax.config import PadimConfig
 from padim_jax.images import Batch, UnreadableImage, load_batches, stop_at_unreadable
 from padim_jax.images.decode import Note
