@@ -12,7 +12,7 @@ the clock; megabytes of the model beside the network in memory, and of its folde
 from the number of images on for which its fit would take over ``--limit`` processor seconds, judged by the one before
 (twice the images, four times as long), or its data more than ``--limit-gb``; the program says so.
 
-A fit that takes less than half a minute is run twice, and the second one, which compiles nothing, counts. Of scores the
+A fit that takes less than ten seconds is run twice, and the second one, which compiles nothing, counts. Of scores the
 median of ``--rounds`` counts, of those that take over five seconds one. Prints a table, the slopes of the logarithms by
 least squares with their standard errors (0: doesn't grow; 1: in proportion; 2: with the square), and one JSON line per
 row; ``--from-rows`` draws the rows that ``--json`` has written before, without measuring. Judges nothing.
@@ -46,7 +46,7 @@ MEASURED = {
     "mb": "MB of the model beside the network",
     "file_mb": "MB of its folder",
 }
-WARM = 30  # seconds: a fit that takes less is run again, so that compiling doesn't count
+WARM = 10  # seconds: a fit that takes less is run again, so that compiling doesn't count
 LONG = 5  # seconds: a score that takes more is taken once
 
 
