@@ -19,6 +19,7 @@ row; ``--from-rows`` draws the rows that ``--json`` has written before, without 
 """
 
 import argparse
+import importlib
 import json
 import math
 import statistics
@@ -146,13 +147,19 @@ def draw(path: Path | None, rows: Sequence[Row]) -> None:
     """Each measure against the number of images, on logarithmic axes; nothing where ``path`` is None."""
     if path is None or (figure := new_figure(9, 6.5)) is None:
         return
+    ticker: Any = importlib.import_module("matplotlib.ticker")
+    counts = sorted({row["n"] for row in rows})
     for axes, (measured, label) in zip(figure.subplots(2, 2).flat, MEASURED.items(), strict=True):
         for name in dict.fromkeys(row["method"] for row in rows):
             own = [row for row in rows if row["method"] == name]
             axes.loglog([row["n"] for row in own], [row[measured] for row in own], marker="o", label=name)
         axes.set(xlabel="good images", title=label)
+        axes.set_xticks(counts, [f"{count:,}" for count in counts])
+        axes.minorticks_off()
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.grid(alpha=0.3)
-        axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=130)
 
 
@@ -178,7 +185,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.from_rows:
         lines = [line for path in options.from_rows for line in path.read_text(encoding="utf-8").splitlines()]
-        report([json.loads(line) for line in lines], options.plot)
+        report(sorted(map(json.loads, lines), key=lambda row: (row["method"], row["n"])), options.plot)
         return 0
     backbone = padim.load_backbone("efficientnet_lite0")
     config = padim.PadimConfig(image_size=options.size, crop_size=options.size)
