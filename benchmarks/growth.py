@@ -149,7 +149,8 @@ def draw(path: Path | None, rows: Sequence[Row]) -> None:
         return
     ticker: Any = importlib.import_module("matplotlib.ticker")
     counts = sorted({row["n"] for row in rows})
-    for axes, (measured, label) in zip(figure.subplots(2, 2).flat, MEASURED.items(), strict=True):
+    panels = figure.subplots(2, 2).flat
+    for axes, (measured, label) in zip(panels, MEASURED.items(), strict=True):
         for name in dict.fromkeys(row["method"] for row in rows):
             own = [row for row in rows if row["method"] == name]
             axes.loglog([row["n"] for row in own], [row[measured] for row in own], marker="o", label=name)
@@ -159,7 +160,7 @@ def draw(path: Path | None, rows: Sequence[Row]) -> None:
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:,g}")
         axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=130)
 
 
