@@ -23,8 +23,9 @@ QUICK = " ".join(
     ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
     + [f"--{_EMITTERS}=false"] * _HAS_EMITTERS
 )
-# for one program: XLA's defaults
-OPTIMISED = {"xla_backend_optimization_level": 3} | ({_EMITTERS: True} if _HAS_EMITTERS else {})
+OPTIMISED: dict[str, str | bool] = {"xla_backend_optimization_level": "3"}  # for one program: XLA's defaults
+if _HAS_EMITTERS:
+    OPTIMISED[_EMITTERS] = True
 if not FULL and QUICK not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 
