@@ -177,6 +177,7 @@ def test_certified_of_photos_and_with_folders(tmp_path: Path) -> None:
     assert verify_export(tmp_path / "out", PLACED[:4]).known == 4
 
 
+@pytest.mark.usefixtures("without_openvino")
 @pytest.mark.parametrize("align", ["rigid", pytest.param("shift", marks=pytest.mark.slow)])
 def test_in_eight_bits_it_is_what_the_model_that_was_fitted_anew_gives(align: Any, tmp_path: Path) -> None:
     certificate = export_model(aligned(align), tmp_path / "out", PLACED, precision="int8")

@@ -84,10 +84,9 @@ def test_channels_that_are_mixed_and_averaged(
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", ["plain", pytest.param("plus", marks=pytest.mark.slow)])
-def test_aligned_images(name: str, format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if format == "onnx":  # alone: OpenVINO, which rounds otherwise, is a little beyond its bound with this network
-        found = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda one: None if one == "openvino" else found(one))
+def test_aligned_images(name: str, format: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if format == "onnx":
+        request.getfixturevalue("without_openvino")
     export(aligned("rigid", name, roi=name == "plus"), PLACED, SHOWN, format, tmp_path / "out")
 
 
