@@ -124,10 +124,10 @@ def test_turned_pixels_are_exact_in_float32(side: int) -> None:
     ("align", "name", "calibrated", "roi", "changes"),
     [
         ("rigid", "plain", True, False, {}),
-        ("shift", "plain", True, False, {}),
+        pytest.param("shift", "plain", True, False, {}, marks=pytest.mark.slow),
         ("rigid", "standardised, top share", True, True, {}),
-        ("shift", "combined", True, True, {}),
-        ("rigid", "plain", False, True, {"max_angle": 20.0}),
+        pytest.param("shift", "combined", True, True, {}, marks=pytest.mark.slow),
+        pytest.param("rigid", "plain", False, True, {"max_angle": 20.0}, marks=pytest.mark.slow),
         pytest.param("rigid", "combined", True, False, {}, marks=pytest.mark.slow),
         pytest.param("shift", "standardised, top share", True, False, {}, marks=pytest.mark.slow),
         pytest.param("rigid", "neighbourhood, semi-orthogonal", True, True, {}, marks=pytest.mark.slow),
