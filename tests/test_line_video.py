@@ -1,8 +1,10 @@
 """A video as the source of a watch: its frames are decided once each, whatever happens."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax.data.video import UnreadableVideo, decode_frames
+from padim_jax.line.frames import Frames
 from padim_jax.line.judge import Judge
 from padim_jax.line.outputs.bad_folder import BadFolder
 from padim_jax.line.outputs.output import Output
@@ -164,6 +167,60 @@ def test_the_bad_folder_has_the_frames_as_png_also_those_of_a_process_that_died(
     BadFolder(tmp_path / "bad", judge, said.append).deliver(bad[0], 4)
     assert "holds another image by now; it is not kept" in said[0]
     assert "can't read" in said[1]
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The video of each pass in which frames are read again."""
+    begun = list[Path]()
+
+    def counted(path: Path) -> Iterator[tuple[float, Any]]:
+        begun.append(path)
+        return decode_frames(path)
+
+    monkeypatch.setattr("padim_jax.line.frames.decode_frames", counted)
+    return begun
+
+
+def test_frames_that_wait_after_a_death_are_read_in_one_pass(
+    tmp_path: Path, judge: Judge, passes: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*given: object) -> None:
+        raise OSError("killed")
+
+    frames, folder = parts(70, seed=6, defect=True), BadFolder(tmp_path / "bad", judge)
+    path = write_frames(tmp_path / "a.mkv", frames)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "deliver", die)
+        bad = [one for one in watch(path, judge, folder).fresh if one.verdict == "bad"]
+    assert len(bad) > 64  # more than are handed on at a time
+    assert not watch(path, judge, BadFolder(tmp_path / "bad", judge)).fresh
+    assert len(passes) == 1
+    copies = sorted((tmp_path / "bad").glob("*.png"))
+    assert len(copies) == len(bad) == len(list(tmp_path.glob("bad/pictures/*.png")))
+    for copy, decision in zip(copies, bad, strict=True):
+        np.testing.assert_array_equal(pixels_of(copy), frames[frame_number(decision.item) or 0])
+
+
+def test_only_a_frame_before_the_last_one_takes_another_pass(tmp_path: Path, passes: list[Path]) -> None:
+    pixels = parts(8, seed=5)
+    path, frames = write_frames(tmp_path / "a.mkv", pixels), Frames()
+    for number, count in ((2, 1), (5, 1), (5, 1), (3, 2), (7, 2)):
+        np.testing.assert_array_equal(frames.read(path, number), pixels[number])
+        assert len(passes) == count
+
+
+def test_a_video_that_has_become_shorter_is_looked_through_once(tmp_path: Path, passes: list[Path]) -> None:
+    path = write_frames(tmp_path / "a.mkv", parts(3, seed=5))
+    frames = Frames()
+    for number in (4, 5, 6):
+        with pytest.raises(UnreadableVideo, match=f"it has 3 frames, wanted frame {number}, counted from 0"):
+            frames.read(path, number)
+    assert len(passes) == 1
+    np.testing.assert_array_equal(frames.read(path, 2), parts(3, seed=5)[2])  # the last one is still in hand
+    write_frames(path, parts(6, seed=7))
+    np.testing.assert_array_equal(frames.read(path, 4), parts(6, seed=7)[4])
+    assert len(passes) == 2
 
 
 # files that are no videos, or not whole

@@ -14,7 +14,7 @@ from PIL import Image
 
 from padim_jax.artifact.ownership import claim, locked
 from padim_jax.line.judge import Judge, Photo
-from padim_jax.line.originals import read_original
+from padim_jax.line.originals import Originals
 from padim_jax.line.outputs.output import Picture
 from padim_jax.line.records import Decision, Verdict
 from padim_jax.line.sources.camera import is_camera
@@ -29,7 +29,8 @@ class BadFolder:
     """Copies of bad images, by the names they had and their decision's id, and pictures of them in ``pictures/``.
 
     Frames of videos and cameras are written as PNG. Those of cameras, which lie nowhere else, are kept in ``.frames/``
-    from before their decision is recorded until they are handed on, by whichever process.
+    from before their decision is recorded until they are handed on, by whichever process. Those of a video that a
+    process which died had not put there are read from the video again, all in one pass.
 
     Args:
       path: of the folder; it is marked as padim's, so that nothing in it is taken for an image of a part.
@@ -51,6 +52,7 @@ class BadFolder:
         remark: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.path, self.name, self._judge, self._remark = path, f"bad-folder {os.path.abspath(path)}", judge, remark
+        self._originals = Originals()
         with locked(path, "watch"):
             names = [entry.name for entry in path.iterdir() if entry.name != ".padim-lock"]
             claim(path, names, "watch")
@@ -104,12 +106,13 @@ class BadFolder:
     def _original(self, decision: Decision, picture: Picture | None, copy: Path) -> Photo | None:
         """The image itself; None, with a word, where it is not there any more."""
         if picture is not None and picture.pixels is not None:
+            self._originals.close()  # what waited came before it
             return Photo(decision.source, decision.item, Path(decision.item), pixels=picture.pixels)
         if found := self._kept(decision, copy):
             return found
         kept = "it is not kept" if picture is None else "the picture alone is kept"
         try:
-            photo = read_original(decision)
+            photo = self._originals.read(decision)
         except ValueError as error:
             self._remark(f"{self.name}: {error}; {kept}")
             return None
@@ -129,7 +132,8 @@ class BadFolder:
         """Nothing waits."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Let go of a video that is still open."""
+        self._originals.close()
 
 
 def _content(photo: Photo) -> bytes:
