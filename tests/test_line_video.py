@@ -93,14 +93,20 @@ def test_a_watch_that_was_stopped_goes_on_with_the_same_frames(tmp_path: Path, j
     assert [frame_number(one.item) for one in more.fresh] == [*range(1, 30, 2)]
 
 
-def test_a_video_that_grew_is_judged_from_where_it_was(tmp_path: Path, judge: Judge) -> None:
-    frames = parts(8, seed=5)
+def test_a_video_that_grew_is_judged_from_where_it_was(
+    tmp_path: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, judged = parts(8, seed=5), list[str]()
     write_frames(tmp_path / "a.mkv", frames[:5])
     watch(tmp_path / "a.mkv", judge)
     write_frames(tmp_path / "a.mkv", frames)
+    begin = judge.begin
+    monkeypatch.setattr(judge, "begin", lambda photos: (judged.extend(one.item for one in photos), begin(photos))[1])
     grown = watch(tmp_path / "a.mkv", judge)
     assert [frame_number(one.item) for one in grown.fresh] == [5, 6, 7]
-    assert grown.summary.known == 5
+    assert judged == [one.item for one in grown.fresh]  # the others are known without being judged once more
+    write_frames(tmp_path / "a.mkv", np.concatenate([frames[:2], parts(1, seed=6), frames[3:]]))  # another frame 2
+    assert [frame_number(one.item) for one in watch(tmp_path / "a.mkv", judge).fresh] == [2]
 
 
 def test_another_model_decides_on_the_same_frames_too(tmp_path: Path, judge: Judge) -> None:

@@ -51,11 +51,14 @@ class Seen:
         query = " UNION ALL ".join(f"SELECT 1 FROM {table} {which}" for table in ("decisions", "retired", "dropped"))
         return bool(self._database.read(f"{query} LIMIT 1", *key * 3))
 
-    def is_decided(self, source: str, item: str, image_digest: str, model: str) -> bool:
-        """Whether these bytes of this item have a decision by a model of this name, in whatever state it was."""
-        which = "WHERE source = ? AND item = ? AND image_digest = ? AND model = ?"
+    def is_decided(self, source: str, item: str, image_digest: str | None, model: str | None) -> bool:
+        """Whether these bytes of this item have a decision by a model of this name, in whatever state it was.
+
+        None for any bytes, and for any model.
+        """
+        which = "WHERE source = ? AND item = ? AND (? IS NULL OR image_digest = ?) AND (? IS NULL OR model = ?)"
         query = " UNION ALL ".join(f"SELECT 1 FROM {table} {which}" for table in ("decisions", "retired"))
-        key = escape_bytes(source), escape_bytes(item), image_digest, escape_bytes(model)
+        key = escape_bytes(source), escape_bytes(item), image_digest, image_digest, *_of(model)
         return bool(self._database.read(f"{query} LIMIT 1", *key * 2))
 
     def earlier_items(self, source: str, item: str, stamp: str, model: str | None = None) -> list[str]:
