@@ -52,6 +52,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[MjpegCamera]:
     monkeypatch.setattr("padim_jax.line.sources.camera._FIRST_WAIT", 0.05)
+    monkeypatch.setattr("padim_jax.line.sources.camera._STEADY", 0.0)
     camera = MjpegCamera(list(np.concatenate([parts(3, seed=5), parts(1, seed=6, defect=True)])))
     yield camera
     camera.off()
@@ -132,6 +133,7 @@ def test_a_camera_that_goes_and_comes_back_loses_nothing_and_decides_nothing_twi
         line.until_more(5)
     assert_none_lost_none_twice(line, store)
     assert {found.verdict for found in line.decisions} >= {"bad"}
+    assert len([text for text in line.remarks if text.startswith("frames come")]) == 4  # each outage ends once
 
 
 def test_a_clock_that_stands_still_or_is_set_back_loses_nothing(

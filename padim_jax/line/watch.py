@@ -19,6 +19,7 @@ from padim_jax.line.outputs.bad_folder import BadFolder
 from padim_jax.line.outputs.drift_events import DriftEvents
 from padim_jax.line.outputs.output import Output, Picture, hand_on, names_for, refuse_twins
 from padim_jax.line.records import Decision, Verdict
+from padim_jax.line.remarks import Seldom
 from padim_jax.line.retention import NEWEST
 from padim_jax.line.seen import Dropped
 from padim_jax.line.sources.source import Source, stamp_of
@@ -134,7 +135,7 @@ class _Watch:
         self.retry = dict.fromkeys((output.name for output in outputs), 0.0)
         self.is_fresh = False  # whether decisions were recorded that nobody was handed on yet
         self.looked, self.tidied = time.monotonic(), float("-inf")
-        self.untold, self.told_drop = 0, float("-inf")  # images dropped since the last word on one, and when that was
+        self.drops = Seldom(remark, _DROPS)
 
     def run(self, ready: Callable[[], None], stopped: Callable[[], bool]) -> Summary:
         self.judge.warm_up()
@@ -196,12 +197,7 @@ class _Watch:
         model = self.judge.current.name
         self.store.seen.drop([Dropped(arrival.source, arrival.item, arrival.stamp, why, model=model)])
         self.summary.dropped += 1
-        if time.monotonic() - self.told_drop < _DROPS:  # a camera may come to drop many a second
-            self.untold += 1
-            return
-        more = f", and {self.untold} more since the last word on it" if self.untold else ""
-        self.remark(f"dropped {arrival.item}: {why}{more}")
-        self.untold, self.told_drop = 0, time.monotonic()
+        self.drops.say(f"dropped {arrival.item}: {why}")  # a camera may come to drop many a second
 
     def _step(self) -> None:
         """Judge what waits, one batch at most, and look at other things where it is time to."""

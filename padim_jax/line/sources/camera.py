@@ -18,12 +18,15 @@ from padim_jax.data.video import import_av, in_words, open_stream
 from padim_jax.line.backlog import Arrival
 from padim_jax.line.outputs.address import split_address, without_secrets
 from padim_jax.line.records import time_text
+from padim_jax.line.remarks import Outages, Seldom
 from padim_jax.line.sources.trigger import Trigger, shrink
 
 TIMEOUT = 10.0  # seconds to wait for a connection or a frame
 LONGEST_WAIT = 30.0  # seconds between two attempts to reach a camera that is gone
 _FIRST_WAIT = 1.0
 _DAMAGED = 100  # packets one after another that can't be decoded, after which the connection is made anew
+_STEADY = 10.0  # seconds that frames have to come for, until an outage is over
+_DAMAGE = 600.0  # seconds between two words on such packets
 _EXAMPLE = "rtsp://host/stream"
 _OPTIONS = {
     "rtsp": {"rtsp_transport": "tcp"},  # whole frames, where UDP may lose parts of them
@@ -110,7 +113,7 @@ class Camera:
     Args:
       place: of the camera.
       trigger: chooses frames; times are by the clock that never goes back.
-      remark: told when the camera is gone and when it is back.
+      remark: told once of each outage and its end, and now and then of frames that can't be decoded.
       timeout: seconds to wait for a connection or a frame.
       clock: seconds since 1970.
 
@@ -134,17 +137,17 @@ class Camera:
     ) -> None:
         self.name, self._place, self._trigger, self._remark = place.name, place, trigger, remark
         self._av, self._timeout, self._clock = import_av(), timeout, clock
+        self._damage = Seldom(remark, _DAMAGE)
         self._run, self._number = secrets.token_hex(4), 0
 
     def find(self, found: Callable[[Arrival], None], stop: threading.Event) -> None:
         """Tell of the chosen frames as they come, until ``stop`` is set."""
-        wait, gone, told = _FIRST_WAIT, 0.0, ""
+        wait, outages = _FIRST_WAIT, Outages(self.name, self._remark, _STEADY)
         while not stop.is_set():
             try:
                 for frame in self._frames():
-                    if gone:
-                        self._remark(f"frames come from {self.name} again, after {time.monotonic() - gone:.0f} s")
-                    wait, gone, told = _FIRST_WAIT, 0.0, ""
+                    outages.frame()
+                    wait = _FIRST_WAIT
                     if stop.is_set():
                         return
                     self._tell(frame, found)
@@ -157,10 +160,7 @@ class Camera:
                     why += "; where nobody vouches for its certificate, name a file with it in SSL_CERT_FILE"
             if stop.is_set():
                 return
-            gone = gone or time.monotonic()
-            if why != told:  # not at each attempt
-                self._remark(f"no frames come from {self.name} ({why}); it is tried again until they do")
-                told = why
+            outages.fail(why)
             stop.wait(wait)
             wait = min(2 * wait, LONGEST_WAIT)
 
@@ -195,8 +195,7 @@ class Camera:
                     damaged += 1
                     if damaged >= _DAMAGED:
                         raise
-                    if damaged == 1:
-                        self._remark(f"{self.name}: a frame can't be decoded ({in_words(error)}) and is passed over")
+                    self._damage.say(f"{self.name}: a frame can't be decoded ({in_words(error)}) and is passed over")
                     continue
                 damaged = 0 if frames else damaged
                 yield from frames
