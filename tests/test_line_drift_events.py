@@ -2,8 +2,9 @@
 
 import json
 import lzma
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,24 +12,24 @@ import pytest
 
 from padim_jax.cli import main
 from padim_jax.line.courier import Courier
-from padim_jax.line.drift import Drift, find_drifts
+from padim_jax.line.drift import Drift, DriftTests, find_drifts
 from padim_jax.line.judge import Judge
 from padim_jax.line.observer import Observer
 from padim_jax.line.outputs.drift_events import DriftEvents
 from padim_jax.line.outputs.output import Output, hand_on
 from padim_jax.line.outputs.webhook import Webhook
-from padim_jax.line.records import Decision
+from padim_jax.line.records import Decision, Scored
 from padim_jax.line.sources.folder import Folder
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
 from padim_jax.line.watch import Limits, watch_line
 from tests.conftest import write_images
 from tests.line_parts import fit_model, open_judge, parts, write_frames
+from tests.receiver import Receiver
 from tests.test_line_crash import start
 from tests.test_line_drift import figures, pictured
 from tests.test_line_store import DAY, Clock
-from tests.test_line_watch import wait_for
-from tests.test_line_webhook import Receiver
+from tests.test_line_watch import WAIT, wait_for
 
 RATES = Rates(None, 0.2)
 OLD = Path(__file__).parent / "line-schema-3.db.xz"  # of the last version that followed all sources together
@@ -53,9 +54,8 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
 
 @pytest.fixture
 def server() -> Iterator[Receiver]:
-    receiver = Receiver()
-    yield receiver
-    receiver.end()
+    with Receiver() as receiver:
+        yield receiver
 
 
 @pytest.fixture

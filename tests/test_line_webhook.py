@@ -1,12 +1,8 @@
 """Decisions to a web address: none lost while the other end is away, and each with an id to know it again by."""
 
 import base64
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,50 +11,15 @@ from padim_jax.line.outputs.output import hand_on, names_for
 from padim_jax.line.outputs.webhook import Webhook
 from padim_jax.line.records import Decision
 from padim_jax.line.store import Store
+from tests.receiver import Receiver
 from tests.test_line_store import decision, many
 from tests.test_line_watch import wait_for
 
 
-class Receiver(HTTPServer):
-    """A server that answers as it is told, then 200; keeps the headers and bodies that it gets."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.got, self.answers = list[tuple[dict[str, str], dict[str, Any]]](), list[int]()
-        super().__init__(("127.0.0.1", port), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}/part"
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-
-    def end(self) -> None:
-        self.shutdown()
-        self.server_close()
-        self._thread.join()
-
-    @property
-    def items(self) -> list[str]:
-        return [body["item"] for _, body in self.got]
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Receiver)
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        code = self.server.answers.pop(0) if self.server.answers else 200
-        self.server.got.append((dict(self.headers), {**body, "answer": code}))
-        self.send_response(code)
-        if code == 302:
-            self.send_header("Location", "/elsewhere")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server() -> Iterator[Receiver]:
-    receiver = Receiver()
-    yield receiver
-    receiver.end()
+    with Receiver() as receiver:
+        yield receiver
 
 
 @pytest.fixture
