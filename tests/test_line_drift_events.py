@@ -256,6 +256,45 @@ def test_an_observer_sees_what_comes_and_looks_once_more_at_its_end(store: Store
     assert said == []
 
 
+@pytest.mark.parametrize("is_stuck", [False, True])
+def test_a_last_look_that_is_cut_off_is_said_and_what_was_seen_by_then_is_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch, is_stuck: bool
+) -> None:
+    made, looking, said, told = threading.Event(), threading.Event(), list[str](), list[str]()
+    store.record(drifted("m", "m0", 300))
+
+    class Slow(DriftTests):
+        """The end comes while the first part is looked at."""
+
+        def add(self, decisions: Iterable[Decision | Scored]) -> None:
+            super().add(decisions)
+            looking.set()
+            made.wait(WAIT)
+            observer._wake.wait(WAIT)
+            if is_stuck:
+                wait_for(lambda: said)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("padim_jax.line.observer.DriftTests", Slow)
+        patch.setattr("padim_jax.line.observer._TOGETHER", 290)
+        patch.setattr("padim_jax.line.observer._FAREWELL", -1.0)
+        patch.setattr("padim_jax.line.observer._MOMENT", 1.1 if is_stuck else WAIT)
+        observer = Observer(store, lambda _, drift: told.append(drift.model), said.append)
+        made.set()
+        looking.wait(WAIT)
+        observer.end()
+        observer._thread.join(WAIT)
+    assert said == [
+        f"decisions after number {0 if is_stuck else 290} were not looked at for drift before the end; the next start "
+        f"looks at them, and so does padim drift {store.path}"
+    ]
+    assert told == ["m"]
+    again = Observer(store, lambda _, drift: told.append(drift.model), said.append)  # the next start
+    again.end()
+    assert again.drifts == find_drifts(store.scores())
+    assert len(said) == 1
+
+
 def test_an_observer_whose_store_fails_says_so_and_nothing_else_ends(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

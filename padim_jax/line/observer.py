@@ -1,5 +1,6 @@
 """A thread that follows a store's decisions and tells of drift, so that no image waits for it."""
 
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ EVERY = 60.0  # seconds between two looks
 _TOGETHER = 256  # decisions looked at in one go, some milliseconds
 _LEISURE = 4.0  # times as long as it works it rests, while there is much to catch up with
 _FAREWELL = 10.0  # seconds that the last look may take
+_MOMENT = 1.0  # seconds that the thread may take to say what it has found by then
 
 
 class Observer:
@@ -48,15 +50,17 @@ class Observer:
         self._path, self._told, self._remark, self._every = store.path, told, remark, every
         self._which: dict[str, str | None] = {"model": model, "source": source}
         self._tests, self._last, self.drifts = DriftTests(rate), 0, list[Drift]()
-        self._wake, self._end = threading.Event(), float("inf")
+        self._wake, self._end, self._is_cut = threading.Event(), float("inf"), False
         self._thread = threading.Thread(target=self._run, name="observe drift", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
-        """Look once more, and end."""
+        """Look once more, and end; where that takes longer than a moment, it is cut off, which is said."""
         self._end = time.monotonic() + _FAREWELL
         self._wake.set()
-        self._thread.join(_FAREWELL)
+        self._thread.join(_FAREWELL + _MOMENT)
+        if self._thread.is_alive():
+            self._say_cut()
 
     def _run(self) -> None:
         try:
@@ -64,17 +68,21 @@ class Observer:
                 is_last = False
                 while not is_last:
                     is_last = self._wake.is_set()
-                    self._look(store)
+                    if not self._look(store):
+                        self._say_cut()
+                        return
                     self._wake.wait(self._every)
         except Exception as error:  # of the store, most likely; images are judged all the same
             self._remark(f"nobody looks for drift any more until the next start: {error}")
 
-    def _look(self, store: Store) -> None:
-        scores = store.scores(**self._which, after=self._last)
+    def _look(self, store: Store) -> bool:
+        """Look at what is new, and tell what is found; whether it was all looked at before the end."""
+        scores, is_whole = store.scores(**self._which, after=self._last), True
         while part := list(islice(scores, _TOGETHER)):
             start = time.monotonic()
             if start > self._end:
-                return
+                is_whole = False
+                break
             self._tests.add(part)
             self._last = part[-1].sequence
             self._wake.wait(_LEISURE * (time.monotonic() - start))
@@ -82,3 +90,11 @@ class Observer:
         for drift in self.drifts:
             if drift.alarms:
                 self._told(store, drift)
+        return is_whole
+
+    def _say_cut(self) -> None:
+        if self._is_cut:  # the thread has come to its end after all
+            return
+        self._is_cut = True
+        rest = f"decisions after number {self._last} were not looked at for drift before the end"
+        self._remark(f"{rest}; the next start looks at them, and so does padim drift {shlex.quote(str(self._path))}")
