@@ -274,7 +274,7 @@ def test_words_name_what_where_and_since_when() -> None:
     darker, places = sentences(drift.alarms)
     assert darker.startswith("the images are darker since about ")
     assert places.startswith("the upper left, upper middle and lower right of the picture score higher since about ")
-    assert offer(replace(drift, model="a b"))["update"] == "padim update 'a b' GOOD_IMAGES"
+    assert offer(replace(drift, model="a b"))["update"] == "padim update 'MODELS/a b' GOOD_IMAGES"
 
 
 def test_the_command_says_whether_what_and_since_when(tmp_path: Path, capsys: Capture) -> None:
@@ -289,7 +289,8 @@ def test_the_command_says_whether_what_and_since_when(tmp_path: Path, capsys: Ca
     assert lines[0].startswith("  the images score higher since about 20")
     assert lines[1].startswith("  the images are brighter since about 20")
     assert "camera, lens, light" in err
-    assert "padim calibrate m GOOD_IMAGES" in err
+    assert "  padim calibrate MODELS/m GOOD_IMAGES\n" in err
+    assert "where MODELS is the folder that m lies in" in err
     code, out, _ = run(capsys, "drift", tmp_path / "l.db", "--json")
     (record,) = json.loads(out)
     score, *others = record["findings"]

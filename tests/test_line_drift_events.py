@@ -99,7 +99,7 @@ def test_a_watch_says_it_once_and_hands_it_on(tmp_path: Path, judge: Judge, stor
     assert body["source"] == str(camera)
     assert body["words"][0].startswith("the images are darker since about ")
     assert [one["kind"] for one in body["findings"]] == ["brightness"]
-    assert body["offer"]["update"] == "padim update bracket GOOD_IMAGES"
+    assert body["offer"]["update"] == "padim update MODELS/bracket GOOD_IMAGES"
     assert store.outbox.waiting() == []
 
 

@@ -50,7 +50,7 @@ def test_drift_of_the_last_state_of_each_model_is_there(service: Running) -> Non
         "the images are darker",
         "the upper middle of the picture scores lower",
     ]
-    assert found[NAME]["offer"]["calibrate"] == f"padim calibrate {NAME} GOOD_IMAGES"
+    assert found[NAME]["offer"]["calibrate"] == f"padim calibrate MODELS/{NAME} GOOD_IMAGES"
     assert (found["steady"]["has_drifted"], found["steady"]["words"], found["steady"]["offer"]) == (False, [], {})
     said = [line for line in service.said if f"{NAME} has drifted on images of /in: " in line]
     assert len(said) == 2  # of each state once

@@ -263,7 +263,7 @@ def test_drift_is_told_in_words_and_by_places(
         assert page.locator("#drift-places td").count() == 16
         assert "darker" not in page.inner_text("#drift-kinds")
         assert page.locator("#drift-kinds tr", has_text="brightness").inner_text().split()[1:3] == ["▼", "lower"]
-        assert page.inner_text("#drift-calibrate") == f"padim calibrate {NAME} GOOD_IMAGES"
+        assert page.inner_text("#drift-calibrate") == f"padim calibrate MODELS/{NAME} GOOD_IMAGES"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.select_option("#drifted", f"{HOSTILE}, /in")
         eventually(lambda: page.inner_text("#drift-text") == "No drift in 60 images.")

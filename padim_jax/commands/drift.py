@@ -6,7 +6,7 @@ from pathlib import Path
 
 from padim_jax.commands.terminal import say, tell
 from padim_jax.line.drift import Drift, find_drifts
-from padim_jax.line.drift_words import CAUSES, offer, record, sentences
+from padim_jax.line.drift_words import CAUSES, MODELS, offer, record, sentences
 from padim_jax.line.store import Store
 
 
@@ -36,6 +36,7 @@ def drift_command(
         say(f"{CAUSES}; where what comes now is good, let {drift.model} get used to it, by one of:")
         for command in offer(drift).values():
             say(f"  {command}")
+        say(f"where {MODELS} is the folder that {drift.model} lies in, and GOOD_IMAGES one of good images of now")
 
 
 def describe(drift: Drift) -> Iterator[str]:

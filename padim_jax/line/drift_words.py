@@ -18,6 +18,7 @@ _CHANGES: dict[Kind, tuple[str, str]] = {
     "turn": ("the parts are turned clockwise", "the parts are turned counter-clockwise"),
 }
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "middle", "right")
+MODELS = "MODELS"
 CAUSES = "look at what has changed: camera, lens, light, fixture, material"
 
 
@@ -50,8 +51,11 @@ def sentences(alarms: Sequence[Alarm]) -> list[str]:
 
 
 def offer(drift: Drift) -> dict[str, str]:
-    """Commands by which a model gets used to what comes now, if that is good; none is ever run by itself."""
-    model = shlex.quote(drift.model)
+    """Commands by which a model gets used to what comes now, if that is good; none is ever run by itself.
+
+    A store knows the name of a model and not where it lies, so MODELS stands for the folder that it lies in.
+    """
+    model = shlex.quote(f"{MODELS}/{drift.model}")
     return {"calibrate": f"padim calibrate {model} GOOD_IMAGES", "update": f"padim update {model} GOOD_IMAGES"}
 
 
