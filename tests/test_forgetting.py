@@ -59,8 +59,8 @@ def test_update_merge_and_forget_equal_fits_from_scratch(shape, kept, gone, seed
     np.testing.assert_allclose(distances(MERGE(first, last), test), whole, rtol=1e-3)
     before, after = batches(x), FORGET(batches(x), last)
     rounding = ROUNDING(before, after, FINALIZE(after, RIDGE, "inverse-factor").whitening)
-    assume(rounding.max() <= 1e-3)  # else it would be refused
-    np.testing.assert_allclose(distances(after, test), part, rtol=1e-3)
+    assume(rounding.max() <= 2e-3)  # else it would be refused
+    np.testing.assert_allclose(distances(after, test), part, rtol=max(1e-3, float(rounding.max())))
 
 
 @pytest.mark.parametrize("kept", [5, 30])

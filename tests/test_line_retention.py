@@ -1,6 +1,7 @@
 """What a store forgets, and what of it still holds: no image is judged again for that, and no store empties itself."""
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Store:
-    return Store.open(tmp_path / "line.db", clock=clock)
+def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    with Store.open(tmp_path / "line.db", clock=clock) as store:
+        yield store
 
 
 def count(store: Store, table: str) -> int:

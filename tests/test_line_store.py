@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Store:
-    return Store.open(tmp_path / "line.db", clock=clock)
+def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    with Store.open(tmp_path / "line.db", clock=clock) as store:
+        yield store
 
 
 # decisions
@@ -213,17 +215,17 @@ def test_a_store_comes_down_to_its_size_and_frees_the_disk(store: Store) -> None
     store.correct(given[0].id, "bad", who="Ada")
     before = store.retain(max_bytes=2**40).size
     store.close()
-    store = Store.open(store.path)
-    assert store.path.stat().st_size == before
-    kept = store.retain(max_bytes=before // 2)
-    assert kept.size <= before // 2
-    assert store.path.stat().st_size <= before // 2
-    assert [one.sequence for one in store.decisions(limit=2)] == [1, kept.deleted + 2]  # the oldest went
-    assert 0 < kept.deleted < 3990
-    kept = store.retain(max_bytes=4096)
-    assert kept.size > 4096
-    assert kept.kept_corrected == 1
-    assert len(list(store.decisions())) == 1 + NEWEST
+    with Store.open(store.path) as store:
+        assert store.path.stat().st_size == before
+        kept = store.retain(max_bytes=before // 2)
+        assert kept.size <= before // 2
+        assert store.path.stat().st_size <= before // 2
+        assert [one.sequence for one in store.decisions(limit=2)] == [1, kept.deleted + 2]  # the oldest went
+        assert 0 < kept.deleted < 3990
+        kept = store.retain(max_bytes=4096)
+        assert kept.size > 4096
+        assert kept.kept_corrected == 1
+        assert len(list(store.decisions())) == 1 + NEWEST
 
 
 @pytest.mark.parametrize("limits", [{"max_seconds": 0}, {"max_bytes": -1}])

@@ -1,5 +1,6 @@
 """A field of the settings carries its rule and its help, and the commands' options are made of them."""
 
+import inspect
 import re
 
 import click
@@ -17,7 +18,7 @@ def test_a_field_has_a_rule_that_its_default_keeps_and_a_line_in_the_docstring(n
     assert setting.is_valid(default)
     assert setting.normalise(default) == default
     assert not setting.is_valid(object())
-    assert f"\n      {name}: " in (padim.PadimConfig.__doc__ or "")
+    assert f"\n  {name}: " in inspect.cleandoc(padim.PadimConfig.__doc__ or "")
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -15,6 +15,7 @@ from padim_jax.artifact.compaction import Compacted, DeployedForm, compact
 from padim_jax.artifact.manifest import read_manifest
 from padim_jax.cli import main
 from padim_jax.export import ExportError, export_model, verify_export
+from padim_jax.export.integer_factors import FactorsKept
 from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.variants import with_solver
 from tests.conftest import SMALL, images, rewrite_manifest, write_images
@@ -118,7 +119,13 @@ def test_a_certificate_whose_worst_case_is_beyond_its_bound_is_refused(tmp_path:
             verify_export(tmp_path / "out")
 
 
-def test_in_eight_bits_it_is_of_the_factors_that_were_made_anew(tmp_path: Path) -> None:
+def test_in_eight_bits_it_is_of_the_factors_that_were_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep(model: padim.Padim) -> None:
+        raise FactorsKept("they are to be of 16 bits here")
+
+    monkeypatch.setattr("padim_jax.export.precision.in_integers", keep)
     small = compact(fitted("plain"), 1e-2)  # calibrated, on whose scale other runtimes round little too
     certificate = export_model(small, tmp_path / "out", np.concatenate([GOOD, TEST]), precision="int8")
     assert certificate.worst_case is not None
