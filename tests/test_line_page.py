@@ -247,6 +247,7 @@ def test_drift_is_told_in_words_and_by_places(
 ) -> None:
     with Store.open(tmp_path / "line.db") as store:
         store.record(drifted(NAME, "m0", columns=(1, 9)))
+        store.record(drifted(NAME, "m0", 30, source="/a very long name of a folder" * 5))
         store.record(replace(one, item=f"s-{one.item}") for one in drifted(HOSTILE, "s0", 90, seed=10)[:60])
     with serving(model, tmp_path / "line.db") as service:
         page = visit(service, width, color_scheme=scheme)
@@ -265,6 +266,7 @@ def test_drift_is_told_in_words_and_by_places(
         assert page.locator("#drift-kinds tr", has_text="brightness").inner_text().split()[1:3] == ["▼", "lower"]
         assert page.inner_text("#drift-calibrate") == f"padim calibrate MODELS/{NAME} GOOD_IMAGES"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.querySelector('#drifted').getBoundingClientRect().right") <= width
         page.select_option("#drifted", f"{HOSTILE}, /in")
         eventually(lambda: page.inner_text("#drift-text") == "No drift in 60 images.")
         assert not page.is_visible("#drift-offer")
