@@ -14,6 +14,7 @@ from PIL import Image
 
 import padim_jax as padim
 from padim_jax.artifact import load_updatable
+from padim_jax.artifact.folder import undo
 from padim_jax.artifact.manifest import manifest_checksum, read_manifest
 from padim_jax.cli import main
 from padim_jax.images.folder import digest_file
@@ -176,7 +177,8 @@ def learn(model: Path, folder: Path, store: Store, n: int = 3) -> list[Named]:
 
 def propose(model: Path, gone: list[Named], store: Store, files: Mapping[str, Path]) -> Removal:
     def learned(calibration: str) -> dict[str, Path | None]:
-        return {digest: files.get(digest) for digest in store.changes.learned(NAME, calibration)}
+        state = manifest_checksum(read_manifest(model))
+        return {digest: files.get(digest) for digest in store.changes.learned(NAME, calibration, state)}
 
     return forgetting.propose(model, gone, [], RATES, learned=learned, batch_size=4)
 
@@ -211,6 +213,9 @@ def test_what_was_taken_out_is_not_learned_again_by_the_same_correction(model: P
         store.changes.finish(store.changes.begin(NAME, "forget", who="Bea", **note), apply(proposal))
         (decision,) = store.decisions()
         kept = [learning.Kept(decision, gone.path)]
+        for _ in range(2):  # back in the model, and out again
+            number = store.changes.begin(NAME, "undo", who="Bea", before="", images=proposal.images)
+            store.changes.finish(number, manifest_checksum(undo(model)))
         taken_out = store.changes.taken_out(NAME)
         assert taken_out.keys() == {gone.digest}
         with pytest.raises(learning.NothingToLearn, match="1 parts were called good, but taken out of the model since"):
@@ -223,21 +228,41 @@ def test_what_was_taken_out_is_not_learned_again_by_the_same_correction(model: P
 def test_an_image_of_the_fit_is_found_in_the_calibration_also_after_others_were_learned(
     fitted: Path, model: Path, tmp_path: Path
 ) -> None:
-    known = np.asarray(calibration(model).scores)
     gone = bad_ones(fitted)
     alone = forgetting.propose(model, gone, [], RATES, batch_size=4)
     with Store.open(tmp_path / "line.db") as store:
         files = {one.digest: one.path for one in learn(model, tmp_path / "alarms", store)}
         kept = propose(model, gone, store, files)
-        lost = propose(model, gone, store, {})  # the photos of what was learned are not kept any more
+        # the photos of what was learned are not kept any more, and with them their own scores are not there
+        with pytest.raises(forgetting.CannotForget, match=r"which scores of the calibration are those of .* not known"):
+            propose(model, gone, store, {})
     assert kept.threshold_after == alone.threshold_after
-    assert not any("next higher" in remark for remark in kept.remarks)
-    # it knows more now, so their own scores are not there, and the next higher ones go
-    assert any("the next higher one is left out" in remark for remark in lost.remarks)
-    assert lost.changed.calibration is not None
-    left = np.asarray(lost.changed.calibration.scores)
-    assert len(left) == len(known) - BAD
-    assert lost.threshold_after <= lost.threshold
+
+
+def forget(model: Path, gone: list[Named], store: Store, files: Mapping[str, Path]) -> Removal:
+    proposal = propose(model, gone, store, files)
+    note = {"before": proposal.based_on, "calibration": proposal.calibration, "images": proposal.images}
+    store.changes.finish(store.changes.begin(NAME, "forget", who="Bea", **note), apply(proposal))
+    return proposal
+
+
+def test_no_score_of_another_image_leaves_the_calibration(fitted: Path, model: Path, tmp_path: Path) -> None:
+    first, second = bad_ones(fitted)
+    with Store.open(tmp_path / "line.db") as store:
+        files = {one.digest: one.path for one in learn(model, tmp_path / "alarms", store)}
+        assert forget(model, [first], store, files).removed[0].is_calibrating
+        # without its twin it scores higher than when the model was calibrated
+        with pytest.raises(forgetting.CannotForget, match="take images of the fit out together, or run padim forget"):
+            propose(model, [second], store, files)
+        # what was learned before is no part of what is left of the calibration either
+        known = np.asarray(calibration(model).scores)
+        taught = [Named("learned", digest, path) for digest, path in files.items()]
+        assert not forget(model, taught[:1], store, files).removed[0].is_calibrating
+        np.testing.assert_array_equal(np.asarray(calibration(model).scores), known)
+        write_images(tmp_path / "more", parts(2, 91))
+        assert main(["update", str(model), str(tmp_path / "more"), "--keep-calibration", "--batch-size", "4"]) == 0
+        with pytest.raises(forgetting.CannotForget, match="not known"):
+            propose(model, named(*sorted((tmp_path / "more").iterdir())), store, files)
 
 
 def test_other_images_that_calibrate_a_model_stay(fitted: Path, tmp_path: Path) -> None:
@@ -297,7 +322,7 @@ def test_killed_between_the_model_is_the_one_or_the_other_and_who_began_it_is_kn
     with Store.open(line) as store:
         (change,) = store.changes.of_image(NAME, digest)
         assert (change.who, change.kind, change.after) == ("Ada", "forget", "")
-        assert store.changes.taken_out(NAME) == {}  # the model itself says whether it is out
+        assert store.changes.taken_out(NAME).keys() >= {digest}  # whether it is, the model itself says
     assert (digest in read_manifest(model)["images"]) == (when == "before")
     if when == "before":
         apply(forgetting.propose(model, bad_ones(fitted), [], RATES, batch_size=4))

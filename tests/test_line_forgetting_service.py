@@ -12,6 +12,9 @@ import pytest
 from padim_jax.artifact.manifest import manifest_checksum, read_manifest
 from padim_jax.cli import main
 from padim_jax.images.folder import digest_file
+from padim_jax.line.changes import Changes
+from padim_jax.line.schema import StoreError
+from padim_jax.line.service.proposals import Proposals
 from padim_jax.line.store import Store
 from tests.service import NAME, Running, bad, png, serving
 from tests.test_line_forgetting import fit
@@ -125,6 +128,22 @@ def test_a_part_that_a_wrong_correction_taught_is_taken_out_by_its_decision(
         "Bea",
         "Cleo",
     }
+
+
+def test_a_change_that_the_store_can_not_note_any_more_is_made_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Changes, number: int, after: str) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(Changes, "finish", full)
+    nothing: Any = None
+    with Store.open(tmp_path / "line.db") as store:
+        proposals = Proposals(store, nothing, nothing, nothing, is_allowed=True, batch_size=4)
+        with proposals._noted(NAME, "forget", "Ada", {"before": "m0", "images": ("d",)}) as finish:
+            (remark,) = finish("m1")
+        assert remark == "the change is made, but the store could not note what came of it: the disk is full"
+        assert store.changes.taken_out(NAME).keys() == {"d"}
 
 
 def test_images_of_the_fit_are_taken_out_by_their_files(

@@ -112,23 +112,40 @@ class Changes:
         which = "WHERE model = ? AND ? IN (before, after) AND after != '' ORDER BY number DESC LIMIT 1"
         return next(iter(self._read(which, escape_bytes(model), digest)), None)
 
-    def learned(self, model: str, calibration: str) -> set[str]:
-        """Digests of images that were learned while a model had a calibration, which therefore does not know them.
+    def learned(self, model: str, calibration: str, state: str) -> set[str]:
+        """Digests of images that were learned while a model had its calibration, which therefore does not know them.
+
+        Where images were taken out whose scores the calibration then lost, it is what was left of an earlier one, and
+        does not know what was learned with that one either.
+
+        Args:
+          model: its name.
+          calibration: digest of the calibration that it has now.
+          state: digest of the model as it is now.
 
         Raises:
           StoreError: the store can't be read.
         """
-        found = self._read("WHERE model = ? AND kind = 'learn' AND calibration = ?", escape_bytes(model), calibration)
-        return {digest for change in found for digest in change.images}
+        changes = self._read("WHERE model = ? ORDER BY number DESC", escape_bytes(model))
+        calibrations, states = {calibration}, {state}
+        for change in changes:
+            if change.kind == "forget" and change.after in states:
+                calibrations.add(change.calibration)
+            if change.calibration in calibrations:
+                states.add(change.before)
+        of_these = [change for change in changes if change.kind == "learn" and change.calibration in calibrations]
+        return {digest for change in of_these for digest in change.images}
 
     def taken_out(self, model: str) -> dict[str, str]:
-        """Digests of images that were taken out of a model last, and neither learned nor brought back since, with when.
+        """Digests of images that were taken out of a model and not learned since, with when.
+
+        What was undone counts too: whether an image is back in the model, the model itself says.
 
         Raises:
           StoreError: the store can't be read.
         """
         found = dict[str, str]()
-        for change in self._read("WHERE model = ? AND after != '' ORDER BY number", escape_bytes(model)):
+        for change in self._read("WHERE model = ? AND kind != 'undo' ORDER BY number", escape_bytes(model)):
             for digest in change.images:
                 found.pop(digest, None)
                 if change.kind == "forget":

@@ -5,8 +5,8 @@ What becomes of the calibration depends on whether the images are part of it:
 - Parts that were learned while it was kept as it was, and all images where other ones calibrated the model, are not.
   It stays as it is.
 - Images that it was fitted and calibrated on are. Their scores go, and the threshold follows from those of the others
-  (:mod:`padim_jax.runs.taken_out`). A model whose maps are standardised by these very images takes other good images to
-  calibrate anew.
+  (:mod:`padim_jax.runs.taken_out`). Where it is not known which scores these are, as the model has changed since it
+  was calibrated, and where maps are standardised by these very images, other good images have to calibrate it anew.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from padim_jax.line.verdict import Rates
 from padim_jax.method.calibration import Calibration
 from padim_jax.runs.forget import forget_files
 from padim_jax.runs.score import score_files
-from padim_jax.runs.taken_out import calibration_without
+from padim_jax.runs.taken_out import UnknownScores, calibration_without
 from padim_jax.runs.watch import Watch, ignore_note
 
 
@@ -103,8 +103,8 @@ def propose(
       batch_size: images computed at once.
 
     Raises:
-      CannotForget: an image that the model was not fitted on; a model that is not calibrated, or that is standardised
-        by these images.
+      CannotForget: an image that the model was not fitted on, or whose score in the calibration is not known; a model
+        that is not calibrated, or that is standardised by these images.
       NoVerdicts: it would give no verdicts without them.
       ArtifactError: no model that can be updated.
       UnreadableImage, ValueError, FloatingPointError: as :func:`padim_jax.runs.forget.forget_files`.
@@ -195,29 +195,21 @@ def _calibration(
     quiet = Watch(note=ignore_note)
     as_calibrated = forget_files(stored, files, batch_size=batch_size, watch=quiet) if files else stored
     as_calibrated = replace(as_calibrated, calibration=before)
-    taken = calibration_without(as_calibrated, [one.path for one in inside], batch_size=batch_size)
-    by_kind = {
-        kind: [one.name for one, found in zip(inside, taken.found, strict=True) if found == kind]
-        for kind in ("own", "next", "none")
-    }
-    if by_kind["next"]:
-        remarks.append(
-            f"which score of the calibration is that of {', '.join(by_kind['next'])[:500]} is not known to the last "
-            "digit, as the model has changed since; the next higher one is left out"
-        )
-    if by_kind["none"]:
-        remarks.append(f"{', '.join(by_kind['none'])[:500]} had no part in the calibration")
-    if by_kind["own"] or by_kind["next"]:
-        count = len(taken.calibration.scores)
-        remarks.append(
-            f"the threshold follows from the {count} other scores of the calibration; they come from a model that knew "
-            f"the {_images(len(inside))}, so they are rather too low, and somewhat more good parts than asked for may "
-            "be called bad; padim calibrate on good images makes it exact"
-        )
-    else:
-        remarks.append("the calibration stays as it is")
-    found = zip(inside, taken.found, strict=True)
-    return taken.calibration, {one.digest for one, kind in found if kind != "none"}
+    try:
+        calibration = calibration_without(as_calibrated, [one.path for one in inside], batch_size=batch_size)
+    except UnknownScores as error:
+        names = ", ".join(inside[place].name for place in error.places)[:500]
+        raise CannotForget(
+            f"forget: which scores of the calibration are those of {names} is not known, since the model has changed "
+            "after it was calibrated; take images of the fit out together, or run padim forget, then padim calibrate "
+            "on good images"
+        ) from error
+    remarks.append(
+        f"the threshold follows from the {len(calibration.scores)} other scores of the calibration; they come from a "
+        f"model that knew the {_images(len(inside))}, so they are rather too low, and somewhat more good parts than "
+        "asked for may be called bad; padim calibrate on good images makes it exact"
+    )
+    return calibration, {one.digest for one in inside}
 
 
 def _images(count: int) -> str:

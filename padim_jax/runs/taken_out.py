@@ -1,9 +1,7 @@
 """The calibration of a model that images are taken out of, without what these contribute to it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -13,38 +11,36 @@ from padim_jax.method.calibration import Calibration, Histogram, without_scores
 from padim_jax.method.scoring import judged_pixels
 from padim_jax.runs.left_out import left_out_files
 
-Found = Literal["own", "next", "none"]
 _ALIKE = 1e-4  # relative: as far as batches of other sizes may round a score
 
 
-@dataclass(frozen=True)
-class TakenOut:
-    """A calibration without some images.
+class UnknownScores(ValueError):
+    """Images whose scores a calibration does not have.
 
     Attributes:
-      calibration: of the others.
-      found: of each image, which score went: its own; the next higher one, where its own is not there; or none.
+      places: of these among those that were named.
     """
 
-    calibration: Calibration
-    found: tuple[Found, ...]
+    def __init__(self, places: Sequence[int]) -> None:
+        super().__init__(f"the calibration has no score of {len(places)} images; wanted those it was made from")
+        self.places = tuple(places)
 
 
-def calibration_without(model: Updatable, paths: Sequence[Path], *, batch_size: int = 16) -> TakenOut:
+def calibration_without(model: Updatable, paths: Sequence[Path], *, batch_size: int = 16) -> Calibration:
     """A model's calibration without the scores of images that it was fitted on and calibrated by.
 
     A calibration does not say which score is which image's. Each image is therefore scored once more by the model of
     all the others, as it was when the model was calibrated, and the equal score goes. Where the model has changed
-    since, none may be equal; then the next higher one goes, as a model of more images gives lower scores. An image that
-    scores higher than all is none of them. The scores of the other images stay, though they come from models that knew
-    these: they are rather too low, and err towards more false alarms.
+    since, none is equal, and nothing is guessed. The scores of the other images stay, though they come from models that
+    knew these: they are rather too low, and err towards more false alarms.
 
     Args:
-      model: as it was when it was calibrated, as far as possible; maps of distances, not standardised.
+      model: as it was when it was calibrated; maps of distances, not standardised.
       paths: image files that it was fitted on.
       batch_size: images computed at once.
 
     Raises:
+      UnknownScores: images whose scores are not there.
       ValueError: a model that is not calibrated, or whose maps are standardised; no score would be left; as
         :func:`padim_jax.runs.left_out.left_out_files`.
       UnreadableImage: a file that can't be read.
@@ -54,21 +50,21 @@ def calibration_without(model: Updatable, paths: Sequence[Path], *, batch_size: 
         what = "is not calibrated" if reference is None else "has standardised maps, which say nothing of one image"
         raise ValueError(f"calibration_without: the model {what}; wanted a calibrated one of maps of distances")
     fitted, histogram = model.model(), Histogram()
-    scores, gone, found = np.asarray(reference.scores), list[int](), list[Found]()
-    for item in left_out_files(fitted, paths, model.images, batch_size=batch_size):
-        place, kind = _place(scores, item.score, gone)
-        found.append(kind)
-        if place is not None:
+    scores, gone, unknown = np.asarray(reference.scores), list[int](), list[int]()
+    for number, item in enumerate(left_out_files(fitted, paths, model.images, batch_size=batch_size)):
+        place = _place(scores, item.score, gone)
+        if place is None:
+            unknown.append(number)
+        else:
             gone.append(place)
             histogram.add(judged_pixels(fitted, item.anomaly_map[None]))
-    return TakenOut(without_scores(reference, gone, histogram.counts) if gone else reference, tuple(found))
+    if unknown:
+        raise UnknownScores(unknown)
+    return without_scores(reference, gone, histogram.counts)
 
 
-def _place(scores: Float[np.ndarray, " n"], score: float, taken: Sequence[int]) -> tuple[int | None, Found]:
-    """Where an image's score is among ascending ones that are not taken yet, and what was found there."""
+def _place(scores: Float[np.ndarray, " n"], score: float, taken: Sequence[int]) -> int | None:
+    """Where an image's score is among ascending ones that are not taken yet; None where it is not."""
     free = np.setdiff1d(np.arange(len(scores)), taken)
     near = free[np.abs(scores[free] - score) <= _ALIKE * abs(score)]
-    if len(near):
-        return int(near[np.argmin(np.abs(scores[near] - score))]), "own"
-    above = free[scores[free] > score]
-    return (int(above[0]), "next") if len(above) else (None, "none")
+    return int(near[np.argmin(np.abs(scores[near] - score))]) if len(near) else None

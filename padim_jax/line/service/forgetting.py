@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from padim_jax.artifact.manifest import manifest_checksum, read_manifest
 from padim_jax.lazy import extra
 from padim_jax.line.forgetting import Named, Removal, propose
 from padim_jax.line.judge import Photo
@@ -99,6 +100,7 @@ class Forgetting:
         recent = [] if photos is None else all_of.kept(name, None)[0]
 
         def learned(calibration: str) -> Mapping[str, Path | None]:
-            return {digest: photos and photos.file(digest) for digest in changes.learned(name, calibration)}
+            digests = changes.learned(name, calibration, manifest_checksum(read_manifest(path)))
+            return {digest: photos and photos.file(digest) for digest in digests}
 
         return propose(path, gone, recent, all_of.models.rates, learned=learned, batch_size=all_of.batch_size)

@@ -12,6 +12,7 @@ from padim_jax.artifact.manifest import manifest_checksum, read_manifest
 from padim_jax.lazy import extra
 from padim_jax.line.changes import Kind
 from padim_jax.line.proposal import Changed, Kept, Proposal, apply
+from padim_jax.line.schema import StoreError
 from padim_jax.line.service.decisions import change_of, text_of
 from padim_jax.line.service.models import Models
 from padim_jax.line.service.photos import Photos
@@ -100,8 +101,9 @@ class Proposals:
                 self._proposal, proposal = None, found[1]
                 about = {"before": proposal.based_on, "calibration": proposal.calibration, "images": proposal.images}
                 with self._noted(name, proposal.kind, body["who"], about) as finish:
-                    finish(apply(proposal))
-                return proposal.record()
+                    remarks = finish(apply(proposal))
+                record = proposal.record()
+                return record | {"remarks": [*record["remarks"], *remarks]}
 
         return JSONResponse(await self._done(work))
 
@@ -118,8 +120,8 @@ class Proposals:
                 about = {"before": before, "images": () if last is None else last.images}
                 with self._noted(name, "undo", body["who"], about) as finish:
                     manifest = undo(path)
-                    finish(manifest_checksum(manifest))
-                return {"images": len(manifest.get("images") or ())}
+                    remarks = finish(manifest_checksum(manifest))
+                return {"images": len(manifest.get("images") or ()), "remarks": remarks}
 
         return JSONResponse(await self._done(work))
 
@@ -140,15 +142,19 @@ class Proposals:
         return kept, len(decisions) - len(kept)
 
     @contextmanager
-    def _noted(self, name: str, kind: Kind, who: str, about: Mapping[str, Any]) -> Iterator[Callable[[str], None]]:
+    def _noted(self, name: str, kind: Kind, who: str, about: Mapping[str, Any]) -> Iterator[Callable[[str], list[str]]]:
         """Note who changes a model before it is changed; gives what notes the model that came of it."""
         changes = self.store.changes
         number, is_made = changes.begin(name, kind, who=who, **about), False
 
-        def finish(after: str) -> None:
+        def finish(after: str) -> list[str]:
             nonlocal is_made
             is_made = True
-            changes.finish(number, after)
+            try:
+                changes.finish(number, after)
+            except StoreError as error:  # the model is changed all the same
+                return [f"the change is made, but the store could not note what came of it: {error}"]
+            return []
 
         try:
             yield finish
