@@ -25,6 +25,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         store.record(drifted(NAME, "an earlier state", columns=(1, 3)))
         store.record(drifted(NAME, digest, columns=(1, 9), seed=9))
         store.record(replace(one, item=f"steady-{one.item}") for one in drifted("steady", "s0", 90, seed=10)[:60])
+        store.record(drifted("caf\udce9", "c0", 30, source='/line/"caf\udce9"'))
     with serving(folder / NAME, folder / "line.db") as running:
         yield running
 
@@ -42,7 +43,8 @@ def test_drift_of_the_last_state_of_each_model_is_there(service: Running) -> Non
     with service.client() as client:
         found = looked(client)
         assert client.post(service.score, content=good(1), headers={"content-type": "image/png"}).status_code == 200
-    assert set(found) == {NAME, "steady"}
+    assert set(found) == {NAME, "steady", "caf\udce9"}
+    assert found["caf\udce9"]["source"] == '/line/"caf\udce9"'
     moved = [(one["kind"], one["place"], one["is_higher"]) for one in found[NAME]["findings"] if one["alarm"]]
     assert moved == [("brightness", None, False), ("place", [0, 2], False)]
     assert len(found[NAME]["findings"]) == len(QUANTITIES)
@@ -60,7 +62,9 @@ def test_drift_of_the_last_state_of_each_model_is_there(service: Running) -> Non
 def test_prometheus_reads_capital_and_alarm_by_model_and_kind(service: Running) -> None:
     with service.client() as client:
         looked(client)
-        lines = client.get("/metrics").text.splitlines()
+        answer = client.get("/metrics")
+    assert answer.status_code == 200
+    lines = answer.content.decode().splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     source = 'source="/in"'
     for kind in KINDS:
@@ -69,6 +73,8 @@ def test_prometheus_reads_capital_and_alarm_by_model_and_kind(service: Running) 
         assert float(values[f'padim_drift_changes{{kind="{kind}",model="{NAME}",{source}}}']) == alarm
         assert float(values[f'padim_drift_capital{{kind="{kind}",model="{NAME}",{source}}}']) < 100  # since then
         assert values[f'padim_drift_alarm{{kind="{kind}",model="steady",{source}}}'] == "0"
+        odd = r'''model="caf\\xe9",source="/line/\"caf\\xe9\""'''  # a backslash and a quote have one more in front
+        assert f'padim_drift_alarm{{kind="{kind}",{odd}}}' in values
 
 
 def test_nobody_without_the_token_sees_it(tmp_path: Path) -> None:
