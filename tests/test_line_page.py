@@ -252,7 +252,11 @@ def test_drift_is_told_in_words_and_by_places(
     with serving(model, tmp_path / "line.db") as service:
         page = visit(service, width, color_scheme=scheme)
         eventually(lambda: page.is_visible("#drift-found"))
-        page.select_option("#drifted", f"{NAME}, /in")
+        options = page.locator("#drifted option")
+        names = "/a very long name of a folder" * 5, "/in: drifted"
+        assert options.all_inner_texts() == [f"{HOSTILE}, /in", *(f"{NAME}, {name}" for name in names)]
+        shown = page.locator("#drifted option:checked")
+        assert shown.inner_text() == f"{NAME}, /in: drifted"  # the last of them, and nobody chose it
         words = page.locator("#drift-words li").all_inner_texts()
         assert [text.split(" since ")[0] for text in words] == [
             "the images are darker",
@@ -267,8 +271,9 @@ def test_drift_is_told_in_words_and_by_places(
         assert page.inner_text("#drift-calibrate") == f"padim calibrate MODELS/{NAME} GOOD_IMAGES"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate("document.querySelector('#drifted').getBoundingClientRect().right") <= width
-        page.select_option("#drifted", f"{HOSTILE}, /in")
+        page.select_option("#drifted", label=f"{HOSTILE}, /in")
         eventually(lambda: page.inner_text("#drift-text") == "No drift in 60 images.")
+        assert shown.inner_text() == f"{HOSTILE}, /in"  # as it was chosen, though it has not drifted
         assert not page.is_visible("#drift-offer")
         assert page.locator("#drift-words li").count() == 0
         page.close()  # before the service ends, which it would log

@@ -9,11 +9,13 @@ const NAMES = {
   row: "shift up or down", column: "shift left or right", turn: "turn",
 };
 let answer = null;
+let chosen = null; // by the person
 
 const number = (value) => (value < 0.001 ? "0" : value >= 10000 ? "over 10000" : Number(value.toPrecision(2)).toString());
 const times = (finding) => (finding.change > 1 ? ` (change ${finding.change})` : "");
 const change = (finding) => (finding.alarm ? `${finding.is_higher ? "▲ higher" : "▼ lower"}${times(finding)}` : "none");
-const label = (one) => `${one.model}, ${one.source}`;
+const key = (one) => JSON.stringify([one.model, one.source]);
+const label = (one) => `${one.model}, ${one.source}${one.has_drifted ? ": drifted" : ""}`;
 
 function cell(text, { name = "td", className = "" } = {}) {
   const made = document.createElement(name);
@@ -49,14 +51,21 @@ function places(findings) {
   })));
 }
 
+// What the person chose; else one that has drifted, where there is one, and it stays the same from look to look.
+function wanted() {
+  const { models } = answer;
+  const moved = models.filter((one) => one.has_drifted);
+  const last = moved.find((one) => key(one) === $("drifted").value);
+  return models.find((one) => key(one) === chosen) ?? last ?? moved[0] ?? models[0];
+}
+
 function show() {
-  const names = answer.models.map(label);
-  const wanted = names.includes($("drifted").value) ? $("drifted").value : names[0];
-  if ([...$("drifted").options].map((one) => one.value).join("\n") !== names.join("\n")) {
-    $("drifted").replaceChildren(...names.map((name) => new Option(name)));
-    $("drifted").value = wanted;
+  const found = wanted();
+  const options = [...$("drifted").options].map((one) => one.text).join("\n");
+  if (options !== answer.models.map(label).join("\n")) {
+    $("drifted").replaceChildren(...answer.models.map((one) => new Option(label(one), key(one))));
   }
-  const found = answer.models.find((one) => label(one) === wanted);
+  if (found) $("drifted").value = key(found);
   $("drift-found").hidden = !found;
   $("drift-offer").hidden = !found?.has_drifted;
   if (!found) return;
@@ -81,7 +90,10 @@ async function look() {
 }
 
 export async function setUp() {
-  $("drifted").addEventListener("change", () => answer && show());
+  $("drifted").addEventListener("change", () => {
+    chosen = $("drifted").value;
+    if (answer) show();
+  });
   $("drifting").addEventListener("submit", (event) => event.preventDefault());
   for (;;) {
     if (!document.hidden) await look();
