@@ -3,6 +3,7 @@
 import hashlib
 import json
 import lzma
+import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -243,6 +244,25 @@ def test_a_line_that_stays_changed_gives_no_more_second_alarms_than_stated() -> 
         assert len({one.quantity for one in drift.alarms}) == len(QUANTITIES)
         seconds += any(one.number > 1 for one in drift.alarms)
     assert seconds <= stats.binom.ppf(0.999, runs, rate)
+
+
+def test_many_alarms_at_once_are_those_that_come_one_by_one_and_take_little_memory() -> None:
+    rate, numbers = 0.99, figures(600, 28)
+    numbers[:, [0, 1, 9]] = np.arange(600)[:, None]  # always higher, so there is an alarm every few images
+    decisions, found = pictured(numbers), list[list[Drift]]()
+    for size in (1, 37, 256, 300, 600):
+        tests = DriftTests(rate)
+        for start in range(0, 600, size):
+            tests.add(decisions[start : start + size])
+        found.append(tests.found())
+    assert all(one == found[0] for one in found)
+    assert len(found[0][0].alarms) > 100
+    many = line(np.arange(4096.0))
+    tracemalloc.start()
+    find_drifts(many, rate)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6
 
 
 def test_places_that_changed_twice_are_told_apart() -> None:

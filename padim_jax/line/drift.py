@@ -55,7 +55,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _SHARES = {"score": 1 / 2, "place": 1 / 8 / GRID**2} | dict.fromkeys(FIGURES, 1 / 16)
 _DIGITS = 13  # hexadecimal ones of a decision's id that make its u; as many as a float holds
 _BOLD = 1.9  # factor of bets by which a change is dated; boldly, they lose fast where there is none, so they tell when
-_TOGETHER = 4096  # decisions ranked at a time
+_TOGETHER = 4096  # decisions sorted by their sources at a time
+_PIECE = 256  # decisions of a source ranked at a time; an alarm bets anew on the rest of these, one call within the other
 
 
 @dataclass(frozen=True)
@@ -198,8 +199,10 @@ class DriftTest:
     def add(self, decisions: Sequence[Scored]) -> None:
         """Follow some more decisions, in their order, one or more; all have a finite score."""
         self._images, self._last = self._images + len(decisions), [decisions[-1]]
-        u = np.array([_uniform(decision.id) for decision in decisions])
-        self._follow(decisions, _numbers(decisions), u, range(len(QUANTITIES)))
+        for start in range(0, len(decisions), _PIECE):
+            piece = decisions[start : start + _PIECE]
+            u = np.array([_uniform(decision.id) for decision in piece])
+            self._follow(piece, _numbers(piece), u, range(len(QUANTITIES)))
 
     def _follow(self, decisions: Sequence[Scored], numbers: np.ndarray, u: np.ndarray, columns: Iterable[int]) -> None:
         """Bet on some quantities; those with an alarm begin anew after it."""
@@ -211,7 +214,9 @@ class DriftTest:
         bets = self._martingale.bet(ranks)
         values = self._shares * bets.value
         p = _BOLD * (np.where(np.isnan(ranks), 0.5, ranks) - 0.5)
-        left = self._left[:, None] + np.cumsum(np.log1p(np.stack([-p, p])), axis=1)
+        gains = np.log1p(np.stack([-p, p]))
+        gains[:, 0] += self._left  # before the others, so that the sums are the same in pieces of any length
+        left = np.cumsum(gains, axis=1)
         ends = {column: self._look(column, decisions, values, left, bets.leans_low) for column in columns}
         self._left = left[:, -1]
         for column, end in ends.items():
