@@ -41,7 +41,7 @@ def drift_command(
 
 def describe(drift: Drift) -> Iterator[str]:
     """A result: a line for the source and the state of the model, and one for each change."""
-    state = f"{drift.model} ({drift.model_digest[:12]}), {drift.source}, {drift.images} images: "
+    state = f"{drift.model} ({drift.model_digest[:12]}), {drift.source_name}, {drift.images} images: "
     if not drift.alarms:
         highest = max(finding.value for finding in drift.findings)
         yield f"{state}no drift; {highest:.3g} at most against, {1 / drift.rate:.3g} would be an alarm"

@@ -44,7 +44,7 @@ class Alarms:
         """
         if not drift.alarms:
             return None
-        sequence, source = drift.last.sequence, escape_bytes(drift.source)
+        sequence, source = drift.last.sequence, escape_bytes(drift.source_name)
         state = escape_bytes(drift.model), drift.model_digest, source
         with self._database.transaction() as connection:
             told = connection.execute(

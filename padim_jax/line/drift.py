@@ -56,7 +56,7 @@ _SHARES = {"score": 1 / 2, "place": 1 / 8 / GRID**2} | dict.fromkeys(FIGURES, 1 
 _DIGITS = 13  # hexadecimal ones of a decision's id that make its u; as many as a float holds
 _BOLD = 1.9  # factor of bets by which a change is dated; boldly, they lose fast where there is none, so they tell when
 _TOGETHER = 4096  # decisions sorted by their sources at a time
-_PIECE = 256  # decisions of a source ranked at a time; an alarm bets anew on the rest of these, one call within the other
+_PIECE = 256  # decisions of a source ranked at a time; an alarm bets anew on the rest, one call within the other
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Drift:
 
     Attributes:
       model, model_digest: whose.
-      source: which one; :data:`OTHERS` for those beyond the first :data:`MOST_SOURCES`, which are followed together.
+      source: which one; None for those beyond the first :data:`MOST_SOURCES`, which are followed together.
       images: how many have a score.
       rate: probability of an alarm, ever, though nothing changes: at most this, for each beginning.
       last: the last decision.
@@ -151,11 +151,16 @@ class Drift:
 
     model: str
     model_digest: str
-    source: str
+    source: str | None
     images: int
     rate: float
     last: Scored
     findings: tuple[Finding, ...]
+
+    @property
+    def source_name(self) -> str:
+        """The source as it is shown, :data:`OTHERS` where it is None; a source may have that name too."""
+        return OTHERS if self.source is None else self.source
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -255,7 +260,7 @@ class DriftTest:
         for since in self._since:
             since[column] = None
 
-    def found(self, model: str, model_digest: str, source: str) -> Drift:
+    def found(self, model: str, model_digest: str, source: str | None) -> Drift:
         """What they say so far; there has to be one."""
         now, findings = self._shares * self._martingale.value, list[Finding]()
         for column, (quantity, alarms) in enumerate(zip(QUANTITIES, self._alarms, strict=True)):
@@ -268,7 +273,7 @@ class DriftTests:
     """Follows the images of every source of every state of every model.
 
     Of a state of a model, the first :data:`MOST_SOURCES` sources are followed each by itself, and all others together
-    as :data:`OTHERS`, so that names which clients make up take no more memory and numbers than that.
+    as None, so that names which clients make up take no more memory and numbers than that.
 
     Args:
       rate: of false alarms, in (0, 1): the probability that there is ever one for a source of a state of a model that
@@ -281,27 +286,27 @@ class DriftTests:
     def __init__(self, rate: float = RATE) -> None:
         if not 0 < rate < 1:
             raise ValueError(f"find_drifts: rate={rate!r}, wanted a number above 0 and below 1")
-        self._rate, self._tests = rate, dict[tuple[str, str, str], DriftTest]()
+        self._rate, self._tests = rate, dict[tuple[str, str, str | None], DriftTest]()
         self._sources = dict[tuple[str, str], set[str]]()
 
     def add(self, decisions: Iterable[Decision | Scored]) -> None:
         """Follow some more decisions, in their order; those without a finite score are passed over."""
         remaining = iter(decisions)
         while part := list(islice(remaining, _TOGETHER)):
-            groups = dict[tuple[str, str, str], list[Scored]]()
+            groups = dict[tuple[str, str, str | None], list[Scored]]()
             for decision in part:
                 if decision.score is not None and math.isfinite(decision.score):
                     groups.setdefault(self._key(decision), []).append(_scored(decision))
             for key, group in groups.items():
                 self._tests.setdefault(key, DriftTest(self._rate)).add(group)
 
-    def _key(self, decision: Decision | Scored) -> tuple[str, str, str]:
+    def _key(self, decision: Decision | Scored) -> tuple[str, str, str | None]:
         """Which test a decision is for."""
         state = decision.model, decision.model_digest
         sources = self._sources.setdefault(state, set())
         if decision.source not in sources and len(sources) < MOST_SOURCES:
             sources.add(decision.source)
-        return *state, decision.source if decision.source in sources else OTHERS
+        return *state, decision.source if decision.source in sources else None
 
     def found(self) -> list[Drift]:
         """What they say so far, in the order of their first decisions."""

@@ -286,7 +286,7 @@ class _Watch:
         if event is not None:
             changes = "; ".join(event["words"])
             more = f"padim drift {self.store.path} says more"
-            self.remark(f"{drift.model} has drifted on images of {drift.source}: {changes}; {CAUSES} ({more})")
+            self.remark(f"{drift.model} has drifted on images of {drift.source_name}: {changes}; {CAUSES} ({more})")
             for courier in self.couriers:
                 courier.wake()
 

@@ -32,7 +32,7 @@ class DriftNews:
         self._said |= {(*whose, one.quantity, one.number) for one in new}
         if new:
             changes = "; ".join(sentences(new))
-            self._remark(f"{drift.model} has drifted on images of {drift.source}: {changes}; {CAUSES}")
+            self._remark(f"{drift.model} has drifted on images of {drift.source_name}: {changes}; {CAUSES}")
 
 
 class Drifts:
@@ -56,7 +56,9 @@ class Drifts:
         for drift in self._current():
             for kind in KINDS:
                 findings = [one for one in drift.findings if one.quantity.kind == kind]
-                labels = ("kind", kind), ("model", drift.model), ("source", drift.source)
+                labels: Labels = ("kind", kind), ("model", drift.model)
+                if drift.source is not None:  # the other sources have no label, as one may be called as they are shown
+                    labels = *labels, ("source", drift.source)
                 capital[labels] = max(one.value for one in findings)
                 changes[labels] = float(sum(len(one.alarms) for one in findings))
                 alarm[labels] = float(changes[labels] > 0)
@@ -67,4 +69,4 @@ class Drifts:
         found = sorted(self._observer.drifts, key=lambda one: one.last.sequence)
         states = {drift.model: drift.model_digest for drift in found}
         current = [drift for drift in found if drift.model_digest == states[drift.model]]
-        return sorted(current, key=lambda one: (one.model, one.source))
+        return sorted(current, key=lambda one: (one.model, one.source is None, one.source_name))
