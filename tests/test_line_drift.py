@@ -200,7 +200,9 @@ def test_made_up_names_of_sources_are_followed_together_beyond_the_first_ones() 
     assert len(found) == MOST_SOURCES + 1
     assert (found[0].source, found[0].images) == ("camera", 60)
     assert (found[-1].source, found[-1].source_name, found[-1].images) == (None, OTHERS, 300 - MOST_SOURCES + 1)
-    found = find_drifts([*(replace(one, source=OTHERS) for one in steady), *made_up])  # a source of this name is not they
+    found = find_drifts(
+        [*(replace(one, source=OTHERS) for one in steady), *made_up]
+    )  # a source of this name is not they
     assert [(one.source, one.images) for one in (found[0], found[-1])] == [(OTHERS, 60), (None, 300 - MOST_SOURCES + 1)]
 
 
