@@ -9,8 +9,11 @@ of decisions. The first ten good parts that it does not call good are corrected 
 part, and defective ones. That is done with images as they are, and with a camera that was moved by 2 % of the picture
 after the fit, where false alarms are of a kind; images from before it was moved are then judged too ("elsewhere").
 Rates asked for are 5 % bad and 20 % not good. Prints for each set the image AUROC and the shares of good and of
-defective images that are called bad, and that are not called good, before and after, over all seeds; exits 1 where, of
-all sets, more of the unseen good images of the same kind are not called good after than before.
+defective images that are called bad, and that are not called good, before and after, over all seeds. With thresholds
+as they were, fewer images of either kind are stopped after than before, so it prints too what share of the defective
+images scores above thresholds that stop equally many unseen good ones, 5 % and 20 % of them ("found_at"): these differ
+only where the model tells the two apart otherwise. Exits 1 where, of all sets, more of the unseen good images of the
+same kind are not called good after than before.
 """
 
 import argparse
@@ -37,6 +40,7 @@ from padim_jax.line.verdict import Rates
 
 RATES = Rates(0.05, 0.2)
 CORRECTED, DEFECTIVE, UNSEEN = 10, 40, 60  # images at most
+EQUAL = (0.05, 0.2)  # shares of unseen good images that are stopped, before and after alike
 KINDS = {"as they are": 0.0, "moved": 0.02}
 
 
@@ -80,8 +84,14 @@ def judged(judge: Judge, tests: dict[str, list[Path]]) -> Row:
         verdicts = [decision.verdict for decision in decisions]
         found[name] = np.array([verdicts.count("bad"), len(verdicts) - verdicts.count("good"), len(verdicts)])
         scores[name] = np.array([decision.score for decision in decisions], float)
-    good, bad = scores["good"], scores["defective"][:, None]
-    return found | {"auroc": float(((bad > good) + (bad == good) / 2).mean())}
+    good, bad = scores["good"], scores["defective"]
+    above = (bad[:, None] > good) + (bad[:, None] == good) / 2
+    return found | {"auroc": float(above.mean()), "found": [_found(good, bad, rate) for rate in EQUAL]}
+
+
+def _found(good: np.ndarray, bad: np.ndarray, rate: float) -> float:
+    """The share of defective images that score more than all but a share of the good ones."""
+    return float((bad > np.sort(good)[len(good) - 1 - int(rate * len(good))]).mean())
 
 
 def learn(judge: Judge, store: Store, paths: Sequence[Path]) -> int:
@@ -127,6 +137,9 @@ def table(name: str, kind: str, found: Sequence[Row]) -> Row:
     """Sums over seeds, as shares."""
     row: Row = {"set": name, "images": kind, "corrected": float(np.mean([one["corrected"] for one in found]))}
     row["auroc"] = " → ".join(f"{np.mean([one[when]['auroc'] for one in found]):.3f}" for when in ("before", "after"))
+    for index, rate in enumerate(EQUAL):
+        pair = [np.mean([one[when]["found"][index] for one in found]) for when in ("before", "after")]
+        row[f"found_at_{rate:.0%}"] = " → ".join(f"{share:.1%}" for share in pair)
     for test in found[0]["tests"]:
         for column, about in enumerate(("bad", "not_good")):
             pair = [np.sum([one[when][test] for one in found], axis=0) for when in ("before", "after")]
@@ -165,6 +178,7 @@ def main() -> int:
         "images",
         "corrected",
         "auroc",
+        *(f"found_at_{rate:.0%}" for rate in EQUAL),
         *(f"{test}_{about}" for test in tests for about in ("bad", "not_good")),
     ]
     show(rows, columns, options.json)
