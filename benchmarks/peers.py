@@ -128,7 +128,7 @@ class Anomalib:
     """
 
     def __init__(self, backbone: padim.Backbone, config: padim.PadimConfig) -> None:
-        self.torch, _ = _torch()
+        self.torch, _ = import_torch()
         names = {
             "resnet18": ("resnet18", ["layer1", "layer2", "layer3"], None),
             "efficientnet_lite0": (
@@ -172,7 +172,7 @@ class AnomaVision:
     def __init__(self, backbone: padim.Backbone, config: padim.PadimConfig) -> None:
         if backbone.spec.name != "resnet18":
             raise Unsupported(f"AnomaVision has no {backbone.spec.name}")
-        self.torch, torchvision = _torch()
+        self.torch, torchvision = import_torch()
         self.comparable, self.border = replace(config, sigma=0.0), 0
         self.pixels = _normaliser(self.torch, backbone)
         channels = self.torch.tensor(draw_embedding(backbone, config).channels)
@@ -272,7 +272,7 @@ def give_weights(torch: Any, network: Any, backbone: padim.Backbone) -> None:
         norm.running_var.fill_(1 - norm.eps)
 
 
-def _torch() -> tuple[Any, Any]:
+def import_torch() -> tuple[Any, Any]:
     """``torch`` and ``torchvision``, whose operators are declared where its build does not fit torch's."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(os.cpu_count())
@@ -319,7 +319,7 @@ def _quiet() -> Any:
 
 def _anomalib_fit(folder: Path, model: Path, batch_size: int) -> None:
     """Engine and Folder datamodule on good images, one in ten held back for the validation that Engine requires."""
-    _torch()
+    import_torch()
     data, engines = importlib.import_module("anomalib.data"), importlib.import_module("anomalib.engine")
     models = importlib.import_module("anomalib.models")
     datamodule = data.Folder(
@@ -341,7 +341,7 @@ def _anomalib_fit(folder: Path, model: Path, batch_size: int) -> None:
 
 def _anomalib_score(model: Path, images: Path) -> None:
     """TorchInferencer, as anomalib's documentation has it, on each image; prints scores, writes no heat maps."""
-    _torch()
+    import_torch()
     os.environ["TRUST_REMOTE_CODE"] = "1"  # a pickled module
     deploy = importlib.import_module("anomalib.deploy")
     (exported,) = model.rglob("*.pt")

@@ -174,7 +174,7 @@ def test_the_readme_is_read_in_five_minutes() -> None:
 
 
 def test_every_benchmark_is_in_the_tables_of_benchmarks() -> None:
-    helpers = {"alternate.py", "peers.py", "exported_peers.py", "torch_padim.py", "misaligned.py"}
+    helpers = {"alternate.py", "peers.py", "exported_peers.py", "torch_padim.py", "misaligned.py", "line_peers.py"}
     programs = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - helpers
     commands = [words for block in blocks("benchmarks") for words in block.commands]
     assert programs == {Path(words[1]).name for words in commands if words[0] == "python"}
