@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -106,12 +106,16 @@ def packaged_weights(name: str) -> Path:
     return packaged_file(name)
 
 
+def hide_modules(monkeypatch: pytest.MonkeyPatch, names: Container[str]) -> None:
+    """As if modules were not installed."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in names else find(name, *more))
+
+
 @pytest.fixture
 def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no package of weights were installed."""
-    find = importlib.util.find_spec
-    modules = {spec.package.module for spec in padim.BACKBONES.values() if spec.package}
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in modules else find(name, *more))
+    hide_modules(monkeypatch, {spec.package.module for spec in padim.BACKBONES.values() if spec.package})
 
 
 @pytest.fixture
@@ -181,8 +185,7 @@ def copy(exported: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if OpenVINO were not installed, which rounds eight bits of small networks a little beyond the bound."""
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
+    hide_modules(monkeypatch, {"openvino"})
 
 
 def rewrite_manifest(folder: Path, **changes: object) -> None:

@@ -20,7 +20,7 @@ from padim_jax.cli import main
 from padim_jax.images.folder import digest_file
 from padim_jax.line import forgetting, learning
 from padim_jax.line.forgetting import CannotForget, Named, Removal
-from padim_jax.line.proposal import Changed, apply, calibration_digest
+from padim_jax.line.proposal import Changed, Proposal, apply, calibration_digest
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
 from tests.conftest import write_images
@@ -165,19 +165,23 @@ def test_an_image_that_counts_twice_goes_with_all_its_weight(fitted: Path, tmp_p
     assert len(calibration(tmp_path / NAME).scores) == 24
 
 
+def make(proposal: Proposal, store: Store, who: str) -> None:
+    """Make a change as the service does."""
+    number = store.changes.begin(NAME, proposal.kind, who=who, **proposal.about)
+    store.changes.finish(number, apply(proposal))
+
+
 def learn(model: Path, folder: Path, store: Store, n: int = 3) -> list[Named]:
     """Let a model learn parts that somebody called good, of those that it does not; gives these."""
     alarms = judged(model, folder, other(n), store, corrected="good")
     lesson = learning.propose(model, alarms, [], RATES, batch_size=4)
-    note = {"before": lesson.based_on, "calibration": lesson.calibration, "images": lesson.images}
-    store.changes.finish(store.changes.begin(NAME, "learn", who="Ada", **note), apply(lesson))
+    make(lesson, store, "Ada")
     learned = [one for one in alarms if one.decision.id in lesson.added]
     return [Named(one.decision.item, one.decision.image_digest, one.path) for one in learned]
 
 
 def propose(model: Path, gone: list[Named], store: Store, files: Mapping[str, Path]) -> Removal:
-    def learned(calibration: str) -> dict[str, Path | None]:
-        state = manifest_checksum(read_manifest(model))
+    def learned(calibration: str, state: str) -> dict[str, Path | None]:
         return {digest: files.get(digest) for digest in store.changes.learned(NAME, calibration, state)}
 
     return forgetting.propose(model, gone, [], RATES, learned=learned, batch_size=4)
@@ -209,8 +213,7 @@ def test_what_was_taken_out_is_not_learned_again_by_the_same_correction(model: P
     with Store.open(tmp_path / "line.db") as store:
         (gone,) = learn(model, tmp_path / "alarms", store, 1)
         proposal = propose(model, [gone], store, {})
-        note = {"before": proposal.based_on, "calibration": proposal.calibration, "images": proposal.images}
-        store.changes.finish(store.changes.begin(NAME, "forget", who="Bea", **note), apply(proposal))
+        make(proposal, store, "Bea")
         (decision,) = store.decisions()
         kept = [learning.Kept(decision, gone.path)]
         for _ in range(2):  # back in the model, and out again
@@ -241,8 +244,7 @@ def test_an_image_of_the_fit_is_found_in_the_calibration_also_after_others_were_
 
 def forget(model: Path, gone: list[Named], store: Store, files: Mapping[str, Path]) -> Removal:
     proposal = propose(model, gone, store, files)
-    note = {"before": proposal.based_on, "calibration": proposal.calibration, "images": proposal.images}
-    store.changes.finish(store.changes.begin(NAME, "forget", who="Bea", **note), apply(proposal))
+    make(proposal, store, "Bea")
     return proposal
 
 

@@ -23,10 +23,8 @@ def write_edges(graph: Graph, planes: str, size: tuple[int, int], factor: int) -
         planes = graph.add("AveragePool", planes, kernel_shape=[factor, factor], strides=[factor, factor])
     strongest = graph.add("ReduceMax", planes, axes=[1, 2, 3], keepdims=1)
     planes = graph.add("Transpose", planes, perm=[0, 1, 3, 2])
-    for axis, length in (
-        (2, width),
-        (3, height),
-    ):  # a pad, which OpenVINO would not keep in 32 bits before a convolution
+    # no pad, which OpenVINO would not keep in 32 bits before a convolution
+    for axis, length in ((2, width), (3, height)):
         planes = graph.add("Gather", planes, graph.integers([0, *range(length), length - 1]), axis=axis)
     across = np.outer([1, 2, 1], [-1, 0, 1])
     kernel = np.tile(np.stack([across, across.T])[:, None], (3, 1, 1, 1))  # down and across, of each colour

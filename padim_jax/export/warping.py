@@ -126,9 +126,7 @@ class Move:
         """
         graph, (height, width) = self.graph, self.size
         rows, columns = points
-        whole = [
-            graph.add("Cast", axis, to=7) for axis in (rows, columns)
-        ]  # int64, which cuts off what is between pixels
+        whole = [graph.add("Cast", axis, to=7) for axis in points]  # int64, which cuts off what is between pixels
         place = graph.add("Add", graph.add("Mul", whole[0], graph.integers(width)), whole[1])
         depth = channels
         if self.rotation is not None:

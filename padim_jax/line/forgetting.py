@@ -88,7 +88,7 @@ def propose(
     recent: Sequence[Kept],
     rates: Rates,
     *,
-    learned: Callable[[str], Mapping[str, Path | None]] = lambda calibration: {},
+    learned: Callable[[str, str], Mapping[str, Path | None]] = lambda calibration, state: {},
     batch_size: int = 16,
 ) -> Removal:
     """What a model would be without some images, and what it would say of them and of recent decisions.
@@ -98,8 +98,9 @@ def propose(
       gone: the images; one that is named twice is taken out once, and with all its weight.
       recent: decisions to judge again.
       rates: of the verdicts.
-      learned: gives, for the digest of the model's calibration, digests of images that became part of the model while
-        it had that one, which therefore does not know them, with their files; None for a file that is not kept.
+      learned: gives, for the digests of the model's calibration and of the model itself, digests of images that became
+        part of it while it had that calibration, which therefore does not know them, with their files; None for a file
+        that is not kept.
       batch_size: images computed at once.
 
     Raises:
@@ -113,13 +114,15 @@ def propose(
     stored = load_updatable(path)
     named = list({one.digest: one for one in gone}.values())
     before = _check(path, stored, named)
-    later = learned(calibration_digest(before))
-    _check_standard(path, stored, before, [one.name for one in named if one.digest not in later])
+    later = learned(calibration_digest(before), based_on)
+    calibrating = [] if before.method == "held-out" else [one for one in named if one.digest not in later]
+    if calibrating and stored.standard is not None:
+        raise _standardised(path, calibrating)
     options: dict[str, Any] = {"batch_size": batch_size, "note": ignore_note}
     files = [one.path for one in named]
     known = {item.path: item.score for item in score_files(stored.model(), files, **options)}
     remarks = list[str]()
-    calibration, calibrating = _calibration(stored, before, named, later, batch_size, remarks)
+    calibration = _calibration(stored, before, calibrating, later, batch_size, remarks)
     repeated = [one.path for one in named for _ in range(max(1, int(stored.images[one.digest])))]
     watch = Watch(note=ignore_note, remark=remarks.append)
     changed = forget_files(stored, repeated, batch_size=batch_size, watch=watch)
@@ -128,7 +131,7 @@ def propose(
     removed = list[Without]()
     for one, item in zip(named, score_files(model, files, **options), strict=True):
         verdict = decider.verdict(decider.fitted_on.annotate(item))[0]
-        removed.append(Without(one.name, one.digest, known[one.path], item.score, verdict, one.digest in calibrating))
+        removed.append(Without(one.name, one.digest, known[one.path], item.score, verdict, one in calibrating))
     effect = effect_on("forget", model, recent, decider, based_on, batch_size)
     if effect.ratio is not None and stored.standard is None:
         remarks.append(
@@ -155,10 +158,10 @@ def _check(path: Path, stored: Updatable, named: Sequence[Named]) -> Calibration
         raise CannotForget("forget: no image was named")
     if not stored.images:
         raise CannotForget(f"forget: {path.name} does not list the images that it was fitted on; fit it on files anew")
-    unknown = [one.name for one in named if one.digest not in stored.images]
+    unknown = [one for one in named if one.digest not in stored.images]
     if unknown:
         raise CannotForget(
-            f"forget: {', '.join(unknown)[:500]} {'is' if len(unknown) == 1 else 'are'} not among the "
+            f"forget: {_names(unknown)} {'is' if len(unknown) == 1 else 'are'} not among the "
             f"{len(stored.images)} images that {path.name} was fitted on; it knows them by the content of their files, "
             "so give the very files, not copies in another format or size"
         )
@@ -167,13 +170,11 @@ def _check(path: Path, stored: Updatable, named: Sequence[Named]) -> Calibration
     return stored.calibration
 
 
-def _check_standard(path: Path, stored: Updatable, before: Calibration, inside: Sequence[str]) -> None:
-    """Refuse to take out images whose own maps a model's maps are standardised by."""
-    if stored.standard is None or before.method == "held-out" or not inside:
-        return
-    raise CannotForget(
+def _standardised(path: Path, calibrating: Sequence[Named]) -> CannotForget:
+    """Why images can't be taken out whose own maps a model's maps are standardised by."""
+    return CannotForget(
         f"forget: the maps of {path.name} are standardised by the images that it was calibrated on, and what "
-        f"{', '.join(inside)[:500]} {'adds' if len(inside) == 1 else 'add'} to that is not known by itself; run padim "
+        f"{_names(calibrating)} {'adds' if len(calibrating) == 1 else 'add'} to that is not known by itself; run padim "
         "forget, then padim calibrate on good images"
     )
 
@@ -181,24 +182,23 @@ def _check_standard(path: Path, stored: Updatable, before: Calibration, inside: 
 def _calibration(
     stored: Updatable,
     before: Calibration,
-    named: Sequence[Named],
+    calibrating: Sequence[Named],
     later: Mapping[str, Path | None],
     batch_size: int,
     remarks: list[str],
-) -> tuple[Calibration, set[str]]:
-    """The calibration without the images, and the digests of those that it knew."""
-    inside = [one for one in named if one.digest not in later]
-    if before.method == "held-out" or not inside:
+) -> Calibration:
+    """The calibration without the images that are part of it."""
+    if not calibrating:
         remarks.append("the calibration stays as it is: these images were not part of it")
-        return before, set()
+        return before
     files = [path for digest, path in later.items() if path is not None and digest in stored.images]
     quiet = Watch(note=ignore_note)
     as_calibrated = forget_files(stored, files, batch_size=batch_size, watch=quiet) if files else stored
     as_calibrated = replace(as_calibrated, calibration=before)
     try:
-        calibration = calibration_without(as_calibrated, [one.path for one in inside], batch_size=batch_size)
+        calibration = calibration_without(as_calibrated, [one.path for one in calibrating], batch_size=batch_size)
     except UnknownScores as error:
-        names = ", ".join(inside[place].name for place in error.places)[:500]
+        names = _names([calibrating[place] for place in error.places])
         raise CannotForget(
             f"forget: which scores of the calibration are those of {names} is not known, since the model has changed "
             "after it was calibrated; take images of the fit out together, or run padim forget, then padim calibrate "
@@ -206,10 +206,14 @@ def _calibration(
         ) from error
     remarks.append(
         f"the threshold follows from the {len(calibration.scores)} other scores of the calibration; they come from a "
-        f"model that knew the {_images(len(inside))}, so they are rather too low, and somewhat more good parts than "
-        "asked for may be called bad; padim calibrate on good images makes it exact"
+        f"model that knew the {_images(len(calibrating))}, so they are rather too low, and somewhat more good parts "
+        "than asked for may be called bad; padim calibrate on good images makes it exact"
     )
-    return calibration, {one.digest for one in inside}
+    return calibration
+
+
+def _names(images: Sequence[Named]) -> str:
+    return ", ".join(one.name for one in images)[:500]
 
 
 def _images(count: int) -> str:

@@ -81,6 +81,11 @@ class Proposal:
     effect: Effect
     remarks: tuple[str, ...]
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is noted of it before it is made, as of :meth:`padim_jax.line.changes.Changes.begin`."""
+        return {"before": self.based_on, "calibration": self.calibration, "images": self.images}
+
     def record(self) -> dict[str, Any]:
         """As JSON has it."""
         changes = self.effect.changes

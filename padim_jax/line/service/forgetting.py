@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from padim_jax.artifact.manifest import manifest_checksum, read_manifest
 from padim_jax.lazy import extra
 from padim_jax.line.forgetting import Named, Removal, propose
 from padim_jax.line.judge import Photo
@@ -99,8 +98,8 @@ class Forgetting:
         photos, changes = all_of.photos, all_of.store.changes
         recent = [] if photos is None else all_of.kept(name, None)[0]
 
-        def learned(calibration: str) -> Mapping[str, Path | None]:
-            digests = changes.learned(name, calibration, manifest_checksum(read_manifest(path)))
+        def learned(calibration: str, state: str) -> Mapping[str, Path | None]:
+            digests = changes.learned(name, calibration, state)
             return {digest: photos and photos.file(digest) for digest in digests}
 
         return propose(path, gone, recent, all_of.models.rates, learned=learned, batch_size=all_of.batch_size)

@@ -99,8 +99,7 @@ class Proposals:
                 if found is None or found[0] != wanted or found[1].path != self.models.folder(name):
                     raise Changed("this change is not the one that was proposed last; propose it again")
                 self._proposal, proposal = None, found[1]
-                about = {"before": proposal.based_on, "calibration": proposal.calibration, "images": proposal.images}
-                with self._noted(name, proposal.kind, body["who"], about) as finish:
+                with self._noted(name, proposal.kind, body["who"], proposal.about) as finish:
                     remarks = finish(apply(proposal))
                 record = proposal.record()
                 return record | {"remarks": [*record["remarks"], *remarks]}
