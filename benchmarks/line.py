@@ -2,7 +2,7 @@
 
     python benchmarks/line.py
     python benchmarks/line.py --size 64 --requests 60
-    python benchmarks/line.py --model r18 --anomavision AnomaVision/apps/api/fastapi_app.py
+    python benchmarks/line.py --model r18 --anomavision anomavision-3.6.2/apps/api/fastapi_app.py
 
 ``padim serve`` on Lite0, in a process of its own, with clients in this one: 1, 8 and 64 threads, each of which sends
 one PNG after another over a connection that it keeps, every request another item, so that each decision is written to
