@@ -200,6 +200,13 @@ def test_settings_are_checked_when_made(make: Any, message: str) -> None:
         make()
 
 
+@EVERY
+def test_what_a_training_takes_is_refused_where_none_is_trained(method: Method) -> None:
+    host = baselines.TrainingHost(note=lambda text: pytest.fail(text))
+    with pytest.raises(ValueError, match=rf"{method.name}: host=.*, but the method trains no network; leave it out"):
+        method.fit(BACKBONE, [GOOD], settings_of(method), host=host)
+
+
 def test_names_and_settings_need_no_jax() -> None:
     code = "import sys; from padim_jax.baselines import METHODS; print([METHODS[n].settings() for n in METHODS] and 'jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

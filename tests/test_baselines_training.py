@@ -16,7 +16,7 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.artifact.ownership import FolderInUse, locked
-from padim_jax.baselines import AeSettings, TrainingCheckpoint, TrainingStopped, ae, scratch, training
+from padim_jax.baselines import AeSettings, TrainingCheckpoint, TrainingHost, TrainingStopped, ae, scratch, training
 from padim_jax.baselines.records import named_arrays
 from tests.conftest import rewrite_manifest
 from tests.trained_models import CONFIG, GOOD
@@ -42,12 +42,14 @@ class Stop:
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     checkpoint, notes = TrainingCheckpoint(tmp_path / "part.unfinished", every=15), list[str]()
     with pytest.raises(TrainingStopped, match=r"ae\.fit: stopped after 20 of at most 40 steps, kept in .*part\.unfini"):
-        ae.fit(None, [GOOD], SETTINGS, checkpoint=checkpoint, stopped=Stop(2))
-    resumed = ae.fit(None, [GOOD[::-1]], SETTINGS, checkpoint=checkpoint, note=notes.append)
+        ae.fit(None, [GOOD], SETTINGS, host=TrainingHost(checkpoint, stopped=Stop(2)))
+    resumed = ae.fit(None, [GOOD[::-1]], SETTINGS, host=TrainingHost(checkpoint, note=notes.append))
     assert notes == [f"training goes on from {checkpoint.path}, after step 20"]
     assert_equal(resumed, ae.fit(None, [GOOD], SETTINGS))
     steps = list[int]()
-    again = ae.fit(None, [GOOD], SETTINGS, checkpoint=checkpoint, advance=lambda step, *more: steps.append(step))
+    again = ae.fit(
+        None, [GOOD], SETTINGS, host=TrainingHost(checkpoint, advance=lambda step, *more: steps.append(step))
+    )
     assert_equal(again, resumed)  # the checkpoint stays until it is removed: a model that was not saved is not lost
     assert not steps
     checkpoint.remove()
@@ -57,17 +59,17 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Pat
 
 def test_without_a_checkpoint_a_stop_says_that_nothing_is_kept() -> None:
     with pytest.raises(TrainingStopped, match="stopped after 10 of at most 40 steps, and nothing is kept"):
-        ae.fit(None, [GOOD], SETTINGS, stopped=lambda: True)
+        ae.fit(None, [GOOD], SETTINGS, host=TrainingHost(stopped=lambda: True))
 
 
 @pytest.mark.parametrize("changed", ["images", "settings"])
 def test_a_checkpoint_of_something_else_is_not_gone_on_from(changed: str, tmp_path: Path) -> None:
     checkpoint, notes = TrainingCheckpoint(tmp_path / "part.unfinished"), list[str]()
     with pytest.raises(TrainingStopped):
-        ae.fit(None, [GOOD], SETTINGS, checkpoint=checkpoint, stopped=Stop(1))
+        ae.fit(None, [GOOD], SETTINGS, host=TrainingHost(checkpoint, stopped=Stop(1)))
     images = GOOD[:-1] if changed == "images" else GOOD
     settings = replace(SETTINGS, clip=0.5) if changed == "settings" else SETTINGS
-    found = ae.fit(None, [images], settings, checkpoint=checkpoint, note=notes.append)
+    found = ae.fit(None, [images], settings, host=TrainingHost(checkpoint, note=notes.append))
     assert notes == [f"{checkpoint.path} is of other images or settings; training begins anew"]
     assert_equal(found, ae.fit(None, [images], settings))
 
@@ -76,14 +78,14 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(changed: str, tmp_pa
 def test_a_damaged_checkpoint_is_begun_anew_and_says_so(fault: str, tmp_path: Path) -> None:
     checkpoint, notes = TrainingCheckpoint(tmp_path / "part.unfinished"), list[str]()
     with pytest.raises(TrainingStopped):
-        ae.fit(None, [GOOD], SETTINGS, checkpoint=checkpoint, stopped=Stop(1))
+        ae.fit(None, [GOOD], SETTINGS, host=TrainingHost(checkpoint, stopped=Stop(1)))
     if fault == "array":
         largest = max(checkpoint.path.rglob("*"), key=lambda path: path.stat().st_size)
         largest.write_bytes(largest.read_bytes()[:-1])
     else:
         manifest = json.loads((checkpoint.path / "model.json").read_text())
         rewrite_manifest(checkpoint.path, **{fault: {"0": 1} if fault == "counts" else {**manifest[fault], "step": ""}})
-    ae.fit(None, [GOOD], SETTINGS, checkpoint=checkpoint, note=notes.append)
+    ae.fit(None, [GOOD], SETTINGS, host=TrainingHost(checkpoint, note=notes.append))
     assert len(notes) == 1
     assert "can't be read (" in notes[0]
     assert notes[0].endswith("; training begins anew")
@@ -96,12 +98,16 @@ def test_a_folder_that_is_something_else_is_refused_before_training(tmp_path: Pa
     for name, message in [("photos", r"holds other things \(a\.txt\)"), ("file", "is a file")]:
         checkpoint = TrainingCheckpoint(tmp_path / name)
         with pytest.raises(padim.ArtifactError, match=message):
-            ae.fit(None, [GOOD], SETTINGS, checkpoint=checkpoint, advance=lambda *values: pytest.fail("it trains"))
+            ae.fit(
+                None, [GOOD], SETTINGS, host=TrainingHost(checkpoint, advance=lambda *values: pytest.fail("it trains"))
+            )
         checkpoint.remove()
     assert (tmp_path / "photos" / "a.txt").exists()
     other = TrainingCheckpoint(tmp_path / "part")
     with locked(other.path, "another"), pytest.raises((FolderInUse, padim.ArtifactError)):
-        _in_a_process(f"ae.fit(None, [GOOD], SETTINGS, checkpoint=TrainingCheckpoint(Path({str(other.folder)!r})))")
+        _in_a_process(
+            f"ae.fit(None, [GOOD], SETTINGS, host=TrainingHost(TrainingCheckpoint(Path({str(other.folder)!r}))))"
+        )
 
 
 def test_training_ends_early_where_the_images_held_out_gain_nothing_and_keeps_the_best_weights(
@@ -115,7 +121,7 @@ def test_training_ends_early_where_the_images_held_out_gain_nothing_and_keeps_th
 
     monkeypatch.setattr(training, "_look", look)
     notes = list[str]()
-    model = ae.fit(None, [GOOD], replace(SETTINGS, patience=2), note=notes.append)
+    model = ae.fit(None, [GOOD], replace(SETTINGS, patience=2), host=TrainingHost(note=notes.append))
     assert notes == [
         "stopped after 20 of at most 40 steps: the loss of the 2 images held out was lowest 2 looks before"
     ]
@@ -146,13 +152,13 @@ def test_without_images_held_out_all_steps_are_made_and_the_last_weights_kept() 
 def test_epochs_count_images_and_not_steps() -> None:
     seen = list[tuple[int, int]]()
     settings = replace(SETTINGS, steps=None, epochs=2, held_out=0.1)  # 22 images learnt from, by 8
-    ae.fit(None, [GOOD], settings, advance=lambda step, steps, *more: seen.append((step, steps)))
+    ae.fit(None, [GOOD], settings, host=TrainingHost(advance=lambda step, steps, *more: seen.append((step, steps))))
     assert seen == [(6, 6)]
 
 
 def test_progress_is_told_in_steps_of_all_with_the_loss_and_the_speed() -> None:
     seen = list[tuple[int, int, float, float]]()
-    model = ae.fit(None, [GOOD], SETTINGS, advance=lambda *values: seen.append(values))
+    model = ae.fit(None, [GOOD], SETTINGS, host=TrainingHost(advance=lambda *values: seen.append(values)))
     assert [value[:2] for value in seen] == [(10, 40), (20, 40), (30, 40), (40, 40)]
     assert all(loss > 0 and speed > 0 for _, _, loss, speed in seen)
     assert seen[-1][2] == pytest.approx(float(model.history[-1, 1]), rel=0.2)
@@ -177,7 +183,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_what_to_do(
     settings = replace(SETTINGS, held_out=0, batch_size=1, steps=24)
     message = r"ae\.fit: the loss or its gradient is not finite at step (\d+); lower learning_rate=0.002 or clip=1, or"
     with pytest.raises(FloatingPointError, match=message) as raised:
-        ae.fit(None, [images], settings, checkpoint=checkpoint)
+        ae.fit(None, [images], settings, host=TrainingHost(checkpoint))
     step = int(str(raised.value).split("at step ")[1].split(";")[0])
     with scratch.scratch_images("", [images], CONFIG, 2) as ordered:
         key = jax.random.fold_in(jax.random.key(0), 2)
@@ -217,7 +223,7 @@ def test_without_optax_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 PREAMBLE = """
 import sys
 from pathlib import Path
-from padim_jax.baselines import TrainingCheckpoint, ae
+from padim_jax.baselines import TrainingCheckpoint, TrainingHost, ae
 from tests.test_baselines_training import GOOD, SETTINGS
 """
 
@@ -233,8 +239,8 @@ def _in_a_process(code: str) -> None:
 def test_a_training_killed_at_any_moment_comes_to_the_same_weights(killed_at: int, tmp_path: Path) -> None:
     folder = tmp_path / "part.unfinished"
     code = (
-        f"ae.fit(None, [GOOD], SETTINGS, checkpoint=TrainingCheckpoint(Path({str(folder)!r}), every=3), "
-        "advance=lambda step, *more: print(step, flush=True))"
+        f"ae.fit(None, [GOOD], SETTINGS, host=TrainingHost(TrainingCheckpoint(Path({str(folder)!r}), every=3), "
+        "advance=lambda step, *more: print(step, flush=True)))"
     )
     process = subprocess.Popen([sys.executable, "-c", PREAMBLE + code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -245,6 +251,6 @@ def test_a_training_killed_at_any_moment_comes_to_the_same_weights(killed_at: in
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
     notes = list[str]()
-    resumed = ae.fit(None, [GOOD], SETTINGS, checkpoint=TrainingCheckpoint(folder, every=3), note=notes.append)
+    resumed = ae.fit(None, [GOOD], SETTINGS, host=TrainingHost(TrainingCheckpoint(folder, every=3), note=notes.append))
     assert any("training goes on from" in note for note in notes)
     assert_equal(resumed, ae.fit(None, [GOOD], SETTINGS))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
-from padim_jax.baselines import Method, TrainingCheckpoint
+from padim_jax.baselines import Method, TrainingCheckpoint, TrainingHost
 from padim_jax.fleet import Fleet
 from padim_jax.images import find_images
 from padim_jax.mesh import device_mesh
@@ -19,7 +19,7 @@ from tests.conftest import SMALL, images, write_images
 CONFIG = padim.PadimConfig(**{**SMALL.__dict__, "image_size": SMALL.crop})
 NAMES = {name: getattr(padim, name) for name in padim.__all__}
 OTHERS = {"find_images": find_images, "Fleet": Fleet, "device_mesh": device_mesh, "Method": Method}
-OTHERS |= {"TrainingCheckpoint": TrainingCheckpoint}
+OTHERS |= {"TrainingCheckpoint": TrainingCheckpoint, "TrainingHost": TrainingHost}
 WITHOUT = {"BACKBONES", "PRESETS"}  # mappings, whose docstring is that of their type
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

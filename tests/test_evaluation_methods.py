@@ -136,12 +136,13 @@ def test_trained_methods_stand_in_the_same_table(bottle: Path, tmp_path: Path, p
 
 def test_a_training_remarks_on_loss_and_speed_ten_times_and_others_on_nothing() -> None:
     told: list[str] = []
-    advance = training_remarks(baselines.method("vae"), told.append)["advance"]
+    host = training_remarks(baselines.method("vae"), told.append)
+    assert host is not None
     for step in range(10, 310, 10):
-        advance(step, 300, 0.5 / step, 64.4)
+        host.advance(step, 300, 0.5 / step, 64.4)
     assert len(told) == 10
     assert told[0] == "vae: step 30 of 300, loss 0.01667, 64 images/s"
-    assert training_remarks(baselines.method("spade"), told.append) == {}
+    assert training_remarks(baselines.method("spade"), told.append) is None
 
 
 def test_trained_methods_see_the_whole_image_at_a_size_that_can_be_learnt() -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         VaeSettings,
     )
     from padim_jax.baselines.training_checkpoint import TrainingCheckpoint, TrainingStopped
+    from padim_jax.baselines.training_host import TrainingHost
 else:  # names and settings are needed also where no network is, and none of it where a model is PaDiM's
     __getattr__, __dir__ = lazy_attributes(
         __name__,
@@ -50,6 +51,7 @@ else:  # names and settings are needed also where no network is, and none of it 
                 "VaeSettings",
             ),
             "padim_jax.baselines.training_checkpoint": ("TrainingCheckpoint", "TrainingStopped"),
+            "padim_jax.baselines.training_host": ("TrainingHost",),
         },
     )
 
@@ -70,6 +72,7 @@ __all__ = [
     "SpadeSettings",
     "TrainedSettings",
     "TrainingCheckpoint",
+    "TrainingHost",
     "TrainingStopped",
     "VaeSettings",
     "load",

@@ -1,7 +1,7 @@
 """A convolutional autoencoder trained for structural similarity (Bergmann et al., arXiv 1807.02011)."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ from padim_jax.baselines.records import TrainedModel
 from padim_jax.baselines.scratch import scratch_images
 from padim_jax.baselines.ssim import ssim_map
 from padim_jax.baselines.trained_settings import AeSettings
-from padim_jax.baselines.training import Advance, Options, least_images, never, no_advance, no_note, train
-from padim_jax.baselines.training_checkpoint import TrainingCheckpoint
+from padim_jax.baselines.training import Recipe, least_images, train
+from padim_jax.baselines.training_host import TrainingHost
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.records import Scores
 
@@ -25,17 +25,7 @@ from padim_jax.method.records import Scores
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
 class Ae(TrainedModel[AeSettings]):
-    """A trained autoencoder.
-
-    Attributes:
-      parameters: by path.
-      history: of the training, see :class:`padim_jax.baselines.records.TrainedModel`.
-      settings: static.
-    """
-
-    parameters: Mapping[str, Array]
-    history: Float[Array, "t c"]
-    settings: AeSettings = field(metadata={"static": True})
+    """A trained autoencoder."""
 
 
 class Autoencoder(nnx.Module):
@@ -64,16 +54,10 @@ def published_layers(width: int) -> tuple[tuple[int, int, int], ...]:
     return tuple((width * times, side, stride) for times, side, stride in sizes)
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    settings: AeSettings
-
+class _Recipe(Recipe[AeSettings]):
     @property
     def network(self) -> Network:
         return Network(Autoencoder, (self.settings.config.crop, self.settings.width, self.settings.latent))
-
-    def losses(self) -> Mapping[str, Callable[..., Array]]:
-        return {"": self.loss}
 
     def loss(self, parameters: Parameters, constants: Mapping[str, Array], images: Array, key: Array) -> Array:
         x = as_values(images)
@@ -88,10 +72,7 @@ def fit(
     batches: Batches,
     settings: AeSettings | None = None,
     *,
-    checkpoint: TrainingCheckpoint | None = None,
-    advance: Advance = no_advance,
-    note: Callable[[str], None] = no_note,
-    stopped: Callable[[], bool] = never,
+    host: TrainingHost | None = None,
 ) -> Ae:
     """Train an autoencoder to reconstruct good images.
 
@@ -102,10 +83,7 @@ def fit(
       backbone: not used, as the network is trained; None.
       batches: good images, uint8 RGB arrays (n, height, width, 3) of ``settings.config.crop_size``; read once.
       settings: None for the defaults.
-      checkpoint: where an unfinished training is kept, as of :class:`padim_jax.baselines.training.Options`.
-      advance: told of progress, likewise.
-      note: told in sentences what happens, likewise.
-      stopped: asked whether to stop, likewise.
+      host: keeps the unfinished training, is told of it, and may stop it; None for nobody.
 
     Raises:
       TypeError, ValueError: images of another dtype or shape, or fewer than 3 (2 with ``held_out=0``).
@@ -113,9 +91,8 @@ def fit(
         :func:`padim_jax.baselines.training.train`; the scratch file can't be written.
     """
     settings = AeSettings() if settings is None else settings
-    options = Options(checkpoint, advance, note, stopped)
     with scratch_images("ae.fit", batches, settings.config, least_images(settings)) as images:
-        trained = train("ae.fit", _Recipe(settings), images, options)
+        trained = train("ae.fit", _Recipe(settings), images, host)
     return Ae(trained.parameters, trained.history, settings)
 
 

@@ -5,8 +5,8 @@ images are normalised one by one, as in :mod:`padim_jax.baselines.ganomaly`.
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from padim_jax.baselines.networks import Network, Parameters, as_values, leaky, 
 from padim_jax.baselines.records import ImageScores, TrainedModel
 from padim_jax.baselines.scratch import ScratchImages, scratch_images
 from padim_jax.baselines.trained_settings import DeepSvddSettings
-from padim_jax.baselines.training import Advance, Options, least_images, never, no_advance, no_note, train
-from padim_jax.baselines.training_checkpoint import TrainingCheckpoint
+from padim_jax.baselines.training import Recipe, least_images, train
+from padim_jax.baselines.training_host import TrainingHost
 
 _LEAST = 0.1  # of each coordinate of the centre, from 0: units whose centre is 0 are easily made constant
 
@@ -33,16 +33,10 @@ class DeepSvdd(TrainedModel[DeepSvddSettings]):
     """A trained Deep SVDD.
 
     Attributes:
-      parameters: by path.
       centre: float32 (d,), where good images are drawn to.
-      history: of the training, see :class:`padim_jax.baselines.records.TrainedModel`.
-      settings: static.
     """
 
-    parameters: Mapping[str, Array]
     centre: Float[Array, " d"]
-    history: Float[Array, "t c"]
-    settings: DeepSvddSettings = field(metadata={"static": True})
 
 
 class Embedder(nnx.Module):
@@ -68,16 +62,10 @@ class Embedder(nnx.Module):
         return self.matrix(x.reshape(len(x), -1))
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    settings: DeepSvddSettings
-
+class _Recipe(Recipe[DeepSvddSettings]):
     @property
     def network(self) -> Network:
         return Network(Embedder, (self.settings.config.crop, self.settings.width, self.settings.latent))
-
-    def losses(self) -> Mapping[str, Callable[..., Array]]:
-        return {"": self.loss}
 
     def loss(self, parameters: Parameters, constants: Mapping[str, Array], images: Array, key: Array) -> Array:
         vectors = embed(self.network, parameters, images)
@@ -89,10 +77,7 @@ def fit(
     batches: Batches,
     settings: DeepSvddSettings | None = None,
     *,
-    checkpoint: TrainingCheckpoint | None = None,
-    advance: Advance = no_advance,
-    note: Callable[[str], None] = no_note,
-    stopped: Callable[[], bool] = never,
+    host: TrainingHost | None = None,
 ) -> DeepSvdd:
     """Train a network to draw good images to one point.
 
@@ -104,10 +89,7 @@ def fit(
       backbone: not used, as the network is trained; None.
       batches: good images, uint8 RGB arrays (n, height, width, 3) of ``settings.config.crop_size``; read once.
       settings: None for the defaults.
-      checkpoint: where an unfinished training is kept, as of :class:`padim_jax.baselines.training.Options`.
-      advance: told of progress, likewise.
-      note: told in sentences what happens, likewise.
-      stopped: asked whether to stop, likewise.
+      host: keeps the unfinished training, is told of it, and may stop it; None for nobody.
 
     Raises:
       TypeError, ValueError: images of another dtype or shape, or fewer than 3 (2 with ``held_out=0``).
@@ -115,14 +97,14 @@ def fit(
         :func:`padim_jax.baselines.training.train`; the scratch file can't be written.
     """
     settings = DeepSvddSettings() if settings is None else settings
-    recipe, options = _Recipe(settings), Options(checkpoint, advance, note, stopped)
+    recipe = _Recipe(settings)
     with scratch_images("deep_svdd.fit", batches, settings.config, least_images(settings)) as images:
 
         def constants(parameters: dict[str, Array], rows: Int[np.ndarray, " m"]) -> dict[str, Array]:
             return {"centre": jnp.asarray(_centre(recipe.network, parameters, images, rows, settings.batch_size))}
 
-        trained = train("deep_svdd.fit", recipe, images, options, constants)
-    return DeepSvdd(trained.parameters, trained.constants["centre"], trained.history, settings)
+        trained = train("deep_svdd.fit", recipe, images, host, constants)
+    return DeepSvdd(trained.parameters, trained.history, settings, trained.constants["centre"])
 
 
 def score(model: DeepSvdd, images: UInt8[Array | np.ndarray, "n height width 3"]) -> ImageScores:

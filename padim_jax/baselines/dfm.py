@@ -4,7 +4,7 @@ The score is the reconstruction error, which its authors use since (Ndiour, Ahuj
 """
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +27,12 @@ class Dfm(BackboneModel[DfmSettings]):
     """A fitted DFM: the subspace that good images' features lie in.
 
     Attributes:
-      backbone: the frozen network.
       mean: float32 (h, w, c), of the features.
       components: float32 (h, w, c, k), orthonormal directions of the largest variances.
-      settings: static.
-      embedding: the tap, weights' digest; static.
     """
 
-    backbone: Backbone
     mean: Float[Array, "h w c"]
     components: Float[Array, "h w c k"]
-    settings: DfmSettings = field(metadata={"static": True})
-    embedding: Embedding = field(metadata={"static": True})
 
 
 def fit(backbone: Backbone, batches: Batches, settings: DfmSettings | None = None) -> Dfm:
@@ -72,10 +66,10 @@ def fit(backbone: Backbone, batches: Batches, settings: DfmSettings | None = Non
     shape = features.shape[1:]
     return Dfm(
         backbone,
-        jnp.asarray(mean.reshape(shape), jnp.float32),
-        jnp.asarray(components.reshape(*shape, -1), jnp.float32),
         settings,
         embedding,
+        jnp.asarray(mean.reshape(shape), jnp.float32),
+        jnp.asarray(components.reshape(*shape, -1), jnp.float32),
     )
 
 

@@ -1,7 +1,7 @@
 """DN2: how far an image is from the most similar good ones (Bergman, Cohen & Hoshen, arXiv 2002.10445)."""
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +22,10 @@ class Dn2(BackboneModel[Dn2Settings]):
     """A fitted DN2: one vector of every good image.
 
     Attributes:
-      backbone: the frozen network.
       bank: float32 (n, c), the mean activations of each image.
-      settings: static.
-      embedding: taps, weights' digest; static.
     """
 
-    backbone: Backbone
     bank: Float[Array, "n c"]
-    settings: Dn2Settings = field(metadata={"static": True})
-    embedding: Embedding = field(metadata={"static": True})
 
 
 def fit(backbone: Backbone, batches: Batches, settings: Dn2Settings | None = None) -> Dn2:
@@ -54,7 +48,7 @@ def fit(backbone: Backbone, batches: Batches, settings: Dn2Settings | None = Non
     embedding = embedding_of(backbone, config, taps)
     least = max(2, settings.n_images)
     (bank,) = collect("dn2.fit", batches, config, lambda images: (_embed(backbone, embedding, images),), least)
-    return Dn2(backbone, jnp.asarray(bank), settings, embedding)
+    return Dn2(backbone, settings, embedding, jnp.asarray(bank))
 
 
 def score(

@@ -8,7 +8,7 @@ those beside it, and training keeps no statistics beside the parameters.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -22,24 +22,14 @@ from padim_jax.baselines.networks import Decoder, Encoder, Network, Parameters, 
 from padim_jax.baselines.records import ImageScores, TrainedModel
 from padim_jax.baselines.scratch import scratch_images
 from padim_jax.baselines.trained_settings import GanomalySettings
-from padim_jax.baselines.training import Advance, Options, least_images, never, no_advance, no_note, train
-from padim_jax.baselines.training_checkpoint import TrainingCheckpoint
+from padim_jax.baselines.training import Recipe, least_images, train
+from padim_jax.baselines.training_host import TrainingHost
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
 class Ganomaly(TrainedModel[GanomalySettings]):
-    """A trained GANomaly.
-
-    Attributes:
-      parameters: by path, those of the discriminator too, which scoring does not use.
-      history: of the training, see :class:`padim_jax.baselines.records.TrainedModel`.
-      settings: static.
-    """
-
-    parameters: Mapping[str, Array]
-    history: Float[Array, "t c"]
-    settings: GanomalySettings = field(metadata={"static": True})
+    """A trained GANomaly, with its discriminator, which scoring does not use."""
 
 
 class Coder(nnx.Module):
@@ -84,10 +74,7 @@ class Adversaries(nnx.Module):
         self.discriminator = Coder(size, width, 1, rngs)
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    settings: GanomalySettings
-
+class _Recipe(Recipe[GanomalySettings]):
     @property
     def network(self) -> Network:
         return Network(Adversaries, (self.settings.config.crop, self.settings.width, self.settings.latent))
@@ -120,10 +107,7 @@ def fit(
     batches: Batches,
     settings: GanomalySettings | None = None,
     *,
-    checkpoint: TrainingCheckpoint | None = None,
-    advance: Advance = no_advance,
-    note: Callable[[str], None] = no_note,
-    stopped: Callable[[], bool] = never,
+    host: TrainingHost | None = None,
 ) -> Ganomaly:
     """Train a generator on good images, against a discriminator.
 
@@ -136,10 +120,7 @@ def fit(
       backbone: not used, as the network is trained; None.
       batches: good images, uint8 RGB arrays (n, height, width, 3) of ``settings.config.crop_size``; read once.
       settings: None for the defaults.
-      checkpoint: where an unfinished training is kept, as of :class:`padim_jax.baselines.training.Options`.
-      advance: told of progress, likewise.
-      note: told in sentences what happens, likewise.
-      stopped: asked whether to stop, likewise.
+      host: keeps the unfinished training, is told of it, and may stop it; None for nobody.
 
     Raises:
       TypeError, ValueError: images of another dtype or shape, or fewer than 3 (2 with ``held_out=0``).
@@ -147,9 +128,8 @@ def fit(
         :func:`padim_jax.baselines.training.train`; the scratch file can't be written.
     """
     settings = GanomalySettings() if settings is None else settings
-    options = Options(checkpoint, advance, note, stopped)
     with scratch_images("ganomaly.fit", batches, settings.config, least_images(settings)) as images:
-        trained = train("ganomaly.fit", _Recipe(settings), images, options)
+        trained = train("ganomaly.fit", _Recipe(settings), images, host)
     return Ganomaly(trained.parameters, trained.history, settings)
 
 

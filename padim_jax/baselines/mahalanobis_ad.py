@@ -1,7 +1,7 @@
 """Mahalanobis-AD: one Gaussian of whole images per level (Rippel, Mertens & Merhof, arXiv 2005.14140)."""
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +25,12 @@ class MahalanobisAd(BackboneModel[MahalanobisAdSettings]):
     """A fitted Mahalanobis-AD: N(μ, Σ) of the mean activations of each tap.
 
     Attributes:
-      backbone: the frozen network.
       means: float32 (c,) of each tap, μ.
       whitenings: float32 (c, c) of each tap, the upper triangle L⁻ᵀ with L Lᵀ = Σ.
-      settings: static.
-      embedding: taps, weights' digest; static.
     """
 
-    backbone: Backbone
     means: tuple[Float[Array, " _c"], ...]
     whitenings: tuple[Float[Array, "_c _c"], ...]
-    settings: MahalanobisAdSettings = field(metadata={"static": True})
-    embedding: Embedding = field(metadata={"static": True})
 
 
 def fit(backbone: Backbone, batches: Batches, settings: MahalanobisAdSettings | None = None) -> MahalanobisAd:
@@ -70,7 +64,7 @@ def fit(backbone: Backbone, batches: Batches, settings: MahalanobisAdSettings | 
                 "are all equal, or leave the tap out"
             ) from error
         means.append(jnp.asarray(mean, jnp.float32))
-    return MahalanobisAd(backbone, tuple(means), tuple(whitenings), settings, embedding)
+    return MahalanobisAd(backbone, settings, embedding, tuple(means), tuple(whitenings))
 
 
 def _whitening(rows: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "c c"]:

@@ -1,8 +1,8 @@
 """Patch SVDD: the nearest good patch, in a space learnt from where patches lie (Yi & Yoon, arXiv 2006.16067)."""
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ from padim_jax.baselines.patch_pairs import draw_pairs, patch_starts, spread
 from padim_jax.baselines.records import TrainedModel
 from padim_jax.baselines.scratch import ScratchImages, scratch_images
 from padim_jax.baselines.trained_settings import PatchSvddSettings
-from padim_jax.baselines.training import Advance, Options, least_images, never, no_advance, no_note, train
-from padim_jax.baselines.training_checkpoint import TrainingCheckpoint
+from padim_jax.baselines.training import Recipe, least_images, train
+from padim_jax.baselines.training_host import TrainingHost
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.records import Scores
 
@@ -33,18 +33,12 @@ class PatchSvdd(TrainedModel[PatchSvddSettings]):
     """A trained Patch SVDD: its network, and what it makes of all good patches of two sizes.
 
     Attributes:
-      parameters: by path.
       large: float32 (m, d), of the patches of ``patch_size`` pixels.
       small: float32 (k, d), of those of half that side.
-      history: of the training, see :class:`padim_jax.baselines.records.TrainedModel`.
-      settings: static.
     """
 
-    parameters: Mapping[str, Array]
     large: Float[Array, "m d"]
     small: Float[Array, "k d"]
-    history: Float[Array, "t c"]
-    settings: PatchSvddSettings = field(metadata={"static": True})
 
 
 class Hierarchy(nnx.Module):
@@ -86,16 +80,10 @@ class Place(nnx.Module):
         return self.last(leaky(self.second(leaky(self.first(difference)))))
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    settings: PatchSvddSettings
-
+class _Recipe(Recipe[PatchSvddSettings]):
     @property
     def network(self) -> Network:
         return Network(Hierarchy, (self.settings.patch_size, self.settings.width, self.settings.latent))
-
-    def losses(self) -> Mapping[str, Callable[..., Array]]:
-        return {"": self.loss}
 
     def loss(self, parameters: Parameters, constants: Mapping[str, Array], images: Array, key: Array) -> Array:
         network, x, settings = self.network.holding(parameters), as_values(images), self.settings
@@ -124,10 +112,7 @@ def fit(
     batches: Batches,
     settings: PatchSvddSettings | None = None,
     *,
-    checkpoint: TrainingCheckpoint | None = None,
-    advance: Advance = no_advance,
-    note: Callable[[str], None] = no_note,
-    stopped: Callable[[], bool] = never,
+    host: TrainingHost | None = None,
 ) -> PatchSvdd:
     """Train an encoder of patches, and keep what it makes of all good ones.
 
@@ -140,10 +125,7 @@ def fit(
       backbone: not used, as the network is trained; None.
       batches: good images, uint8 RGB arrays (n, height, width, 3) of ``settings.config.crop_size``; read once.
       settings: None for the defaults.
-      checkpoint: where an unfinished training is kept, as of :class:`padim_jax.baselines.training.Options`.
-      advance: told of progress, likewise.
-      note: told in sentences what happens, likewise.
-      stopped: asked whether to stop, likewise.
+      host: keeps the unfinished training, is told of it, and may stop it; None for nobody.
 
     Raises:
       TypeError, ValueError: images of another dtype or shape, or fewer than 3 (2 with ``held_out=0``).
@@ -151,11 +133,11 @@ def fit(
         :func:`padim_jax.baselines.training.train`; the scratch file can't be written.
     """
     settings = PatchSvddSettings() if settings is None else settings
-    recipe, options = _Recipe(settings), Options(checkpoint, advance, note, stopped)
+    recipe = _Recipe(settings)
     with scratch_images("patch_svdd.fit", batches, settings.config, least_images(settings)) as images:
-        trained = train("patch_svdd.fit", recipe, images, options)
+        trained = train("patch_svdd.fit", recipe, images, host)
         large, small = _banks(recipe, trained.parameters, images)
-    return PatchSvdd(trained.parameters, jnp.asarray(large), jnp.asarray(small), trained.history, settings)
+    return PatchSvdd(trained.parameters, trained.history, settings, jnp.asarray(large), jnp.asarray(small))
 
 
 def score(

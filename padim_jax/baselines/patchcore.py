@@ -1,7 +1,7 @@
 """PatchCore: the nearest of a few representative patches (Roth et al., arXiv 2106.08265)."""
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +25,10 @@ class PatchCore(BackboneModel[PatchCoreSettings]):
     """A fitted PatchCore: the coreset of all patches of all good images.
 
     Attributes:
-      backbone: the frozen network.
       bank: float32 (m, d), the patches that were kept.
-      settings: static.
-      embedding: taps, grid, weights' digest; static.
     """
 
-    backbone: Backbone
     bank: Float[Array, "m d"]
-    settings: PatchCoreSettings = field(metadata={"static": True})
-    embedding: Embedding = field(metadata={"static": True})
 
 
 def published_taps(spec: BackboneSpec) -> tuple[str, ...]:
@@ -74,7 +68,7 @@ def fit(backbone: Backbone, batches: Batches, settings: PatchCoreSettings | None
             f"{settings.n_neighbours} or more; raise share or lower n_neighbours"
         )
     chosen = coreset(rows, size, jnp.uint32(config.seed), settings.search_dimension)
-    return PatchCore(backbone, rows[chosen], settings, embedding)
+    return PatchCore(backbone, settings, embedding, rows[chosen])
 
 
 def score(

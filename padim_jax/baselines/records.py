@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -50,6 +50,7 @@ class FittedModel(Generic[S]):
         return self.settings.config
 
 
+@dataclass(frozen=True, repr=False)
 class BackboneModel(FittedModel[S]):
     """A model of features that a frozen network gives.
 
@@ -60,7 +61,8 @@ class BackboneModel(FittedModel[S]):
     """
 
     backbone: Backbone
-    embedding: Embedding
+    settings: S = field(metadata={"static": True})
+    embedding: Embedding = field(metadata={"static": True})
 
     def __repr__(self) -> str:
         return line(
@@ -71,6 +73,7 @@ class BackboneModel(FittedModel[S]):
         )
 
 
+@dataclass(frozen=True, repr=False)
 class TrainedModel(FittedModel[S]):
     """A model whose own network was trained on the good images, and which needs no other.
 
@@ -83,6 +86,7 @@ class TrainedModel(FittedModel[S]):
 
     parameters: Mapping[str, Array]
     history: Float[Array, "t c"]
+    settings: S = field(metadata={"static": True})
 
     def __repr__(self) -> str:
         return line(

@@ -1,15 +1,18 @@
 """The methods by name: what each is, what it can't do, and its settings, fit and score, imported when they are used."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from padim_jax.baselines import settings as records
 from padim_jax.baselines import trained_settings as trained
 from padim_jax.baselines.settings import BaselineSettings, rules_of, shared_settings
 from padim_jax.config import PadimConfig
+
+if TYPE_CHECKING:
+    from padim_jax.baselines.training_host import TrainingHost
 
 TRAINED_SIZE = 128  # pixels
 
@@ -49,14 +52,26 @@ class Method:
     refusals: Mapping[str, str]
     uses_backbone: bool = True
 
-    @property
-    def fit(self) -> Callable[..., Any]:
-        """``fit(backbone, batches, settings)``: a model, a pytree, from batches of good images as uint8 arrays.
+    def fit(
+        self, backbone: Any, batches: Iterable[Any], settings: Any = None, *, host: "TrainingHost | None" = None
+    ) -> Any:
+        """Fit a model, a pytree, on good images.
 
-        Methods that train take ``checkpoint``, ``advance``, ``note`` and ``stopped`` too, by name
-        (:class:`padim_jax.baselines.training.Options`).
+        Args:
+          backbone: from :func:`padim_jax.load_backbone`; methods that train a network leave it unused.
+          batches: uint8 RGB arrays (n, height, width, 3) of ``settings.config.crop_size``; read once.
+          settings: of this method; None for the defaults.
+          host: of a training: keeps the unfinished, is told of it, and may stop it.
+
+        Raises:
+          ValueError: a ``host`` for a method that trains nothing.
+          TypeError, ValueError, FloatingPointError: as the method's own ``fit``.
         """
-        return self._module.fit
+        if host is None:
+            return self._module.fit(backbone, batches, settings)
+        if self.uses_backbone:
+            raise ValueError(f"{self.name}: host={host!r}, but the method trains no network; leave it out")
+        return self._module.fit(backbone, batches, settings, host=host)
 
     @property
     def score(self) -> Callable[..., Any]:

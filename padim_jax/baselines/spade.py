@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -28,18 +28,12 @@ class Spade(BackboneModel[SpadeSettings]):
     """A fitted SPADE: every good image, as one vector and as activations.
 
     Attributes:
-      backbone: the frozen network.
       bank: float32 (n, c), the mean activations of the deepest tap.
       gallery: float32 (n, h, w, c) of each tap, on its own grid; upsampled, they would take several times as much.
-      settings: static.
-      embedding: taps, grid, weights' digest; static.
     """
 
-    backbone: Backbone
     bank: Float[Array, "n c"]
     gallery: tuple[Float[Array, "n _h _w _c"], ...]
-    settings: SpadeSettings = field(metadata={"static": True})
-    embedding: Embedding = field(metadata={"static": True})
 
     @property
     def n_images(self) -> int:
@@ -73,7 +67,7 @@ def fit(backbone: Backbone, batches: Batches, settings: SpadeSettings | None = N
         return whole, *parts
 
     bank, *gallery = collect("spade.fit", batches, settings.config, program, least)
-    return Spade(backbone, jnp.asarray(bank), tuple(map(jnp.asarray, gallery)), settings, embedding)
+    return Spade(backbone, settings, embedding, jnp.asarray(bank), tuple(map(jnp.asarray, gallery)))
 
 
 def score(

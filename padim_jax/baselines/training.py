@@ -9,7 +9,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,48 +19,41 @@ from jaxtyping import Array, Float, Int
 from padim_jax.baselines.networks import Network, Parameters
 from padim_jax.baselines.scratch import ScratchImages
 from padim_jax.baselines.trained_settings import TrainedSettings
-from padim_jax.baselines.training_checkpoint import Progress, TrainingCheckpoint, TrainingStopped
+from padim_jax.baselines.training_checkpoint import Progress, TrainingStopped
+from padim_jax.baselines.training_host import TrainingHost
 from padim_jax.lazy import extra
 
-Advance = Callable[[int, int, float, float], None]
+S = TypeVar("S", bound=TrainedSettings)
+Loss = Callable[[Parameters, Mapping[str, Array], Array, Array], Array]
 _BEAT = 10  # steps between two calls of callbacks
 _DRAW, _SPLIT, _ORDER, _NOISE, _LOOK = range(5)  # what keys are for
 
 
-def no_advance(step: int, steps: int, loss: float, images_per_second: float) -> None:
-    """Show nothing."""
-
-
-def no_note(text: str) -> None:
-    """Say nothing."""
-
-
-def never() -> bool:
-    """Whether to stop: no."""
-    return False
-
-
-class Recipe(Protocol):
+@dataclass(frozen=True)
+class Recipe(Generic[S]):
     """What a method trains, and towards what; hashable, and the static argument of the program of a step.
 
-    A loss is ``loss(parameters, constants, images, key)``: of each image, float32 (b,), from uint8 images
-    (b, height, width, 3). ``losses`` has one for each part of the network that is trained by itself, by the beginning
-    of the part's paths, "" for all; each moves its own part alone. The first one tells when to stop.
+    Attributes:
+      settings: what it is trained with.
     """
 
-    @property
-    def settings(self) -> TrainedSettings:
-        """What it is trained with."""
-        ...
+    settings: S
 
     @property
     def network(self) -> Network:
         """How the network is made."""
-        ...
+        raise NotImplementedError
 
-    def losses(self) -> Mapping[str, Callable[[Parameters, Mapping[str, Array], Array, Array], Array]]:
-        """Losses by the beginning of the paths they train."""
-        ...
+    def loss(self, parameters: Parameters, constants: Mapping[str, Array], images: Array, key: Array) -> Array:
+        """Loss of each image, float32 (b,), from uint8 images (b, height, width, 3)."""
+        raise NotImplementedError
+
+    def losses(self) -> Mapping[str, Loss]:
+        """Losses by the beginning of the paths that they train, each of which moves its own part alone.
+
+        One of all paths, "", unless a method trains parts against each other. The first one tells when to stop.
+        """
+        return {"": self.loss}
 
 
 @jax.tree_util.register_dataclass
@@ -81,24 +74,6 @@ class _State:
     loss: Float[Array, ""]
     total: Float[Array, ""]
     broken: Int[Array, ""]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a training keeps and tells meanwhile.
-
-    Attributes:
-      checkpoint: where an unfinished training is kept; None for nowhere. It stays when training ends.
-      advance: told every ten steps how many are done, how many there are at most, the last loss, and how many images
-        are learnt from a second.
-      note: told in a sentence where training goes on from a checkpoint, begins anew in spite of one, and ends early.
-      stopped: asked every ten steps whether to stop.
-    """
-
-    checkpoint: TrainingCheckpoint | None = None
-    advance: Advance = no_advance
-    note: Callable[[str], None] = no_note
-    stopped: Callable[[], bool] = never
 
 
 @dataclass(frozen=True)
@@ -123,9 +98,9 @@ def least_images(settings: TrainedSettings) -> int:
 
 def train(
     call: str,
-    recipe: Recipe,
+    recipe: Recipe[Any],
     images: ScratchImages,
-    options: Options,
+    host: TrainingHost | None = None,
     constants: Callable[[dict[str, Array], Int[np.ndarray, " m"]], dict[str, Array]] | None = None,
 ) -> Trained:
     """Train a network on good images.
@@ -134,29 +109,28 @@ def train(
       call: who asks, for errors.
       recipe: what is trained.
       images: good ones.
-      options: what is kept and told meanwhile.
+      host: keeps the unfinished training, is told of it, and may stop it; None for nobody.
       constants: gives arrays by name which losses take as given, from the first parameters and the rows of the images
         that are learnt from; None for no such arrays.
 
     Raises:
       FloatingPointError: naming the step whose loss was not finite.
-      TrainingStopped: ``options.stopped`` said so; the checkpoint, where there is one, is written.
+      TrainingStopped: ``host.stopped`` said so; the checkpoint, where there is one, is written.
       ModuleNotFoundError: Optax is not installed.
     """
-    settings, checkpoint = recipe.settings, options.checkpoint
+    host = TrainingHost() if host is None else host
+    settings, checkpoint = recipe.settings, host.checkpoint
     keys = [jax.random.fold_in(jax.random.key(settings.config.seed), use) for use in range(5)]
     held_out, kept = _split(keys[_SPLIT], len(images), settings.held_out)
     size = min(settings.batch_size, len(kept))
     steps = settings.steps or -(-(settings.epochs or 1) * len(kept) // size)
-    program, parameters = (
-        _Program(_replace_settings(recipe, settings.without_seed), steps),
-        recipe.network.draw(keys[_DRAW]),
-    )
+    program = _Program(replace(recipe, settings=settings.without_seed), steps)
+    parameters = recipe.network.draw(keys[_DRAW])
     given = {} if constants is None else constants(parameters, kept)
     state, progress, identity = program.begin(parameters), Progress({}, [], 0, 0, None), ""
     if checkpoint is not None:
         identity = checkpoint.identity(settings, images.digest)
-        state, progress = checkpoint.read(identity, state, parameters, options.note) or (state, progress)
+        state, progress = checkpoint.read(identity, state, parameters, host.note) or (state, progress)
     order = _Order(keys[_ORDER], kept, size)
     before, is_over = (time.monotonic(), progress.step), progress.is_over(steps, settings.patience)
     while not is_over:
@@ -173,12 +147,12 @@ def train(
             progress, state = _after_look(settings, progress, state, looked)
         is_over = progress.is_over(steps, settings.patience)
         is_beat = progress.step % _BEAT == 0 or is_over
-        has_to_stop = is_beat and not is_over and options.stopped()
+        has_to_stop = is_beat and not is_over and host.stopped()
         if is_beat:
             _check(call, settings, state)
             now = time.monotonic(), progress.step  # the check has waited for the step
             speed = (now[1] - before[1]) * size / max(now[0] - before[0], 1e-9)
-            options.advance(progress.step, steps, float(state.loss), speed)
+            host.advance(progress.step, steps, float(state.loss), speed)
             before = now
         if checkpoint is not None and (is_over or has_to_stop or checkpoint.is_due(progress.step)):
             _check(call, settings, state)
@@ -187,7 +161,7 @@ def train(
             where = f"kept in {checkpoint.folder}: call it again to go on" if checkpoint else "and nothing is kept"
             raise TrainingStopped(f"{call}: stopped after {progress.step} of at most {steps} steps, {where}")
     if progress.step < steps:
-        options.note(
+        host.note(
             f"stopped after {progress.step} of at most {steps} steps: the loss of the {len(held_out)} images held out "
             f"was lowest {settings.patience} looks before"
         )
@@ -225,7 +199,7 @@ class _Order:
 class _Program:
     """What the program of a step depends on; hashable."""
 
-    recipe: Recipe
+    recipe: Recipe[Any]
     steps: int
 
     def begin(self, parameters: dict[str, Array]) -> _State:
@@ -245,10 +219,6 @@ class _Program:
             optax.clip_by_global_norm(settings.clip),
             optax.adamw(rate, b1=settings.first_decay, weight_decay=settings.weight_decay),
         )
-
-
-def _replace_settings(recipe: Any, settings: TrainedSettings) -> Any:
-    return replace(recipe, settings=settings)
 
 
 def _own(parameters: Mapping[str, Array], part: str) -> dict[str, Array]:

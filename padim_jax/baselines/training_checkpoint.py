@@ -66,7 +66,7 @@ class TrainingCheckpoint:
     >>> method = baselines.method("ae")
     >>> settings = method.settings(config=baselines.shared_settings(config, method.settings), width=4, steps=10)
     >>> checkpoint = baselines.TrainingCheckpoint(folder / "bracket.unfinished")
-    >>> model = method.fit(None, [good_images], settings, checkpoint=checkpoint)
+    >>> model = method.fit(None, [good_images], settings, host=baselines.TrainingHost(checkpoint))
     >>> baselines.save(model, folder / "bracket")
     >>> checkpoint.remove()
     """

@@ -4,8 +4,8 @@ The paper's adversarial loss, which sharpens reconstructions, is left out.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ from padim_jax.baselines.networks import Decoder, Encoder, Network, Parameters, 
 from padim_jax.baselines.records import TrainedModel
 from padim_jax.baselines.scratch import scratch_images
 from padim_jax.baselines.trained_settings import Likelihood, VaeSettings
-from padim_jax.baselines.training import Advance, Options, least_images, never, no_advance, no_note, train
-from padim_jax.baselines.training_checkpoint import TrainingCheckpoint
+from padim_jax.baselines.training import Recipe, least_images, train
+from padim_jax.baselines.training_host import TrainingHost
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.records import Scores
 
@@ -28,17 +28,7 @@ from padim_jax.method.records import Scores
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, repr=False)
 class Vae(TrainedModel[VaeSettings]):
-    """A trained variational autoencoder.
-
-    Attributes:
-      parameters: by path.
-      history: of the training, see :class:`padim_jax.baselines.records.TrainedModel`.
-      settings: static.
-    """
-
-    parameters: Mapping[str, Array]
-    history: Float[Array, "t c"]
-    settings: VaeSettings = field(metadata={"static": True})
+    """A trained variational autoencoder."""
 
 
 class VariationalAutoencoder(nnx.Module):
@@ -102,16 +92,10 @@ def negative_elbo(
     return total / math.prod(x.shape[1:])
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    settings: VaeSettings
-
+class _Recipe(Recipe[VaeSettings]):
     @property
     def network(self) -> Network:
         return Network(VariationalAutoencoder, (self.settings.config.crop, self.settings.width, self.settings.latent))
-
-    def losses(self) -> Mapping[str, Callable[..., Array]]:
-        return {"": self.loss}
 
     def loss(self, parameters: Parameters, constants: Mapping[str, Array], images: Array, key: Array) -> Array:
         network, x, settings = self.network.holding(parameters), as_values(images), self.settings
@@ -129,10 +113,7 @@ def fit(
     batches: Batches,
     settings: VaeSettings | None = None,
     *,
-    checkpoint: TrainingCheckpoint | None = None,
-    advance: Advance = no_advance,
-    note: Callable[[str], None] = no_note,
-    stopped: Callable[[], bool] = never,
+    host: TrainingHost | None = None,
 ) -> Vae:
     """Train a variational autoencoder on good images.
 
@@ -143,10 +124,7 @@ def fit(
       backbone: not used, as the network is trained; None.
       batches: good images, uint8 RGB arrays (n, height, width, 3) of ``settings.config.crop_size``; read once.
       settings: None for the defaults.
-      checkpoint: where an unfinished training is kept, as of :class:`padim_jax.baselines.training.Options`.
-      advance: told of progress, likewise.
-      note: told in sentences what happens, likewise.
-      stopped: asked whether to stop, likewise.
+      host: keeps the unfinished training, is told of it, and may stop it; None for nobody.
 
     Raises:
       TypeError, ValueError: images of another dtype or shape, or fewer than 3 (2 with ``held_out=0``).
@@ -154,9 +132,8 @@ def fit(
         :func:`padim_jax.baselines.training.train`; the scratch file can't be written.
     """
     settings = VaeSettings() if settings is None else settings
-    options = Options(checkpoint, advance, note, stopped)
     with scratch_images("vae.fit", batches, settings.config, least_images(settings)) as images:
-        trained = train("vae.fit", _Recipe(settings), images, options)
+        trained = train("vae.fit", _Recipe(settings), images, host)
     return Vae(trained.parameters, trained.history, settings)
 
 

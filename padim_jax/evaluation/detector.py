@@ -162,7 +162,7 @@ def _fit_method(
             yield images
             pixels.extend(map(pixels_digest, images))
 
-    model = run.baseline.fit(backbone, watched(), settings, **training_remarks(run.baseline, remark))
+    model = run.baseline.fit(backbone, watched(), settings, host=training_remarks(run.baseline, remark))
     jax.block_until_ready(jax.tree.leaves(model))
     fitted = time.perf_counter()
     folds, counted = deal_alike(pixels, run.folds, run.seed)

@@ -1,7 +1,7 @@
 """Fit another method than PaDiM on image files, calibrate it by folds of them, and save it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from padim_jax.backbones import Backbone
-from padim_jax.baselines import FittedModel, Method, TrainingCheckpoint, TrainingStopped, save
+from padim_jax.baselines import FittedModel, Method, TrainingCheckpoint, TrainingHost, TrainingStopped, save
 from padim_jax.baselines.settings import BaselineSettings
 from padim_jax.images import Batch as ImageBatch
 from padim_jax.images import UnreadableImage, load_batches
@@ -32,11 +32,8 @@ def method_scorer(found: Method, model: FittedModel[Any], batch_size: int) -> Sc
     return Scorer(program, batch_size)
 
 
-def training_remarks(found: Method, remark: Callable[[str], None]) -> dict[str, Callable[..., None]]:
-    """Options of a method's ``fit`` by which a training remarks on loss and speed, ten times, and on how it ends.
-
-    None for methods that train nothing.
-    """
+def training_remarks(found: Method, remark: Callable[[str], None]) -> TrainingHost | None:
+    """What a training remarks on its loss and speed by, ten times, and on how it ends; None where none is trained."""
     told = 0
 
     def advance(step: int, steps: int, loss: float, images_per_second: float) -> None:
@@ -45,7 +42,7 @@ def training_remarks(found: Method, remark: Callable[[str], None]) -> dict[str, 
             told = (10 * step) // steps
             remark(f"{found.name}: step {step} of {steps}, loss {loss:.4g}, {images_per_second:.0f} images/s")
 
-    return {} if found.uses_backbone else {"advance": advance, "note": remark}
+    return None if found.uses_backbone else TrainingHost(advance=advance, note=remark)
 
 
 @dataclass(frozen=True)
@@ -166,16 +163,16 @@ def _fit_of(
     found: Method, backbone: Backbone | None, settings: BaselineSettings, watch: Watch
 ) -> Callable[[Iterable[Batch], TrainingCheckpoint | None], FittedModel[Any]]:
     """What fits the method; a training remarks on its loss ten times, and can be stopped."""
-    if found.uses_backbone:
-        return lambda batches, checkpoint: found.fit(backbone, batches, settings)
 
-    def train(batches: Iterable[Batch], checkpoint: TrainingCheckpoint | None) -> FittedModel[Any]:
-        told = training_remarks(found, watch.remark if checkpoint is not None else ignore_remark)  # not of the folds
+    def fit(batches: Iterable[Batch], checkpoint: TrainingCheckpoint | None) -> FittedModel[Any]:
+        host = training_remarks(found, watch.remark if checkpoint is not None else ignore_remark)  # not of the folds
+        if host is not None:
+            host = replace(host, checkpoint=checkpoint, stopped=watch.stopped)
         try:
-            return found.fit(None, batches, settings, checkpoint=checkpoint, stopped=watch.stopped, **told)
+            return found.fit(backbone, batches, settings, host=host)
         except TrainingStopped as error:
             if checkpoint is None:
                 raise Interrupted("interrupted while calibrating; the training of the model itself is kept") from error
             raise Interrupted(str(error)) from error
 
-    return train
+    return fit
