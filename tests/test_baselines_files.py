@@ -1,6 +1,7 @@
 """Models of the baselines on disk: the same after saving and loading, and refused in words where they are not."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 
 import padim_jax as padim
 from padim_jax import baselines
+from padim_jax.artifact import arrays as written
 from padim_jax.baselines import METHODS, storing
 from padim_jax.baselines.records import named_arrays
-from tests import baseline_models
+from tests import baseline_models, trained_models
 from tests.conftest import SMALL, images, rewrite_manifest
 
 CONFIG = replace(padim.PadimConfig(), taps=("block2",), image_size=SMALL.image_size, crop_size=SMALL.crop_size)
@@ -26,13 +28,24 @@ def backbone() -> padim.Backbone:
 
 @pytest.fixture(scope="module")
 def models(backbone: padim.Backbone) -> dict[str, Any]:
-    """One of each method, on the shallowest tap, whose part of the network compiles quickly."""
+    """One of each method, on the shallowest tap, whose part of the network compiles quickly; none learns anything."""
     own: dict[str, dict[str, Any]] = {"patchcore": {"share": 0.05}, "dfm": {"variance": 0.5}}
-    return {
+    return {name: _untrained(name) for name in trained_models.TRAINED} | {
         name: method.fit(backbone, [images(4, CONFIG)], method.settings(config=CONFIG, **own.get(name, {})))
         for name, method in METHODS.items()
         if method.uses_backbone
     }
+
+
+def _untrained(name: str) -> Any:
+    """A model with the first weights of its network."""
+    method = METHODS[name]
+    settings = trained_models.settings_of(method)
+    parameters = method._module._Recipe(settings).network.draw(jax.random.key(0))
+    others = {"deep-svdd": ("centre",), "patch-svdd": ("large", "small")}.get(name, ())
+    shape = (8,) if name == "deep-svdd" else (20, 8)
+    own = {other: jax.numpy.ones(shape) for other in others}
+    return method.model(parameters=parameters, history=jax.numpy.ones((1, 2)), settings=settings, **own)
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.uses_backbone])
@@ -126,6 +139,56 @@ def test_arrays_that_do_not_fit_are_refused(
     baselines.save(models["dn2"], tmp_path / "model")
     with pytest.raises(padim.ArtifactError, match=message):
         baselines.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        (lambda array: {"": np.zeros((1,) * array.ndim, np.float32)}, "is damaged"),  # which may broadcast
+        (lambda array: {"": np.zeros((), np.float32)}, "is damaged"),
+        (lambda array: {"": np.zeros((*array.shape, 1), np.float32)}, "is damaged"),
+        (lambda array: {"": np.full_like(array, np.nan)}, r"is damaged: model\.\S+ is not finite"),
+        (lambda array: {"": array.astype(np.int16)}, r"is damaged: model\.\S+ is int16, wanted float32"),
+        (lambda array: {".a": array, ".b": array}, "is damaged"),
+        (lambda array: {".0": array, ".a": array}, "is damaged"),
+        (lambda array: {}, "is damaged"),
+    ],
+    ids=["ones", "number", "axis", "nan", "int16", "paths", "numbers and paths", "missing"],
+)
+def test_no_field_of_any_model_is_taken_as_something_else(
+    name: str, lie: Any, message: str, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arrays = {key: np.asarray(array) for key, array in named_arrays(models[name]).items()}
+    monkeypatch.setattr(written, "_check_finite", lambda name, array: np.asarray(array))
+    for key in {key.split(".")[0]: key for key in arrays}.values():  # one of each field
+        others = {other: array for other, array in arrays.items() if other != key}
+        told = {f"{key}{end}": array for end, array in lie(arrays[key]).items()}
+        monkeypatch.setattr(storing, "named_arrays", lambda model, told=told, others=others: others | told)
+        baselines.save(models[name], tmp_path / "model")
+        with pytest.raises(padim.ArtifactError, match=message):
+            baselines.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_setting_of_any_model_takes_memory_that_its_folder_does_not_hold(
+    name: str, models: dict[str, Any], tmp_path: Path
+) -> None:
+    baselines.save(models[name], tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "model.json").read_text())["settings"]
+    wide = {"image_size": [32, 10**6], "crop_size": [32, 10**6]}
+    blurred = {"image_size": 4000, "crop_size": 4000, "sigma": 4000}
+    for config in (wide, blurred):
+        rewrite_manifest(tmp_path / "model", settings=settings | {"config": settings["config"] | config})
+        with pytest.raises(
+            padim.ArtifactError, match=r"with sigma=.*, wanted side · \(side \+ 8 sigma\) of at most 1e\+08"
+        ):
+            baselines.load(tmp_path / "model")
+    for own in [own for own, value in settings.items() if isinstance(value, int)]:
+        for many in (10**7, 10**30):
+            rewrite_manifest(tmp_path / "model", settings=settings | {own: many})
+            with suppress(padim.ArtifactError):
+                METHODS[name].score(baselines.load(tmp_path / "model"), images(1, models[name].config))
 
 
 def test_a_network_of_the_user_s_own_is_refused(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_weight_of_a_far_patch_does_not_overflow() -> None:
     np.testing.assert_array_equal(scores[1], 0)
 
 
-@pytest.mark.parametrize(("variance", "pool"), [(0.9, 1), (0.995, 2), (1.0, 3)])
+@pytest.mark.parametrize(("variance", "pool"), [(0.9, 1), (0.995, 2), (1.0, 3), (0.9, 10**9)])
 def test_dfm_is_the_reconstruction_error_of_scikit_learn(variance: float, pool: int) -> None:
     settings = DfmSettings(replace(CONFIG, taps=("middle",)), variance=variance, pool=pool)
     model = dfm.fit(BACKBONE, [GOOD], settings)

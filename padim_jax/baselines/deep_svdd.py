@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from padim_jax.backbones import Backbone
 from padim_jax.baselines.features import Batches, score_images
 from padim_jax.baselines.networks import Network, Parameters, as_values, leaky, normalise
-from padim_jax.baselines.records import ImageScores, TrainedModel
+from padim_jax.baselines.records import ImageScores, TrainedModel, check_shape
 from padim_jax.baselines.scratch import ScratchImages, scratch_images
 from padim_jax.baselines.trained_settings import DeepSvddSettings
 from padim_jax.baselines.training import Recipe, least_images, train
@@ -137,4 +137,5 @@ def embed(network: Network, parameters: Parameters, images: Array) -> Float[Arra
 @jax.jit
 def _score(model: DeepSvdd, images: Array) -> ImageScores:
     vectors = embed(_Recipe(model.settings).network, model.parameters, images)
+    check_shape("centre", model.centre, vectors.shape[1:])
     return ImageScores(jnp.sqrt(jnp.sum((vectors - model.centre[None]) ** 2, axis=1)))

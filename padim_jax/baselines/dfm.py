@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.baselines.features import Batches, collect, deepest_tap, embedding_of, score_images
-from padim_jax.baselines.records import BackboneModel
+from padim_jax.baselines.records import BackboneModel, check_shape
 from padim_jax.baselines.settings import DfmSettings
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.embedding import Embedding, tap_embeddings
@@ -112,10 +112,11 @@ def _features(backbone: Backbone, embedding: Embedding, images: Array, pool: int
     (x,) = tap_embeddings(backbone, embedding, images)
     for axis in (1, 2):
         length = x.shape[axis]
-        blocks = -(-length // pool)
-        padded = jnp.pad(x, [(0, blocks * pool - length if a == axis else 0) for a in range(4)])
-        sums = padded.reshape(*x.shape[:axis], blocks, pool, *x.shape[axis + 1 :]).sum(axis=axis + 1)
-        cells = np.minimum(length - pool * np.arange(blocks), pool)
+        side = min(pool, length)  # padding to a larger block would take memory for nothing
+        blocks = -(-length // side)
+        padded = jnp.pad(x, [(0, blocks * side - length if a == axis else 0) for a in range(4)])
+        sums = padded.reshape(*x.shape[:axis], blocks, side, *x.shape[axis + 1 :]).sum(axis=axis + 1)
+        cells = np.minimum(length - side * np.arange(blocks), side)
         x = sums / jnp.asarray(cells, x.dtype).reshape([-1 if a == axis else 1 for a in range(4)])
     return x
 
@@ -123,6 +124,8 @@ def _features(backbone: Backbone, embedding: Embedding, images: Array, pool: int
 @jax.jit
 def _score(model: Dfm, images: Array) -> Scores:
     features = _features(model.backbone, model.embedding, images, model.settings.pool)
+    check_shape("mean", model.mean, features.shape[1:])
+    check_shape("components", model.components, (*features.shape[1:], *model.components.shape[-1:]))
     centred = features - model.mean[None]
     precision = lax.Precision.HIGHEST
     coordinates = jnp.einsum("nhwc,hwck->nk", centred, model.components, precision=precision)

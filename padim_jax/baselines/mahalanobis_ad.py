@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from padim_jax.backbones import Backbone
 from padim_jax.baselines.features import Batches, collect, embedding_of, pooled, score_images
-from padim_jax.baselines.records import BackboneModel, ImageScores
+from padim_jax.baselines.records import BackboneModel, ImageScores, check_shape
 from padim_jax.baselines.settings import MahalanobisAdSettings
 from padim_jax.gaussians import shrinkage
 from padim_jax.method.embedding import Embedding, tap_embeddings
@@ -101,6 +101,8 @@ def _score(model: MahalanobisAd, images: Array) -> ImageScores:
     total = jnp.zeros(len(images))
     levels = _levels(model.backbone, model.embedding, images)
     for x, mean, whitening in zip(levels, model.means, model.whitenings, strict=True):
+        check_shape("means", mean, x.shape[1:])
+        check_shape("whitenings", whitening, (*mean.shape, *mean.shape))
         white = jnp.einsum("nc,cd->nd", x - mean[None], whitening, precision=lax.Precision.HIGHEST)
         total += jnp.linalg.norm(white, axis=1)
     return ImageScores(total)

@@ -19,7 +19,7 @@ def files_of(path: str | os.PathLike[str]) -> dict[str, tuple[int, int]]:
     manifest = read_manifest(Path(path), FORMAT)
     try:
         return {str(digest): (int(size[0]), int(size[1])) for digest, size in manifest.get("images", {}).items()}
-    except (AttributeError, TypeError, ValueError, IndexError, KeyError) as error:
+    except (AttributeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise manifest_error(Path(path), error) from error
 
 

@@ -97,6 +97,12 @@ class TrainedModel(FittedModel[S]):
         )
 
 
+def check_shape(name: str, array: Array, wanted: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` where a model's array is not of the shape that its program needs, but might broadcast."""
+    if array.shape != wanted:
+        raise ValueError(f"{name} is {array.shape}, wanted {wanted}")
+
+
 def _megabytes(model: FittedModel[Any]) -> str:
     return f"{sum(array.nbytes for array in named_arrays(model).values()) / 1e6:.3g} MB"
 

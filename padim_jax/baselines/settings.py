@@ -7,6 +7,9 @@ from typing import ClassVar
 from padim_jax.config import PadimConfig
 from padim_jax.config.rules import Setting, is_int, is_number, setting, to_float
 
+# of one side of a map, whose blur is a matrix side × side, made from side × 8 sigma numbers: 0.8 GB of float64
+_MOST_NUMBERS = 10**8
+
 # what a baseline takes of PaDiM's settings: how images are read, seen by the network, and drawn as maps
 SHARED = (
     *("image_size", "crop_size", "interpolation", "resize", "value_range"),
@@ -39,6 +42,12 @@ class BaselineSettings:
             object.__setattr__(self, name, value)
             if not rules.is_valid(value):
                 raise ValueError(f"{record}: {name}={value!r}, wanted {rules.rule}")
+        side, sigma = max(self.config.crop), self.config.sigma
+        if side * (side + 8 * sigma) > _MOST_NUMBERS:
+            raise ValueError(
+                f"{record}: crop_size={self.config.crop_size} with sigma={sigma:g}, wanted side · (side + 8 sigma) of "
+                f"at most {_MOST_NUMBERS:.0e}: so many numbers are held as maps are blurred; lower crop_size or sigma"
+            )
         default = PadimConfig()
         for entry in dataclasses.fields(self.config):
             value = getattr(self.config, entry.name)

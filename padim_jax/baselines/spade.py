@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from padim_jax.backbones import Backbone
 from padim_jax.baselines.features import Batches, collect, deepest_tap, embedding_of, patches, pooled, score_images
 from padim_jax.baselines.neighbours import CHUNK_BYTES, nearest
-from padim_jax.baselines.records import BackboneModel
+from padim_jax.baselines.records import BackboneModel, check_shape
 from padim_jax.baselines.settings import SpadeSettings
 from padim_jax.method.anomaly_map import anomaly_map
 from padim_jax.method.embedding import Embedding, tap_embeddings
@@ -114,6 +114,8 @@ def _with_tap(backbone: Backbone, embedding: Embedding, name: str) -> Embedding:
 def _score(model: Spade, images: Array, chunk_bytes: int) -> Scores:
     whole, parts = _activations(model.backbone, model.embedding, images)
     similar = nearest(whole, model.bank, model.n_images, chunk_bytes=chunk_bytes)
+    for part, good in zip(parts, model.gallery, strict=True):
+        check_shape("gallery", good, (len(model.bank), *part.shape[1:]))
     grid, config = model.embedding.grid, model.config
 
     def of_image(one: tuple[tuple[Array, ...], Int[Array, " k"]]) -> Float[Array, " p"]:

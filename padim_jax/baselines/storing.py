@@ -27,6 +27,9 @@ from padim_jax.method.calibration import RECIPE, Calibration, recipe
 from padim_jax.method.calibration import calibration as restore_calibration
 from padim_jax.method.embedding import Embedding
 
+# what a program or a record says of settings and arrays that don't fit one another
+_MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+
 
 def save(
     model: FittedModel[Any],
@@ -86,9 +89,10 @@ def load_calibrated(path: str | os.PathLike[str]) -> tuple[FittedModel[Any], Cal
         found = method(manifest["method"])
         settings = _settings(found, manifest["settings"])
         embedding = _embedding(manifest["embedding"]) if found.uses_backbone else None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _MISFITS as error:
         raise manifest_error(folder, error) from error
     arrays = StoredArrays(folder, manifest).arrays()
+    _check_numbers(folder, arrays)
     network: dict[str, Any] = {}
     if embedding is not None:
         network = {"backbone": restore_backbone(folder, embedding, arrays), "embedding": embedding}
@@ -100,13 +104,22 @@ def load_calibrated(path: str | os.PathLike[str]) -> tuple[FittedModel[Any], Cal
                 raise ValueError(f"embedding {embedding} is not that of its settings")
         parts = _parts(found, arrays)
         model = found.model(settings=settings, **network, **jax.device_put(parts))
-        if isinstance(model, TrainedModel) and (model.history.ndim != 2 or 0 in model.history.shape):
+        if isinstance(model, TrainedModel) and (len(model.history) == 0 or model.history.shape[1:] not in ((2,), (3,))):
             raise ValueError(f"the history is {model.history.shape}")  # no program uses it
         # arrays that don't fit one another, or the settings, make no program
         jax.eval_shape(found.score, model, jax.ShapeDtypeStruct((1, *settings.config.crop, 3), np.uint8))
-    except (KeyError, TypeError, ValueError) as error:
+    except _MISFITS as error:
         raise manifest_error(folder, error) from error
     return model, calibration
+
+
+def _check_numbers(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ``ArtifactError`` where an array is not of finite float32 numbers, as all are that :func:`save` writes."""
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise ArtifactError(f"load: {folder} is damaged: {name} is {array.dtype}, wanted float32")
+        if not np.isfinite(array).all():
+            raise ArtifactError(f"load: {folder} is damaged: {name} is not finite")
 
 
 def _calibration(stored: Any, arrays: dict[str, np.ndarray]) -> Calibration | None:
@@ -139,8 +152,6 @@ def _parts(found: Method, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         match = re.fullmatch(r"model\.([a-z]\w*)(?:\.(?:(\d+)|([a-z][\w.]*)))?", name)
         if match is None or match[1] not in fields:
             raise ValueError(f"unknown array {name}")
-        if arrays[name].dtype != np.float32:
-            raise ValueError(f"array {name} is {arrays[name].dtype}")
         if match[2]:
             parts[match[1]] = (*parts.get(match[1], ()), arrays[name])
         elif match[3]:
