@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from padim_jax.baselines.ssim import ssim, ssim_map
+from padim_jax.baselines.ssim import ssim_map
 from tests.trained_models import BAD, TEST
 
 Window = Literal["gaussian", "uniform"]
@@ -35,10 +35,8 @@ def test_the_map_is_that_of_windows_weighed_one_by_one(window: Window) -> None:
     for image, channel in [(0, 0), (1, 2)]:
         wanted = slow_ssim(x[image, ..., channel].astype(float), y[image, ..., channel].astype(float), window)
         np.testing.assert_allclose(found[image, ..., channel], wanted, atol=2e-4)
-    np.testing.assert_allclose(ssim(ssim_map(x, y, window)), found[:, 5:-5, 5:-5].mean(axis=(1, 2, 3)), rtol=1e-5)
 
 
 def test_equal_images_have_similarity_1_and_small_ones_are_no_exception() -> None:
     x = TEST[:1, :7, :9].astype(np.float32) / 255
     np.testing.assert_allclose(ssim_map(x, x), np.ones(x.shape), atol=1e-4)
-    np.testing.assert_allclose(ssim(ssim_map(x, x)), [1], atol=1e-4)

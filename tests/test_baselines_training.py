@@ -74,7 +74,7 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(changed: str, tmp_pa
     assert_equal(found, ae.fit(None, [images], settings))
 
 
-@pytest.mark.parametrize("fault", ["array", "counts", "progress"])
+@pytest.mark.parametrize("fault", ["array", "counts", "large", "progress"])
 def test_a_damaged_checkpoint_is_begun_anew_and_says_so(fault: str, tmp_path: Path) -> None:
     checkpoint, notes = TrainingCheckpoint(tmp_path / "part.unfinished"), list[str]()
     with pytest.raises(TrainingStopped):
@@ -84,7 +84,12 @@ def test_a_damaged_checkpoint_is_begun_anew_and_says_so(fault: str, tmp_path: Pa
         largest.write_bytes(largest.read_bytes()[:-1])
     else:
         manifest = json.loads((checkpoint.path / "model.json").read_text())
-        rewrite_manifest(checkpoint.path, **{fault: {"0": 1} if fault == "counts" else {**manifest[fault], "step": ""}})
+        faults: dict[str, Any] = {
+            "counts": {"counts": {"0": 1}},
+            "large": {"counts": dict.fromkeys(manifest["counts"], 10**30)},
+            "progress": {"progress": {**manifest["progress"], "step": ""}},
+        }
+        rewrite_manifest(checkpoint.path, **faults[fault])
     ae.fit(None, [GOOD], SETTINGS, host=TrainingHost(checkpoint, note=notes.append))
     assert len(notes) == 1
     assert "can't be read (" in notes[0]

@@ -1,7 +1,8 @@
 """Deep SVDD: how far an image is from the centre of the ball that good ones are drawn into (Ruff et al., ICML 2018).
 
-The paper takes its first weights from an autoencoder; here they are drawn. Where the published code normalises batches,
-images are normalised one by one, as in :mod:`padim_jax.baselines.ganomaly`.
+The paper takes its first weights from an autoencoder; here they are drawn. Its leaky ReLUs have a slope of 0.1, these
+of 0.2. Where the published code normalises batches, images are normalised one by one, as in
+:mod:`padim_jax.baselines.ganomaly`.
 """
 
 import functools

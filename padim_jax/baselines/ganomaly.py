@@ -136,8 +136,8 @@ def fit(
 def score(model: Ganomaly, images: UInt8[Array | np.ndarray, "n height width 3"]) -> ImageScores:
     """Score images: ``‖E(x) - E'(G(x))‖ / √d`` of their codes of d numbers.
 
-    It is the root of the paper's equation 5 as its code has it, a mean of squares; the paper then scales the scores of
-    a test set to go from 0 to 1, which a score of one image can't.
+    The paper sums absolute differences (equation 5) and its code takes the mean of their squares, whose root this is;
+    both then scale the scores of a test set to go from 0 to 1, which a score of one image can't.
 
     Args:
       model: from :func:`fit`.

@@ -100,9 +100,8 @@ class _Recipe(Recipe[PatchSvddSettings]):
             first, other, near, nearer = encode(flat).reshape(4, len(x) * settings.pairs, -1)
             chances = jax.nn.log_softmax(place(other - first))
             wrong = -jnp.take_along_axis(chances, places.reshape(-1, 1), axis=1)[:, 0]
-            apart = jnp.sqrt(
-                jnp.sum((near - nearer) ** 2, axis=1) + 1e-12
-            )  # whose slope is finite where both are equal
+            squared = jnp.sum((near - nearer) ** 2, axis=1)
+            apart = jnp.sqrt(squared + 1e-12)  # whose slope is finite where both are equal
             total += jnp.mean((wrong + settings.svdd_weight * apart).reshape(len(x), -1), axis=1)
         return total
 

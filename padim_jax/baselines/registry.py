@@ -30,7 +30,7 @@ class Method:
       has_map: whether it gives a map (:class:`padim_jax.method.records.Scores`), or a score of the image alone
         (:class:`padim_jax.baselines.records.ImageScores`).
       draws: whether the seed matters.
-      refusals: what can't be done with its models, such as "update", and why.
+      refusals: why commands such as "update" can't take its models (:func:`padim_jax.baselines.manifest.refuse`).
       uses_backbone: whether it takes features of a frozen network; the others train one of their own, and leave the
         ``backbone`` that ``fit`` is given unused, which may be None.
 
@@ -82,11 +82,6 @@ class Method:
     def model(self) -> type[Any]:
         """The record of a fitted model, which :mod:`padim_jax.baselines.storing` makes anew."""
         return getattr(self._module, self.model_name)
-
-    def check_can(self, operation: str) -> None:
-        """Raise ``ValueError`` saying why, where models of this method can't do ``operation``."""
-        if operation in self.refusals:
-            raise ValueError(f"{operation}: a model of {self.name} can't do that: {self.refusals[operation]}")
 
     def title(self, own: Mapping[str, Any]) -> str:
         """The name, with values of the method's own settings that are not the defaults."""
@@ -211,7 +206,7 @@ METHODS: Mapping[str, Method] = {
             "Dn2",
             has_map=False,
             draws=False,
-            refusals=_refusals("one vector of every image") | {"map": "it judges whole images"},
+            refusals=_refusals("one vector of every image"),
         ),
         Method(
             "mahalanobis-ad",
@@ -221,7 +216,7 @@ METHODS: Mapping[str, Method] = {
             "MahalanobisAd",
             has_map=False,
             draws=False,
-            refusals=_refusals("factored covariances, not the moments") | {"map": "it judges whole images"},
+            refusals=_refusals("factored covariances, not the moments"),
         ),
         Method(
             "patchcore",
@@ -273,7 +268,7 @@ METHODS: Mapping[str, Method] = {
             "Ganomaly",
             has_map=False,
             draws=True,
-            refusals=_refusals(_WEIGHTS) | {"map": "it judges whole images"},
+            refusals=_refusals(_WEIGHTS),
             uses_backbone=False,
         ),
         Method(
@@ -284,7 +279,7 @@ METHODS: Mapping[str, Method] = {
             "DeepSvdd",
             has_map=False,
             draws=True,
-            refusals=_refusals(_WEIGHTS) | {"map": "it judges whole images"},
+            refusals=_refusals(_WEIGHTS),
             uses_backbone=False,
         ),
         Method(

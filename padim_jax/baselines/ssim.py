@@ -45,13 +45,6 @@ def ssim_map(
     return (2 * product + _C1) * (2 * covariance + _C2) / ((squares + _C1) * (variances + _C2))
 
 
-def ssim(similarity: Float[Array, "n h w c"]) -> Float[Array, " n"]:
-    """Mean SSIM of each image, over the windows that lie inside it, as scikit-image takes it; all where none does."""
-    edge = SIDE // 2
-    inside = similarity[:, edge:-edge, edge:-edge] if min(similarity.shape[1:3]) >= SIDE else similarity
-    return jnp.mean(inside, axis=(1, 2, 3))
-
-
 @functools.lru_cache(maxsize=16)
 def _window(length: int, window: str) -> Float[np.ndarray, "length length"]:
     """Weighted mean over a window along one axis, as a matrix: edges mirrored (…c b a | a b c…)."""

@@ -128,7 +128,7 @@ class TrainingCheckpoint:
                 note(f"{self.path} is of other images or settings; training begins anew")
                 return None
             found = self._restore(manifest, state, parameters)
-        except (ArtifactError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             note(f"{self.path} can't be read ({error}); training begins anew")
             return None
         note(f"training goes on from {self.path}, after step {found[1].step}")
