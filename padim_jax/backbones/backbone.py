@@ -121,7 +121,7 @@ def build_backbone(name: str, parameters: Mapping[Any, Any]) -> Backbone:
       parameters: nested dict as :func:`weights_conversion.convert` gives it.
 
     Raises:
-      ConversionError: naming every path that is missing, left over or has another shape.
+      ConversionError: naming every path that is missing, left over, has another shape or is not finite.
     """
     flat = flatten(parameters)
     expected = {path: leaf.shape for path, leaf in flatten(nnx.to_pure_dict(_abstract(name)[1])).items()}
@@ -141,6 +141,8 @@ def build_backbone(name: str, parameters: Mapping[Any, Any]) -> Backbone:
     built = _BUILT.get(key)
     if built is not None:
         return built
+    if broken := [path for path, array in flat.items() if not np.isfinite(array).all()]:
+        raise ConversionError(name, {"not finite": broken})
     # all to the device at once: one by one, each shape would compile a program to copy it
     on_device, kernels = jax.device_put((_to_dict(parameters), _prepare_kernels(name, flat)))
     return _BUILT.setdefault(key, Backbone(on_device, kernels, backbone_spec(name), key[1]))
