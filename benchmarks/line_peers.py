@@ -2,8 +2,8 @@
 
 Not a benchmark by itself. AnomaVision's package (see ``peers.py``) needs ``pip install fastapi easydict onnxscript``
 beside what is listed there, and its wheel holds no server: that is ``apps/api/fastapi_app.py`` in its source
-distribution (``pip download --no-deps --no-binary :all: anomavision==3.6.2``), which ``line.py --anomavision`` names. It
-serves the model as its documentation has it, exported to ONNX by its own exporter.
+distribution (``pip download --no-deps --no-binary :all: anomavision==3.6.2``), which ``line.py --anomavision`` names.
+It serves the model as its documentation has it, exported to ONNX by its own exporter.
 anomalib's package has no server; its Studio, which has one, is no package.
 """
 
