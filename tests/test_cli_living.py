@@ -218,6 +218,8 @@ def test_compact_says_what_it_saved(folders: Path, capsys: Capture) -> None:
     assert "looking at" in err
     np.testing.assert_allclose(maps(folders / "small"), maps(folders / "m"), rtol=0.011)
     assert run(capsys, "compact", folders / "m", "--out", folders / "m")[0] == 2
+    code, _, err = run(capsys, "compact", folders / "small", "--out", folders / "smaller", "--max-error", "0.01")
+    assert (code, "was compacted before, with distances within" in err) == (1, True)
     code, _, err = run(capsys, "update", folders / "small", folders / "second")
     assert code == 1
     assert "is a deployed model, without the moments" in err

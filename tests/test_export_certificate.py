@@ -341,6 +341,7 @@ def test_a_decision_that_does_not_follow_is_named() -> None:
     decision.check("here", right)
     for name, value in (
         ("p_value", np.array([0.5, 0.75], np.float32)),
+        ("p_value", np.array([0.5, np.nan], np.float32)),
         ("anomalous", np.array([True, False])),
         ("mask", maps > 9),
     ):

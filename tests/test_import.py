@@ -107,6 +107,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"model\.gaussian\.mean is float32 of shape \(0,\), which no fitted Padim",
     ),
     "not finite": ({STATE: {"model.gaussian.mean": np.full((12, 96), np.nan, np.float32)}}, "is not finite"),
+    "beyond 32 bits": ({STATE: {"model.gaussian.mean": np.full((12, 96), 1e300)}}, "is not finite in 32 bits"),
+    "an inverse beyond 32 bits": (
+        {STATE: {"model.gaussian.inv_covariance": np.tile(1e90 * np.eye(12), (96, 1, 1))}},
+        "is not finite in 32 bits",
+    ),
     "other shapes": ({STATE: {"model.gaussian.mean": np.zeros((12, 95), np.float32)}}, "don't belong together"),
     "channels twice": ({STATE: {"model.idx": np.zeros(12, np.int64)}}, "is no choice of the 192 channels"),
     "channels beyond": ({STATE: {"model.idx": np.arange(12) + 185}}, "is no choice of the 192 channels"),

@@ -61,8 +61,9 @@ class _Checkpoint:
             raise self.fault(
                 f"{_MODEL}{name} is {found.dtype} of shape {found.shape}, which no fitted Padim of anomalib has"
             )
-        if not np.isfinite(found).all():
-            raise self.fault(f"{_MODEL}{name} is not finite")
+        with np.errstate(over="ignore"):
+            if not np.isfinite(found.astype(np.float32)).all():
+                raise self.fault(f"{_MODEL}{name} is not finite in 32 bits")
         return found
 
 
@@ -239,7 +240,7 @@ def _whitening(checkpoint: _Checkpoint, inverse: Float[np.ndarray, "p d d"]) -> 
             ) from None
         upper = flipped[:, ::-1, ::-1].astype(np.float32)
         off = np.abs(np.matmul(upper, upper.swapaxes(1, 2), dtype=np.float64) - part).max(axis=(1, 2))
-        if (off > _SLACK * np.abs(part).max(axis=(1, 2))).any():
+        if not (off <= _SLACK * np.abs(part).max(axis=(1, 2))).all():
             raise checkpoint.fault("its inverse covariances can't be factored in 32 bits")
         found[start : start + len(part)] = upper
     return TriangularMatrix.from_square(jnp.asarray(found))

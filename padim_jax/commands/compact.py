@@ -8,6 +8,7 @@ from padim_jax.artifact import Updatable, load_image_sizes, save_compacted
 from padim_jax.artifact.arrays import disk_bytes
 from padim_jax.artifact.compaction import Compacted, compact
 from padim_jax.artifact.folder import check_writable
+from padim_jax.artifact.manifest import read_manifest
 from padim_jax.artifact.ownership import locked
 from padim_jax.baselines.manifest import refuse
 from padim_jax.commands.calibrate import load_any
@@ -21,6 +22,11 @@ def compact_command(model: Path, out: Path, max_error: float) -> None:
     check_writable(out)
     if out.resolve() == model.resolve():
         raise click.UsageError("--out is MODEL itself, which would lose what updating needs; choose another folder")
+    if bound := read_manifest(model).get("max_error"):
+        raise ValueError(
+            f"compact: {model} was compacted before, with distances within {bound:.2g} of the exact ones, which another "
+            "bound would not know of; compact the model that fit wrote"
+        )
     with locked(out, "compact"):
         compacted = _compact_any(load_any(model), max_error)
         save_compacted(compacted, out, image_sizes=load_image_sizes(model))

@@ -102,7 +102,7 @@ class Decision:
             "mask": maps > np.float32(self.pixel_threshold),
         }
         for name, values in wanted.items():
-            far = np.abs(found[name].astype(np.float64) - values) > _ROUNDING
+            far = ~(np.abs(found[name].astype(np.float64) - values) <= _ROUNDING)  # what is no number is far too
             if far.any():
                 raise ExportError(
                     f"{runtime}: {name} of {int(far.any(axis=(*range(1, far.ndim),)).sum())} images does not follow "
