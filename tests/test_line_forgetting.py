@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,33 @@ def test_an_image_that_counts_twice_goes_with_all_its_weight(fitted: Path, tmp_p
     assert len(calibration(tmp_path / NAME).scores) == 24
 
 
+def test_messages_call_images_by_the_names_that_people_gave_them(fitted: Path, model: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "more", parts(3, 90))
+    (gone,) = named(write_images(tmp_path / "sent", parts(1, 91))[0])
+    shutil.copy(gone.path, tmp_path / "more" / "0.png")  # the oldest of them
+    gone = replace(gone, name="front left")  # its file is one of the service's own
+    add = ["update", str(model), str(tmp_path / "more"), "--keep-calibration", "--batch-size", "4"]
+    assert main([*add, "--half-life", "3"]) == 0
+    with pytest.raises(CannotForget, match=r"forget: front left has faded by a half-life in bracket\.padim") as caught:
+        forgetting.propose(model, [gone], [], RATES, batch_size=4)
+    assert str(tmp_path) not in str(caught.value)
+    # nor is a learned part, whose photo goes along to find scores of the calibration, called by its file
+    (newest,) = (one for one in named(*(tmp_path / "more").iterdir()) if load_updatable(model).images[one.digest] == 1)
+
+    def learned(calibration: str, state: str) -> dict[str, Path | None]:
+        return {gone.digest: gone.path}
+
+    with pytest.raises(CannotForget, match=rf"those of {newest.name} is not known: images have faded") as caught:
+        forgetting.propose(model, [newest], [], RATES, learned=learned, batch_size=4)
+    assert str(tmp_path) not in str(caught.value)
+    gone.path.write_bytes(b"no image")
+    (first, _) = bad_ones(fitted)
+    damaged = replace(first, path=gone.path, name="front right")
+    with pytest.raises(padim.ArtifactError, match="forget: the photo of front right can't be read") as caught:
+        forgetting.propose(fitted / NAME, [damaged], [], RATES, batch_size=4)
+    assert str(tmp_path) not in str(caught.value)
+
+
 def make(proposal: Proposal, store: Store, who: str) -> None:
     """Make a change as the service does."""
     number = store.changes.begin(NAME, proposal.kind, who=who, **proposal.about)
@@ -286,9 +314,25 @@ def test_a_threshold_set_by_hand_stays(fitted: Path, model: Path) -> None:
     assert len(proposal.changed.calibration.scores) == 24
 
 
-def test_images_that_standardise_a_models_maps_are_refused_in_words(standardised: Path) -> None:
+def test_images_that_standardise_a_models_maps_are_refused_with_words_that_help(
+    standardised: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(standardised / NAME, tmp_path / NAME))
     with pytest.raises(CannotForget, match=r"are standardised by the images .* run padim forget, then padim calibrate"):
-        forgetting.propose(standardised / NAME, bad_ones(standardised), [], RATES)
+        forgetting.propose(model, bad_ones(standardised), [], RATES)
+    good, bad = (str(standardised / "images" / name) for name in ("good", "bad"))
+    assert main(["forget", str(model), bad]) == 0
+    assert main(["calibrate", str(model), good]) == 0
+    twin = tmp_path / "twin.padim"
+    assert main(["fit", good, "--out", str(twin), *SETTINGS, "--anomaly-map", "standardised"]) == 0
+    ours, expected = padim.load(model), padim.load(twin)
+    images = np.concatenate([parts(3, 77), parts(2, 61, defect=True)])
+    found, wanted = padim.score(ours, images), padim.score(expected, images)
+    np.testing.assert_allclose(found.anomaly_map, wanted.anomaly_map, rtol=1e-2, atol=1e-2)
+    np.testing.assert_array_equal(found.anomalous, [False] * 3 + [True] * 2)
+    np.testing.assert_allclose(calibration(model).threshold, calibration(twin).threshold, rtol=1e-2)
+    assert ours.standard is not None
+    assert float(ours.standard.count) == 24
 
 
 KILLED = """

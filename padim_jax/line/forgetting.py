@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 
 from padim_jax.artifact import Updatable, load_updatable
 from padim_jax.artifact.manifest import manifest_checksum, read_manifest
+from padim_jax.images import UnreadableImage
 from padim_jax.line.changes import Kind
-from padim_jax.line.proposal import Kept, Proposal, calibration_digest, decider_of, effect_on
+from padim_jax.line.proposal import Kept, Proposal, by_name, calibration_digest, decider_of, effect_on
 from padim_jax.line.records import Verdict
 from padim_jax.line.verdict import Rates
 from padim_jax.method.calibration import Calibration
@@ -105,10 +106,10 @@ def propose(
 
     Raises:
       CannotForget: an image that the model was not fitted on, or whose score in the calibration is not known; a model
-        that is not calibrated, or that is standardised by these images.
+        that is not calibrated, or that is standardised by these images; an image that has faded.
       NoVerdicts: it would give no verdicts without them.
-      ArtifactError: no model that can be updated.
-      UnreadableImage, ValueError, FloatingPointError: as :func:`padim_jax.runs.forget.forget_files`.
+      ArtifactError: no model that can be updated, or an image that can't be read.
+      ValueError, FloatingPointError: as :func:`padim_jax.runs.forget.forget_files`.
     """
     based_on = manifest_checksum(read_manifest(path))
     stored = load_updatable(path)
@@ -120,7 +121,8 @@ def propose(
         raise _standardised(path, calibrating)
     options: dict[str, Any] = {"batch_size": batch_size, "note": ignore_note}
     files = [one.path for one in named]
-    known = {item.path: item.score for item in score_files(stored.model(), files, **options)}
+    unreadable = by_name("forget", {one.path: one.name for one in named})
+    known = {item.path: item.score for item in score_files(stored.model(), files, unreadable=unreadable, **options)}
     remarks = list[str]()
     calibration = _calibration(stored, before, calibrating, later, batch_size, remarks)
     repeated = [one.path for one in named for _ in range(max(1, int(stored.images[one.digest])))]
@@ -130,7 +132,7 @@ def propose(
     model, decider = changed.model(), decider_of("forget", changed, rates)
     removed = list[Without]()
     for one, item in zip(named, score_files(model, files, **options), strict=True):
-        verdict = decider.verdict(decider.fitted_on.annotate(item))[0]
+        verdict = decider.verdict_on_file(item)
         removed.append(Without(one.name, one.digest, known[one.path], item.score, verdict, one in calibrating))
     effect = effect_on("forget", model, recent, decider, based_on, batch_size)
     if effect.ratio is not None and stored.standard is None:
@@ -165,6 +167,11 @@ def _check(path: Path, stored: Updatable, named: Sequence[Named]) -> Calibration
             f"{len(stored.images)} images that {path.name} was fitted on; it knows them by the content of their files, "
             "so give the very files, not copies in another format or size"
         )
+    if faded := [one for one in named if _has_faded(stored, one.digest)]:
+        raise CannotForget(
+            f"forget: {_names(faded)} {'has' if len(faded) == 1 else 'have'} faded by a half-life in {path.name} and "
+            "can't be taken out; fit anew on the good images"
+        )
     if stored.calibration is None:
         raise CannotForget(f"forget: {path.name} is not calibrated, so it gives no verdicts; run padim calibrate on it")
     return stored.calibration
@@ -191,25 +198,46 @@ def _calibration(
     if not calibrating:
         remarks.append("the calibration stays as it is: these images were not part of it")
         return before
-    files = [path for digest, path in later.items() if path is not None and digest in stored.images]
+    since = {digest: path for digest, path in later.items() if digest in stored.images}
+    if any(_has_faded(stored, digest) for digest in since):  # so have those that it was calibrated on
+        raise _unknown(calibrating, "images have faded since it was calibrated")
+    files = [path for path in since.values() if path is not None]
     quiet = Watch(note=ignore_note)
-    as_calibrated = forget_files(stored, files, batch_size=batch_size, watch=quiet) if files else stored
+    try:
+        as_calibrated = forget_files(stored, files, batch_size=batch_size, watch=quiet) if files else stored
+    except UnreadableImage as error:  # a photo of what was learned since is as good as lost
+        raise _unknown(calibrating, "a photo of what was learned since can't be read") from error
     as_calibrated = replace(as_calibrated, calibration=before)
     try:
         calibration = calibration_without(as_calibrated, [one.path for one in calibrating], batch_size=batch_size)
     except UnknownScores as error:
-        names = _names([calibrating[place] for place in error.places])
-        raise CannotForget(
-            f"forget: which scores of the calibration are those of {names} is not known, since the model has changed "
-            "after it was calibrated; take images of the fit out together, or run padim forget, then padim calibrate "
-            "on good images"
-        ) from error
+        why = "none is what they score now, as where the model has changed after it was calibrated"
+        raise _unknown([calibrating[place] for place in error.places], why) from error
     remarks.append(
         f"the threshold follows from the {len(calibration.scores)} other scores of the calibration; they come from a "
         f"model that knew the {_images(len(calibrating))}, so they are rather too low, and somewhat more good parts "
         "than asked for may be called bad; padim calibrate on good images makes it exact"
     )
+    if calibration.least_match is not None:
+        remarks.append(
+            f"how well a part has to match the reference stays at {float(calibration.least_match):.2f}: how well each "
+            f"image of the calibration did is not kept. If the {_images(len(calibrating))} matched worst, poor matches "
+            "pass that should not; padim calibrate on good images makes it exact"
+        )
     return calibration
+
+
+def _unknown(calibrating: Sequence[Named], why: str) -> CannotForget:
+    """Why images can't be taken out whose scores in the calibration can't be told from those of others."""
+    return CannotForget(
+        f"forget: which scores of the calibration are those of {_names(calibrating)} is not known: {why}; take images "
+        "of the fit out together, or run padim forget, then padim calibrate on good images"
+    )
+
+
+def _has_faded(stored: Updatable, digest: str) -> bool:
+    """Whether an image of the fit counts for less than it did, by a half-life."""
+    return stored.images[digest] != int(stored.images[digest])
 
 
 def _names(images: Sequence[Named]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from padim_jax.artifact import load_updatable
 from padim_jax.artifact.manifest import manifest_checksum, read_manifest
 from padim_jax.line.changes import Kind
-from padim_jax.line.proposal import Kept, Proposal, calibration_digest, decider_of, effect_on
+from padim_jax.line.proposal import Kept, Proposal, by_name, calibration_digest, decider_of, effect_on
 from padim_jax.line.records import Verdict
 from padim_jax.line.verdict import Rates
 from padim_jax.runs.update import update_files
@@ -20,7 +20,7 @@ from padim_jax.runs.watch import Watch, ignore_note
 
 
 class NothingToLearn(ValueError):
-    """No correction that the model does not know of already, or whose photo is not kept."""
+    """No correction that the model does not know of already, or whose photo is kept; or a model without verdicts."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,17 @@ def propose(
       batch_size: images computed at once.
 
     Raises:
-      NothingToLearn: none of them is new.
-      ArtifactError: no model that can be updated.
+      NothingToLearn: none of them is new, or the model is not calibrated.
+      ArtifactError: no model that can be updated, or a photo that can't be read.
       ValueError: as :func:`padim_jax.runs.update.update_files`.
     """
     based_on = manifest_checksum(read_manifest(path))
     stored = load_updatable(path)
     before, known = stored.calibration, set(stored.images)
+    if before is None:
+        raise NothingToLearn(
+            f"learn: {path.name} is not calibrated, so it gives no verdicts; run padim calibrate on it"
+        )
     said, disputed = _last_words(corrected)
     new = {
         digest: one
@@ -90,14 +94,15 @@ def propose(
         )
     if out:
         remarks.append(f"{len(out)} parts were called good, but taken out of the model since; they stay out")
-    if before is None or not new:
+    if not new:
         told = "".join(f"; {remark}" for remark in remarks)
         raise NothingToLearn(
             f"learn: {len(corrected)} corrections of {path.name}, of which none is of a part that was called bad or to "
             "be looked at, that people called good, whose photo is kept and which the model does not know "
             f"already{told}"
         )
-    watch = Watch(note=ignore_note, remark=remarks.append)
+    unreadable = by_name("learn", {one.path: one.decision.item for one in new.values()})
+    watch = Watch(note=ignore_note, remark=remarks.append, unreadable=unreadable)
     files = [one.path for one in new.values()]
     changed = update_files(stored, files, keep_calibration=True, batch_size=batch_size, watch=watch).model
     others = [one for one in recent if one.decision.image_digest not in new]

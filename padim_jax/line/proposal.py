@@ -4,7 +4,7 @@ It is written only if the model on disk is still the one that it started from, a
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -138,19 +138,19 @@ def effect_on(
       batch_size: images computed at once.
 
     Raises:
-      ArtifactError: a photo is damaged.
+      ArtifactError: a photo that is kept can't be read.
       FloatingPointError: as :func:`padim_jax.runs.score.score_files`.
     """
+    refuse = by_name(call, {one.path: one.decision.item for one in kept})
 
     def unreadable(error: UnreadableImage) -> None:
         if error.path.exists():
-            raise ArtifactError(f"{call}: the photo {error.path.name} is damaged ({error.reason})") from error
+            refuse(error)
 
     paths = list(dict.fromkeys(one.path for one in kept))
     options: dict[str, Any] = {"batch_size": batch_size, "unreadable": unreadable, "note": ignore_note}
     found: dict[Path, tuple[Verdict, float]] = {
-        item.path: (decider.verdict(decider.fitted_on.annotate(item))[0], item.score)
-        for item in score_files(changed, paths, **options)
+        item.path: (decider.verdict_on_file(item), item.score) for item in score_files(changed, paths, **options)
     }
     pairs: list[tuple[Verdict, Verdict]] = [
         (one.decision.verdict, found[one.path][0]) for one in kept if one.path in found
@@ -162,6 +162,20 @@ def effect_on(
     ]
     ratio = float(np.median(ratios)) if ratios else None
     return Effect(Counter(pair for pair in pairs if pair[0] != pair[1]), len(pairs), ratio)
+
+
+def by_name(call: Kind, names: Mapping[Path, str]) -> Callable[[UnreadableImage], None]:
+    """What refuses a file that can't be read: by the name that people know it by, for its own may be a digest.
+
+    Args:
+      call: for messages.
+      names: of the images, by their files.
+    """
+
+    def refuse(error: UnreadableImage) -> None:
+        raise ArtifactError(f"{call}: the photo of {names[error.path]} can't be read ({error.reason})") from error
+
+    return refuse
 
 
 def decider_of(call: Kind, changed: Updatable, rates: Rates) -> Decider:

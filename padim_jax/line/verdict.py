@@ -131,6 +131,10 @@ class Decider:
         """The same result with its verdict; its notes are to be there already."""
         return replace(item, decided=self.verdict(item)[0])
 
+    def verdict_on_file(self, item: ScoredImage) -> Verdict:
+        """The verdict on a result as :func:`padim_jax.runs.score.score_files` gives it, without notes of the fit."""
+        return self.verdict(self.fitted_on.annotate(item))[0]
+
     def verdict(self, item: ScoredImage) -> tuple[Verdict, str]:
         """The verdict on a result of this model, and why; the reason of a good one is empty."""
         assert item.p_value is not None

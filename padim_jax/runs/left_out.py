@@ -22,12 +22,14 @@ def left_out_files(
     images: Mapping[str, float],
     *,
     batch_size: int,
+    among: int | None = None,
     unreadable: Callable[[UnreadableImage], None] = stop_at_unreadable,
     advance: Advance = lambda count: None,
 ) -> Iterator[ScoredImage]:
     """Score image files that a model was fitted on, each by the model of all the others, in order, by distances.
 
     As :func:`padim_jax.runs.score.score_files` does for others; ``images`` are those of the fit with their weights.
+    With ``among``, steps are filled up as those of so many files are, and the same programs round as they do there.
 
     Raises:
       UnreadableImage: from ``unreadable``.
@@ -35,7 +37,7 @@ def left_out_files(
     """
     engine = OneDevice(model.backbone)
     held, watch = engine.for_leave_one_out("left_out_files", model), Watch(note=ignore_note, unreadable=unreadable)
-    size = engine.step_size(batch_size, len(paths))
+    size = engine.step_size(batch_size, max(len(paths), among or 0))
     for step in read_steps(paths, model.config, batch_size, watch, size=size):
         check_fitted("left_out_files", step.files, images)
         weights = np.zeros(len(step.images), np.float32)

@@ -11,7 +11,7 @@ from padim_jax.method.calibration import Calibration, Histogram, without_scores
 from padim_jax.method.scoring import judged_pixels
 from padim_jax.runs.left_out import left_out_files
 
-_ALIKE = 1e-4  # relative: as far as batches of other sizes may round a score
+_ALIKE = 1e-4  # relative: as far as batches of other sizes may round a score, but for one far above all others
 
 
 class UnknownScores(ValueError):
@@ -51,7 +51,8 @@ def calibration_without(model: Updatable, paths: Sequence[Path], *, batch_size: 
         raise ValueError(f"calibration_without: the model {what}; wanted a calibrated one of maps of distances")
     fitted, histogram = model.model(), Histogram()
     scores, gone, unknown = np.asarray(reference.scores), list[int](), list[int]()
-    for number, item in enumerate(left_out_files(fitted, paths, model.images, batch_size=batch_size)):
+    options = {"batch_size": batch_size, "among": len(scores)}
+    for number, item in enumerate(left_out_files(fitted, paths, model.images, **options)):
         place = _place(scores, item.score, gone)
         if place is None:
             unknown.append(number)

@@ -1,0 +1,89 @@
+"""Images are taken out of models that align: what stays of them is said, and what the page refuses the commands do."""
+
+# what other models do not have is there
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import padim_jax as padim
+from padim_jax.artifact import load_updatable
+from padim_jax.cli import main
+from padim_jax.line import forgetting
+from padim_jax.line.forgetting import CannotForget, Named
+from padim_jax.line.verdict import Rates
+from padim_jax.runs.taken_out import calibration_without
+from tests.conftest import write_images
+from tests.service import NAME
+from tests.test_aligned import GOOD
+from tests.test_aligned_runs import RIGID
+from tests.test_line_forgetting import named
+from tests.test_registration import SIDE, TABLE
+
+RATES = Rates(None, 0.3)
+
+
+def half(images: np.ndarray) -> np.ndarray:
+    """Parts of which half is missing."""
+    found = images.copy()
+    found[:, SIDE // 2 :] = TABLE
+    return found
+
+
+def run(*words: object) -> None:
+    assert main(list(map(str, words))) == 0
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good parts, and a half one among them by mistake."""
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder / "good", GOOD[:12])
+    write_images(folder / "bad", half(GOOD[12:13]))
+    return folder
+
+
+def bad_one(images: Path) -> list[Named]:
+    return named(*(images / "bad").iterdir())
+
+
+def test_how_well_parts_have_to_match_stays_and_that_is_said(images: Path, tmp_path: Path) -> None:
+    model = tmp_path / NAME
+    run("fit", images, "--out", model, *RIGID, "--ridge", "10")
+    before = padim.load(model).calibration
+    proposal = forgetting.propose(model, bad_one(images), [], RATES, batch_size=4)
+    stays = f"has to match the reference stays at {float(before.least_match):.2f}"
+    assert [stays in remark for remark in proposal.remarks].count(True) == 1
+    assert float(proposal.changed.calibration.least_match) == float(before.least_match)
+    # by commands there is no such limit until good images set it, and those in the fit set a stricter one
+    run("forget", model, images / "bad")
+    assert load_updatable(model).calibration is None
+    run("calibrate", model, images / "good")
+    after = padim.load(model)
+    assert float(after.calibration.least_match) > float(before.least_match)
+    match = float(padim.score(after, half(GOOD[12:13])).match[0])
+    assert float(before.least_match) <= match < float(after.calibration.least_match)
+
+
+def test_a_score_far_above_all_others_is_found_in_the_calibration(images: Path, tmp_path: Path) -> None:
+    run("fit", images, "--out", tmp_path / NAME, *RIGID)
+    model = load_updatable(tmp_path / NAME)
+    left = calibration_without(model, [one.path for one in bad_one(images)])  # computed alone, it rounds otherwise
+    np.testing.assert_array_equal(left.scores, np.asarray(model.calibration.scores)[:-1])
+
+
+def test_the_commands_do_what_the_page_refuses(images: Path, tmp_path: Path) -> None:
+    model = tmp_path / NAME
+    run("fit", images, "--out", model, *RIGID, "--ridge", "10", "--anomaly-map", "standardised")
+    before = padim.load(model).calibration
+    with pytest.raises(CannotForget, match="run padim forget, then padim calibrate on good images"):
+        forgetting.propose(model, bad_one(images), [], RATES, batch_size=4)
+    run("forget", model, images / "bad")
+    run("calibrate", model, images / "good")
+    after = padim.load(model)
+    assert after.standard.count == len(after.calibration.scores) == 12
+    assert float(after.calibration.least_match) > float(before.least_match)
+    found = padim.score(after, np.concatenate([GOOD[13:], half(GOOD[12:13])]))
+    np.testing.assert_array_equal(found.anomalous, [False, True])
