@@ -256,6 +256,20 @@ def test_what_was_taken_out_is_not_learned_again_by_the_same_correction(model: P
         assert learning.propose(model, kept, [], RATES, taken_out=taken_out, batch_size=4).added == (decision.id,)
 
 
+def test_nor_is_what_padim_forget_took_out(fitted: Path, model: Path, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "line.db") as store:
+        (gone,) = learn(model, tmp_path / "alarms", store, 1)
+        kept = [learning.Kept(decision, gone.path) for decision in store.decisions()]
+        assert main(["forget", str(model), str(gone.path), "--batch-size", "4"]) == 0
+        with pytest.raises(learning.NothingToLearn, match=r"bracket\.padim is not calibrated"):
+            learning.propose(model, kept, [], RATES)
+        assert main(["calibrate", str(model), str(fitted / "images"), "--batch-size", "4"]) == 0
+        elsewhere = store.changes.taken_out_elsewhere(NAME, manifest_checksum(read_manifest(model)))
+    assert elsewhere.keys() == {gone.digest}
+    with pytest.raises(learning.NothingToLearn, match="1 parts were called good, but taken out of the model since"):
+        learning.propose(model, kept, [], RATES, taken_out=elsewhere, batch_size=4)
+
+
 def test_an_image_of_the_fit_is_found_in_the_calibration_also_after_others_were_learned(
     fitted: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -174,6 +174,45 @@ def test_images_of_the_fit_are_taken_out_by_their_files(
     assert kinds == [("forget", "Ada"), ("undo", "Ada")]
 
 
+def test_what_commands_have_changed_is_not_told_as_anybodys(
+    fitted: Path, models: Path, service: Running, client: httpx.Client, post: Post
+) -> None:
+    def undoable() -> dict[str, Any]:
+        return client.get(f"{LEARNING}/undoable").json()["undo"]
+
+    def counts() -> tuple[int, int]:
+        assert undoable()["change"] is None
+        return undoable()["came"], undoable()["went"]
+
+    def told() -> list[str]:
+        return [f"{one['kind']} {one['way']}" for one in client.get(f"/decisions/{hidden['id']}").json()["changes"]]
+
+    model, gone = models / NAME, fitted / "images" / "bad"
+    assert undoable() is None
+    refused(post(f"{LEARNING}/undo"), 409, "keeps no earlier state")
+    assert client.get("/models/other/learning/undoable").status_code == 404
+    hidden = send(client, service, sorted(gone.iterdir())[0].read_bytes(), "hidden")
+    assert post(f"{LEARNING}/apply", proposal=files(client, *gone.iterdir()).json()["proposal"]).status_code == 200
+    found = undoable()
+    assert (found["change"]["kind"], found["change"]["who"], found["change"]["images"]) == ("forget", "Ada", 2)
+    assert (found["brings_back"], found["came"], found["went"]) == (False, 2, 0)
+    assert main(["calibrate", str(model), "--false-alarm-rate", "0.05"]) == 0
+    now = (model / "model.json").read_bytes()
+    refused(post(f"{LEARNING}/undo", who="Bea", based_on=found["based_on"]), 409, "was changed since you looked")
+    assert (model / "model.json").read_bytes() == now
+    assert counts() == (0, 0)
+    assert main(["undo", str(model)]) == 0
+    assert counts() == (0, 0)  # and not those that Ada took out, though the model is as she left it
+    undone = post(f"{LEARNING}/undo", who="Bea", based_on=undoable()["based_on"]).json()["undone"]
+    assert (undone["change"], undone["came"], undone["went"]) == (None, 0, 0)
+    assert told() == ["forget out"]
+    assert main(["update", str(model), str(gone), "--keep-calibration", "--batch-size", "4"]) == 0
+    assert counts() == (0, 2)
+    assert told() == ["forget out", "elsewhere in"]
+    assert post(f"{LEARNING}/undo", who="Bea").status_code == 200
+    assert told() == ["forget out", "elsewhere in", "undo out"]
+
+
 def test_a_model_that_was_replaced_meanwhile_keeps_its_place(
     fitted: Path, models: Path, client: httpx.Client, post: Post
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from padim_jax.cli import main
 from tests.browser import Visit, eventually, launched, visiting_service
 from tests.service import NAME, bad, serving
 from tests.test_line_forgetting import fit
@@ -38,6 +39,10 @@ def model(fitted: Path, tmp_path: Path) -> Path:
 
 def said(page: Any, text: str) -> None:
     eventually(lambda: text in page.inner_text("#learned"), PATIENCE)
+
+
+def told(page: Any, text: str) -> None:
+    eventually(lambda: text in page.inner_text("#undoable"))
 
 
 @pytest.mark.slow
@@ -112,12 +117,18 @@ def test_files_of_the_fit_are_taken_out_once_somebody_has_seen_what_that_changes
         assert "1 from good to bad" in page.inner_text("#learned")
         assert page.locator("#removed tbody .verdict.bad").count() == 2
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.is_disabled("#unlearn")
         page.click("#learn")
         said(page, "2 images taken out")
         assert (model / "model.json").read_bytes() != before
+        told(page, "In bracket.padim, undo takes back: 2 images taken out by Ada on ")
         page.click("#unlearn")
         said(page, "as it was before")
         assert (model / "model.json").read_bytes() == before
+        told(page, "undo makes again what was undone: 2 images taken out by Ada on ")
+        assert main(["calibrate", str(model), "--false-alarm-rate", "0.05"]) == 0
+        page.dispatch_event("#rated", "input")  # as somebody does who looks at another model and at this one again
+        told(page, "undo takes back a change that was not made on this page: no image comes in or goes out.")
         page.close()
 
 

@@ -111,6 +111,18 @@ def _describe(record: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str,
     }
 
 
+def read_states(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The manifest of a model, and that of the state which :func:`undo` would bring back; None where there is none.
+
+    Raises:
+      ArtifactError: no model.
+    """
+    current, previous = read_manifest(folder), read_json(folder / PREVIOUS)
+    # a process that ended between the two files has kept what is there already
+    is_another = is_whole(folder, previous) and previous.get("directory") != current.get("directory")
+    return current, previous if is_another else None
+
+
 def undo(folder: Path) -> dict[str, Any]:
     """Bring back what the last :func:`write` that kept it replaced; a second call undoes that. Gives its manifest.
 
@@ -120,11 +132,12 @@ def undo(folder: Path) -> dict[str, Any]:
       OSError: it can't be written.
     """
     with locked(folder, "undo"):
-        current = json.dumps(read_manifest(folder), indent=1).encode()
-        if not is_whole(folder, read_json(folder / PREVIOUS)):
+        manifest, kept = read_states(folder)
+        if kept is None:
             raise ArtifactError(
                 f"undo: {folder} keeps no earlier state; padim fit, update, merge, forget and calibrate do"
             )
+        current = json.dumps(manifest, indent=1).encode()
         previous = (folder / PREVIOUS).read_bytes()
         write_atomically(folder / MANIFEST, previous)
         write_atomically(folder / PREVIOUS, current)

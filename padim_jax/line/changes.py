@@ -14,7 +14,8 @@ from padim_jax.line.records import time_text
 from padim_jax.runs.tables import escape_bytes, unescape_bytes
 
 Kind = Literal["learn", "forget", "undo"]
-_COLUMNS = ("number", "time", "who", "model", "kind", "before", "after", "calibration", "images")
+Way = Literal["in", "out"]  # of an image, into a model or out of it
+_COLUMNS = ("number", "time", "who", "model", "kind", "before", "after", "calibration", "images", "gone")
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM changes"
 
 
@@ -32,6 +33,7 @@ class Change:
       after: of the model that it gave; empty where the process ended before that was noted.
       calibration: digest of the calibration that the model had before.
       images: digests of the images that came in or went out.
+      gone: of an undo, those of them that went out; None where an older version did not note it, and of other kinds.
     """
 
     number: int
@@ -43,6 +45,13 @@ class Change:
     after: str
     calibration: str
     images: tuple[str, ...]
+    gone: tuple[str, ...] | None = None
+
+    def way_of(self, digest: str) -> Way | None:
+        """Which way one of its images went; None where that is not known, as of a change that may only be begun."""
+        if not self.after or (self.kind == "undo" and self.gone is None):
+            return None
+        return "out" if self.kind == "forget" or digest in (self.gone or ()) else "in"
 
     def record(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -61,7 +70,15 @@ class Changes:
         self._database, self._clock = database, clock
 
     def begin(
-        self, model: str, kind: Kind, *, who: str, before: str, calibration: str = "", images: Sequence[str] = ()
+        self,
+        model: str,
+        kind: Kind,
+        *,
+        who: str,
+        before: str,
+        calibration: str = "",
+        images: Sequence[str] = (),
+        gone: Sequence[str] | None = None,
     ) -> int:
         """Note that somebody is about to change a model; gives the number of the change.
 
@@ -69,11 +86,11 @@ class Changes:
           StoreError: it can't be written.
         """
         values = time_text(self._clock()), escape_bytes(who), escape_bytes(model), kind, before, calibration
-        names = "time, who, model, kind, before, calibration, images"
+        digests = json.dumps(list(images)), None if gone is None else json.dumps(list(gone))
+        names = "time, who, model, kind, before, calibration, images, gone"
         with self._database.transaction() as connection:
             done = connection.execute(
-                f"INSERT INTO changes ({names}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (*values, json.dumps(list(images))),
+                f"INSERT INTO changes ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*values, *digests)
             )
         return int(done.lastrowid or 0)
 
@@ -103,14 +120,16 @@ class Changes:
         """
         return self._read("WHERE model = ? AND instr(images, ?) ORDER BY number", escape_bytes(model), digest)
 
-    def last_at(self, model: str, digest: str) -> Change | None:
-        """The last change that gave a state of a model, or started from it; None where nobody made one here.
+    def between(self, model: str, one: str, other: str) -> list[Change]:
+        """The lessons and removals that led from one of two states of a model to the other, the last one first.
+
+        One that may only be begun is among them where it started from one of the two.
 
         Raises:
           StoreError: the store can't be read.
         """
-        which = "WHERE model = ? AND ? IN (before, after) AND after != '' ORDER BY number DESC LIMIT 1"
-        return next(iter(self._read(which, escape_bytes(model), digest)), None)
+        which = "WHERE model = ? AND kind != 'undo' AND before IN (?, ?) AND after IN (?, ?, '') ORDER BY number DESC"
+        return self._read(which, escape_bytes(model), *(one, other) * 2)
 
     def learned(self, model: str, calibration: str, state: str) -> set[str]:
         """Digests of images that were learned while a model had its calibration, which therefore does not know them.
@@ -152,11 +171,38 @@ class Changes:
                     found[digest] = change.time
         return found
 
+    def taken_out_elsewhere(self, model: str, state: str) -> dict[str, str]:
+        """Digests of images that something else than the service took out, where the model lacks them, with times.
+
+        They came in by a change that is noted, and went out by none, or by an undo that took back no lesson. What
+        people said before these times, they said before the images were taken out.
+
+        Args:
+          model: its name.
+          state: digest of the model as it is now; what came in from that very state was undone elsewhere.
+
+        Raises:
+          StoreError: the store can't be read.
+        """
+        found, lessons = dict[str, str](), set[tuple[str, str]]()
+        for change in self._read("WHERE model = ? AND after != '' ORDER BY number", escape_bytes(model)):
+            if change.kind == "learn":
+                lessons.add((change.before, change.after))
+            takes_back = change.kind == "undo" and (change.after, change.before) in lessons
+            for digest in change.images:
+                found.pop(digest, None)
+                way = change.way_of(digest)
+                is_in = way == "in" and change.before != state
+                if is_in or (way == "out" and change.kind == "undo" and not takes_back):
+                    found[digest] = change.time
+        return found
+
     def _read(self, rest: str, *values: str) -> list[Change]:
         found = list[Change]()
         for row in self._database.read(f"{_SELECT} {rest}", *values):
             fields: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
             fields |= {name: unescape_bytes(fields[name]) for name in ("who", "model")}
             fields["images"] = tuple(json.loads(fields["images"]))
+            fields["gone"] = None if fields["gone"] is None else tuple(json.loads(fields["gone"]))
             found.append(Change(**fields))
         return found

@@ -108,7 +108,10 @@ CREATE INDEX changes_model ON changes (model, number);
 _FIFTH = """
 ALTER TABLE alarms ADD COLUMN source TEXT NOT NULL DEFAULT '';
 """  # source: empty of alarms of older versions, which followed all sources of a state of a model together
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)  # each leads from the schema of its index to the next one
+_SIXTH = """
+ALTER TABLE changes ADD COLUMN gone TEXT;
+"""  # gone: of the images of an undo, those that went out; NULL of older versions, which did not note it
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)  # each leads from its index's schema to the next one
 
 
 class StoreError(OSError):

@@ -5,9 +5,17 @@ import { act, plural, propose, say } from "/changing.js";
 
 const $ = (id) => document.getElementById(id);
 const DONE = { learn: "learned", forget: "taken out", undo: "a change of it undone" };
+const WAYS = { in: "put in", out: "taken out" };
 const text = (found) => `${plural(found.removed.length, "image")} would be taken out.`;
 const address = (model) => `/models/${encodeURIComponent(model)}/forgetting`;
 let shown = null;
+
+// one change that the image of a decision came in or went out by, in words
+function told(change) {
+  if (change.kind === "elsewhere") return `Then ${WAYS[change.way]} by a change that was not made on this page`;
+  const done = change.kind === "undo" && change.way ? `${WAYS[change.way]} again, as a change was undone` : DONE[change.kind];
+  return `${new Date(change.time).toLocaleString()}: ${change.after ? done : `${done}, or only begun,`} by ${change.who}`;
+}
 
 // what is known of the image of a decision: whether it is part of the model, and who made it so
 export async function show(record) {
@@ -21,8 +29,7 @@ export async function show(record) {
   if (shown.state !== state) return; // another one was chosen meanwhile
   $("history").replaceChildren(...changes.map((change) => {
     const item = document.createElement("li");
-    const made = change.after ? DONE[change.kind] : `${DONE[change.kind]}, or only begun,`;
-    item.textContent = `${new Date(change.time).toLocaleString()}: ${made} by ${change.who}`;
+    item.textContent = told(change);
     return item;
   }));
 }

@@ -105,6 +105,7 @@ def make_app(parts: Parts) -> Front:
         Route("/models/{name}/preview", decisions.previewed),
         Route("/models/{name}/learning", learning.propose, methods=["POST"]),
         Route("/models/{name}/learning/apply", proposals.apply, methods=["POST"]),
+        Route("/models/{name}/learning/undoable", proposals.undoable),
         Route("/models/{name}/learning/undo", proposals.undo, methods=["POST"]),
         Route("/models/{name}/forgetting", forgetting.decisions, methods=["POST"]),
         Route("/models/{name}/forgetting/files", forgetting.files, methods=["POST"]),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from padim_jax.lazy import extra
+from padim_jax.line.history import history
 from padim_jax.line.preview import preview
 from padim_jax.line.records import VERDICTS, Correction, Decision, Verdict
 from padim_jax.line.service.front import parse_json, read_body
@@ -70,10 +71,7 @@ class Decisions:
         """One decision, with all that people said of it, and the changes of its model that were about its image."""
         decision = self._find(request)
         corrections = [vars(correction) for correction in self._store.corrections(decision.id)]
-        digest = decision.image_digest
-        changes = self._store.changes.of_image(decision.model, digest) if digest else []
-        about = {"corrections": corrections, "changes": [change.record() for change in changes]}
-        return JSONResponse(self._record(decision) | about)
+        return JSONResponse(self._record(decision) | {"corrections": corrections, "changes": self._history(decision)})
 
     def photo(self, request: Request) -> Response:
         """The photo of a decision."""
@@ -131,6 +129,17 @@ class Decisions:
         has_photo = self._photos is not None and self._photos.has(decision)
         more = {"correction": number, "has_photo": has_photo, "is_in_model": self._models.knows(decision)}
         return decision.record() | more
+
+    def _history(self, decision: Decision) -> list[dict[str, Any]]:
+        """How the image of a decision came into its model and out of it."""
+        digest, all_of = decision.image_digest, self._store.changes
+        changes = all_of.of_image(decision.model, digest) if digest else []
+        if not changes:
+            return []
+        is_in_model = self._models.holds(decision.model, digest)
+        if all_of.of_image(decision.model, digest) != changes:
+            is_in_model = None  # it was changed just now
+        return history(digest, changes, is_in_model)
 
     def _find(self, request: Request) -> Decision:
         try:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from padim_jax.artifact.manifest import manifest_checksum, read_manifest
 from padim_jax.lazy import extra
 from padim_jax.line.learning import Lesson, NothingToLearn, propose
 from padim_jax.line.service.proposals import Proposals
@@ -32,7 +33,8 @@ class Learning:
         corrected, lost = all_of.kept(name, True)
         recent, _ = all_of.kept(name, None)
         missing = f"{lost} corrections are left out: the photos of their decisions are not kept any more"
-        taken_out = all_of.store.changes.taken_out(name)
+        changes, state = all_of.store.changes, manifest_checksum(read_manifest(path))
+        taken_out = changes.taken_out(name) | changes.taken_out_elsewhere(name, state)
         options = {"taken_out": taken_out, "batch_size": all_of.batch_size}
         try:
             made = propose(path, corrected, recent, all_of.models.rates, **options)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from padim_jax.artifact import resident_bytes
 from padim_jax.artifact.arrays import ArtifactError
-from padim_jax.artifact.manifest import MANIFEST
+from padim_jax.artifact.manifest import MANIFEST, read_manifest
 from padim_jax.line.judge import Judge, Loaded
 from padim_jax.line.records import Decision
 from padim_jax.line.verdict import Rates
@@ -120,6 +120,19 @@ class Models:
         with self._lock:
             found = self._loaded.get(decision.model)
             return None if found is None else decision.image_digest in found[0].current.fitted_on.digests
+
+    def holds(self, name: str, digest: str) -> bool | None:
+        """Whether an image is part of a model as it is on disk; None where that can't be read.
+
+        Args:
+          name: of the model.
+          digest: of the image.
+        """
+        try:
+            images = read_manifest(self.folder(name)).get("images")
+        except (NoSuchModel, ArtifactError, OSError):
+            return None
+        return digest in images if isinstance(images, dict) else None
 
     def check(self, name: str) -> None:
         """Make sure that there is a model of this name.

@@ -121,9 +121,16 @@ def openapi(version: str) -> dict[str, Any]:
             },
             "/models/{name}/learning/undo": {
                 "post": _change(
-                    "Bring the model back as it was before its last change.",
+                    "Bring the model back as it was before its last change, if it still is the one based_on names.",
                     _parameters(("name",), {}, change),
-                    {"who": correction["who"]},
+                    {"who": correction["who"], "based_on": _TEXT},
+                )
+            },
+            "/models/{name}/learning/undoable": {
+                "get": _get(
+                    "What undo would do: the change that it takes back, or null for one made outside the service.",
+                    _parameters(("name",), {}),
+                    ("404",),
                 )
             },
             "/models/{name}/forgetting": {
@@ -192,7 +199,7 @@ def _get(summary: str, parameters: Iterable[Schema] = (), refused: Iterable[str]
 
 
 def _change(summary: str, parameters: Iterable[Schema], properties: dict[str, Schema]) -> Schema:
-    required = [name for name in properties if name != "note"]
+    required = [name for name in properties if name not in ("note", "based_on")]
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     body = {"content": {"application/json": {"schema": schema}}, "required": True}
     refused = {status: _REFUSED[status] for status in ("400", "401", "403", "404", "409", "415")}

@@ -4,11 +4,14 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.folder import undo
-from padim_jax.artifact.manifest import manifest_checksum, read_manifest
+from padim_jax.artifact.manifest import manifest_checksum
+from padim_jax.artifact.ownership import locked
 from padim_jax.lazy import extra
 from padim_jax.line.changes import Kind
 from padim_jax.line.proposal import Changed, Kept, Proposal, apply
@@ -20,6 +23,7 @@ from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.service.security import Gate
 from padim_jax.line.service.uploads import Refusal
 from padim_jax.line.store import Store
+from padim_jax.line.undoing import Undoing, undoing
 
 with extra("serve"):
     from starlette.concurrency import run_in_threadpool
@@ -108,21 +112,35 @@ class Proposals:
 
     async def undo(self, request: Request) -> Response:
         """Bring the model back as it was before its last change; once more, and the change is there again."""
-        body = await self.asked(request)
+        body = await self.asked(request, "based_on")
+        wanted, name = text_of(body, "based_on", 64), request.path_params["name"]
 
         def work() -> dict[str, Any]:
-            with self._alone():
-                self._proposal, name = None, request.path_params["name"]
-                path = self.models.folder(name)
-                before = manifest_checksum(read_manifest(path))
-                last = self.store.changes.last_at(name, before)
-                about = {"before": before, "images": () if last is None else last.images}
+            path = self.models.folder(name)
+            with self._alone(), locked(path, "undo"):
+                self._proposal, found = None, self._undoing(name)
+                if wanted not in ("", found.based_on):
+                    raise Changed(
+                        f"undo: {name} was changed since you looked, so something else would be undone; look again"
+                    )
+                about = {"before": found.based_on, "images": (*found.came, *found.went), "gone": found.went}
                 with self._noted(name, "undo", body["who"], about) as finish:
                     manifest = undo(path)
                     remarks = finish(manifest_checksum(manifest))
-                return {"images": len(manifest.get("images") or ()), "remarks": remarks}
+                return {"images": len(manifest.get("images") or ()), "undone": found.record(), "remarks": remarks}
 
         return JSONResponse(await self._done(work))
+
+    def undoable(self, request: Request) -> Response:
+        """What undo would do to a model now; null where nothing can be undone."""
+        try:
+            found = self._undoing(request.path_params["name"]).record()
+        except ArtifactError:
+            found = None
+        return JSONResponse({"undo": found})
+
+    def _undoing(self, name: str) -> Undoing:
+        return undoing(self.models.folder(name), partial(self.store.changes.between, name))
 
     def kept(self, name: str, corrected: bool | None) -> tuple[list[Kept], int]:
         """The last decisions of a model whose photos are kept, and how many others there are among them.
