@@ -1,7 +1,7 @@
 """Images are taken out of models that align: what stays of them is said, and what the page refuses the commands do."""
 
 # what other models do not have is there
-# pyright: reportOptionalMemberAccess=false, reportArgumentType=false
+# pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportOptionalSubscript=false
 
 from pathlib import Path
 

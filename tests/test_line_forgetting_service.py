@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+import padim_jax as padim
 from padim_jax.artifact.manifest import manifest_checksum, read_manifest
 from padim_jax.cli import main
 from padim_jax.images.folder import digest_file
@@ -196,14 +197,17 @@ def test_what_commands_have_changed_is_not_told_as_anybodys(
     found = undoable()
     assert (found["change"]["kind"], found["change"]["who"], found["change"]["images"]) == ("forget", "Ada", 2)
     assert (found["brings_back"], found["came"], found["went"]) == (False, 2, 0)
-    assert main(["calibrate", str(model), "--false-alarm-rate", "0.05"]) == 0
+    assert main(["calibrate", str(model), "--false-alarm-rate", "0.1"]) == 0
     now = (model / "model.json").read_bytes()
     refused(post(f"{LEARNING}/undo", who="Bea", based_on=found["based_on"]), 409, "was changed since you looked")
     assert (model / "model.json").read_bytes() == now
     assert counts() == (0, 0)
     assert main(["undo", str(model)]) == 0
     assert counts() == (0, 0)  # and not those that Ada took out, though the model is as she left it
-    undone = post(f"{LEARNING}/undo", who="Bea", based_on=undoable()["based_on"]).json()["undone"]
+    done = post(f"{LEARNING}/undo", who="Bea", based_on=undoable()["based_on"]).json()
+    undone, then = done["undone"], padim.load(model).calibration
+    assert then is not None
+    assert done["threshold_after"] == float(then.threshold) < done["threshold"]  # of more false alarms
     assert (undone["change"], undone["came"], undone["went"]) == (None, 0, 0)
     assert told() == ["forget out"]
     assert main(["update", str(model), str(gone), "--keep-calibration", "--batch-size", "4"]) == 0

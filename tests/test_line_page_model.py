@@ -123,7 +123,7 @@ def test_files_of_the_fit_are_taken_out_once_somebody_has_seen_what_that_changes
         assert (model / "model.json").read_bytes() != before
         told(page, "In bracket.padim, undo takes back: 2 images taken out by Ada on ")
         page.click("#unlearn")
-        said(page, "as it was before")
+        said(page, "as it was before its last change. The threshold goes from")
         assert (model / "model.json").read_bytes() == before
         told(page, "undo makes again what was undone: 2 images taken out by Ada on ")
         assert main(["calibrate", str(model), "--false-alarm-rate", "0.05"]) == 0
@@ -141,4 +141,32 @@ def test_a_file_is_dropped_on_the_page(visit: Visit, fitted: Path, model: Path, 
         )
         page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
         assert page.evaluate("document.querySelector('#files').files[0].name") == "a.png"
+        page.close()
+
+
+def test_a_change_is_proposed_and_undone_for_the_model_that_is_chosen(
+    visit: Visit, fitted: Path, tmp_path: Path
+) -> None:
+    for name in (NAME, "twin.padim"):
+        shutil.copytree(fitted / NAME, tmp_path / "models" / name)
+    assert main(["calibrate", str(tmp_path / "models" / NAME), "--false-alarm-rate", "0.05"]) == 0
+    with serving(tmp_path / "models", tmp_path / "line.db", *OPTIONS) as service:
+        content = sorted((fitted / "images" / "bad").iterdir())[0].read_bytes()
+        with service.client() as client:
+            headers = {"content-type": "image/png"}
+            client.post("/models/twin.padim/score", content=content, headers=headers).raise_for_status()
+        page = visit(service)
+        eventually(lambda: page.is_visible("#take-out"), PATIENCE)  # of the twin's decision
+        assert page.input_value("#rated") == NAME
+        told(page, f"In {NAME}, undo takes back a change that was not made on this page")
+        named(page)
+        page.click("#take-out")
+        said(page, "1 image would be taken out")
+        assert page.input_value("#rated") == "twin.padim"
+        eventually(lambda: page.inner_text("#undoable") == "")
+        assert page.is_disabled("#unlearn")  # there is nothing to undo in this one
+        page.select_option("#rated", NAME)
+        eventually(lambda: page.is_disabled("#learn"))
+        told(page, f"In {NAME}, undo takes back")
+        assert page.inner_text("#learned") == ""
         page.close()

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import padim_jax as padim
-from padim_jax.artifact.folder import undo
+from padim_jax.artifact.folder import read_states, undo
 from padim_jax.artifact.manifest import manifest_checksum, read_manifest
 from padim_jax.cli import main
 from padim_jax.line.changes import Changes, Kind
 from padim_jax.line.history import history
 from padim_jax.line.schema import MIGRATIONS
 from padim_jax.line.store import Store
-from padim_jax.line.undoing import Undoing, undoing
+from padim_jax.line.undoing import Undoing, thresholds, undoing
 from tests.conftest import SMALL, images
 from tests.service import NAME
 
@@ -85,10 +85,21 @@ class Line:
         self.save({one: 1.0 for one in self.known if one != digest})
 
     def calibrate(self) -> None:
-        assert main(["calibrate", str(self.path), "--false-alarm-rate", "0.3"]) == 0
+        assert main(["calibrate", str(self.path), "--false-alarm-rate", "0.5"]) == 0
 
     def command_undo(self) -> None:
         assert main(["undo", str(self.path)]) == 0
+
+    def calibration(self) -> padim.Calibration:
+        found = padim.load(self.path).calibration
+        assert found is not None
+        return found
+
+    def undone_calibration(self) -> padim.Calibration:
+        undo(self.path)
+        found = self.calibration()
+        undo(self.path)
+        return found
 
     def told(self, digest: str) -> list[tuple[str, str | None]]:
         changes = self.changes.of_image(NAME, digest)
@@ -210,6 +221,24 @@ def test_where_no_other_state_is_kept_there_is_nothing_to_undo(stored: padim.Upd
         undoing(tmp_path / NAME, lambda one, other: [])
     with pytest.raises(padim.ArtifactError, match="keeps no earlier state"):
         undo(tmp_path / NAME)
+
+
+def test_thresholds_of_both_states_are_known_and_a_damaged_one_is_not_brought_back(line: Line) -> None:
+    line.calibrate()
+    found = thresholds(line.path)
+    after, before = (float(calibrated.threshold) for calibrated in (line.calibration(), line.undone_calibration()))
+    assert found == (after, before)
+    assert before != after
+    current, previous = read_states(line.path)
+    assert previous is not None
+    for manifest, is_refused in ((current, False), (previous, True)):
+        (file, *_) = sorted(path for path in (line.path / manifest["directory"]).rglob("*") if path.is_file())
+        file.write_bytes(b"damaged")
+        if is_refused:
+            with pytest.raises(padim.ArtifactError, match="damaged"):
+                thresholds(line.path)
+        else:
+            assert thresholds(line.path) == (None, before)
 
 
 def test_a_store_of_the_version_before_says_only_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

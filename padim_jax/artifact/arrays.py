@@ -135,11 +135,13 @@ def disk_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def restore_arrays(directory: Path, recorded: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
+def restore_arrays(
+    directory: Path, recorded: Mapping[str, Any], dtypes: Mapping[str, str], *, partly: bool = False
+) -> dict[str, np.ndarray]:
     """Arrays of these shapes from the checkpoint ``directory``; float32 except those in ``dtypes``.
 
     Raises:
-      ArtifactError: damaged, or other arrays than recorded.
+      ArtifactError: damaged, or other arrays than recorded; with ``partly`` there may be more.
     """
     try:
         options = _single_process()
@@ -155,7 +157,11 @@ def restore_arrays(directory: Path, recorded: Mapping[str, Any], dtypes: Mapping
             arguments = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in recorded}
             restored = checkpointer.restore(
                 directory.resolve(),
-                args=ocp.args.PyTreeRestore(item=dict.fromkeys(recorded, 0), restore_args=arguments),
+                args=ocp.args.PyTreeRestore(
+                    item=dict.fromkeys(recorded, 0),
+                    restore_args=arguments,
+                    partial_restore=partly,
+                ),
             )
     except Exception as error:  # a damaged checkpoint can fail anywhere in Orbax and TensorStore
         reason = first_line(error)

@@ -21,7 +21,7 @@ from padim_jax.backbones import Backbone, build_backbone
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.aligned import Alignment
-from padim_jax.method.calibration import calibration
+from padim_jax.method.calibration import Calibration, calibration
 from padim_jax.method.embedding import Embedding
 from padim_jax.method.positions import n_gaussians
 from padim_jax.method.records import Padim, PadimMoments
@@ -225,14 +225,8 @@ def _read_record(folder: Path, manifest: Mapping[str, Any], settings: Settings) 
 
 def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """What all forms store, by the fields of ``Padim``; taken out of ``arrays``."""
-    calibrated, roi, projection = None, arrays.pop("roi", None), arrays.pop("projection", None)
-    if settings.rates is not None:
-        scores, pixels = arrays.pop("calibration.scores"), arrays.pop("calibration.pixels")
-        match = float(arrays.pop("calibration.least_match")) if settings.config.align != "none" else None
-        try:
-            calibrated = calibration(scores, pixels, **settings.rates, least_match=match)
-        except (ValueError, TypeError) as error:
-            raise manifest_error(folder, error) from error
+    roi, projection = arrays.pop("roi", None), arrays.pop("projection", None)
+    calibrated = _restore_calibration(folder, settings, {name: arrays.pop(name) for name in _of_calibration(settings)})
     standard = None
     if calibrated is not None and settings.config.is_standardised:
         names = [field.name for field in dataclasses.fields(MapStandard) if f"calibration.map_{field.name}" in arrays]
@@ -259,6 +253,41 @@ def _restore_common(folder: Path, settings: Settings, arrays: dict[str, np.ndarr
         "alignment": alignment,
         "coverage": None if coverage is None else jax.device_put(coverage),
     }
+
+
+def load_calibration(folder: Path, manifest: Mapping[str, Any]) -> Calibration | None:
+    """The calibration of one of the states that a model's folder keeps; None where that is not calibrated.
+
+    Args:
+      folder: of the model.
+      manifest: of the state, as :func:`padim_jax.artifact.folder.read_states` gives it.
+
+    Raises:
+      ArtifactError: the state is damaged; all its files are checked.
+    """
+    settings, stored = check_settings(folder, manifest), StoredArrays(folder, manifest)
+    names = _of_calibration(settings)
+    return _restore_calibration(folder, settings, stored.some(names) if names else {})
+
+
+def _of_calibration(settings: Settings) -> list[str]:
+    """Names of the arrays that a calibration is stored in."""
+    if settings.rates is None:
+        return []
+    names = ["calibration.scores", "calibration.pixels"]
+    return names if settings.config.align == "none" else [*names, "calibration.least_match"]
+
+
+def _restore_calibration(folder: Path, settings: Settings, arrays: Mapping[str, np.ndarray]) -> Calibration | None:
+    if settings.rates is None:
+        return None
+    match = arrays.get("calibration.least_match")
+    least = None if match is None else float(match)
+    try:
+        scores, pixels = arrays["calibration.scores"], arrays["calibration.pixels"]
+        return calibration(scores, pixels, **settings.rates, least_match=least)
+    except (ValueError, TypeError) as error:
+        raise manifest_error(folder, error) from error
 
 
 def restore_backbone(folder: Path, embedding: Embedding, arrays: dict[str, np.ndarray]) -> Backbone:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,17 @@ class StoredArrays:
             for (start, stop), part in zip(spans(self._parts[name]), self._read(name), strict=True):
                 arrays[name][start:stop] = part
         return arrays
+
+    def some(self, names: Collection[str]) -> dict[str, np.ndarray]:
+        """Small arrays by their names; none that is stored in parts.
+
+        Raises:
+          ArtifactError: one of them is not there.
+        """
+        if missing := sorted({*names} - self._shapes.keys()):
+            raise ArtifactError(f"load: {self._directory} has no array {missing[0]}; copy the model again")
+        shapes = {name: self._shapes[name] for name in names}
+        return restore_arrays(self._directory, shapes, self._dtypes, partly=True)
 
     def parts(self, name: str, arrays: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
         """Array ``name`` from first rows to last, in parts as it is stored; taken out of ``arrays`` if it is there."""

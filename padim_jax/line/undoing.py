@@ -5,12 +5,14 @@ the model keeps, never from the order of what is noted.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from padim_jax.artifact.arrays import ArtifactError
 from padim_jax.artifact.folder import read_states
+from padim_jax.artifact.loading import load_calibration
 from padim_jax.artifact.manifest import manifest_checksum
 from padim_jax.line.changes import Change
 
@@ -53,7 +55,7 @@ def undoing(path: Path, between: Callable[[str, str], Sequence[Change]]) -> Undo
     """
     current, previous = read_states(path)
     if previous is None:
-        raise ArtifactError(f"undo: {path.name} keeps no earlier state")
+        raise _nothing_kept(path)
     now, then = set(current.get("images") or ()), set(previous.get("images") or ())
     came, went = tuple(sorted(then - now)), tuple(sorted(now - then))
     based_on, other = manifest_checksum(current), manifest_checksum(previous)
@@ -63,6 +65,26 @@ def undoing(path: Path, between: Callable[[str, str], Sequence[Change]]) -> Undo
         if change.after or _fits(change, came if is_back else went, went if is_back else came):
             return Undoing(based_on, change, is_back, came, went)
     return Undoing(based_on, None, False, came, went)
+
+
+def thresholds(path: Path) -> tuple[float | None, float | None]:
+    """The threshold of a model as it is, and of the state that undo would bring back; None where one has none.
+
+    Raises:
+      ArtifactError: no model, no earlier state, or that is damaged, so that it is better not brought back.
+    """
+    current, previous = read_states(path)
+    if previous is None:
+        raise _nothing_kept(path)
+    then, now = load_calibration(path, previous), None
+    with suppress(ArtifactError):  # a damaged model is to be undone all the more
+        now = load_calibration(path, current)
+    before, after = (None if one is None else float(one.threshold) for one in (now, then))
+    return before, after
+
+
+def _nothing_kept(path: Path) -> ArtifactError:
+    return ArtifactError(f"undo: {path.name} keeps no earlier state")
 
 
 def _fits(change: Change, came: Sequence[str], went: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -51,7 +52,7 @@ def calibration_without(model: Updatable, paths: Sequence[Path], *, batch_size: 
         raise ValueError(f"calibration_without: the model {what}; wanted a calibrated one of maps of distances")
     fitted, histogram = model.model(), Histogram()
     scores, gone, unknown = np.asarray(reference.scores), list[int](), list[int]()
-    options = {"batch_size": batch_size, "among": len(scores)}
+    options: dict[str, Any] = {"batch_size": batch_size, "among": len(scores)}
     for number, item in enumerate(left_out_files(fitted, paths, model.images, **options)):
         place = _place(scores, item.score, gone)
         if place is None:

@@ -94,6 +94,11 @@ export async function act(work) {
   ready();
 }
 
+function threshold(found) {
+  const [before, after] = [found.threshold, found.threshold_after].map((one) => (one === null ? "none" : number(one)));
+  return before === after ? `The threshold stays at ${before}.` : `The threshold goes from ${before} to ${after}.`;
+}
+
 // shows what a change would do, which "Do it" then makes
 export async function propose(model, text, compute) {
   proposal = null;
@@ -102,10 +107,8 @@ export async function propose(model, text, compute) {
   const found = await compute();
   proposal = { model, id: found.proposal };
   const changes = found.changes.map((one) => `${one.count} from ${one.from} to ${one.to}`).join(", ");
-  const [before, after] = [number(found.threshold), number(found.threshold_after)];
-  const threshold = before === after ? `stays at ${before}` : `goes from ${before} to ${after}`;
   say(
-    `${text(found)} The threshold ${threshold}. Of ${plural(found.judged, "decision")} whose photos are kept, ` +
+    `${text(found)} ${threshold(found)} Of ${plural(found.judged, "decision")} whose photos are kept, ` +
     `${found.changed} would change${changes ? `: ${changes}` : ""}.`,
     found,
   );
@@ -121,8 +124,8 @@ async function make(who) {
 async function undo(who) {
   proposal = null;
   const { model, based_on } = undoable;
-  const { remarks } = await post(address(model, "undo"), { who, based_on });
-  say(`${model} is as it was before its last change. Pressed again, this brings the change back.`, { remarks });
+  const done = await post(address(model, "undo"), { who, based_on });
+  say(`${model} is as it was before its last change. ${threshold(done)} Pressed again, this brings the change back.`, done);
 }
 
 // a change that was proposed is not one of another model that is chosen then

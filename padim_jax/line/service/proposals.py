@@ -23,7 +23,7 @@ from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.service.security import Gate
 from padim_jax.line.service.uploads import Refusal
 from padim_jax.line.store import Store
-from padim_jax.line.undoing import Undoing, undoing
+from padim_jax.line.undoing import Undoing, thresholds, undoing
 
 with extra("serve"):
     from starlette.concurrency import run_in_threadpool
@@ -123,11 +123,14 @@ class Proposals:
                     raise Changed(
                         f"undo: {name} was changed since you looked, so something else would be undone; look again"
                     )
+                before, after = thresholds(path)
                 about = {"before": found.based_on, "images": (*found.came, *found.went), "gone": found.went}
                 with self._noted(name, "undo", body["who"], about) as finish:
                     manifest = undo(path)
                     remarks = finish(manifest_checksum(manifest))
-                return {"images": len(manifest.get("images") or ()), "undone": found.record(), "remarks": remarks}
+                count = len(manifest.get("images") or ())
+                moved = {"threshold": before, "threshold_after": after}
+                return {"images": count, "undone": found.record(), "remarks": remarks} | moved
 
         return JSONResponse(await self._done(work))
 
