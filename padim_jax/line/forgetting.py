@@ -211,7 +211,7 @@ def _calibration(
     try:
         calibration = calibration_without(as_calibrated, [one.path for one in calibrating], batch_size=batch_size)
     except UnknownScores as error:
-        why = "none is what they score now, as where the model has changed after it was calibrated"
+        why = "none is surely what they score now, as where the model has changed after it was calibrated"
         raise _unknown([calibrating[place] for place in error.places], why) from error
     remarks.append(
         f"the threshold follows from the {len(calibration.scores)} other scores of the calibration; they come from a "

@@ -13,6 +13,8 @@ from padim_jax.method.scoring import judged_pixels
 from padim_jax.runs.left_out import left_out_files
 
 _ALIKE = 1e-4  # relative: as far as batches of other sizes may round a score, but for one far above all others
+_AROUND = 0.05  # relative: where other scores are counted
+_CHANCE = 0.01  # that one of these were as near if none was the image's
 
 
 class UnknownScores(ValueError):
@@ -32,8 +34,9 @@ def calibration_without(model: Updatable, paths: Sequence[Path], *, batch_size: 
 
     A calibration does not say which score is which image's. Each image is therefore scored once more by the model of
     all the others, as it was when the model was calibrated, and the equal score goes. Where the model has changed
-    since, none is equal, and nothing is guessed. The scores of the other images stay, though they come from models that
-    knew these: they are rather too low, and err towards more false alarms.
+    since, none is equal, and nothing is guessed: among many scores one is always near, so the more there are around an
+    image's own, the nearer it has to be. The scores of the other images stay, though they come from models that knew
+    these: they are rather too low, and err towards more false alarms.
 
     Args:
       model: as it was when it was calibrated; maps of distances, not standardised.
@@ -66,7 +69,11 @@ def calibration_without(model: Updatable, paths: Sequence[Path], *, batch_size: 
 
 
 def _place(scores: Float[np.ndarray, " n"], score: float, taken: Sequence[int]) -> int | None:
-    """Where an image's score is among ascending ones that are not taken yet; None where it is not."""
+    """Where an image's score is among ascending ones that are not taken yet; None where it is not, or may not be."""
     free = np.setdiff1d(np.arange(len(scores)), taken)
-    near = free[np.abs(scores[free] - score) <= _ALIKE * abs(score)]
-    return int(near[np.argmin(np.abs(scores[near] - score))]) if len(near) else None
+    if not len(free):
+        return None
+    off = np.abs(scores[free].astype(np.float64) - score) / max(abs(score), float(np.finfo(np.float32).tiny))
+    nearest = int(np.argmin(off))
+    chance = off[nearest] * np.count_nonzero(off <= _AROUND) / _AROUND  # how many of them lie as near by chance
+    return int(free[nearest]) if off[nearest] <= _ALIKE and chance <= _CHANCE else None
