@@ -14,6 +14,7 @@ from padim_jax.cli import main
 from padim_jax.line import forgetting
 from padim_jax.line.forgetting import CannotForget, Named
 from padim_jax.line.verdict import Rates
+from padim_jax.runs.forget import REFERENCE_STAYS
 from padim_jax.runs.taken_out import calibration_without
 from tests.conftest import write_images
 from tests.service import NAME
@@ -49,7 +50,9 @@ def bad_one(images: Path) -> list[Named]:
     return named(*(images / "bad").iterdir())
 
 
-def test_how_well_parts_have_to_match_stays_and_that_is_said(images: Path, tmp_path: Path) -> None:
+def test_how_well_parts_have_to_match_stays_and_that_is_said(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = tmp_path / NAME
     run("fit", images, "--out", model, *RIGID, "--ridge", "10")
     before = padim.load(model).calibration
@@ -57,8 +60,12 @@ def test_how_well_parts_have_to_match_stays_and_that_is_said(images: Path, tmp_p
     stays = f"has to match the reference stays at {float(before.least_match):.2f}"
     assert [stays in remark for remark in proposal.remarks].count(True) == 1
     assert float(proposal.changed.calibration.least_match) == float(before.least_match)
+    assert REFERENCE_STAYS in proposal.remarks
     # by commands there is no such limit until good images set it, and those in the fit set a stricter one
+    capsys.readouterr()
     run("forget", model, images / "bad")
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"note: {REFERENCE_STAYS}; how well a part has to match it is not known until padim calibrate" in said
     assert load_updatable(model).calibration is None
     run("calibrate", model, images / "good")
     after = padim.load(model)

@@ -17,7 +17,7 @@ from padim_jax.commands.terminal import note_replaced, progress_bar, say, tell
 from padim_jax.commands.watching import unreadable_option, watching
 from padim_jax.method.calibration import Calibration
 from padim_jax.runs.engines import Engine, engine
-from padim_jax.runs.forget import forget_files
+from padim_jax.runs.forget import REFERENCE_STAYS, forget_files
 from padim_jax.runs.merge import merge_models
 from padim_jax.runs.recalibration import rates_of, recalibrate
 from padim_jax.runs.update import NothingNew, update_files
@@ -130,7 +130,11 @@ def forget_command(
             where = engine(stored.backbone, mesh)
             changed = forget_files(stored, images.paths, batch_size=batch_size, watch=watch, engine=where)
         del stored
-        _finish(changed, target, where, held_out, batch_size, **calibrating)
+        changed = _finish(changed, target, where, held_out, batch_size, **calibrating)
+    if changed.moments.alignment is not None:
+        is_known = changed.calibration is not None
+        limit = "" if is_known else "; how well a part has to match it is not known until padim calibrate has set it"
+        say(f"note: {REFERENCE_STAYS}{limit}")
 
 
 def undo_command(model: Path) -> None:
@@ -149,8 +153,8 @@ def _finish(
     held_out: tuple[Path, ...],
     batch_size: int,
     **calibrating: Any,
-) -> None:
-    """Calibrate on ``held_out`` if given, save and say."""
+) -> Updatable:
+    """Calibrate on ``held_out`` if given, save and say; gives what was saved."""
     good = _paths(held_out)
     if good is None:
         where.finalize(changed.moments, changed.roi)  # what can't be factored is not saved
@@ -161,6 +165,7 @@ def _finish(
     save_updatable(changed, path, keep_previous=True)
     tell(f"{path}: fitted on {_count(changed)}")
     describe_calibration(changed.calibration, is_standardised=changed.moments.config.is_standardised)
+    return changed
 
 
 def _paths(folders: tuple[Path, ...]) -> tuple[Path, ...] | None:

@@ -22,7 +22,7 @@ from padim_jax.line.proposal import Kept, Proposal, by_name, calibration_digest,
 from padim_jax.line.records import Verdict
 from padim_jax.line.verdict import Rates
 from padim_jax.method.calibration import Calibration
-from padim_jax.runs.forget import forget_files
+from padim_jax.runs.forget import REFERENCE_STAYS, forget_files
 from padim_jax.runs.score import score_files
 from padim_jax.runs.taken_out import UnknownScores, calibration_without
 from padim_jax.runs.watch import Watch, ignore_note
@@ -129,6 +129,8 @@ def propose(
     watch = Watch(note=ignore_note, remark=remarks.append)
     changed = forget_files(stored, repeated, batch_size=batch_size, watch=watch)
     changed = replace(changed, calibration=calibration, standard=stored.standard)
+    if stored.moments.alignment is not None and any(one.digest not in later for one in named):
+        remarks.append(REFERENCE_STAYS)
     model, decider = changed.model(), decider_of("forget", changed, rates)
     removed = list[Without]()
     for one, item in zip(named, score_files(model, files, **options), strict=True):

@@ -13,6 +13,10 @@ from padim_jax.runs.fold import fold_files
 from padim_jax.runs.records import Fold
 from padim_jax.runs.watch import Watch
 
+REFERENCE_STAYS = (
+    "the reference that images are aligned to stays as it is, also where images that are taken out are part of it"
+)
+
 
 def forget_files(
     model: Updatable,
