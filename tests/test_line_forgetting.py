@@ -24,9 +24,6 @@ from padim_jax.line.forgetting import CannotForget, Named, Removal
 from padim_jax.line.proposal import Changed, Proposal, apply, calibration_digest
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
-from padim_jax.method.calibration import calibration as calibrated
-from padim_jax.runs.left_out import left_out_files
-from padim_jax.runs.taken_out import UnknownScores, calibration_without
 from tests.conftest import write_images
 from tests.line_parts import fit_model, parts
 from tests.service import NAME
@@ -285,22 +282,6 @@ def test_an_image_of_the_fit_is_found_in_the_calibration_also_after_others_were_
         with pytest.raises(forgetting.CannotForget, match=r"which scores of the calibration are those of .* not known"):
             propose(model, gone, store, {})
     assert kept.threshold_after == alone.threshold_after
-
-
-def test_among_many_scores_one_that_is_near_is_not_taken_for_an_images_own(fitted: Path) -> None:
-    stored, (gone, _) = load_updatable(fitted / NAME), bad_ones(fitted)
-    assert stored.calibration is not None
-    (own,) = (
-        item.score for item in left_out_files(stored.model(), [gone.path], stored.images, batch_size=16, among=26)
-    )
-    others = own * (1 + np.arange(-500.5, 500) * 1.9e-4)  # the nearest of them is off by less than 1e-4
-    pixels = np.asarray(stored.calibration.pixels)
-    dense = replace(stored, calibration=calibrated(others, pixels, "leave-one-out"))
-    with pytest.raises(UnknownScores):
-        calibration_without(dense, [gone.path])
-    dense = replace(stored, calibration=calibrated(np.append(others, own), pixels, "leave-one-out"))
-    left = calibration_without(dense, [gone.path])
-    np.testing.assert_array_equal(left.scores, np.float32(others))
 
 
 def forget(model: Path, gone: list[Named], store: Store, files: Mapping[str, Path]) -> Removal:

@@ -3,6 +3,7 @@
 # what other models do not have is there
 # pyright: reportOptionalMemberAccess=false, reportArgumentType=false, reportOptionalSubscript=false
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from padim_jax.cli import main
 from padim_jax.line import forgetting
 from padim_jax.line.forgetting import CannotForget, Named
 from padim_jax.line.verdict import Rates
+from padim_jax.method.calibration import calibration
 from padim_jax.runs.forget import REFERENCE_STAYS
-from padim_jax.runs.taken_out import calibration_without
+from padim_jax.runs.taken_out import UnknownScores, calibration_without
 from tests.conftest import write_images
 from tests.service import NAME
 from tests.test_aligned import GOOD
@@ -74,11 +76,31 @@ def test_how_well_parts_have_to_match_stays_and_that_is_said(
     assert float(before.least_match) <= match < float(after.calibration.least_match)
 
 
-def test_a_score_far_above_all_others_is_found_in_the_calibration(images: Path, tmp_path: Path) -> None:
-    run("fit", images, "--out", tmp_path / NAME, *RIGID)
-    model = load_updatable(tmp_path / NAME)
-    left = calibration_without(model, [one.path for one in bad_one(images)])  # computed alone, it rounds otherwise
-    np.testing.assert_array_equal(left.scores, np.asarray(model.calibration.scores)[:-1])
+@pytest.fixture(scope="module")
+def stored(images: Path, tmp_path_factory: pytest.TempPathFactory) -> padim.Updatable:
+    """A model whose scores round as much as those of few images do."""
+    path = tmp_path_factory.mktemp("stored") / NAME
+    run("fit", images, "--out", path, *RIGID)
+    return load_updatable(path)
+
+
+def test_a_score_far_above_all_others_is_found_in_the_calibration(images: Path, stored: padim.Updatable) -> None:
+    left = calibration_without(stored, [one.path for one in bad_one(images)])  # computed alone, it rounds otherwise
+    np.testing.assert_array_equal(left.scores, np.asarray(stored.calibration.scores)[:-1])
+
+
+def test_among_many_scores_one_that_is_near_is_not_taken_for_an_images_own(
+    images: Path, stored: padim.Updatable
+) -> None:
+    files, own = [one.path for one in bad_one(images)], float(stored.calibration.scores[-1])
+    others = own * (1 + np.arange(-500.5, 500) * 1.9e-4)  # the nearest of them is off by less than 1e-4
+    pixels = np.asarray(stored.calibration.pixels)
+    dense = replace(stored, calibration=calibration(others, pixels, "leave-one-out", least_match=0.5))
+    with pytest.raises(UnknownScores):
+        calibration_without(dense, files)
+    whole = calibration(np.append(others, own), pixels, "leave-one-out", least_match=0.5)
+    left = calibration_without(replace(stored, calibration=whole), files)
+    np.testing.assert_array_equal(left.scores, np.float32(others))
 
 
 def test_the_commands_do_what_the_page_refuses(images: Path, tmp_path: Path) -> None:
