@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from padim_jax.artifact.compaction import compact
-from padim_jax.export import export_model, verify_export
-from padim_jax.export.compare import BOUND
+from padim_jax.export import ExportError, export_model, verify_export
+from padim_jax.export.compare import BOUND, BOUNDS
 from padim_jax.export.refitting import refit
 from padim_jax.export.runtimes import import_openvino, open_runtimes
 from tests.exports import PLACED, SHOWN, aligned, check_equal
@@ -46,6 +46,20 @@ def test_of_compact_models_too(tmp_path: Path) -> None:
     export_model(small, tmp_path / "out", batch=2)
     _, runtime = open_runtimes(tmp_path / "out", "onnx")
     check_equal(small.model, dict(runtime.run(SHOWN[4:6])), SHOWN[4:6])
+
+
+@pytest.mark.slow
+def test_eight_bits_of_onnx_runtime_are_exported_where_openvino_is_beyond_the_bound(tmp_path: Path) -> None:
+    certificate = export_model(aligned("rigid"), tmp_path / "out", PLACED, precision="int8")
+    (own,), (unfit,) = certificate.runtimes, certificate.unfit
+    assert (own.name, unfit.name) == ("ONNX Runtime", "OpenVINO")
+    assert own.differences.relative < BOUND
+    assert BOUNDS["int8"] < unfit.differences.relative < 2 * BOUNDS["int8"]
+    found = verify_export(tmp_path / "out", PLACED[:3])
+    assert ([report.name for report in found.runtimes], found.unfit) == (["ONNX Runtime"], (unfit,))
+    with pytest.raises(ExportError, match="the folder 'cpp' runs the program in OpenVINO"):
+        export_model(aligned("rigid"), tmp_path / "out", PLACED, precision="int8", runtimes=["cpp"])
+    assert verify_export(tmp_path / "out").certificate.unfit  # the earlier one is still there
 
 
 @pytest.mark.parametrize(("align", "photo"), [("rigid", False), ("shift", True)])

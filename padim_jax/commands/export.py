@@ -9,8 +9,9 @@ from padim_jax.commands.inputs import find_inputs
 from padim_jax.commands.score import refuse_nested
 from padim_jax.commands.terminal import say, tell
 from padim_jax.export import export_model, verify_export
-from padim_jax.export.certificate import RuntimeReport
+from padim_jax.export.certificate import Certificate, RuntimeReport
 from padim_jax.export.examples import MOST_GOOD
+from padim_jax.export.fitness import words_of_unfit
 from padim_jax.export.inputs import Input
 from padim_jax.export.runtimes import Format, Precision
 from padim_jax.export.shipped import EXAMPLES, Target, claimed_targets
@@ -36,6 +37,7 @@ def export_command(
     options: dict[str, Any] = {"format": exported, "precision": precision, "batch": batch, "input": taken}
     certificate = export_model(model, out, paths, **options, runtimes=runtimes, ort_web=ort_web)
     _tell_reports(certificate.runtimes)
+    _say_unfit(certificate, certificate.unfit)
     if (worst := certificate.worst_case) is not None:
         tell(
             f"{'compacting':24} no distance is off by more than {worst.bound:.2g} of itself; the worst case that this "
@@ -67,6 +69,7 @@ def verify_command(export: Path, images: tuple[Path, ...], model: Path | None) -
     found = verify_export(export, paths, model=model)
     _tell_reports(found.runtimes)
     certificate = found.certificate
+    _say_unfit(certificate, found.unfit)
     told = f"; {found.known} of {len(paths)} images named are compared" if paths else ""
     tell(
         f"{export}: as it was certified on {certificate.made}, of model {certificate.model[:12]}, and right on this "
@@ -79,6 +82,12 @@ def verify_command(export: Path, images: tuple[Path, ...], model: Path | None) -
             f"note: the certificate knows nothing of {found.unknown} images; --model compares them too. The same file "
             "can be decoded to other pixels on another machine"
         )
+
+
+def _say_unfit(certificate: Certificate, unfit: Sequence[RuntimeReport]) -> None:
+    for report in unfit:
+        words = words_of_unfit(report, certificate.exported, certificate.bound)
+        say(f"WARNING: {words}. For {report.name}, export with --format openvino")
 
 
 def _tell_reports(reports: Sequence[RuntimeReport]) -> None:

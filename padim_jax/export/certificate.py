@@ -27,7 +27,8 @@ from padim_jax.export.worst_case import WorstCaseReport
 
 CERTIFICATE, REFERENCE = "certificate.json", "reference.npz"
 READING = ("image_size", "crop_size", "resize", "interpolation", "value_range")
-FORMAT, SCHEMA = "padim_jax export", 2
+FORMAT = "padim_jax export"
+SCHEMA, SCHEMA_UNFIT = 2, 3  # the later where a runtime is unfit, which readers of the earlier would pass over
 AGAIN = "export the model again"
 _THRESHOLDS = ("threshold", "pixel_threshold", "least_match")
 _MOST_COMPRESSED = 64  # bytes of arrays over bytes of the file; among the images are two of noise
@@ -81,7 +82,8 @@ class Certificate:
       reading: the settings by which files become images of the crop's size.
       files: SHA-256 in hex and bytes of every file beside it, by name.
       bound: what differences may be, relative to the map's scale.
-      runtimes: one report for each runtime.
+      runtimes: one report for each runtime that the program may be run in.
+      unfit: one for each that it must not be run in, since it rounds otherwise and is beyond the bound.
       good: the images that were given.
       hostile: how many others there were.
       factor_error: by how much integers in the factors move a product of theirs, root mean square in its standard
@@ -101,6 +103,7 @@ class Certificate:
     files: Mapping[str, tuple[str, int]]
     bound: float
     runtimes: tuple[RuntimeReport, ...]
+    unfit: tuple[RuntimeReport, ...]
     good: tuple[GoodImage, ...]
     hostile: int
     factor_error: float | None
@@ -121,12 +124,15 @@ class Certificate:
 
     @property
     def largest(self) -> float:
-        """The largest relative difference in any runtime."""
+        """The largest relative difference in any runtime that is fit."""
         return max((report.differences.relative for report in self.runtimes), default=np.inf)
 
     def text(self) -> str:
         """The file's content."""
-        record = {"format": FORMAT, "schema": SCHEMA, **asdict(self)}
+        schema = SCHEMA_UNFIT if self.unfit else SCHEMA
+        record = {"format": FORMAT, "schema": schema, **asdict(self)}
+        if schema == SCHEMA:
+            del record["unfit"]
         record["files"] = {name: {"sha256": digest, "bytes": size} for name, (digest, size) in self.files.items()}
         return json.dumps({**record, "checksum": manifest_checksum(json.loads(json.dumps(record)))}, indent=1) + "\n"
 

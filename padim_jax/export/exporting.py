@@ -12,14 +12,15 @@ import numpy as np
 from padim_jax.artifact.compaction import Compacted
 from padim_jax.export.certificate import CERTIFICATE, READING, REFERENCE, Certificate, digest_files, files_of
 from padim_jax.export.certify import Comparison, compare_with_model
-from padim_jax.export.compare import BOUND, BOUNDS, Decision
-from padim_jax.export.describe import ExportError, model_digest
+from padim_jax.export.compare import BOUNDS, Decision
+from padim_jax.export.describe import model_digest
 from padim_jax.export.examples import MOST_GOOD, choose_examples, keep_first
+from padim_jax.export.fitness import part_fit, refuse_shipped
 from padim_jax.export.folder import refuse_nested, replaced
 from padim_jax.export.inputs import Images, Input, ProgramInput, check_input
 from padim_jax.export.program_model import open_model
 from padim_jax.export.resampling import plan_resampling
-from padim_jax.export.runtimes import DATA, MOST_IMAGES, OWN, Format, Precision, open_runtimes
+from padim_jax.export.runtimes import DATA, MOST_IMAGES, Format, Precision, open_runtimes
 from padim_jax.export.shipped import Target
 from padim_jax.export.shipping import Shipment
 from padim_jax.export.worst_case import run_worst_case
@@ -52,9 +53,9 @@ def export_model(
 
     With ``precision="int8"`` the network is quantised, and the model fitted and calibrated anew on ``images`` as the
     quantised network sees them (:mod:`padim_jax.export.refitting`): that is the model which the export is compared
-    with. The runtime of the format, ONNX Runtime or OpenVINO, has to be as close to it as in 32 bits; others round
-    eight bits otherwise, and the certificate says by how much. ``precision="bfloat16"`` does the same with a network
-    that OpenVINO computes in bfloat16.
+    with. The runtime of the format, ONNX Runtime or OpenVINO, has to be as close to it as in 32 bits. Others round
+    eight bits otherwise, and the certificate says by how much; one that is beyond the bound must not run the program,
+    and is in ``unfit``. ``precision="bfloat16"`` does the same with a network that OpenVINO computes in bfloat16.
 
     Args:
       model: any; or the folder of one. A compact one stays in 16 bits in ONNX; StableHLO has it in 32.
@@ -75,7 +76,8 @@ def export_model(
 
     Raises:
       ExportError: a model that the format can't hold; photos that are not of the size that was named; a runtime
-        that differs by more than the bound.
+        that differs by more than the bound, and is the format's own or is of 32 bits; one of ``runtimes`` that runs
+        the program where it must not be run.
       NotOurs: ``out`` holds something else, even beside an earlier export; or it lies in the model's folder.
       ModuleNotFoundError: a package is missing, which the extra ``export`` brings.
       TypeError, ValueError, OSError: images, or a model, that can't be read; a folder that can't be written.
@@ -110,6 +112,8 @@ def export_model(
         ]
         batches = keep_first(taken.read(_CALL, images), first, MOST_GOOD)
         reference, good = compare_with_model(comparisons, fitted, taken, batches, held.usual)
+        fit, unfit = part_fit(_CALL, [comparison.report for comparison in comparisons], format, precision, bound)
+        refuse_shipped(_CALL, runtimes, unfit)
         reference.write(folder / REFERENCE)
         digest, examples = model_digest(fitted), choose_examples(first, good, reference)
         shipment.write(folder, fitted, digest, Path(out).absolute().name, examples, bound)
@@ -124,26 +128,14 @@ def export_model(
             reading={name: getattr(fitted.config, name) for name in READING},
             files=digest_files(folder, files),
             bound=bound,
-            runtimes=tuple(comparison.report for comparison in comparisons),
+            runtimes=fit,
+            unfit=unfit,
             good=good,
             hostile=len(reference.images),
             factor_error=held.factor_error,
             notes=held.notes,
-            worst_case=run_worst_case(held, format, len(comparisons) > 1),
+            worst_case=run_worst_case(held, format, len(fit) > 1),
             made=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        for report in certificate.runtimes:
-            allowed = BOUND if report.name == OWN[format] else bound  # it computed what the model was fitted on
-            if not report.differences.relative <= allowed:
-                advice = "Export another format, or report it"
-                if allowed > BOUND:
-                    advice = (
-                        "It rounds eight bits otherwise than the runtime that the model was fitted on: export for it "
-                        "with format='openvino'; or, for ONNX Runtime alone, where the package openvino is missing"
-                    )
-                raise ExportError(
-                    f"{_CALL}: {report.name} {report.version} is off by {report.differences.relative:.2g} of the maps' "
-                    f"scale, beyond the bound of {allowed:g}; nothing was written. {advice}"
-                )
         (folder / CERTIFICATE).write_text(certificate.text(), encoding="utf-8")
     return certificate

@@ -11,6 +11,7 @@ from padim_jax.artifact import load
 from padim_jax.artifact.manifest import MANIFEST, read_manifest
 from padim_jax.export.certificate import CERTIFICATE, Certificate
 from padim_jax.export.describe import model_digest
+from padim_jax.export.fitness import words_of_unfit
 from padim_jax.export.folder import EXPORT_FILES
 from padim_jax.export.reading import read_certificate
 from padim_jax.method.records import Padim
@@ -123,6 +124,10 @@ def _of_export(certificate: Certificate) -> dict[str, Any]:
         **{
             f"{report.name} {report.version}": f"within {report.differences.relative:.1e} of the maps' scale"
             for report in certificate.runtimes
+        },
+        **{
+            f"not in {report.name}": f"**{words_of_unfit(report, certificate.exported, certificate.bound)}**"
+            for report in certificate.unfit
         },
         "made": certificate.made,
         **{f"`{name}`": f"`{value}`" for name, value in certificate.reading.items()},

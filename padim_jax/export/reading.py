@@ -17,6 +17,7 @@ from padim_jax.export.certificate import (
     FORMAT,
     READING,
     SCHEMA,
+    SCHEMA_UNFIT,
     Certificate,
     GoodImage,
     RuntimeReport,
@@ -25,9 +26,10 @@ from padim_jax.export.certificate import (
 )
 from padim_jax.export.compare import BOUND, BOUNDS, Differences
 from padim_jax.export.describe import ExportError
+from padim_jax.export.fitness import may_be_unfit
 from padim_jax.export.resampling import plan_resampling
 from padim_jax.export.runtimes import DATA, FILES, FORMATS, MOST_IMAGES, OWN
-from padim_jax.export.shipped import claimed_targets, strangers
+from padim_jax.export.shipped import claimed_targets, runtimes_of, strangers
 from padim_jax.export.worst_case import ROUNDING, WorstCaseReport
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -50,11 +52,13 @@ def read_certificate(folder: Path) -> Certificate:
             raise ValueError(f"it is of {own!r}")
         if schema == 1:
             raise ExportError(f"verify_export: {path} was made by an earlier version of padim; {AGAIN}")
-        if schema != SCHEMA:
-            raise ValueError(f"its schema is {schema!r}, this version reads {SCHEMA}")
+        if schema not in (SCHEMA, SCHEMA_UNFIT):
+            raise ValueError(f"its schema is {schema!r}, this version reads {SCHEMA} and {SCHEMA_UNFIT}")
         if checksum != manifest_checksum({"format": own, "schema": schema, **record}):
             raise ValueError("its checksum differs: it was changed after it was written")
-        certificate = _parse(record)
+        if schema == SCHEMA and "unfit" in record:
+            raise ValueError(f"it has 'unfit', and its schema is {SCHEMA}")
+        certificate = _parse(record if schema == SCHEMA_UNFIT else {**record, "unfit": []})
     except ExportError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -79,6 +83,7 @@ def _parse(record: dict[str, Any]) -> Certificate:
         files={name: (_digest(file, "sha256"), _count(file, "bytes", 0)) for name, file in _files(record).items()},
         bound=_number(record, "bound"),
         runtimes=tuple(map(_report, _list(record, "runtimes"))),
+        unfit=tuple(map(_report, _list(record, "unfit"))),
         good=tuple(map(_good_image, _list(record, "good"))),
         hostile=_count(record, "hostile", 1),
         factor_error=None if record["factor_error"] is None else _number(record, "factor_error"),
@@ -220,6 +225,7 @@ def _check_claims(path: Path, certificate: Certificate) -> None:
         ),
     }
     if not any(faults.values()):
+        faults |= _false_exclusions(certificate)
         has_data = DATA in certificate.files
         wanted = {*files_of(certificate.exported, *claimed_targets(certificate.files), has_data=has_data)}
         claimed = {*certificate.files}
@@ -237,6 +243,22 @@ def _check_claims(path: Path, certificate: Certificate) -> None:
         except ExportError as error:
             reason = str(error).removeprefix("export_model: ")
             raise ExportError(f"verify_export: {path} can't be right: {reason}; {AGAIN}") from error
+
+
+def _false_exclusions(certificate: Certificate) -> dict[str, bool]:
+    """What no honest certificate says of runtimes that are unfit, and whether this one does."""
+    names, shipped = {report.name for report in certificate.unfit}, claimed_targets(certificate.files)[0]
+    exported, precision, bound = certificate.exported, certificate.precision, certificate.bound
+    return {
+        "it names as unfit a runtime that is not beyond its bound": any(
+            report.differences.relative <= bound for report in certificate.unfit
+        ),
+        "it names as unfit a runtime that has to be fit": not all(
+            may_be_unfit(report, exported, precision) for report in certificate.unfit
+        ),
+        "it names a runtime as fit and as unfit": bool(names & {report.name for report in certificate.runtimes}),
+        "it holds a folder that runs it in a runtime that is unfit": bool(names & {*runtimes_of(shipped).values()}),
+    }
 
 
 def _check_files(folder: Path, certificate: Certificate) -> None:

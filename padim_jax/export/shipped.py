@@ -13,6 +13,7 @@ TARGET_FILES: dict[str, tuple[str, ...]] = {
     "cpp": ("CMakeLists.txt", "README.md", "main.cpp", "photo.hpp", "reading.hpp", "settings.hpp"),
     "csharp": ("Program.cs", "Reading.cs", "Png.cs", "README.md", "Settings.cs", "score.csproj"),
 }
+_RUN_IN: dict[str, str] = {"cpp": "OpenVINO"}  # the others run in ONNX Runtime
 EXAMPLES, EXPECTED = "examples", "expected.json"
 MOST_EXAMPLES = 8
 _EXAMPLE = re.compile(rf"{EXAMPLES}/\d\d\d\.png")
@@ -28,6 +29,11 @@ def target_files(targets: Iterable[str], examples: int) -> list[str]:
     names = [f"{target}/{name}" for target in targets for name in TARGET_FILES[target]]
     shown = [f"{EXAMPLES}/{name}" for name in (EXPECTED, *map(example_name, range(examples)))]
     return [*names, *shown] if names else []
+
+
+def runtimes_of(targets: Iterable[str]) -> dict[str, str]:
+    """The runtime that each folder runs the program in, by the names of :data:`padim_jax.export.runtimes.OWN`."""
+    return {target: _RUN_IN.get(target, "ONNX Runtime") for target in targets}
 
 
 def claimed_targets(names: Iterable[str]) -> tuple[list[str], int]:

@@ -22,10 +22,11 @@ from padim_jax.export.certify import (
 from padim_jax.export.compare import Decision, Outputs
 from padim_jax.export.describe import ExportError, model_digest
 from padim_jax.export.examples import read_examples
+from padim_jax.export.fitness import may_be_unfit, refuse_shipped
 from padim_jax.export.inputs import Images
 from padim_jax.export.reading import read_certificate
 from padim_jax.export.runtimes import DATA, FILES, Runtime, open_runtimes
-from padim_jax.export.shipped import EXAMPLES
+from padim_jax.export.shipped import EXAMPLES, claimed_targets
 from padim_jax.export.worst_case import WorstCaseReport
 from padim_jax.gaussians.worst_case import WorstCase
 from padim_jax.method.records import Padim
@@ -41,13 +42,16 @@ class Verification:
 
     Attributes:
       certificate: of the export.
-      runtimes: one report for each runtime that is installed here, over the stored images and those given.
+      runtimes: one report for each runtime that is installed here and fit, over the stored images and those given.
+      unfit: one for each that the program must not be run in: those of the certificate, which are not run, and those
+        that were not there when it was made and are found to be beyond the bound here.
       known: how many of the given images the certificate knows by their pixels.
       unknown: how many it doesn't: only whether their verdicts follow from their scores is checked.
     """
 
     certificate: Certificate
     runtimes: tuple[RuntimeReport, ...]
+    unfit: tuple[RuntimeReport, ...]
     known: int
     unknown: int
 
@@ -68,6 +72,9 @@ def verify_export(
     and saturated images of every export and on all that are given, thresholds and p-values are those of its
     calibration, and what is stored must be its own. That shows what the program does with these images, and not with
     all others. Folders that run the program without Python are known by their digests alone.
+
+    A runtime that the certificate names as unfit is not run. In eight bits, another that was not there when the export
+    was made may turn out to be unfit here, which the result says too.
 
     Args:
       folder: what :func:`padim_jax.export.export_model` wrote.
@@ -111,9 +118,13 @@ def verify_export(
             found = {name: value[is_known] for name, value in comparison.run(batch).items()}
             _check_scales(place, reference, found, scale)
             comparison.hold(wanted, found, scale)
-    for comparison in comparisons:
-        _check(place, certificate, comparison.report)
-    return Verification(certificate, tuple(comparison.report for comparison in comparisons), known, unknown)
+    reports = [comparison.report for comparison in comparisons]
+    found_unfit = [report for report in reports if _is_found_unfit(certificate, report)]
+    fit = tuple(report for report in reports if report not in found_unfit)
+    for report in fit:
+        _check(place, certificate, report)
+    refuse_shipped(_CALL, claimed_targets(certificate.files)[0], found_unfit)
+    return Verification(certificate, fit, (*certificate.unfit, *found_unfit), known, unknown)
 
 
 def _compare_examples(
@@ -194,7 +205,9 @@ def _check_worst_case(
 def _open(folder: Path, certificate: Certificate) -> list[Runtime]:
     try:
         _check_own_digest(folder, certificate)
-        return open_runtimes(folder, certificate.exported, certificate.precision)
+        unfit = {report.name for report in certificate.unfit}
+        opened = open_runtimes(folder, certificate.exported, certificate.precision)
+        return [runtime for runtime in opened if runtime.name not in unfit]
     except (ModuleNotFoundError, ExportError):
         raise
     except Exception as error:  # every runtime has errors of its own
@@ -233,6 +246,13 @@ def _check_own_digest(folder: Path, certificate: Certificate) -> None:
             f"{_CALL}: {path} is of model {str(found)[:12]}, and its certificate of {certificate.model[:12]}; export "
             "the model again"
         )
+
+
+def _is_found_unfit(certificate: Certificate, report: RuntimeReport) -> bool:
+    """Whether a runtime that the certificate says nothing of rounds the program beyond the bound."""
+    is_known = report.name in {known.name for known in certificate.runtimes}
+    is_beyond = report.differences.relative > certificate.bound
+    return is_beyond and not is_known and may_be_unfit(report, certificate.exported, certificate.precision)
 
 
 def _check(folder: Path, certificate: Certificate, report: RuntimeReport) -> None:

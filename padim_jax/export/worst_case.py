@@ -45,7 +45,7 @@ def run_worst_case(held: ProgramModel, format: str, others: bool) -> WorstCaseRe
     Args:
       held: a model in a compact form.
       format: of the program.
-      others: whether OpenVINO runs it too, beside ONNX Runtime.
+      others: whether OpenVINO may run it too, beside ONNX Runtime.
 
     Raises:
       ExportError: a runtime is further off than the bound allows.
