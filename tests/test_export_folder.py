@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from padim_jax.artifact.ownership import MARKER, NotOurs
+from padim_jax.artifact.ownership import MARKER, NotOurs, mark
 from padim_jax.export import export_model
 from padim_jax.export.certificate import CERTIFICATE
 from padim_jax.export.folder import replaced
@@ -63,7 +63,7 @@ def test_an_earlier_one_comes_back_where_the_change_fails(
     rename = Path.rename
 
     def fail(self: Path, target: Path) -> Path:
-        if self.name.endswith(".unfinished"):
+        if self.parent.name.endswith(".unfinished"):
             raise error
         return rename(self, target)
 
@@ -79,6 +79,14 @@ def test_an_earlier_one_comes_back_after_a_process_that_died(out: Path) -> None:
         raise ValueError("later")
     assert content(out.parent) == {f"x/{name}": text for name, text in EARLIER.items()}
     out.rename(out.with_name(".x.replaced"))
+    export(out, "2")
+    assert content(out.parent) == {f"x/{name}": text for name, text in LATER.items()}
+
+
+def test_what_a_process_that_died_left_unfinished_is_removed_whatever_its_mark(out: Path) -> None:
+    mark(out.with_name(".x.unfinished"))
+    (out.with_name(".x.unfinished") / "folder").mkdir()
+    (out.with_name(".x.unfinished") / "folder" / "model.json").write_text("{}")
     export(out, "2")
     assert content(out.parent) == {f"x/{name}": text for name, text in LATER.items()}
 

@@ -249,6 +249,22 @@ def test_nothing_of_anybodys_is_replaced(hub: Hub, model_dir: Path, tmp_path: Pa
     assert not (tmp_path / "empty" / MARKER).exists()
 
 
+def test_a_model_never_lies_there_with_the_mark_of_exports(
+    hub: Hub, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(model_dir, REPO)
+    rename, out = Path.rename, tmp_path / "new" / "out"
+
+    def die_after(self: Path, target: Path) -> Path:
+        moved = rename(self, target)
+        raise KeyboardInterrupt if moved == out else AssertionError
+
+    monkeypatch.setattr(Path, "rename", die_after)
+    with pytest.raises(KeyboardInterrupt):
+        pull(REPO, out)
+    assert files_in(out) == files_in(model_dir)
+
+
 def test_a_commit_of_somebody_else_meanwhile_is_not_overwritten(
     hub: Hub, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,10 +13,15 @@ from padim_jax.export.shipped import MOST_EXAMPLES, TARGETS, strangers
 _OURS = [{CERTIFICATE, MARKER, *files_of(exported, TARGETS, MOST_EXAMPLES, has_data=True)} for exported in FILES]
 EXPORT_FILES = frozenset().union(*_OURS) - {MARKER}  # of exports of any format, by their names in the folder
 
+_FOLDER = "folder"  # in the one that is unfinished
+
 
 @contextmanager
 def replaced(out: Path, call: str) -> Iterator[Path]:
     """A new folder that takes the place of ``out`` at the end, or is removed where something is raised.
+
+    It lies in ``.<name>.unfinished`` beside ``out``, which is marked as ours, so that the next call removes whatever
+    died there. It is marked too; who writes something else than an export takes that mark away.
 
     While the two change places, the earlier export lies in ``.<name>.replaced`` beside ``out``. It comes back where the
     change fails, or, after a process that died in between, at the next call.
@@ -42,8 +47,10 @@ def replaced(out: Path, call: str) -> Iterator[Path]:
             remove(leftover)
         mark(unfinished)
         try:
-            yield unfinished
-            _swap(unfinished, out, earlier, call)
+            folder = unfinished / _FOLDER
+            mark(folder)
+            yield folder
+            _swap(folder, out, earlier, call)
         finally:
             remove(unfinished)
         remove(earlier)
@@ -62,14 +69,14 @@ def refuse_nested(out: Path, model: Path, call: str) -> None:
         raise NotOurs(f"{call}: {out} holds the model {model}; choose another folder")
 
 
-def _swap(unfinished: Path, out: Path, earlier: Path, call: str) -> None:
+def _swap(folder: Path, out: Path, earlier: Path, call: str) -> None:
     _check_ours(out, call)  # again: an export takes a while, and somebody may have put something there
     if not out.exists():
-        unfinished.rename(out)
+        folder.rename(out)
         return
     out.rename(earlier)
     try:
-        unfinished.rename(out)
+        folder.rename(out)
     except BaseException:
         earlier.rename(out)
         raise

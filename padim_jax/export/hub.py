@@ -120,8 +120,8 @@ def pull(repo: str, out: Place, *, revision: str | None = None, note: Callable[[
             raise ArtifactError(
                 f"pull: {repo} holds model {found.digest[:12]}, and its card is of {named[:12]}; ask whoever pushed it"
             )
-    if found.kind == "model":
-        (Path(out) / MARKER).unlink(missing_ok=True)  # its manifest says whose it is
+        if found.kind == "model":
+            (folder / MARKER).unlink()  # before it is moved: its manifest says whose it is
     return commit
 
 
