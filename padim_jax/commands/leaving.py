@@ -64,11 +64,12 @@ def export_command() -> None:
     size, which it resizes and crops as padim does, to the last bit; maps are of the crop's size in both. It gives
     scores, maps and, of a calibrated model, p-values, verdicts and masks. Every installed runtime is compared with
     MODEL on black, white, noisy and saturated images, and on the good IMAGES named; where one is off by more than 1e-4
-    of the map's scale, nothing is written. --out/certificate.json says what was compared and how far each was off, and
-    has a digest of every file. A compact MODEL stays as small in an ONNX file; StableHLO has its numbers in 32 bits. An
-    earlier export in --out is replaced, but nothing else that lies there. With --runtime, --out/examples holds the
-    first three of IMAGES, as the network sees them, and two others, with their scores; each of the folders reads and
-    scores photos as padim does.
+    of the map's scale, nothing is written. With --precision int8 that holds for the runtime of --format; another may be
+    off by 0.1, and where it is off by more, a warning says not to run the program in it. --out/certificate.json says
+    what was compared and how far each was off, and has a digest of every file. A compact MODEL stays as small in an
+    ONNX file; StableHLO has its numbers in 32 bits. An earlier export in --out is replaced, but nothing else that lies
+    there. With --runtime, --out/examples holds the first three of IMAGES, as the network sees them, and two others,
+    with their scores; each of the folders reads and scores photos as padim does.
 
     Needs the extra export, and --format openvino the extra openvino; --format stablehlo needs none.
     """
@@ -89,10 +90,11 @@ def verify_command() -> None:
 
     A file that was changed, is missing or was added is refused, and so is a certificate that was edited. Then every
     installed runtime runs the images that are stored with EXPORT, and IMAGES: those that it was certified on are known
-    by their pixels and compared with what MODEL said. A certificate is not signed: whoever makes one anew, together
-    with its files, is found out by --model alone. With it, nothing that is stored of the program is believed: MODEL
-    itself says what is right of IMAGES and of black, white, noisy and saturated ones, and which verdicts follow. What
-    the program does with other images is not shown by that. Folders of --runtime are known by their digests alone.
+    by their pixels and compared with what MODEL said. A runtime that must not run EXPORT is not run, and a warning
+    names it. A certificate is not signed: whoever makes one anew, together with its files, is found out by --model
+    alone. With it, nothing that is stored of the program is believed: MODEL itself says what is right of IMAGES and of
+    black, white, noisy and saturated ones, and which verdicts follow. What the program does with other images is not
+    shown by that. Folders of --runtime are known by their digests alone.
     """
 
 
