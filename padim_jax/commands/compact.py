@@ -24,8 +24,8 @@ def compact_command(model: Path, out: Path, max_error: float) -> None:
         raise click.UsageError("--out is MODEL itself, which would lose what updating needs; choose another folder")
     if bound := read_manifest(model).get("max_error"):
         raise ValueError(
-            f"compact: {model} was compacted before, with distances within {bound:.2g} of the exact ones, which another "
-            "bound would not know of; compact the model that fit wrote"
+            f"compact: {model} was compacted before, with distances within {bound:.2g} of the exact ones, of which "
+            "another bound would not know; compact the model that fit wrote"
         )
     with locked(out, "compact"):
         compacted = _compact_any(load_any(model), max_error)
