@@ -156,6 +156,7 @@ def test_a_part_scores_alike_however_it_lies(model: padim.Padim) -> None:
     np.testing.assert_allclose(own.image_score[0], still.image_score[0], rtol=0.2)
 
 
+@pytest.mark.slow
 def test_maps_lie_as_the_photos_do(calibrated: padim.Padim) -> None:
     flawed = TURNED.copy()
     for image, (row, column) in zip(flawed, [(44, 30), (44, 30)], strict=True):
@@ -169,6 +170,7 @@ def test_maps_lie_as_the_photos_do(calibrated: padim.Padim) -> None:
     np.testing.assert_allclose(scores.anomaly_map.max(axis=(1, 2)), scores.image_score, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_left_out_scores_are_those_of_refits_to_the_same_reference(model: padim.Padim) -> None:
     left_out = next(iter(leave_one_out_scores(model, [GOOD[:3]])))
     for k in range(3):
@@ -213,6 +215,7 @@ def test_a_compacted_model_looks_where_the_whole_one_does(model: padim.Padim, tm
     np.testing.assert_allclose(scores.anomaly_map, expected.anomaly_map, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.slow
 def test_only_fits_to_one_reference_are_merged(model: padim.Padim) -> None:
     start = padim.init(model.backbone, ALIGNED, reference=model.alignment)
     halves = [padim.update(model.backbone, start, part) for part in (GOOD[:12], GOOD[12:])]
@@ -283,6 +286,7 @@ def test_cells_are_inside_as_pixels_are() -> None:
     np.testing.assert_array_equal(cells, np.asarray(pixels)[:, 1::3, 1::3])  # the centres of cells of 3 × 3 pixels
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_gradients_see_the_same(model: padim.Padim) -> None:
     plain = padim.score(model, TURNED)
     jitted = jax.jit(padim.score)(model, TURNED)
@@ -345,6 +349,7 @@ def test_bringing_back_undoes_the_move() -> None:
     np.testing.assert_allclose(np.asarray(back)[0][inner], smooth[0][inner], atol=0.02)
 
 
+@pytest.mark.slow
 def test_the_alignment_of_a_fit_does_not_depend_on_its_batches() -> None:
     a, b = (find_alignment(batches, ALIGNED) for batches in ([GOOD[:5], GOOD[5:]], [GOOD]))
     np.testing.assert_array_equal(a.image, b.image)

@@ -80,6 +80,7 @@ def test_an_update_keeps_the_reference_and_forget_undoes_it(folder: Path, tmp_pa
     np.testing.assert_allclose(less.moments.moments.mean, before.moments.moments.mean, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_fits_of_other_images_have_other_references_and_are_not_merged(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +108,7 @@ def test_an_evaluation_aligns(tmp_path: Path) -> None:
     assert all(np.isfinite(row["score"]) for row in record["files"]["test"])
 
 
+@pytest.mark.slow
 def test_the_detector_aligns(lite0: padim.Backbone) -> None:
     detector = padim.PadimDetector(lite0, config=ALIGNED, false_alarm_rate=0.1).fit(GOOD)
     assert detector.model_.alignment is not None
@@ -156,6 +158,7 @@ def test_where_no_good_image_was_judged_maps_are_standardised_like_others() -> N
     assert all(np.isfinite(maps).all() for maps in sample.left_out(sample.good_maps()))
 
 
+@pytest.mark.slow
 def test_candidates_that_turn_images_are_tried_where_that_says_something() -> None:
     still = replace(ALIGNED, align="none")
     shifted = placed(bracket(), np.zeros(14), np.random.default_rng(2).uniform(-5, 5, (14, 2)))

@@ -53,6 +53,7 @@ def test_scores_are_the_distance_of_the_codes(trained: ganomaly.Ganomaly, parts:
     assert np.abs(parts["fake"]).max() <= 1
 
 
+@pytest.mark.slow
 def test_each_loss_moves_its_own_network() -> None:
     still = replace(SETTINGS, adversarial=0, contextual=0, encoding=0, weight_decay=0)
     first = ganomaly._Recipe(SETTINGS).network.draw(jax.random.fold_in(jax.random.key(0), 0))

@@ -111,6 +111,7 @@ def _sharp() -> Any:
     return CONFIG.__class__(**{**CONFIG.__dict__, "sigma": 0})
 
 
+@pytest.mark.slow
 def test_the_loss_falls_as_places_are_told_and_near_patches_come_near(model: patch_svdd.PatchSvdd) -> None:
     key = jax.random.key(0)
 

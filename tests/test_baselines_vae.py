@@ -68,6 +68,7 @@ def test_the_gradient_map_is_the_derivative_of_the_bound_by_the_pixels() -> None
         np.testing.assert_allclose(found[row, column], np.linalg.norm(slopes), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_attention_widens_over_good_images_as_training_asks() -> None:
     found = {}
     for expansion in (1e-9, 1.0):
@@ -78,6 +79,7 @@ def test_attention_widens_over_good_images_as_training_asks() -> None:
     assert found[1.0] < 0.5 * found[1e-9]
 
 
+@pytest.mark.slow
 def test_bernoulli_pixels_tell_defects_apart_too() -> None:
     own: dict[str, Any] = {"likelihood": "bernoulli", "steps": 150, "learning_rate": 4e-3}
     model = vae.fit(None, [GOOD], settings(**own))

@@ -38,6 +38,7 @@ def dusty(count: int, seed: int = 0) -> np.ndarray:
     return np.clip(parts, 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_standardised_maps_are_chosen_where_good_parts_have_an_edge_that_varies(lite0: padim.Backbone) -> None:
     choice = padim.choose(lite0, edged(40), CANDIDATES[::-1])
     assert choice.config == STANDARDISED
@@ -102,6 +103,7 @@ def test_neither_order_nor_copies_nor_batches_matter(lite0: padim.Backbone) -> N
     assert abs(reseeded.criteria[0] - one.criteria[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_candidates_that_share_distances_cost_one_fit(lite0: padim.Backbone) -> None:
     done, third = list[int](), replace(DISTANCE, image_score="top-1%")
     candidates = (*CANDIDATES, third)

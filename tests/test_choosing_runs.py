@@ -54,6 +54,7 @@ def test_fit_says_what_is_chosen_and_stores_it(
     assert model.calibration is not None
 
 
+@pytest.mark.slow
 def test_an_option_takes_precedence_and_may_leave_nothing_to_choose(
     parts: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
@@ -103,6 +104,7 @@ def test_choosing_follows_one_stage_and_can_be_stopped(parts: Path, lite0: padim
     assert 0 < sum(counts) < 9 * 32
 
 
+@pytest.mark.slow
 def test_a_file_that_can_not_be_read_is_left_out_or_ends_it(parts: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     paths = write_images(tmp_path / "good", images(13, DISTANCE))
     paths[4].write_bytes(b"no image")
