@@ -59,11 +59,12 @@ class Running:
 
 
 @contextmanager
-def serving(models: Path, store: Path, *options: str) -> Iterator[Running]:
-    """A service that is ready; ended at the end."""
+def serving(models: Path, store: Path, *options: str, files: int | None = None) -> Iterator[Running]:
+    """A service that is ready, and may have so many files open; ended at the end."""
+    limited = [] if files is None else ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
     command = [sys.executable, "-m", "padim_jax.cli", "serve", str(models), "--store", str(store), "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--batch-size", "4", "--look-rate", "0.08", *options],
+        [*limited, *command, "--batch-size", "4", "--look-rate", "0.08", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

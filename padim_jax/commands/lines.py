@@ -276,7 +276,7 @@ def drift_command() -> None:
     type=click.FloatRange(0, min_open=True),
     default=30,
     show_default=True,
-    help="Seconds within which a request has to arrive whole.",
+    help="Seconds within which a request has to arrive whole, and its answer has to be taken.",
 )
 @click.option(
     "--client-rate",

@@ -11,7 +11,7 @@ class ServiceLimits:
       body: bytes of one request.
       pixels: of one image, as its header announces them.
       images: in one request.
-      receive: seconds within which a request has to arrive whole.
+      receive: seconds within which a request has to arrive whole, and its answer has to be taken.
       queue: most images that wait to be computed, and most requests in hand.
       rate: requests a second of one client, over some seconds; None for any.
 

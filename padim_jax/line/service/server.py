@@ -5,11 +5,13 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from padim_jax.lazy import extra
 from padim_jax.line.observer import Observer
 from padim_jax.line.service.app import Parts, make_app
+from padim_jax.line.service.connections import Listener, make_room, patient, refusals
 from padim_jax.line.service.drift import DriftNews
 from padim_jax.line.service.front import Log
 from padim_jax.line.service.limits import ServiceLimits
@@ -23,9 +25,8 @@ from padim_jax.line.verdict import Rates
 
 with extra("serve"):
     import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_CONNECTIONS = 1024  # at a time, beyond which new ones are told to come again
+_REFUSED = "padim_refused_total"
 _IDLE = 30  # seconds for which an idle connection is held
 _END = 60  # seconds that requests in hand have to finish
 
@@ -134,14 +135,18 @@ def serve(
         keep = None if photos is None else photos.keep
         options = {"queue": limits.queue, "batch_size": size, "metrics": metrics, "keep": keep, "remark": remark}
         worker = Worker(models, store, **options)
-        listener = stack.enter_context(_listen(service.binding))
+        room = make_room(remark)
+        refused = refusals(partial(metrics.count, _REFUSED, reason="connections"), remark)
+        listener = stack.enter_context(Listener(_listen(service.binding), room.files, refused))
         observer = Observer(store, DriftNews(remark).tell, remark)
         stack.callback(observer.end)
         app = make_app(Parts(models, store, worker, photos, gate, limits, metrics, log, size, service.learn, observer))
         worker.start()
         stack.callback(worker.stop)
         address = f"{'http' if service.binding.key is None else 'https'}://{_name(listener)}/"
-        asyncio.run(_serve(_config(service.binding, app, limits), listener, worker, lambda: ready(address), stopped))
+        protocol = patient(limits.receive, partial(metrics.count, _REFUSED, reason="not taken"))
+        config = _config(service.binding, app, protocol, room.most)
+        asyncio.run(_serve(config, listener, worker, lambda: ready(address), stopped))
     if worker.failure is not None:
         raise worker.failure
 
@@ -174,10 +179,10 @@ async def _serve(
     await serving
 
 
-def _config(binding: Binding, app: object, limits: ServiceLimits) -> uvicorn.Config:
+def _config(binding: Binding, app: object, protocol: type[asyncio.Protocol], most: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type] - an ASGI application
-        http=_patient(limits.receive),
+        http=protocol,
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -187,44 +192,13 @@ def _config(binding: Binding, app: object, limits: ServiceLimits) -> uvicorn.Con
         proxy_headers=False,  # nobody may say that he is another
         server_header=False,
         date_header=False,
-        limit_concurrency=_CONNECTIONS,
+        limit_concurrency=most,
         timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=_END,
         h11_max_incomplete_event_size=16 * 1024,
         ssl_certfile=binding.certificate,
         ssl_keyfile=binding.key,
     )
-
-
-def _patient(seconds: float) -> type[H11Protocol]:
-    """A protocol that ends connections whose request head does not arrive whole within ``seconds``."""
-
-    class Protocol(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            # an answer is written in two parts, of which the second would wait 40 ms for the client to confirm the
-            # first; asyncio sees to that itself only for listeners that name their protocol
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.deadline: asyncio.TimerHandle | None = None
-            self._expect_head()
-
-        def data_received(self, data: bytes) -> None:
-            if self.deadline is None and (self.cycle is None or self.cycle.response_complete):
-                self._expect_head()
-            super().data_received(data)
-            if self.deadline is not None and self.cycle is not None and not self.cycle.response_complete:
-                self.deadline.cancel()
-                self.deadline = None
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            if self.deadline is not None:
-                self.deadline.cancel()
-            super().connection_lost(exc)
-
-        def _expect_head(self) -> None:
-            self.deadline = self.loop.call_later(seconds, self.transport.close)
-
-    return Protocol
 
 
 def _listen(binding: Binding) -> socket.socket:
