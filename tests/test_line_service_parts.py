@@ -1,6 +1,8 @@
 """What a service is made of: models within memory, the worker's queue, photos, tokens, rates, what other rates do."""
 
+import errno
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -79,6 +81,38 @@ def test_models_that_come_and_go_are_noticed(folder: Path, model: Path) -> None:
     assert models.names == ["b", "broken", "c"]
     with pytest.raises(NoSuchModel):
         models.check("a")
+
+
+def test_models_go_on_while_their_folder_can_not_be_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> Iterator[Path]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    said, away = list[str](), folder.with_name("away")
+    models = Models(folder, 10**9, RATES, batch_size=2, remark=said.append)
+    models.judge("a")
+    names = models.names
+    said.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", fails)
+        models.refresh()
+        models.refresh()
+    assert said == [f"{folder} can't be looked at (Too many open files); the models in memory go on"]
+    folder.rename(away)
+    models.refresh()
+    folder.mkdir()  # as a drive that is not mounted looks
+    models.refresh()
+    models.refresh()
+    assert [text.split(str(folder))[1].split(";")[0] for text in said[1:]] == [
+        " can't be looked at (No such file or directory)",
+        " has no model any more",
+    ]
+    assert (models.names, models.loaded) == (names, 1)
+    folder.rmdir()
+    away.rename(folder)
+    shutil.rmtree(folder / "b")
+    models.refresh()
+    assert (models.names, models.loaded) == (["a", "broken"], 1)
+    assert len(said) == 3
 
 
 def test_images_that_wait_together_are_one_batch_of_their_model(folder: Path, tmp_path: Path) -> None:

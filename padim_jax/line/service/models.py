@@ -1,6 +1,7 @@
 """The models that a service has, by name; those used last are kept loaded within a budget of bytes."""
 
 import os
+import stat
 import threading
 import time
 from collections import OrderedDict
@@ -61,6 +62,7 @@ class Models:
 
     Raises:
       ArtifactError: no model at all.
+      OSError: the folder can't be looked at.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class Models:
         self._lock, self._loaded = threading.Lock(), OrderedDict[str, tuple[Judge, int]]()
         self._problems = dict[str, str]()
         self._failed = dict[str, tuple[float, Exception]]()  # when a model could not be loaded, and why
-        self._paths = self._find()
+        self._paths, self._away = dict[str, Path](), ""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self._paths = self._find()
         if not self._paths:
             raise ArtifactError(f"serve: {path} is neither a model nor a folder of models (padim fit --out writes one)")
 
@@ -203,18 +207,36 @@ class Models:
             return self._loaded[name][0]
 
     def refresh(self) -> None:
-        """Find models that came or went, and load those anew that were replaced."""
-        paths = self._find()
+        """Find models that came or went, and load those anew that were replaced.
+
+        A folder that can't be looked at, or has no model at all, as where its drive is away, changes nothing.
+        """
+        paths = self._look()
+        if not paths:
+            return
         with self._lock:
             gone = [name for name in self._paths if name not in paths and name in self._loaded]
             # a manifest is away for no moment, so a model that is gone was moved or removed
             for name in gone:
                 del self._loaded[name]
-            self._paths = paths or self._paths
+            self._paths = paths
         for name in gone:
             self._remark(f"the model {name} is not there any more")
         for judge, _ in list(self._loaded.values()):
             judge.refresh()
+
+    def _look(self) -> dict[str, Path]:
+        """Folders of models by name; none, with a word, where those in memory go on."""
+        try:
+            paths, away = self._find(), ""
+        except OSError as error:
+            paths, away = dict[str, Path](), f"can't be looked at ({error.strerror or error})"
+        if not paths:
+            away = away or "has no model any more"
+        if away and away != self._away:
+            self._remark(f"{self.path} {away}; the models in memory go on")
+        self._away = away
+        return paths
 
     def _load(self, name: str) -> tuple[Judge, int]:
         size = resident_bytes(self._paths[name])
@@ -261,11 +283,22 @@ class Models:
             self._remark(f"{name} can't be used: {problem}")
 
     def _find(self) -> dict[str, Path]:
-        """Folders of models by name."""
-        if (self.path / MANIFEST).is_file():
-            return {Path(os.path.abspath(self.path)).name: self.path}
+        """Folders of models by name.
+
+        Raises:
+          OSError: the folder can't be looked at.
+        """
+        own = Path(os.path.abspath(self.path)).name
+        if self._is_model(own, self.path):
+            return {own: self.path}
+        folders = sorted(entry for entry in self.path.iterdir() if not entry.name.startswith("."))
+        return {folder.name: folder for folder in folders if self._is_model(folder.name, folder)}
+
+    def _is_model(self, name: str, folder: Path) -> bool:
+        """Whether a folder is a model; one that can't be looked at is if it was."""
         try:
-            folders = sorted(entry for entry in self.path.iterdir() if not entry.name.startswith("."))
+            return stat.S_ISREG((folder / MANIFEST).stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
         except OSError:
-            return {}
-        return {folder.name: folder for folder in folders if (folder / MANIFEST).is_file()}
+            return name in self._paths
