@@ -27,6 +27,21 @@ def reads_nothing(port: int) -> socket.socket:
     return connection
 
 
+def wait_until_answers_pile_up(service: Running) -> None:
+    """Wait until no further answer is written to those who do not read."""
+    counts, deadline = [""], time.monotonic() + 60
+    with service.client() as client:
+        while (found := answered_docs(client)) != counts[-1] or not found:
+            counts.append(found)
+            time.sleep(1)
+            assert time.monotonic() < deadline
+
+
+def answered_docs(client: httpx.Client) -> str:
+    lines = client.get("/metrics").text.splitlines()
+    return next((line for line in lines if line.startswith('padim_requests_total{route="docs"')), "")
+
+
 def is_closed(connection: socket.socket) -> bool:
     with suppress(TimeoutError):
         try:
@@ -73,6 +88,7 @@ def test_more_idle_connections_than_open_files_and_clients_that_do_not_read(tmp_
 def test_a_service_ends_without_those_who_do_not_take_their_answers(tmp_path: Path) -> None:
     service_ = serving(fit_model(tmp_path / NAME), tmp_path / "line.db", "--receive-seconds", "600")
     with service_ as service, reads_nothing(service.port), reads_nothing(service.port):
+        wait_until_answers_pile_up(service)
         service.process.terminate()
         assert service.process.wait(40) == 0
 
