@@ -1,5 +1,6 @@
 """What a service is made of: models within memory, the worker's queue, photos, tokens, rates, what other rates do."""
 
+import dataclasses
 import errno
 import shutil
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from padim_jax.line.service.uploads import Refusal
 from padim_jax.line.service.worker import Answer, QueueFull, Stopped, Worker
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Decider, Rates
-from tests.line_parts import fit_model
+from tests.line_parts import SEEN, fit_model, parts
 from tests.service import NAME, bad, good
 
 RATES = Rates(None, 0.2)
@@ -70,6 +71,33 @@ def test_models_beyond_the_budget_make_room_for_each_other(folder: Path) -> None
         models.judge("../a")
     with pytest.raises(ValueError, match="more than --memory"):
         Models(folder / "a", size // 2, RATES, batch_size=2).judge("a")
+
+
+def replaced(path: Path, by: Path) -> None:
+    path.rename(path.with_name(f".{path.name}"))
+    shutil.copytree(by, path)
+
+
+def test_a_model_that_is_replaced_takes_its_new_size_of_the_budget(folder: Path, tmp_path: Path) -> None:
+    said, size = list[str](), resident_bytes(folder / "a")
+    config = dataclasses.replace(SEEN, n_channels=40)
+    model = padim.fit(padim.load_backbone("efficientnet_lite0"), [parts(24)], config)
+    padim.save(padim.calibrate(model, [parts(24)], false_alarm_rate=0.04), tmp_path / "larger")
+    larger = resident_bytes(tmp_path / "larger")
+    assert larger > 1.2 * size
+    models = Models(folder, larger + size // 2, RATES, batch_size=2, remark=said.append)
+    models.judge("b")
+    models.judge("a")
+    replaced(folder / "b", tmp_path / "larger")
+    models.refresh()
+    assert [state.digest is not None for state in models.states()] == [False, True, False]  # though used for longest
+    small = Models(folder, larger - 1, RATES, batch_size=2, remark=said.append)
+    before = small.judge("a").current.digest
+    replaced(folder / "a", tmp_path / "larger")
+    small.refresh()
+    small.refresh()
+    assert small.state("a").digest == before
+    assert len([text for text in said if "more than --memory" in text and "the model goes on that was" in text]) == 1
 
 
 def test_models_that_come_and_go_are_noticed(folder: Path, model: Path) -> None:

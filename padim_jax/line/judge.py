@@ -135,6 +135,7 @@ class Judge:
       batch_size: most images computed at once.
       regions: which ones to find.
       remark: told what is worth knowing: of the rates, of a model that was replaced or could not be loaded.
+      admit: asked before a model is loaded from its folder; a ValueError of it refuses the model.
 
     Attributes:
       current: the model in use.
@@ -153,11 +154,13 @@ class Judge:
         batch_size: int = 16,
         regions: RegionSearch | None = None,
         remark: Callable[[str], None] = lambda text: None,
+        admit: Callable[[Path], object] = lambda path: None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Judge: batch_size={batch_size}, wanted 1 or more images")
         self.path, self.batch_size = path, batch_size
         self._rates, self._regions, self._remark = rates or Rates(None), regions or RegionSearch(), remark
+        self._admit = admit
         self._lock, self._failed, self._retry = threading.RLock(), "", 0.0
         self._pool = ThreadPoolExecutor(CORES, thread_name_prefix="decode")
         self._state = self._look()
@@ -243,6 +246,7 @@ class Judge:
 
     def _load(self) -> Loaded:
         digest = manifest_checksum(read_manifest(self.path))
+        self._admit(self.path)
         model, fitted_on = load(self.path), FittedOn.read(self.path)
         if manifest_checksum(read_manifest(self.path)) != digest:
             raise OSError(f"{self.path} was replaced while it was being loaded; try again")

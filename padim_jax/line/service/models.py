@@ -76,6 +76,7 @@ class Models:
     ) -> None:
         self.path, self.budget, self.rates, self._batch_size, self._remark = path, budget, rates, batch_size, remark
         self._lock, self._loaded = threading.Lock(), OrderedDict[str, tuple[Judge, int]]()
+        self._size = 0  # of the model that was loaded last
         self._problems = dict[str, str]()
         self._failed = dict[str, tuple[float, Exception]]()  # when a model could not be loaded, and why
         self._paths, self._away = dict[str, Path](), ""
@@ -197,8 +198,7 @@ class Models:
             with self._noting(name):
                 judge, size = self._load(name)
             with self._lock:
-                while self._loaded and self._held + size > self.budget:
-                    self._loaded.popitem(last=False)
+                self._make_room(size)
                 self._loaded[name] = judge, size
                 self._problems.pop(name, None)
                 self._failed.pop(name, None)
@@ -222,8 +222,11 @@ class Models:
             self._paths = paths
         for name in gone:
             self._remark(f"the model {name} is not there any more")
-        for judge, _ in list(self._loaded.values()):
-            judge.refresh()
+        for name, (judge, _) in list(self._loaded.items()):
+            if name in self._loaded and judge.refresh():  # one that was replaced may have pushed it out
+                with self._lock:
+                    self._loaded[name] = judge, self._size
+                    self._make_room(0, but=name)
 
     def _look(self) -> dict[str, Path]:
         """Folders of models by name; none, with a word, where those in memory go on."""
@@ -238,16 +241,27 @@ class Models:
         self._away = away
         return paths
 
+    def _make_room(self, size: int, but: str = "") -> None:
+        for name in [name for name in self._loaded if name != but]:
+            if self._held + size <= self.budget:
+                return
+            del self._loaded[name]
+
     def _load(self, name: str) -> tuple[Judge, int]:
-        size = resident_bytes(self._paths[name])
-        if size > self.budget:
-            raise ValueError(
-                f"serve: model {name!r} takes {size / 1e6:.1f} MB, more than --memory, {self.budget / 1e6:.1f} MB; "
-                "raise it, or padim compact the model"
-            )
-        judge = Judge(self._paths[name], self.rates, batch_size=self._batch_size, remark=self._remark)
+        path = self._paths[name]
+        options = {"batch_size": self._batch_size, "remark": self._remark, "admit": self._admit}
+        judge = Judge(path, self.rates, **options)
         judge.warm_up()
-        return judge, size
+        return judge, self._size
+
+    def _admit(self, path: Path) -> None:
+        self._size = resident_bytes(path)
+        if self._size > self.budget:
+            name, found, most = Path(os.path.abspath(path)).name, self._size / 1e6, self.budget / 1e6
+            raise ValueError(
+                f"serve: model {name!r} takes {found:.1f} MB, more than --memory, {most:.1f} MB; raise it, or padim "
+                "compact the model"
+            )
 
     @contextmanager
     def _noting(self, name: str) -> Iterator[None]:
