@@ -15,6 +15,8 @@ from padim_jax.artifact.ownership import MARKER, NotOurs
 from padim_jax.line.judge import Judge, Photo
 from padim_jax.line.preview import preview
 from padim_jax.line.records import Decision
+from padim_jax.line.service.bodies import Bodies
+from padim_jax.line.service.limits import ServiceLimits
 from padim_jax.line.service.metrics import Metrics
 from padim_jax.line.service.models import Models, NoSuchModel
 from padim_jax.line.service.photos import Photos
@@ -227,6 +229,23 @@ def test_photos_are_bounded_shared_and_ours(model: Path, tmp_path: Path) -> None
     Photos(folder, 1)
     assert (folder / "letter.txt").exists()
     assert (folder / MARKER).exists()
+
+
+def test_requests_in_hand_share_a_budget_of_bytes() -> None:
+    bodies = Bodies(100)
+    with bodies.holding() as first:
+        first.take(90)
+        with bodies.holding() as second:
+            second.take(10)
+            with pytest.raises(Refusal, match="hold 100 bytes already, of 100") as refusal:
+                second.take(11)
+            assert (refusal.value.status, refusal.value.headers) == (503, {"retry-after": "1"})
+            first.take(30)
+            second.take(70)
+        assert bodies.held == 30
+    assert bodies.held == 0
+    with pytest.raises(ValueError, match="wanted at least 192000000, 3 times the largest one"):
+        ServiceLimits(in_hand=100 * 10**6)
 
 
 def test_a_client_gets_its_rate_over_some_seconds() -> None:

@@ -19,7 +19,7 @@ HEADINGS = {
         *("calibrate", "pixel_rate", "checkpoint_every", "batch_size", "debug"),
         *("colour_range", "memory", "prepared", "trusted", "replace_changed"),
         *("settle", "queue", "when_full", "keep_days", "keep_size"),
-        *("max_body", "max_megapixels", "receive_seconds", "client_rate"),
+        *("max_body", "max_in_hand", "max_megapixels", "receive_seconds", "client_rate"),
     ),
     "Other methods than PaDiM": ("method", "folds"),
     "Several devices": ("devices", "part", "coordinator", "num_processes", "process_id", "distributed", "grid"),

@@ -265,6 +265,13 @@ def drift_command() -> None:
 )
 @click.option("--max-body", type=Bytes(), default="64MB", show_default=True, help="Largest request.")
 @click.option(
+    "--max-in-hand",
+    type=Bytes(),
+    default="1GB",
+    show_default=True,
+    help="Most bytes of all requests that are received or wait; one more is refused with 503.",
+)
+@click.option(
     "--max-megapixels",
     type=click.FloatRange(0, min_open=True),
     default=50,

@@ -30,6 +30,7 @@ def serve_command(
     memory: int,
     queue: int,
     max_body: int,
+    max_in_hand: int,
     max_megapixels: float,
     receive_seconds: float,
     client_rate: float | None,
@@ -43,6 +44,7 @@ def serve_command(
             Binding(host, port, token_file, tls_cert, tls_key, host_names),
             ServiceLimits(
                 body=max_body,
+                in_hand=max_in_hand,
                 pixels=round(max_megapixels * _MEGA),
                 receive=receive_seconds,
                 queue=queue,
@@ -59,7 +61,10 @@ def serve_command(
                 service,
                 log=_log,
                 remark=say,
-                ready=lambda address: tell(f"ready: {models} at {address}, decisions go to {store}"),
+                ready=lambda address: tell(
+                    f"ready: {models} at {address}, decisions go to {store}, requests in hand may take "
+                    f"{max_in_hand / _MEGA:.0f} MB"
+                ),
                 stopped=stopped,
             )
 

@@ -87,6 +87,7 @@ def make_app(parts: Parts) -> Front:
         numbers = {
             "padim_queue_length": len(parts.worker),
             "padim_requests_in_hand": scoring.in_hand,
+            "padim_request_bytes_in_hand": scoring.bodies.held,
             "padim_models_loaded": parts.models.loaded,
             "padim_ready": int(parts.worker.is_ready),
         }

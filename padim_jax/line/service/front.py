@@ -146,15 +146,24 @@ def _answer(refusal: Refusal) -> Response:
     return JSONResponse({"error": str(refusal)}, refusal.status, headers=headers)
 
 
-async def read_body(request: Request, most: int, seconds: float) -> bytes:
+async def read_body(
+    request: Request, most: int, seconds: float, take: Callable[[int], None] = lambda size: None
+) -> bytes:
     """The body of a request, within limits of bytes and time.
+
+    Args:
+      request: whose body is not read yet.
+      most: bytes.
+      seconds: within which it has to arrive.
+      take: told of the bytes that it takes, before it is read where it announces them; may raise a refusal.
 
     Raises:
       Refusal: it is larger, or does not arrive in time.
     """
-    announced = request.headers.get("content-length", "0")
-    if int(announced) > most:  # the server has checked that it is a number
-        raise Refusal(413, "body", f"the body has {int(announced)} bytes, wanted at most {most}")
+    announced = int(request.headers.get("content-length", "0"))  # the server has checked that it is a number
+    if announced > most:
+        raise Refusal(413, "body", f"the body has {announced} bytes, wanted at most {most}")
+    take(announced)
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
@@ -162,6 +171,8 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
                 body += chunk
                 if len(body) > most:
                     raise Refusal(413, "body", f"the body has more than {most} bytes")
+                if len(body) > announced:
+                    take(len(body))
     except TimeoutError as error:
         raise Refusal(408, "slow", f"the body did not arrive within {seconds:g} seconds") from error
     return bytes(body)

@@ -82,6 +82,7 @@ _HISTOGRAMS = {
 _GAUGES = {
     "padim_queue_length": "Images that wait.",
     "padim_requests_in_hand": "Requests to score that are being received, wait or are computed.",
+    "padim_request_bytes_in_hand": "Bytes that these requests take.",
     "padim_models_loaded": "Models in memory.",
     "padim_ready": "1 once models are loaded and compiled.",
     "padim_drift_capital": "What bets on drift have made of the kind's share of 1 since its last alarm; 100 is one.",

@@ -19,7 +19,7 @@ _REFUSED = {
     "415": "another content type",
     "422": "no image can be read",
     "429": "more requests than one client may send",
-    "503": "the queue is full; see Retry-After",
+    "503": "the queue, or the memory for requests, is full; see Retry-After",
 }
 _TYPES: dict[str, Schema] = {
     "sequence": {"type": "integer"},

@@ -8,9 +8,10 @@ from padim_jax.lazy import extra
 from padim_jax.line.judge import Photo
 from padim_jax.line.schema import StoreError
 from padim_jax.line.service.answers import map_format, scored
+from padim_jax.line.service.bodies import Bodies, Held
 from padim_jax.line.service.decisions import known
 from padim_jax.line.service.front import read_body
-from padim_jax.line.service.limits import ServiceLimits
+from padim_jax.line.service.limits import FORM_COPIES, ServiceLimits
 from padim_jax.line.service.models import Models
 from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.service.uploads import Names, Refusal, check_readable, read_photos
@@ -34,10 +35,12 @@ class Scoring:
 
     Attributes:
       in_hand: requests that are being received, wait or are computed.
+      bodies: bytes that they take.
     """
 
     def __init__(self, models: Models, worker: Worker, limits: ServiceLimits) -> None:
         self._models, self._worker, self._limits, self.in_hand = models, worker, limits, 0
+        self.bodies = Bodies(limits.in_hand)
 
     def listed(self, request: Request) -> Response:
         """The models."""
@@ -52,21 +55,28 @@ class Scoring:
             raise Refusal(503, "queue", f"{self.in_hand} requests are in hand already; try again later", _AGAIN)
         self.in_hand += 1
         try:
-            body = await read_body(request, self._limits.body, self._limits.receive)
             content_type = request.headers.get("content-type", "")
-            photos = await run_in_threadpool(read_photos, content_type, body, names, self._limits)
-            if wanted is not None and len(photos) > 1:
-                raise Refusal(400, "query", f"a map is of one image, and {len(photos)} came")
-            await run_in_threadpool(check_readable, photos, self._limits)
-            del body
-            answers = await self._judge(name, photos)
+            is_form = content_type.lower().startswith("multipart/")
+            with self.bodies.holding() as held:
+                photos = await self._photos(request, content_type, names, held, FORM_COPIES if is_form else 1)
+                if wanted is not None and len(photos) > 1:
+                    raise Refusal(400, "query", f"a map is of one image, and {len(photos)} came")
+                await run_in_threadpool(check_readable, photos, self._limits)
+                answers = await self._judge(name, photos)
         finally:
             self.in_hand -= 1
         verdicts = ",".join(answer.judged.decision.verdict for answer in answers)
         request.state.logged |= {"model": name, "verdicts": verdicts}
-        response = scored(answers, is_many=content_type.lower().startswith("multipart/"), wanted=wanted)
+        response = scored(answers, is_many=is_form, wanted=wanted)
         response.headers["server-timing"] = f"total;dur={1000 * (time.monotonic() - start):.1f}"
         return response
+
+    async def _photos(self, request: Request, content_type: str, names: Names, held: Held, copies: int) -> list[Photo]:
+        limits = self._limits
+        body = await read_body(request, limits.body, limits.receive, lambda size: held.take(copies * size))
+        photos = await run_in_threadpool(read_photos, content_type, body, names, limits)
+        held.take(sum(len(photo.content or b"") for photo in photos))  # what the form took besides is free again
+        return photos
 
     async def _judge(self, name: str, photos: list[Photo]) -> list[Answer]:
         try:
