@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,21 @@ def write_some(path: Path, worker: int) -> None:
         for index in range(30):  # half of them are every worker's
             item = f"{index}.png" if index % 2 else f"{worker}-{index}.png"
             store.record([decision(item)], outputs=lambda _: ["csv"])
+
+
+def test_reading_does_not_wait_for_recording(store: Store) -> None:
+    counts = list[int]()
+
+    def arriving() -> Iterator[Decision]:
+        yield decision("a.png")
+        counts.append(other.submit(store.count).result(10)["good"])  # another thread reads what is on disk
+        counts.append(store.count()["good"])  # this one what it has written
+        yield decision("b.png")
+
+    with ThreadPoolExecutor(1) as other:
+        store.record(arriving())
+        counts.append(other.submit(store.count).result(10)["good"])
+    assert counts == [0, 1, 2]
 
 
 def test_processes_that_write_at_once_lose_nothing_and_record_nothing_twice(tmp_path: Path) -> None:

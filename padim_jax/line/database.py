@@ -1,4 +1,4 @@
-"""A connection that threads share, and how decisions stand in its rows."""
+"""The connections that threads share, and how decisions stand in its rows."""
 
 import json
 import sqlite3
@@ -29,7 +29,7 @@ FROM {TABLES}
 
 
 class Database:
-    """A store's file, read and written by one thread at a time.
+    """A store's file, written by one thread at a time, and read by another meanwhile: reading holds up no writing.
 
     Attributes:
       path: of the file.
@@ -40,20 +40,31 @@ class Database:
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self.path, self._connection, self._lock = path, connect(path, create=create), threading.RLock()
+        self._writing = 0  # the thread whose transaction is open
+        try:
+            self._reader, self._reading = connect(path, create=False), threading.Lock()
+        except BaseException:
+            self._connection.close()
+            raise
+        self._reader.execute("PRAGMA query_only = ON")
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()  # first: the last one to close writes the log into the file
             self._connection.close()
 
     def read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Rows that a query gives.
+        """Rows that a query gives, within a transaction of this thread as they are in it.
 
         Raises:
           StoreError: the store can't be read.
         """
-        with self._lock, in_words(self.path):
-            return self._connection.execute(query, values).fetchall()
+        if self._writing == threading.get_ident():
+            with in_words(self.path):
+                return self._connection.execute(query, values).fetchall()
+        with self._reading, in_words(self.path):
+            return self._reader.execute(query, values).fetchall()
 
     def read_decisions(self, rest: str, *values: Any) -> list[Decision]:
         """Decisions, by what follows :data:`SELECT`.
@@ -98,6 +109,7 @@ class Database:
         """
         with self._lock, in_words(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
+            self._writing = threading.get_ident()
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")
@@ -105,6 +117,8 @@ class Database:
                 if self._connection.in_transaction:  # SQLite itself may have ended it, as where the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
+            finally:
+                self._writing = 0
 
 
 def row_of(decision: Decision) -> dict[str, Any]:
