@@ -250,6 +250,10 @@ def test_a_file_is_known_by_its_stamp_and_by_its_content(store: Store) -> None:
     assert store.seen.earlier_items("/in", "a.png", "s-a.png") == []
     (dropped,) = store.seen.dropped()
     assert (dropped.item, dropped.reason, dropped.time) == ("late.png", "the queue was full", time_text(1.8e9))
+    store.seen.drop([Dropped("/in", name, "s8", "the queue was full") for name in ("b.png", "c.png")])
+    assert [one.item for one in store.seen.dropped(last=2)] == ["b.png", "c.png"]
+    assert [one.item for one in store.seen.dropped()] == ["late.png", "b.png", "c.png"]
+    assert store.seen.count_dropped() == 3
 
 
 # files that are no store, and several processes

@@ -82,8 +82,8 @@ def _show(store: Store, found: Iterable[Decision], counts: Mapping[Verdict, int]
     for waiting in store.outbox.waiting():
         error = f" (last error: {waiting.error})" if waiting.error else ""
         say(f"{waiting.count} decisions wait to be handed on to {waiting.output}{error}")
-    if dropped := store.seen.dropped():
-        say(f"{len(dropped)} images were dropped, the last one {dropped[-1].item}: {dropped[-1].reason}")
+    for last in store.seen.dropped(last=1):
+        say(f"{store.seen.count_dropped()} images were dropped, the last one {last.item}: {last.reason}")
 
 
 def describe(decision: Decision) -> str:

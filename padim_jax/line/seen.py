@@ -80,10 +80,16 @@ class Seen:
                 ],
             )
 
-    def dropped(self) -> list[Dropped]:
-        """All images that were dropped, in their order."""
-        rows = self._database.read("SELECT source, item, stamp, reason, time, model FROM dropped ORDER BY sequence")
-        return [Dropped(*map(unescape_bytes, row)) for row in rows]
+    def dropped(self, *, last: int | None = None) -> list[Dropped]:
+        """All images that were dropped, or the ``last`` ones, in their order."""
+        query = "SELECT source, item, stamp, reason, time, model FROM dropped ORDER BY sequence DESC LIMIT ?"
+        rows = self._database.read(query, -1 if last is None else last)
+        return [Dropped(*map(unescape_bytes, row)) for row in reversed(rows)]
+
+    def count_dropped(self) -> int:
+        """How many images were dropped."""
+        ((count,),) = self._database.read("SELECT count(*) FROM dropped")
+        return int(count)
 
     def forget_gone(self, source: str, is_there: Callable[[str], bool]) -> int:
         """Forget what retention has deleted of files that are not there any more; gives how many."""
