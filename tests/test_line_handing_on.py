@@ -1,5 +1,7 @@
 """Handing decisions on: by one process at a time, whatever an output raises, under names of their own."""
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -183,3 +185,41 @@ def test_bad_images_of_two_stores_lie_side_by_side(tmp_path: Path) -> None:
             (found,) = store.record([given])
             folder.deliver(found, 1)
     assert sorted(path.read_text() for path in (tmp_path / "bad").glob("*.png")) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "name", ["検" * 80 + ".png", "検" * 80 + "x.png", "a" * 250 + ".png", "a." + "検" * 80], ids=range(4)
+)
+def test_a_long_name_in_any_script_fits_the_bad_folder(tmp_path: Path, store: Store, name: str) -> None:
+    folder = BadFolder(tmp_path / "bad")
+    for item in (name, "ok.png"):
+        (tmp_path / item).write_text(item)
+        given = Decision(str(tmp_path), item, digest_of(item.encode()), "m", "m0", "bad")
+        store.record([given], names_for([folder]))
+    said = list[str]()
+    assert hand_on(store, folder, {}, said.append) == 0
+    assert not store.outbox.waiting()
+    copies = [path for path in (tmp_path / "bad").iterdir() if path.is_file() and not path.name.startswith(".")]
+    assert sorted(path.read_text() for path in copies) == sorted([name, "ok.png"])
+    assert all(len(os.fsencode(path.name)) <= 170 for path in copies)
+    assert all(path.name.isprintable() for path in copies)  # no half of a character
+
+
+def test_a_name_that_a_file_system_takes_not_is_refused_and_holds_up_no_other(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_names_alone(path: Path, content: bytes) -> None:
+        if len(path.name) > 60:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
+        path.write_bytes(content)
+
+    monkeypatch.setattr("padim_jax.line.outputs.bad_folder.write_atomically", short_names_alone)
+    folder, said = BadFolder(tmp_path / "bad"), list[str]()
+    for item in ("a" * 60 + ".png", "ok.png"):
+        (tmp_path / item).write_text(item)
+        given = Decision(str(tmp_path), item, digest_of(item.encode()), "m", "m0", "bad")
+        store.record([given], names_for([folder]))
+    assert hand_on(store, folder, {}, said.append) == 0
+    assert [waiting.count for waiting in store.outbox.waiting()] == [1]
+    assert [path.read_text() for path in (tmp_path / "bad").glob("*.png")] == ["ok.png"]
+    assert any("refuses aaaa" in text and "File name too long" in text for text in said)

@@ -1,5 +1,6 @@
 """A folder of bad images, each with a picture of what is bad about it."""
 
+import errno
 import io
 import os
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from PIL import Image
 from padim_jax.artifact.ownership import claim, locked
 from padim_jax.line.judge import Judge, Photo
 from padim_jax.line.originals import Originals
-from padim_jax.line.outputs.output import Picture
+from padim_jax.line.outputs.output import Picture, Refused
 from padim_jax.line.records import Decision, Verdict
 from padim_jax.line.sources.camera import is_camera
 from padim_jax.runs.outputs import write_heatmap
@@ -23,6 +24,7 @@ from weights_conversion.atomic import write_atomically
 
 PICTURES = "pictures"
 FRAMES = ".frames"
+_LONGEST_STEM, _LONGEST_SUFFIX = 120, 20  # bytes of a name; file systems take 255 with what is written around it
 
 
 class BadFolder:
@@ -59,14 +61,27 @@ class BadFolder:
         (path / PICTURES).mkdir(exist_ok=True)
 
     def deliver(self, decision: Decision, attempt: int, picture: Picture | None = None) -> None:
-        """Copy the image and draw its picture; what lies there already is written anew."""
+        """Copy the image and draw its picture; what lies there already is written anew.
+
+        Raises:
+          Refused: the file system takes no name as long as this one.
+          OSError: the folder can't be written.
+        """
+        try:
+            self._deliver(decision, picture)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise Refused(*error.args) from error  # of this image alone
+
+    def _deliver(self, decision: Decision, picture: Picture | None) -> None:
         item = Path(decision.item)
         # the sequence sorts, and the id tells those of several stores apart
         start = f"{decision.sequence:08}-{decision.id[:12]}"
-        photo = self._original(decision, picture, self.path / f"{start}-{item.name[:80]}.png")
+        photo = self._original(decision, picture, self.path / f"{start}-{_cut(item.name, _LONGEST_STEM)}.png")
         is_frame = photo is not None and photo.pixels is not None
-        name = f"{start}-{(item.name if is_frame else item.stem)[:80]}"
-        copy = self.path / f"{name}{'.png' if is_frame else item.suffix}"
+        name = f"{start}-{_cut(item.name if is_frame else item.stem, _LONGEST_STEM)}"
+        copy = self.path / f"{name}{'.png' if is_frame else _cut(item.suffix, _LONGEST_SUFFIX)}"
         if photo is not None:
             write_atomically(copy, _content(photo))
             self._frame(decision).unlink(missing_ok=True)
@@ -134,6 +149,13 @@ class BadFolder:
     def close(self) -> None:
         """Let go of a video that is still open."""
         self._originals.close()
+
+
+def _cut(name: str, most: int) -> str:
+    """The beginning of a name that takes at most so many bytes on the disk, whole characters."""
+    while len(os.fsencode(name)) > most:
+        name = name[:-1]
+    return name
 
 
 def _content(photo: Photo) -> bytes:
