@@ -1,5 +1,7 @@
 """A watched folder whose files, or that itself, go and come back."""
 
+import errno
+import os
 import shutil
 import threading
 import time
@@ -146,3 +148,78 @@ def test_a_drive_that_is_missing_makes_the_store_forget_nothing(camera: Path, st
     (camera / "b.png").write_bytes(b"b")
     look()
     assert not store.seen.is_known(str(camera), "a.png", "s")
+
+
+@pytest.mark.parametrize("poll", [0.05, None])
+def test_a_folder_below_that_can_not_be_read_is_passed_over_with_a_word(
+    camera: Path, store: Store, poll: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As lost+found of a drive that was mounted; whoever runs the tests may be let into any folder."""
+    if poll is None:
+        pytest.importorskip("watchfiles")
+    locked = {camera / "lost+found"}
+    stat, scandir = os.stat, os.scandir
+
+    def refuse(path: object) -> None:
+        if isinstance(path, str | Path) and locked & {Path(path), *Path(path).parents}:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    def checked_stat(path: Path, *arguments: object, **options: object) -> os.stat_result:
+        refuse(None if Path(str(path)) in locked else path)
+        return stat(path, *arguments, **options)  # type: ignore[arg-type]
+
+    def checked_scandir(path: str = ".") -> object:
+        refuse(path)
+        return scandir(path)
+
+    (camera / "lost+found").mkdir()
+    (camera / "lost+found" / "b.png").write_bytes(b"b")
+    (camera / "a.png").write_bytes(b"a")
+    with store._database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO retired (id, source, item, stamp) VALUES ('1', ?, 'lost+found/old.png', 's')", (str(camera),)
+        )
+    if poll is None:
+
+        def refused(*arguments: object, **options: object) -> object:
+            raise PermissionError(f"Permission denied about {locked}")
+
+        monkeypatch.setattr("watchfiles.watch", refused)
+    monkeypatch.setattr(os, "stat", checked_stat)
+    monkeypatch.setattr(os, "scandir", checked_scandir)
+    monkeypatch.setattr("padim_jax.line.sources.folder.POLL", 0.05)
+    with Finding(camera, store, poll) as finding:
+        finding.until("a.png")
+        (camera / "c.png").write_bytes(b"c")
+        finding.until("a.png", "c.png")
+        time.sleep(0.3)
+        words = f"{camera / 'lost+found'} can't be read by this user, and is passed over until it can be"
+        assert finding.remarks[0] == words
+        assert len(finding.remarks) == 1 + (poll is None)
+        assert poll or f"{camera}, which is looked at every 0.05 s" in finding.remarks[1]
+        assert store.seen.is_known(str(camera), "lost+found/old.png", "s")  # nobody knows whether it is gone
+        locked.clear()
+        finding.until("a.png", "c.png", "lost+found/b.png")
+
+
+def test_links_to_folders_are_not_followed_whoever_tells_of_them(
+    camera: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("watchfiles")
+    monkeypatch.setattr("padim_jax.line.sources.folder._SWEEP", 1000.0)
+    elsewhere = camera.with_name("elsewhere")
+    elsewhere.mkdir()
+    (elsewhere / "x.png").write_bytes(b"x")
+    (camera / "a.png").write_bytes(b"a")
+    with Finding(camera, store, None) as finding:
+        finding.until("a.png")
+        (camera / "loop").symlink_to(".")
+        (camera / "link").symlink_to(elsewhere)
+        (camera / "x.png").symlink_to(elsewhere / "x.png")  # of a file, which stays one of the folder's
+        wait_for(lambda: len(finding.found) >= 2)
+        (camera / "link" / "y.png").write_bytes(b"y")
+        (camera / "below").mkdir()
+        (camera / "below" / "b.png").write_bytes(b"b")
+        finding.until("a.png", "below/b.png", "x.png")
+        time.sleep(0.3)
+        finding.until("a.png", "below/b.png", "x.png")

@@ -39,7 +39,8 @@ class Folder:
 
     A file is told of once its size and its time of change have not changed for a while. One that is changed later is
     told of again. Files that ``seen`` knows are passed over, and those that were only moved within the folder. Hidden
-    files, links to folders, and folders that padim writes results to are passed over too.
+    files, links to folders, and folders that padim writes results to are passed over too, and with a word those that
+    can't be read.
 
     Args:
       path: of the folder.
@@ -83,6 +84,7 @@ class Folder:
         self._model, self._checked = model, ""  # until where the store has been asked what it need not remember
         self._seen, self._settle, self._poll, self._once, self._remark = seen, settle, poll, once, remark
         self._young, self._told, self._moved, self._is_gone = dict[str, _Young](), dict[str, str](), 0, False
+        self._unreadable = set[str]()  # folders, at the last look
         self._lost = deque[str]()  # paths of files that were gone when they were to be read
         if poll is None and not once:
             with extra("line"):
@@ -141,9 +143,11 @@ class Folder:
                         if now >= due:
                             self._sweep()
                             due = time.monotonic() + max(_SWEEP, (time.monotonic() - now) / _SHARE)
-                        paths = [path for change, path in changes if change != watchfiles.Change.deleted]
-                        files = [name for path in paths for name in (_files(path) if Path(path).is_dir() else [path])]
-                        yield [*files, *self._young]
+                        paths = [Path(path) for change, path in changes if change != watchfiles.Change.deleted]
+                        yield [*(name for path in paths for name in self._told_of(path)), *self._young]
+            except PermissionError:  # it tells of nothing where there is one folder that can't be read
+                self._remark(f"the system tells of no changes in {self.root}, which is looked at every {POLL:g} s")
+                yield from self._polled(stop)
             except OSError:
                 if _identity(self.root) is not None:
                     raise
@@ -151,6 +155,22 @@ class Folder:
                 yield from self._awaited(stop)
         while True:  # stopped
             yield []
+
+    def _told_of(self, path: Path) -> Iterable[str]:
+        """Files that may have changed where the system tells of a path; it follows links to folders, a sweep does not.
+
+        What lies below a link lies elsewhere, or is in the folder twice.
+        """
+        inner = Path(os.path.relpath(path, self.root)).parents[:-1]  # without the folder itself, which may be a link
+        if any((self.root / parent).is_symlink() for parent in inner):
+            return ()
+        try:
+            is_folder = path.is_dir()
+        except OSError:  # nor can what is in it be read
+            return ()
+        if is_folder:
+            return () if path.is_symlink() else _files(path)
+        return (str(path),)
 
     def _is_deleted(self, changes: Iterable[tuple[object, str]], deleted: object) -> bool:
         """Whether the folder itself was deleted, whose number another that is made anew may get."""
@@ -175,24 +195,38 @@ class Folder:
         """Look at all files that are there."""
         while self._lost:
             self._told.pop(self._lost.popleft(), None)
-        self._note_whether_gone(not self.root.exists())
+        self._note_whether_gone(_identity(self.root) is None)
         if self._is_gone:
             return
-        ignored, there = Counter[str](), set[str]()
-        for path in _files(self.root, ignored):
+        ignored, there, unreadable = Counter[str](), set[str](), set[str]()
+        for path in _files(self.root, ignored, unreadable):
             self._look(path)
             there.add(path)
+        self._say_unreadable(unreadable)
         self._told = {path: stamp for path, stamp in self._told.items() if path in there}
         if there:  # in an empty folder, a drive may be missing that comes back
             self._forget_gone(all_of_them=note)
         if note and ignored:
             self._remark(f"ignored other files in {self.root}: {describe(ignored)}")
 
+    def _say_unreadable(self, folders: set[str]) -> None:
+        """Say of folders that can't be read, once as long as they can't."""
+        new, self._unreadable = sorted(folders - self._unreadable), folders
+        if new:
+            more = f", as are {len(new) - 1} others" if new[1:] else ""
+            self._remark(f"{new[0]} can't be read by this user, and is passed over until it can be{more}")
+
     def _forget_gone(self, *, all_of_them: bool) -> None:
         """Let the store forget what retention has deleted of files that are gone, all or some at a time."""
 
         def is_there(item: str) -> bool:
-            return (self.root / item).exists()
+            try:
+                (self.root / item).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            except OSError:  # in a folder that can't be read, nobody knows
+                return True
+            return True
 
         if all_of_them:
             self._seen.forget_gone(self.name, is_there)
@@ -222,7 +256,7 @@ class Folder:
             del self._young[path]
             self._told[path] = young.stamp
             item = Path(os.path.relpath(path, self.root)).as_posix()
-            if any(is_ours(self.root / folder) for folder in Path(item).parents):
+            if any(_is_passed_over(self.root / folder) for folder in Path(item).parents):
                 continue
             if self._seen.is_known(self.name, item, young.stamp, self._model):
                 continue
@@ -235,25 +269,41 @@ class Folder:
             found(Arrival(self.name, item, Path(path), young.stamp, young.since))
 
 
-def _files(folder: str | Path, ignored: Counter[str] | None = None) -> Iterator[str]:
-    """Image files below a folder; what else there is counts in ``ignored`` by suffix."""
-    ignored = Counter() if ignored is None else ignored
+def _files(
+    folder: str | Path, ignored: Counter[str] | None = None, unreadable: set[str] | None = None
+) -> Iterator[str]:
+    """Image files below a folder; what else there is counts in ``ignored`` by suffix.
+
+    A folder that can't be read is added to ``unreadable``; what is in it comes once it can be.
+    """
+    ignored, unreadable = Counter() if ignored is None else ignored, set() if unreadable is None else unreadable
     open_folders = [str(folder)]
     while open_folders:
+        path = open_folders.pop()
         try:
-            entries = sorted(os.scandir(open_folders.pop()), key=lambda entry: entry.name)
-        except OSError:  # removed meanwhile, or not ours to read: what is in it comes once it can be read
+            entries = [] if is_ours(Path(path)) else sorted(os.scandir(path), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):  # removed meanwhile
+            continue
+        except OSError:
+            unreadable.add(path)
             continue
         for entry in entries:
             if entry.name.startswith("."):
                 ignored["hidden"] += 1
             elif entry.is_dir(follow_symlinks=False):
-                if not is_ours(Path(entry.path)):
-                    open_folders.append(entry.path)
+                open_folders.append(entry.path)
             elif _is_image(entry.path) and entry.is_file():
                 yield entry.path
             else:
                 ignored[Path(entry.name).suffix.lower()] += 1
+
+
+def _is_passed_over(folder: Path) -> bool:
+    """Whether a folder holds results, or can't be read."""
+    try:
+        return is_ours(folder)
+    except OSError:
+        return True
 
 
 def _is_image(path: str) -> bool:
