@@ -120,7 +120,8 @@ def test_what_has_no_score_has_no_appearance(tmp_path: Path) -> None:
     assert found.decision.appearance is None
 
 
-def test_it_is_gone_with_its_decision(tmp_path: Path) -> None:
+def test_it_is_gone_with_its_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("padim_jax.line.retention.NEWEST", 0)
     clock = Clock()
     with Store.open(tmp_path / "l.db", clock=clock) as store:
         store.record([decision("a.png", appearance=measure(part()))])

@@ -228,8 +228,9 @@ def test_an_alarm_by_a_decision_that_is_gone_is_left_for_a_later_one(store: Stor
 
 
 def test_what_waits_for_it_is_kept_by_retention_and_can_be_abandoned(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("padim_jax.line.retention.NEWEST", 0)
     clock = Clock()
     with Store.open(tmp_path / "l.db", clock=clock) as store:
         store.record(drifted("m", "m0"))

@@ -51,7 +51,10 @@ def test_a_size_that_can_not_be_reached_leaves_the_newest_decisions(store: Store
     assert count(store, "retired") == 0
 
 
-def test_an_image_whose_decision_was_deleted_is_known_by_its_bytes(store: Store, clock: Clock) -> None:
+def test_an_image_whose_decision_was_deleted_is_known_by_its_bytes(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("padim_jax.line.retention.NEWEST", 0)
     store.record([decision()])
     clock.now += 2 * DAY
     assert store.retain(max_seconds=DAY).deleted == 1
@@ -60,7 +63,8 @@ def test_an_image_whose_decision_was_deleted_is_known_by_its_bytes(store: Store,
     assert not store.seen.is_decided("/in", "a.png", "d0", "other")
 
 
-def test_what_one_model_decided_another_has_not(store: Store, clock: Clock) -> None:
+def test_what_one_model_decided_another_has_not(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("padim_jax.line.retention.NEWEST", 0)
     store.record([decision()])
     store.seen.drop([Dropped("/in", "late.png", "s9", "the queue was full", model="m")])
     for _ in range(2):
@@ -103,3 +107,53 @@ def test_a_store_of_the_first_schema_is_brought_up_to_date(tmp_path: Path, monke
         assert store.seen.is_known("/in", "b.png", "s", "m")
         assert store.last_deleted == 6
         assert [found.sequence for found in store.decisions()] == [3, 7, 8]
+
+
+def items(store: Store) -> list[str]:
+    return [found.item for found in store.decisions()]
+
+
+def numbered(store: Store, name: str, count: int) -> list[str]:
+    """Record some decisions; gives their items."""
+    return [found.item for found in store.record(decision(f"{name}{index}.png") for index in range(count))]
+
+
+def test_an_age_spares_the_newest_decisions(store: Store, clock: Clock) -> None:
+    given = numbered(store, "a", NEWEST + 20)
+    clock.now += 2 * DAY
+    assert store.retain(max_seconds=DAY).deleted == 0  # nobody knows that the clock is right
+    given += numbered(store, "b", NEWEST)
+    assert store.retain(max_seconds=DAY).deleted == NEWEST + 20
+    assert items(store) == given[-NEWEST:]
+
+
+def test_decisions_of_a_clock_that_was_behind_stay_as_long_as_those_before_them(store: Store, clock: Clock) -> None:
+    before = numbered(store, "before", 5)
+    clock.now -= 40 * DAY
+    behind = numbered(store, "behind", 5)
+    assert store.retain(max_seconds=30 * DAY).deleted == 0
+    clock.now += 40 * DAY
+    after = numbered(store, "after", NEWEST + 5)
+    assert store.retain(max_seconds=30 * DAY).deleted == 0
+    assert items(store) == [*before, *behind, *after]
+    clock.now += 31 * DAY
+    later = numbered(store, "later", NEWEST)
+    assert store.retain(max_seconds=30 * DAY).deleted == len([*before, *behind, *after])
+    assert items(store) == later
+
+
+@pytest.mark.parametrize("made", [0, NEWEST - 1])
+def test_a_clock_that_is_ahead_for_a_while_empties_no_store(store: Store, clock: Clock, made: int) -> None:
+    given = numbered(store, "a", 300)
+    store.seen.drop(Dropped("/in", f"{index}.png", "s", "full") for index in range(300))
+    clock.now += 400 * DAY
+    given += numbered(store, "ahead", made)
+    assert store.retain(max_seconds=30 * DAY).deleted == 0
+    clock.now -= 400 * DAY
+    assert store.retain(max_seconds=30 * DAY).deleted == 0
+    assert items(store) == given
+    assert len(store.seen.dropped()) == 300
+    clock.now += 31 * DAY  # what was recorded then holds nothing up
+    given += numbered(store, "b", NEWEST)
+    assert store.retain(max_seconds=30 * DAY).deleted == 300 + made
+    assert items(store) == given[-NEWEST:]

@@ -194,7 +194,10 @@ def test_what_was_recorded_before_does_not_wait_again(store: Store) -> None:
 # retention
 
 
-def test_what_is_old_goes_but_what_a_person_said_and_what_waits_stays(store: Store, clock: Clock) -> None:
+def test_what_is_old_goes_but_what_a_person_said_and_what_waits_stays(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("padim_jax.line.retention.NEWEST", 0)
     old = store.record(many(5))
     store.record([decision("waits.png")], outputs=lambda _: ["webhook"])
     store.correct(old[2].id, "bad", who="Ada")

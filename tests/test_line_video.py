@@ -118,7 +118,10 @@ def test_another_model_decides_on_the_same_frames_too(tmp_path: Path, judge: Jud
     assert {one.model for one in again.fresh} == {"other"}
 
 
-def test_what_retention_deleted_is_not_decided_again(tmp_path: Path, judge: Judge) -> None:
+def test_what_retention_deleted_is_not_decided_again(
+    tmp_path: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("padim_jax.line.retention.NEWEST", 0)
     path = write_frames(tmp_path / "a.mkv", parts(5, seed=5))
     watch(path, judge)
     with Store.open(path.with_suffix(".db"), clock=lambda: 9e9) as store:

@@ -1,8 +1,16 @@
-"""How much a store keeps: by age and by size, and never at the cost of what a person has said."""
+"""How much a store keeps: by age and by size, and never at the cost of what a person has said.
+
+Clocks are wrong at times: that of a small computer begins in 1970 until it is on the network, and people set one by
+hand. The order of decisions is never wrong. So an age deletes only what comes before every decision that is young
+enough, and leaves the newest decisions as they are; and it counts back from the oldest of those where the clock says
+that it is later. A clock that is ahead has to be so for as many decisions before it is believed, and one that was
+behind takes nothing away.
+"""
 
 import math
 import sqlite3
 from dataclasses import dataclass
+from datetime import datetime
 
 from padim_jax.line.database import Database
 from padim_jax.line.records import time_text
@@ -39,12 +47,13 @@ def retain(
     Decisions that wait to be handed on stay, and so do those that were ever corrected, unless ``corrected_too``. A
     deleted decision leaves its id, so that its image is not decided again as long as it lies where it lay. Of these
     ids, and of what is known of dropped images, a size takes the oldest in the same measure; it leaves the newest
-    decisions.
+    decisions, as an age does.
 
     Args:
       database: of the store.
       now: seconds since 1970.
-      max_seconds: age; None for any.
+      max_seconds: age; None for any. It counts from ``now``, or from the oldest of the newest :data:`NEWEST` decisions
+        where that is earlier.
       max_bytes: size of the file; None for any. It is not reached where what has to stay, the newest :data:`NEWEST`
         decisions among it, takes more.
       corrected_too: delete corrected decisions, and what was said of them, too.
@@ -58,14 +67,15 @@ def retain(
             raise ValueError(f"Store.retain: {name}={value!r}, wanted a number above 0")
     deleted, kept_corrected, kept_waiting = 0, 0, 0
     if max_seconds is not None:
-        cutoff = time_text(now - max_seconds)
         with database.transaction() as connection:
-            deleted = _delete(connection, "time < ?", cutoff, corrected_too)
-            connection.execute("DELETE FROM dropped WHERE time < ?", (cutoff,))
-            left = "SELECT count(*) FROM decisions WHERE time < ? AND"
+            first = _first_young(connection, "decisions", now, max_seconds)
+            deleted = _delete(connection, "sequence < ?", first, corrected_too)
+            young_drop = _first_young(connection, "dropped", now, max_seconds)
+            connection.execute("DELETE FROM dropped WHERE sequence < ?", (young_drop,))
+            left = "SELECT count(*) FROM decisions WHERE sequence < ? AND"
             corrected = "id IN (SELECT decision FROM corrections)"
-            (kept_corrected,) = connection.execute(f"{left} {corrected}", (cutoff,)).fetchone()
-            (kept_waiting,) = connection.execute(f"{left} NOT {corrected}", (cutoff,)).fetchone()
+            (kept_corrected,) = connection.execute(f"{left} {corrected}", (first,)).fetchone()
+            (kept_waiting,) = connection.execute(f"{left} NOT {corrected}", (first,)).fetchone()
         database.free_disk()
     forgotten = 0
     while max_bytes is not None and (size := database.size) > max_bytes:
@@ -81,6 +91,23 @@ def retain(
             ((kept_corrected,), (kept_waiting,)) = (*database.read(corrected), *database.read(waiting))
             break
     return Retained(deleted, kept_corrected, kept_waiting, database.size, forgotten)
+
+
+def _first_young(connection: sqlite3.Connection, table: str, now: float, max_seconds: float) -> int:
+    """The sequence before which everything is too old."""
+    newest = connection.execute(f"SELECT sequence, time FROM {table} ORDER BY sequence DESC LIMIT ?", (NEWEST,))
+    spared = newest.fetchall()
+    if len(spared) < NEWEST:
+        return 0
+    first, present = spared[-1] if spared else (2**63 - 1, time_text(now))
+    end = datetime.fromisoformat(min(present, time_text(now))).timestamp()
+    young = f"SELECT sequence FROM {table} WHERE time >= ? AND time <= ? ORDER BY sequence LIMIT 1"
+    cutoff = time_text(max(0.0, end - max_seconds))
+    # a time that has not come yet is of a clock that was ahead, and would hold the others up for as long
+    for until in (time_text(now), "9"):
+        for (sequence,) in connection.execute(young, (cutoff, until)):
+            return min(first, sequence)
+    return first
 
 
 def _part(connection: sqlite3.Connection, table: str, share: float) -> int:
