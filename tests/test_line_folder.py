@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from padim_jax.images.folder import digest_of
 from padim_jax.line.backlog import Arrival
 from padim_jax.line.records import Decision
 from padim_jax.line.seen import Dropped
@@ -54,7 +55,8 @@ def camera(tmp_path: Path) -> Path:
 
 
 def decide(store: Store, arrival: Arrival) -> None:
-    decision = Decision(arrival.source, arrival.item, arrival.stamp, "m", "m0", "good", stamp=arrival.stamp)
+    digest = digest_of(arrival.path.read_bytes())
+    decision = Decision(arrival.source, arrival.item, digest, "m", "m0", "good", stamp=arrival.stamp)
     store.record([decision])
 
 
@@ -223,3 +225,47 @@ def test_links_to_folders_are_not_followed_whoever_tells_of_them(
         finding.until("a.png", "below/b.png", "x.png")
         time.sleep(0.3)
         finding.until("a.png", "below/b.png", "x.png")
+
+
+@pytest.fixture
+def reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that gives each file the number of one that is gone, whose time its writer has set too."""
+    monkeypatch.setattr("padim_jax.line.sources.folder.stamp_of", lambda path: "same" if path.exists() else "")
+
+
+@pytest.mark.usefixtures("reused")
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_file_with_the_number_of_one_that_is_gone_is_known_by_its_bytes_alone(
+    camera: Path, store: Store, is_moved: bool
+) -> None:
+    (camera / "a.bmp").write_bytes(b"a")
+    with Finding(camera, store) as finding:
+        finding.until("a.bmp")
+        decide(store, finding.found[0])
+        (camera / "a.bmp").unlink()
+        (camera / "b.bmp").write_bytes(b"a" if is_moved else b"b")
+        if is_moved:
+            wait_for(lambda: finding.remarks)
+            assert finding.remarks == ["b.bmp was decided as a.bmp before it was moved; files are decided once"]
+        else:
+            finding.until("a.bmp", "b.bmp")
+
+
+@pytest.mark.usefixtures("reused")
+@pytest.mark.parametrize("pause", [0.0, 0.3])  # seen by its time of change, or by a sweep
+def test_an_image_that_is_made_anew_is_found_again_and_one_that_was_touched_is_not(
+    camera: Path, store: Store, pause: float
+) -> None:
+    (camera / "a.bmp").write_bytes(b"a")
+    (camera / "touched.bmp").write_bytes(b"t")
+    with Finding(camera, store) as finding:
+        finding.until("a.bmp", "touched.bmp")
+        for arrival in finding.found:
+            decide(store, arrival)
+        (camera / "a.bmp").unlink()
+        time.sleep(pause)
+        (camera / "a.bmp").write_bytes(b"another")
+        (camera / "touched.bmp").chmod(0o600)
+        finding.until("a.bmp", "a.bmp", "touched.bmp")
+        time.sleep(0.2)
+        finding.until("a.bmp", "a.bmp", "touched.bmp")

@@ -61,10 +61,18 @@ class Seen:
         key = escape_bytes(source), escape_bytes(item), image_digest, image_digest, *_of(model)
         return bool(self._database.read(f"{query} LIMIT 1", *key * 2))
 
-    def earlier_items(self, source: str, item: str, stamp: str, model: str | None = None) -> list[str]:
-        """Other items under which this very file had its decision: it was moved, if it is none of them any more."""
-        key = escape_bytes(source), stamp, escape_bytes(item), *_of(model)
-        which = f"WHERE source = ? AND stamp = ? AND item != ? AND {_OF_MODEL}"
+    def earlier_items(
+        self, source: str, item: str, stamp: str, model: str | None = None, image_digest: str | None = None
+    ) -> list[str]:
+        """Other items under which a file of this stamp had its decision: it was moved, if it is none of them any more.
+
+        A file may have got the number of another that is gone: of these bytes alone, the same file is meant. An item
+        whose bytes were not noted counts for any.
+        """
+        key = escape_bytes(source), stamp, escape_bytes(item), *_of(model), image_digest, image_digest
+        which = (
+            f"WHERE source = ? AND stamp = ? AND item != ? AND {_OF_MODEL} AND (? IS NULL OR image_digest IN (?, ''))"
+        )
         query = " UNION ".join(f"SELECT item FROM {table} {which}" for table in ("decisions", "retired"))
         return [unescape_bytes(found) for (found,) in self._database.read(query, *key * 2)]
 

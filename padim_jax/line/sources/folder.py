@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from padim_jax.artifact.ownership import is_ours
-from padim_jax.images.folder import SUFFIXES, describe
+from padim_jax.images import UnreadableImage
+from padim_jax.images.folder import SUFFIXES, describe, digest_file
 from padim_jax.lazy import extra
 from padim_jax.line.backlog import Arrival
 from padim_jax.line.seen import Seen
@@ -23,6 +24,7 @@ POLL = 1.0  # seconds between two looks at a folder that tells nothing by itself
 _TICK = 0.05  # seconds between two looks at files that are being written
 _SWEEP = 30.0  # seconds between two looks at a folder that does tell, in case it did not
 _RETURN = 0.2  # seconds between two looks whether a folder is back
+_FREED = 10_000  # files that are gone, and remembered
 _SHARE = 0.05  # of the time, at most, that looking at a folder may take
 
 
@@ -34,13 +36,21 @@ class _Young:
     since: float
 
 
+class _Told(NamedTuple):
+    """A file that was told of; the time at which anything of it was changed changes with its number's owner too."""
+
+    stamp: str
+    changed: int
+
+
 class Folder:
     """The image files in a folder and those below it, each once as it is whole.
 
     A file is told of once its size and its time of change have not changed for a while. One that is changed later is
-    told of again. Files that ``seen`` knows are passed over, and those that were only moved within the folder. Hidden
-    files, links to folders, and folders that padim writes results to are passed over too, and with a word those that
-    can't be read.
+    told of again. Files that ``seen`` knows are passed over, and those that were only moved within the folder. A file
+    system gives the number of a file that is gone to the next one: bytes are compared where a file seems to have been
+    moved, and where one was deleted while it was watched. Hidden files, links to folders, and folders that padim writes
+    results to are passed over too, and with a word those that can't be read.
 
     Args:
       path: of the folder.
@@ -83,7 +93,8 @@ class Folder:
         self.root, self.name = path, os.path.abspath(path)
         self._model, self._checked = model, ""  # until where the store has been asked what it need not remember
         self._seen, self._settle, self._poll, self._once, self._remark = seen, settle, poll, once, remark
-        self._young, self._told, self._moved, self._is_gone = dict[str, _Young](), dict[str, str](), 0, False
+        self._young, self._told, self._moved, self._is_gone = dict[str, _Young](), dict[str, _Told](), 0, False
+        self._freed = dict[str, None]()  # stamps of files that are gone, which others may get; the newest
         self._unreadable = set[str]()  # folders, at the last look
         self._lost = deque[str]()  # paths of files that were gone when they were to be read
         if poll is None and not once:
@@ -203,11 +214,18 @@ class Folder:
             self._look(path)
             there.add(path)
         self._say_unreadable(unreadable)
-        self._told = {path: stamp for path, stamp in self._told.items() if path in there}
+        for path in self._told.keys() - there:
+            self._free(self._told.pop(path).stamp)
         if there:  # in an empty folder, a drive may be missing that comes back
             self._forget_gone(all_of_them=note)
         if note and ignored:
             self._remark(f"ignored other files in {self.root}: {describe(ignored)}")
+
+    def _free(self, stamp: str) -> None:
+        """Note that a file is gone, whose number another may get."""
+        self._freed[stamp] = None
+        if len(self._freed) > _FREED:
+            del self._freed[next(iter(self._freed))]
 
     def _say_unreadable(self, folders: set[str]) -> None:
         """Say of folders that can't be read, once as long as they can't."""
@@ -240,8 +258,13 @@ class Folder:
         if not _is_image(path) or any(part.startswith(".") for part in Path(name).parts):
             return
         stamp = stamp_of(Path(path))
-        known = self._young.get(path)
-        if not stamp or self._told.get(path) == stamp:
+        known, told = self._young.get(path), self._told.get(path)
+        if (
+            told and told.stamp == stamp and told.changed != _status_changed(path)
+        ):  # touched, or another with its number
+            self._free(stamp)
+            told = None
+        if not stamp or (told and told.stamp == stamp):
             self._young.pop(path, None)
         elif known is None or known.stamp != stamp:
             self._young[path] = _Young(stamp, _changed_at(path, is_new=known is None))
@@ -254,19 +277,42 @@ class Folder:
             if stop.is_set():
                 return
             del self._young[path]
-            self._told[path] = young.stamp
+            self._told[path] = _Told(young.stamp, _status_changed(path))
             item = Path(os.path.relpath(path, self.root)).as_posix()
             if any(_is_passed_over(self.root / folder) for folder in Path(item).parents):
                 continue
-            if self._seen.is_known(self.name, item, young.stamp, self._model):
-                continue
-            earlier = self._seen.earlier_items(self.name, item, young.stamp, self._model)
-            if earlier and not any(stamp_of(self.root / other) == young.stamp for other in earlier):
-                self._moved += 1
-                if self._moved == 1:
-                    self._remark(f"{item} was decided as {earlier[0]} before it was moved; files are decided once")
+            if self._is_known(item, young.stamp) or self._is_moved(item, young.stamp):
                 continue
             found(Arrival(self.name, item, Path(path), young.stamp, young.since))
+
+    def _is_known(self, item: str, stamp: str) -> bool:
+        """Whether a file needs no decision."""
+        if not self._seen.is_known(self.name, item, stamp, self._model):
+            return False
+        if stamp not in self._freed:
+            return True
+        digest = self._digest(item)
+        return digest is not None and self._seen.is_decided(self.name, item, digest, self._model)
+
+    def _is_moved(self, item: str, stamp: str) -> bool:
+        """Whether a file was decided under another name, which it has no longer."""
+        key = self.name, item, stamp, self._model
+        earlier = self._seen.earlier_items(*key)
+        if not earlier or any(stamp_of(self.root / other) == stamp for other in earlier):
+            return False
+        digest = self._digest(item)
+        same = [] if digest is None else self._seen.earlier_items(*key, digest)
+        self._moved += bool(same)
+        if same and self._moved == 1:
+            self._remark(f"{item} was decided as {same[0]} before it was moved; files are decided once")
+        return bool(same)
+
+    def _digest(self, item: str) -> str | None:
+        """Digest of a file; None where it can't be read, of which who judges it will tell."""
+        try:
+            return digest_file(self.root / item)
+        except UnreadableImage:
+            return None
 
 
 def _files(
@@ -322,6 +368,13 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 def _mtime(path: str) -> int:
     try:
         return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _status_changed(path: str) -> int:
+    try:
+        return Path(path).stat().st_ctime_ns
     except OSError:
         return 0
 
