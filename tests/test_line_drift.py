@@ -87,6 +87,39 @@ def test_ranks_are_those_of_the_formula_in_blocks_of_any_size(sizes: list[int]) 
     np.testing.assert_allclose(found, brute)
 
 
+def test_ranks_among_a_sample_are_independent_uniform_and_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("padim_jax.line.ranks.MOST", 16)  # so that much is forgotten
+    rng, runs, n = np.random.default_rng(4), 400, 300
+    found = np.empty((runs, n))
+    for row in range(runs):
+        tracker = Ranks(np.random.default_rng((4, row)))
+        found[row] = tracker.add(rng.gamma(0.5, size=n), rng.random(n))
+        assert len(tracker._before) <= 16
+    assert stats.kstest(found[:, 200:].ravel(), "uniform").pvalue > 1e-4
+    for lag in (1, 2, 8, 16, 40):
+        assert abs(np.corrcoef(found[:, lag:].ravel(), found[:, :-lag].ravel())[0, 1]) < 4 / (runs * (n - lag)) ** 0.5
+    assert np.var(found[:, 16:].mean(1)) == pytest.approx(1 / 12 / (n - 16), rel=0.3)
+    for rate in (0.05, 0.2):
+        reached = (Martingale(runs).bet(found.T).value >= 1 / rate).any(0)
+        assert reached.sum() <= stats.binom.ppf(0.999, runs, rate)
+
+
+def test_what_is_forgotten_is_the_same_in_parts_and_a_change_is_found_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("padim_jax.line.ranks.MOST", 200)
+    numbers = figures(1500, 8)
+    numbers[1000:, 1] -= 2
+    decisions = pictured(numbers)
+    whole, tests = find_drifts(decisions), DriftTests()
+    for start in range(0, 1500, 17):
+        tests.add(decisions[start : start + 17])
+    assert tests.found() == whole
+    assert alarms(whole[0]) == {("brightness", None): False}
+    (test,) = tests._tests.values()
+    assert max(len(each._before) for each in test._ranks) <= 200
+
+
 def test_the_mean_capital_of_one_who_bets_on_nothing_stays_one() -> None:
     rng = np.random.default_rng(2)
     values = Martingale(4000).bet(rng.random((20, 4000))).value[-1]

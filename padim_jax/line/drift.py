@@ -27,6 +27,10 @@ oldest of which can't be ranked against any more, and where another first time i
 waits, is kept longer than others, and is no fair sample of what was deleted:
 :meth:`padim_jax.line.store.Store.scores` gives what came after the last decision that was deleted.
 
+Of many images a sample is remembered, a half or more of which are of the last some thousand. Ranks among them stay
+independent and uniform, so the rate stays too (:mod:`padim_jax.line.ranks`); the price is that a change which takes
+longer than that is found later, or not at all.
+
 The p-values of verdicts would not do: they compare every image with the same calibration, so they depend on each
 other, and where the calibration's images were left out in turn they are not exactly uniform either
 (:mod:`padim_jax.method.calibration`). Bets on them would notice that alone, after some times as many images as the
@@ -192,7 +196,7 @@ class DriftTest:
     def __init__(self, rate: float) -> None:
         count = len(QUANTITIES)
         self._rate, self._images, self._last = rate, 0, list[Scored]()
-        self._ranks, self._martingale = [Ranks() for _ in QUANTITIES], Martingale(count)
+        self._ranks, self._martingale = list[Ranks](), Martingale(count)
         self._shares = np.array([quantity.share for quantity in QUANTITIES])
         self._counts, self._highest = np.zeros(count, int), self._shares.copy()
         # of who bets on low ranks alone, and of who bets on high ones alone, by factors 1 ± 1.9 (p - ½): the logarithm
@@ -203,6 +207,7 @@ class DriftTest:
 
     def add(self, decisions: Sequence[Scored]) -> None:
         """Follow some more decisions, in their order, one or more; all have a finite score."""
+        self._ranks = self._ranks or [_ranks(decisions[0], column) for column in range(len(QUANTITIES))]
         self._images, self._last = self._images + len(decisions), [decisions[-1]]
         for start in range(0, len(decisions), _PIECE):
             piece = decisions[start : start + _PIECE]
@@ -229,7 +234,7 @@ class DriftTest:
             self._counts[column] += np.count_nonzero(~np.isnan(numbers[:stop, column]))
             self._highest[column] = max(self._highest[column], values[:stop, column].max())
             if end is not None:
-                self._begin_anew(column)
+                self._begin_anew(column, decisions[end - 1])
                 if end < len(decisions):
                     self._follow(decisions[end:], numbers[end:], u[end:], [column])
 
@@ -252,9 +257,9 @@ class DriftTest:
         alarms.append(Alarm(QUANTITIES[column], len(alarms) + 1, at, since, is_higher))
         return end
 
-    def _begin_anew(self, column: int) -> None:
+    def _begin_anew(self, column: int, last: Scored) -> None:
         """Forget what a quantity was like."""
-        self._ranks[column] = Ranks()
+        self._ranks[column] = _ranks(last, column)
         self._martingale.begin_anew(column)
         self._left[:, column] = self._least[:, column] = 0
         for since in self._since:
@@ -348,6 +353,11 @@ def _numbers(decisions: Sequence[Scored]) -> np.ndarray:
 def _uniform(id: str) -> float:
     """A number in [0, 1) from a decision's id, which is a digest, so that the same store gives the same result."""
     return int(id[:_DIGITS], 16) / 16**_DIGITS
+
+
+def _ranks(first: Scored, column: int) -> Ranks:
+    """Ranks of a quantity from a decision on; what they forget is drawn by the digits of its id that make no u."""
+    return Ranks(np.random.default_rng((int(first.id[_DIGITS:], 16), column)))
 
 
 def _mark(decision: Scored) -> dict[str, Any]:
