@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from padim_jax.runs.calibrate import lone_image
+from padim_jax.runs.lone_image import lone_image
 from tests.conftest import SMALL, images, write_images
 from tests.test_cli import run
 

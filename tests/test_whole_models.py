@@ -177,3 +177,24 @@ def test_too_few_images_to_leave_one_out_leave_the_model_as_it_is(lite0: padim.B
     model = fit(lite0, two, calibrated=False)
     assert recalibrate(model, fitted=two, batch_size=BATCH, watch=ear.watch) is model
     assert "not calibrated: leaving one image out takes 3 or more" in ear.remarks[0]
+
+
+def test_images_that_score_too_low_are_known_ones_unless_trusted(lite0: padim.Backbone, tmp_path: Path) -> None:
+    ear, good = Ear(), write_images(tmp_path, images(30, SMALL, seed=5))
+    stored = fit(lite0, good)
+    model = stored.model()  # does not list its images
+    with pytest.raises(Implausible, match=r"score much lower than .* as images do that it was fitted on"):
+        recalibrate(model, good, batch_size=BATCH, watch=ear.watch)
+    trusted = recalibrate(model, good, trusted=True, batch_size=BATCH, watch=ear.watch).calibration
+    assert trusted is not None
+    assert (trusted.method, ear.remarks) == ("held-out", [])
+    assert stored.calibration is not None
+    kept = replace(model, calibration=replace(stored.calibration, method="kept"))  # maybe of a model of fewer images
+    recalibrate(kept, good, batch_size=BATCH, watch=ear.watch)
+    assert "score much lower than the model's own good images did when left out" in ear.remarks[0]
+
+
+def test_new_images_may_score_lower_where_one_image_counts(lite0: padim.Backbone, folder: Path) -> None:
+    ear, model = Ear(), fit(lite0, files(folder / "first"))  # 16 images, 12 dimensions
+    assert recalibrate(model, files(folder / "second"), batch_size=BATCH, watch=ear.watch) is not model
+    assert ["make sure that they are others" in text for text in ear.remarks] == [True]

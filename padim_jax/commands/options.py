@@ -171,7 +171,8 @@ trust_option = click.option(
     "--trust-calibration",
     "trusted",
     is_flag=True,
-    help="Take the images to calibrate on for good ones even where they score much higher than those fitted on.",
+    help="Take the images to calibrate on for good, new ones even where they score much higher or lower than those "
+    "fitted on.",
 )
 
 

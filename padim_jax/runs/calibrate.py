@@ -32,12 +32,12 @@ from padim_jax.method.scoring import NoLeaveOneOut, check_scores, judged_pixels
 from padim_jax.method.standard import FEWEST, MapMoments, MapStandard
 from padim_jax.runs.copies import Copies
 from padim_jax.runs.engines import Engine, LeftOut
-from padim_jax.runs.plausible import COMPARED, check_plausible, choose_evenly
+from padim_jax.runs.lone_image import lone_image
+from padim_jax.runs.plausible import COMPARED, check_plausible, choose_evenly, one_image_counts
 from padim_jax.runs.steps import File, Step, read_steps
 from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note, ignore_remark, no_progress
 
 _FEWEST = 3  # different images, of which one can be left out
-_LONE = 1.2  # times the next score: without that one image, the threshold would be lower by more than a sixth
 
 
 class TooFewImages(ValueError):
@@ -55,7 +55,8 @@ class Terms:
     Attributes:
       false_alarm_rate, pixel_rate: as of :func:`padim_jax.calibrate`.
       others: good images to calibrate on in place of those fitted on; None for these.
-      trusted: believe ``others`` to be good even where they score much higher than those fitted on.
+      trusted: believe ``others`` to be good, and not fitted on, even where they score much higher or lower than those
+        that were.
     """
 
     false_alarm_rate: float = FALSE_ALARM_RATE
@@ -85,11 +86,13 @@ class Earlier:
       scores: of its calibration.
       standard: what their maps were standardised by; None for distances.
       kept: scores are kept beside new ones, unless these suffice; then maps are standardised by the images of both.
+      smaller: they are, at least in part, by a model of fewer images, which gives higher scores.
     """
 
     scores: Float[np.ndarray, " n"]
     standard: MapStandard | None = None
     kept: bool = False
+    smaller: bool = False
 
     def kept_beside(self, new: int, false_alarm_rate: float) -> MapStandard | None:
         """The standard where it is kept beside so many new maps; else None."""
@@ -134,7 +137,7 @@ def calibrate_model(
     Raises:
       TooFewImages: images would be left out of a model of too few different ones; fewer than three would standardise
         maps.
-      Implausible: others score so much higher that they may not be good.
+      Implausible: others score so much higher that they may not be good, or so much lower that they may be known.
       UnreadableImage: the first file that can't be read.
       MixedImages: some of the others are among those fitted on, and some are not.
       ValueError: a file that has changed.
@@ -159,7 +162,9 @@ def calibrate_model(
             reference = _score_files(engine, held, chosen, images, batch_size, quiet).reference(False, rates)
             own = Earlier(np.asarray(reference.calibration.scores), reference.standard)
     if own is not None:
-        check_plausible("calibrate", sample.scores(own.standard), own.scores)
+        lower = own.smaller or one_image_counts(float(model.count), model.embedding.dimension)
+        scores = sample.scores(own.standard)
+        check_plausible("calibrate", scores, own.scores, may_be_lower=lower, remark=watch.remark)
     return result
 
 
@@ -216,18 +221,6 @@ def _score_files(
         for text in sample.alignment(RIDGE):
             watch.remark(f"note: {text}")
     return sample
-
-
-def lone_image(scores: Float[np.ndarray, " n"], paths: Sequence[Path], threshold: float) -> list[str]:
-    """A remark on a threshold that is the score of one image, far above the next lower one; none on another."""
-    at, below = np.flatnonzero(scores == threshold), scores[scores < threshold]
-    following = float(below.max(initial=0))
-    if len(at) != 1 or threshold <= _LONE * following:
-        return []
-    return [
-        f"note: the threshold, {threshold:.4g}, is the score of one image, {paths[at[0]]} "
-        f"(next lower: {following:.4g}); look at it with padim inspect"
-    ]
 
 
 def _choose(

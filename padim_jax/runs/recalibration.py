@@ -37,14 +37,16 @@ def recalibrate(
     """The model, calibrated anew on good images.
 
     Images that it was fitted on are each left out in turn; others are scored as they are, and refused where they score
-    far higher than the model's own. A model that does not list its images takes all images for others. Where fewer than
-    three different images could be left out or standardise maps, ``watch`` is told, and the model comes back as it was.
+    far higher than the model's own, or far lower, as images do that it was fitted on. A model that does not list its
+    images takes all images for others. Where fewer than three different images could be left out or standardise maps,
+    ``watch`` is told, and the model comes back as it was.
 
     Args:
       model: as :func:`padim_jax.load_updatable` or :func:`padim_jax.load` gives it, or as a change has left it.
       good: image files, all of them among those that it was fitted on, or none; None for ``fitted``.
       fitted: files that it was fitted on, to calibrate on where ``good`` is None, and to compare ``good`` with.
-      own: calibration scores of the model's own images, to compare ``good`` with. Default: those of ``model``.
+      own: calibration scores of the model's own images before a change, to compare ``good`` with. Default: those of
+        ``model``.
       keep: ``own`` are kept beside new scores, unless these are as many, or as many as the rate asks for (see
         :func:`update_files`): then maps are standardised by the images of both.
       false_alarm_rate: as of :func:`padim_jax.calibrate`. Default: the model's, or 0.01.
@@ -59,16 +61,17 @@ def recalibrate(
     Raises:
       UnreadableImage: the first file that can't be read.
       MixedImages: some of ``good`` are among the images fitted on, and some are not.
-      Implausible: other images score so high that they may not be good.
+      Implausible: other images score so high that they may not be good, or so low that they may be known.
       ValueError, FloatingPointError: as :func:`padim_jax.finalize` and :func:`padim_jax.calibrate`.
       Interrupted: ``watch`` has stopped it.
     """
     watch, before = watch or Watch(), model.calibration
     rates = rates_of(before, false_alarm_rate, pixel_rate)
     asked = model if image_score is None else _with_image_score(model, image_score)
+    smaller = own is not None or (before is not None and before.method == "kept")
     if own is None and before is not None and asked is model:
         own = np.asarray(before.scores)
-    earlier = None if own is None else Earlier(own, model.standard, keep)
+    earlier = None if own is None else Earlier(own, model.standard, keep, smaller)
     engine = engine or OneDevice(model.backbone)
     if isinstance(asked, Updatable):
         held, images = engine.finalize(asked.moments, asked.roi), asked.images
