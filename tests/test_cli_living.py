@@ -164,6 +164,16 @@ def test_calibrating_tells_fitted_images_from_others(folders: Path, capsys: Capt
     assert "false alarms 20.00% expected" in out
 
 
+def test_a_compact_model_knows_the_images_of_its_fit(folders: Path, capsys: Capture) -> None:
+    fit(capsys, folders / "first", folders / "m")
+    small = folders / "small"
+    assert run(capsys, "compact", folders / "m", "--out", small, "--max-error", "0")[0] == 0
+    for folder, said in (("second", "9 good images (held-out)"), ("first", "14 good images (leave-one-out)")):
+        assert said in run(capsys, "calibrate", small, folders / folder)[1]
+    _, _, err = run(capsys, "calibrate", small, folders / "first", folders / "second")
+    assert "14 of 23 images were fitted on" in err
+
+
 def test_half_life(folders: Path, capsys: Capture) -> None:
     fit(capsys, folders / "first", folders / "m")
     before = maps(folders / "m")

@@ -128,6 +128,15 @@ def load_compacted(path: str | os.PathLike[str], model: Padim | None = None) -> 
     return Compacted(form, kept, load_quantised(path), bound, (), None if worst is None else worst[1])
 
 
+def load_images(path: str | os.PathLike[str]) -> dict[str, float] | None:
+    """Digests of the files that a stored model of any form was fitted on, each with its weight; None if not known.
+
+    Raises:
+      ArtifactError: as :func:`load`; only the manifest is read.
+    """
+    return _images(Path(path), read_manifest(Path(path)).get("images")) or None
+
+
 def load_image_sizes(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
     """(width, height) of the files that a stored model was fitted on, each once; empty where it does not know them.
 
@@ -194,9 +203,9 @@ def _build_updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
         raise ArtifactError(
             f"load: {folder} is a deployed model, without the moments that updating needs; keep the one that fit wrote"
         )
-    images, progress = manifest.get("images"), manifest.get("progress")
-    if not isinstance(images, dict) or not all(is_weight(weight) for weight in images.values()):
-        raise ArtifactError(f"load: {folder} is damaged: its list of images is no list")
+    images, progress = _images(folder, manifest.get("images")), manifest.get("progress")
+    if images is None:
+        raise ArtifactError(f"load: {folder} is damaged: it has no list of images")
     if not (progress is None or isinstance(progress, dict)):
         raise ArtifactError(f"load: {folder} is damaged: its progress is {type(progress).__name__}")
     settings = check_settings(folder, manifest)
@@ -204,6 +213,12 @@ def _build_updatable(folder: Path, manifest: Mapping[str, Any]) -> Updatable:
     state = PadimMoments(moments, common["config"], common["embedding"], common["projection"], common["alignment"])
     details = common["calibration"], common["roi"], progress, settings.image_sizes, common["standard"]
     return Updatable(backbone, state, images, *details)
+
+
+def _images(folder: Path, images: Any) -> dict[str, float] | None:
+    if images is None or (isinstance(images, dict) and all(is_weight(weight) for weight in images.values())):
+        return images
+    raise ArtifactError(f"load: {folder} is damaged: its list of images is no list")
 
 
 def _read_record(folder: Path, manifest: Mapping[str, Any], settings: Settings) -> tuple[Any, Backbone, dict[str, Any]]:

@@ -60,6 +60,7 @@ def save_compacted(
     compacted: Compacted,
     path: str | os.PathLike[str],
     *,
+    images: Mapping[str, float] | None = None,
     image_sizes: Sequence[tuple[int, int]] = (),
     keep_previous: bool = False,
 ) -> None:
@@ -68,6 +69,8 @@ def save_compacted(
     Args:
       compacted: the model.
       path: folder to write.
+      images: digests of the files it was fitted on with their weights, as of :class:`Updatable`; None where they are
+        not known. Calibrating tells by them which images it knows.
       image_sizes: as of :func:`save`.
       keep_previous: as there.
 
@@ -75,6 +78,8 @@ def save_compacted(
       ArtifactError, OSError: as :func:`save`.
     """
     record: dict[str, Any] = {"max_error": compacted.max_error, "image_sizes": list(image_sizes)}
+    if images is not None:
+        record["images"] = dict(images)
     if compacted.worst is not None:
         record["worst_case"] = vars(compacted.worst) | {"deviation": compacted.worst.deviation.tolist()}
     _save_deployed(path, compacted.model, compacted.form, compacted.quantised, record, keep_previous)

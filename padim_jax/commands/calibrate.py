@@ -10,6 +10,7 @@ from padim_jax.artifact import (
     load,
     load_compacted,
     load_image_sizes,
+    load_images,
     load_updatable,
     note_change,
     save,
@@ -81,6 +82,7 @@ def calibrate_command(
             changed = recalibrate(
                 stored,
                 images.paths,
+                known=None if isinstance(stored, Updatable) else load_images(model),
                 false_alarm_rate=false_alarm_rate,
                 pixel_rate=pixel_rate,
                 image_score=image_score,
@@ -110,7 +112,8 @@ def _keep(changed: Updatable | Padim, path: Path, model: Path) -> None:
     if isinstance(changed, Updatable):
         save_updatable(replace(changed, progress=note_change(changed.progress, "calibrated")), path, keep_previous=True)
     elif (compacted := load_compacted(model, changed)) is not None:  # its factors are as they were
-        save_compacted(compacted, path, image_sizes=load_image_sizes(model), keep_previous=True)
+        fitted = {"images": load_images(model), "image_sizes": load_image_sizes(model)}
+        save_compacted(compacted, path, **fitted, keep_previous=True)
     else:
         save(changed, path, image_sizes=load_image_sizes(model), keep_previous=True)
     describe_calibration(changed.calibration)

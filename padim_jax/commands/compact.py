@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from padim_jax.artifact import Updatable, load_image_sizes, save_compacted
+from padim_jax.artifact import Updatable, load_image_sizes, load_images, save_compacted
 from padim_jax.artifact.arrays import disk_bytes
 from padim_jax.artifact.compaction import Compacted, compact
 from padim_jax.artifact.folder import check_writable
@@ -29,7 +29,7 @@ def compact_command(model: Path, out: Path, max_error: float) -> None:
         )
     with locked(out, "compact"):
         compacted = _compact_any(load_any(model), max_error)
-        save_compacted(compacted, out, image_sizes=load_image_sizes(model))
+        save_compacted(compacted, out, images=load_images(model), image_sizes=load_image_sizes(model))
     for form, size, error in compacted.tried:
         bound = "exact" if error == 0 else f"distances within {error:.2g}"
         say(f"{form:15} {size / 1e6:10.2f} MB  {bound}{'' if error <= max_error else ', not within --max-error'}")

@@ -1,6 +1,6 @@
 """Calibrate a stored model that has changed, or is calibrated already."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ def recalibrate(
     good: Sequence[Path] | None = None,
     *,
     fitted: Sequence[Path] = (),
+    known: Mapping[str, float] | None = None,
     own: Float[np.ndarray, " n"] | None = None,
     keep: bool = False,
     false_alarm_rate: float | None = None,
@@ -45,6 +46,8 @@ def recalibrate(
       model: as :func:`padim_jax.load_updatable` or :func:`padim_jax.load` gives it, or as a change has left it.
       good: image files, all of them among those that it was fitted on, or none; None for ``fitted``.
       fitted: files that it was fitted on, to calibrate on where ``good`` is None, and to compare ``good`` with.
+      known: digests of the files that a model of scores only was fitted on, as :func:`padim_jax.artifact.load_images`
+        gives them; one that can be updated lists them itself.
       own: calibration scores of the model's own images before a change, to compare ``good`` with. Default: those of
         ``model``.
       keep: ``own`` are kept beside new scores, unless these are as many, or as many as the rate asks for (see
@@ -76,7 +79,7 @@ def recalibrate(
     if isinstance(asked, Updatable):
         held, images = engine.finalize(asked.moments, asked.roi), asked.images
     else:
-        held, images = engine.hold(asked), None
+        held, images = engine.hold(asked), known
     terms = Terms(*rates, good, trusted)
     try:
         reference = calibrate_model(engine, held, fitted, images, terms, batch_size, watch, own=earlier)
