@@ -61,3 +61,24 @@ def test_a_merge_says_where_they_differ(models: Path, tmp_path: Path, capsys: Ca
     told = "40, 50" if other == "b" else "40"
     assert f"thresholds of parts were set by hand ({told}) and differ; the whole takes" in err
     assert known(tmp_path / "m").threshold_source == "rate"
+
+
+def test_one_that_goes_is_told(models: Path, tmp_path: Path, capsys: Capture) -> None:
+    """By an update whose images suffice for the rate, by forgetting, and by calibrating what is left."""
+    told = "the threshold that was set by hand, 40,"
+    changes = {
+        "rate": (["update", "MODEL", models / "new", "--false-alarm-rate", "0.25"], "gives way to"),
+        "others": (["update", "MODEL", models / "new", "--calibration", models / "c"], "gives way to"),
+        "gone": (["forget", "MODEL", tmp_path / "few"], "goes with the calibration"),
+        "anew": (["forget", "MODEL", tmp_path / "few", "--calibration", models / "c"], "gives way to"),
+    }
+    (tmp_path / "few").mkdir()
+    shutil.copy(models / "new" / "000.png", tmp_path / "few")
+    grown = shutil.copytree(models / "a.model", tmp_path / "grown")
+    assert run(capsys, "update", grown, models / "new")[0] == 0
+    for name, (words, end) in changes.items():
+        model = shutil.copytree(models / "a.model" if words[0] == "update" else grown, tmp_path / name)
+        code, _, err = run(capsys, *(model if word == "MODEL" else word for word in words))
+        assert code == 0, err
+        assert f"{told} {end}" in err
+        assert ("4 scores took the place of 12" in err) == (name == "rate")

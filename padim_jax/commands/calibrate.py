@@ -29,7 +29,7 @@ from padim_jax.config import PadimConfig
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold
 from padim_jax.method.records import Padim
 from padim_jax.runs.engines import engine
-from padim_jax.runs.recalibration import rates_of, recalibrate
+from padim_jax.runs.recalibration import rates_of, recalibrate, tell_replaced
 
 _METHODS = {
     "leave-one-out": "leave-one-out",
@@ -76,8 +76,6 @@ def calibrate_command(
             _keep(replace(stored, calibration=after), out or model, model)
             return
         images = find_inputs(good)
-        if before is not None and before.threshold_source == "set":
-            say(f"the threshold that was set, {float(before.threshold):.4g}, gives way to one from these images")
         with watching(f"{model} is as it was") as watch:
             changed = recalibrate(
                 stored,
@@ -94,12 +92,7 @@ def calibrate_command(
         if changed is stored:  # the watch was told why
             raise click.ClickException(f"{model} is as it was")
         _keep(changed, out or model, model)
-        after = changed.calibration
-        if before is not None and after is not None and len(after.scores) < len(before.scores):
-            say(
-                f"warning: {len(after.scores)} scores took the place of {len(before.scores)}, so the threshold is less "
-                "certain than it was (padim undo brings it back)"
-            )
+        tell_replaced(before, changed.calibration, say)
 
 
 def load_any(path: Path) -> Updatable | Padim:

@@ -19,7 +19,7 @@ from padim_jax.method.calibration import Calibration
 from padim_jax.runs.engines import Engine, engine
 from padim_jax.runs.forget import REFERENCE_STAYS, forget_files
 from padim_jax.runs.merge import merge_models
-from padim_jax.runs.recalibration import rates_of, recalibrate
+from padim_jax.runs.recalibration import rates_of, recalibrate, tell_replaced
 from padim_jax.runs.update import NothingNew, update_files
 
 
@@ -91,7 +91,7 @@ def merge_command(
         first = calibrations[0] if calibrations else None  # the whole may not have any
         calibrating = dict(zip(("false_alarm_rate", "pixel_rate"), rates_of(first, **rates), strict=True))
         where = engine(merged.backbone)
-        _finish(merged, out, where, held_out, batch_size, trusted=trusted, **calibrating)
+        _finish(merged, out, where, held_out, batch_size, merged.calibration, trusted=trusted, **calibrating)
         note_replaced(out)
 
 
@@ -129,8 +129,9 @@ def forget_command(
         with watching(_as_it_is(model)) as watch:
             where = engine(stored.backbone, mesh)
             changed = forget_files(stored, images.paths, batch_size=batch_size, watch=watch, engine=where)
+        before = stored.calibration
         del stored
-        changed = _finish(changed, target, where, held_out, batch_size, **calibrating)
+        changed = _finish(changed, target, where, held_out, batch_size, before, **calibrating)
     if changed.moments.alignment is not None:
         is_known = changed.calibration is not None
         limit = "" if is_known else "; how well a part has to match it is not known until padim calibrate has set it"
@@ -152,9 +153,10 @@ def _finish(
     where: Engine,
     held_out: tuple[Path, ...],
     batch_size: int,
+    before: Calibration | None,
     **calibrating: Any,
 ) -> Updatable:
-    """Calibrate on ``held_out`` if given, save and say; gives what was saved."""
+    """Calibrate on ``held_out`` if given, save and say, also what is lost of ``before``; gives what was saved."""
     good = _paths(held_out)
     if good is None:
         where.finalize(changed.moments, changed.roi)  # what can't be factored is not saved
@@ -164,6 +166,7 @@ def _finish(
             changed = recalibrate(changed, good, **options, **calibrating)
     save_updatable(changed, path, keep_previous=True)
     tell(f"{path}: fitted on {_count(changed)}")
+    tell_replaced(before, changed.calibration, say)
     describe_calibration(changed.calibration, is_standardised=changed.moments.config.is_standardised)
     return changed
 

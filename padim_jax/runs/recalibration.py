@@ -1,6 +1,6 @@
 """Calibrate a stored model that has changed, or is calibrated already."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -103,6 +103,20 @@ def _with_image_score(model: Model, image_score: str) -> Model:
     if isinstance(model, Updatable):
         return replace(model, moments=replace(model.moments, config=changed), calibration=None, standard=None)
     return replace(model, config=changed, calibration=None, standard=None)
+
+
+def tell_replaced(before: Calibration | None, after: Calibration | None, remark: Callable[[str], None]) -> None:
+    """Say what is lost with a calibration whose place another one takes, or none."""
+    if before is None:
+        return
+    if before.threshold_source == "set" and (after is None or after.threshold_source != "set"):
+        by = "goes with the calibration" if after is None else f"gives way to {float(after.threshold):.4g}"
+        remark(f"warning: the threshold that was set by hand, {float(before.threshold):.4g}, {by}")
+    if after is not None and len(after.scores) < len(before.scores):
+        remark(
+            f"warning: {len(after.scores)} scores took the place of {len(before.scores)}, so the threshold is less "
+            "certain than it was (padim undo brings it back)"
+        )
 
 
 def rates_of(

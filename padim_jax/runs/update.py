@@ -16,7 +16,7 @@ from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.fold import fold_files
 from padim_jax.runs.left_out import held_out_scores
 from padim_jax.runs.plausible import LEAST_P, compare
-from padim_jax.runs.recalibration import rates_of, recalibrate
+from padim_jax.runs.recalibration import rates_of, recalibrate, tell_replaced
 from padim_jax.runs.records import Fold
 from padim_jax.runs.watch import Watch, ignore_note
 
@@ -59,7 +59,8 @@ def update_files(
     """Fold good image files into a stored model; those that it was fitted on already are left out.
 
     The new images calibrate it, each left out in turn. Where they are fewer than the scores that the model had, and
-    than the false-alarm rate takes, its scores are kept beside the new ones, and so is a threshold set by hand.
+    than the false-alarm rate takes, its scores are kept beside the new ones, and so is a threshold set by hand, unless
+    a false-alarm rate is given. ``watch`` is told of one that goes.
 
     Args:
       model: as :func:`padim_jax.load_updatable` gives it; it is used up.
@@ -136,7 +137,9 @@ def update_files(
         and first_scores is not None
         and not suffices(number, len(before.scores), rates[0], standardised=model.standard is not None)
     ):
-        updated = replace(updated, calibration=_with_earlier(updated, before, first_scores, rates, watch))
+        by_hand = before.threshold_source == "set" and false_alarm_rate is None  # only another rate takes it away
+        kept = _with_earlier(updated, before, first_scores, rates, by_hand, watch)
+        updated = replace(updated, calibration=kept)
         if updated.standard is not None:
             watch.remark(
                 "warning: maps are standardised by those of the model before too, whose distances were larger: weak "
@@ -144,6 +147,7 @@ def update_files(
             )
     if updated.calibration is None:
         updated = replace(updated, standard=None)
+    tell_replaced(before, updated.calibration, watch.remark)
     return Update(updated, tuple(added), len(paths) - len(new), skipped)
 
 
@@ -152,9 +156,13 @@ def _with_earlier(
     before: Calibration,
     first_scores: Float[np.ndarray, " n"],
     rates: tuple[float, float],
+    by_hand: bool,
     watch: Watch,
 ) -> Calibration:
-    """The scores of a model and those of the one before it, with a remark on how far apart they are."""
+    """The scores of a model and those of the one before it, with a remark on how far apart they are.
+
+    The threshold of the one before stays where that was set ``by_hand``.
+    """
     calibration = updated.calibration
     if len(first_scores) and calibration is not None:
         if (p := compare(first_scores, np.asarray(before.scores))) < LEAST_P:
@@ -174,7 +182,7 @@ def _with_earlier(
             f"too {'high' if first >= now else 'low'} by up to that (padim calibrate on all images makes it exact)"
         )
     combined = at_rates(before, *rates) if calibration is None else join_calibrations([before, calibration], *rates)
-    if before.threshold_source == "rate":
+    if not by_hand:
         return combined
     watch.remark(
         f"note: the threshold that was set by hand, {float(before.threshold):.4g}, stays (padim calibrate changes it)"
