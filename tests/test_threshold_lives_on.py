@@ -52,6 +52,12 @@ def test_a_merge_keeps_one_that_all_parts_have(models: Path, tmp_path: Path, cap
     assert run(capsys, "calibrate", tmp_path / "c.model", "--threshold", "40")[0] == 0
     assert run(capsys, "merge", models / "a.model", tmp_path / "c.model", "--out", tmp_path / "same")[0] == 0
     assert (float(known(tmp_path / "same").threshold), known(tmp_path / "same").threshold_source) == (40, "set")
+    both = ("merge", models / "a.model", tmp_path / "c.model", "--out", tmp_path / "same", "--pixel-rate", "0.2")
+    assert run(capsys, *both)[0] == 0
+    assert (float(known(tmp_path / "same").threshold), known(tmp_path / "same").pixel_rate) == (40, 0.2)
+    code, _, err = run(capsys, *both, "--false-alarm-rate", "0.3")
+    assert (code, "the threshold that was set by hand, 40, gives way to" in err) == (0, True)
+    assert (known(tmp_path / "same").threshold_source, known(tmp_path / "same").false_alarm_rate) == ("rate", 0.3)
 
 
 @pytest.mark.parametrize("other", ["b", "c"])

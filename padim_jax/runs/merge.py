@@ -6,7 +6,7 @@ from dataclasses import replace
 from padim_jax.artifact import Updatable, note_change
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold, join_calibrations
 from padim_jax.method.fitting import merge
-from padim_jax.runs.recalibration import rates_of
+from padim_jax.runs.recalibration import rates_of, tell_replaced
 from padim_jax.runs.records import MOST_SIZES
 from padim_jax.runs.watch import warn
 
@@ -28,7 +28,8 @@ def merge_models(
 
     Args:
       parts: models, as :func:`padim_jax.load_updatable` gives them.
-      false_alarm_rate: for the whole's threshold. Default: the first calibrated part's.
+      false_alarm_rate: for the whole's threshold, also where that of all parts was set by hand. Default: the first
+        calibrated part's.
       pixel_rate: for the whole's pixel threshold. Default: the first calibrated part's.
       remark: is told, in a sentence, of images that count twice and of what becomes of thresholds.
 
@@ -58,9 +59,13 @@ def merge_models(
         f"note: the {len(calibration.scores)} calibration scores are those of the parts; the whole knows "
         "more images, so they are rather too high than too low (padim calibrate on good images makes them exact)"
     )
-    if calibration.threshold_source == "set":
-        return merged
-    return replace(merged, calibration=at_rates(calibration, *rates_of(calibration, false_alarm_rate, pixel_rate)))
+    rates, by_hand = rates_of(calibration, false_alarm_rate, pixel_rate), calibration.threshold_source == "set"
+    if by_hand and false_alarm_rate is None:  # only another rate takes it away
+        return replace(merged, calibration=at_threshold(calibration, float(calibration.threshold), rates[1]))
+    changed = at_rates(calibration, *rates)
+    if by_hand:
+        tell_replaced(calibration, changed, remark)
+    return replace(merged, calibration=changed)
 
 
 def _merge_pair(first: Updatable, second: Updatable, remark: Remark) -> Updatable:
