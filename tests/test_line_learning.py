@@ -13,6 +13,8 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.cli import main
+from padim_jax.images.folder import digest_file
+from padim_jax.line import forgetting
 from padim_jax.line.judge import Judge, Photo
 from padim_jax.line.learning import NothingToLearn, propose
 from padim_jax.line.proposal import Changed, Kept, apply
@@ -92,6 +94,28 @@ def test_the_changed_model_is_that_of_padim_update_and_nothing_is_written_before
     assert proposal.effect.judged == 3
     assert main(["undo", str(model)]) == 0
     assert (model / "model.json").read_bytes() == before
+
+
+def test_what_an_earlier_lesson_changed_is_not_counted_as_the_work_of_the_next(model: Path, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "line.db") as store:
+        first = judged(model, tmp_path / "first", other(8), store, corrected="good")
+        apply(propose(model, first, [], RATES, batch_size=4))
+        photos = [Photo("c", one.path.name, one.path) for one in first]
+        now = [found.decision.verdict for found in Judge(model, RATES, batch_size=4).judge(photos)]
+        assert {one.decision.verdict for one in first} == {"bad"}  # so the store has it
+        assert set(now) == {"good"}
+        (good,) = write_images(tmp_path / "good", parts(1))  # of the fit
+        named, learned = (
+            forgetting.Named("0", digest_file(good), good),
+            {one.decision.image_digest: one.path for one in first},
+        )
+        gone = forgetting.propose(model, [named], first, RATES, learned=lambda *state: learned, batch_size=4)
+        second = judged(model, tmp_path / "second", parts(2, 60, defect=True)[:, ::-1], store, corrected="good")
+        more = propose(model, second, first, RATES, batch_size=4)
+    for proposal in (gone, more):
+        assert proposal.effect.judged == 8
+        assert not proposal.effect.changes
+    assert gone.effect.ratio == pytest.approx(1, abs=0.3)
 
 
 def test_a_change_for_another_state_of_the_model_is_not_made(model: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_model_learns_from_corrections_and_single_parts_are_taken_out_again(
         assert not page.is_visible("#known")
         page.click("#propose")
         said(page, "3 parts would be added. The threshold stays at")
-        assert "Of 1 decision whose photos are kept" in page.inner_text("#learned")
+        assert "Of 1 decision judged again, as the model is and as it would be, " in page.inner_text("#learned")
         assert not page.is_visible("#removed")
         assert (model / "model.json").read_bytes() == before
         page.click("#learn")

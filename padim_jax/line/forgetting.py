@@ -18,7 +18,7 @@ from padim_jax.artifact import Updatable, load_updatable
 from padim_jax.artifact.manifest import manifest_checksum, read_manifest
 from padim_jax.images import UnreadableImage
 from padim_jax.line.changes import Kind
-from padim_jax.line.proposal import Kept, Proposal, by_name, calibration_digest, decider_of, effect_on
+from padim_jax.line.proposal import Judging, Kept, Proposal, by_name, calibration_digest, effect_on
 from padim_jax.line.records import Verdict
 from padim_jax.line.verdict import Rates
 from padim_jax.method.calibration import Calibration
@@ -120,9 +120,10 @@ def propose(
     if calibrating and stored.standard is not None:
         raise _standardised(path, calibrating)
     options: dict[str, Any] = {"batch_size": batch_size, "note": ignore_note}
+    now = Judging.of("forget", stored, rates)
     files = [one.path for one in named]
     unreadable = by_name("forget", {one.path: one.name for one in named})
-    known = {item.path: item.score for item in score_files(stored.model(), files, unreadable=unreadable, **options)}
+    known = {item.path: item.score for item in score_files(now.model, files, unreadable=unreadable, **options)}
     remarks = list[str]()
     calibration = _calibration(stored, before, calibrating, later, batch_size, remarks)
     repeated = [one.path for one in named for _ in range(max(1, int(stored.images[one.digest])))]
@@ -131,15 +132,15 @@ def propose(
     changed = replace(changed, calibration=calibration, standard=stored.standard)
     if stored.moments.alignment is not None and any(one.digest not in later for one in named):
         remarks.append(REFERENCE_STAYS)
-    model, decider = changed.model(), decider_of("forget", changed, rates)
+    then = Judging.of("forget", changed, rates)
     removed = list[Without]()
-    for one, item in zip(named, score_files(model, files, **options), strict=True):
-        verdict = decider.verdict_on_file(item)
+    for one, item in zip(named, score_files(then.model, files, **options), strict=True):
+        verdict = then.decider.verdict_on_file(item)
         removed.append(Without(one.name, one.digest, known[one.path], item.score, verdict, one in calibrating))
-    effect = effect_on("forget", model, recent, decider, based_on, batch_size)
+    effect = effect_on("forget", now, then, recent, batch_size)
     if effect.ratio is not None and stored.standard is None:
         remarks.append(
-            f"what the model decided on as it is now scores {effect.ratio:.3g} times as high without the "
+            f"the photos that were judged again score {effect.ratio:.3g} times as high without the "
             f"{_images(len(named))} (median)"
         )
     return Removal(

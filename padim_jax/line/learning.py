@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from padim_jax.artifact import load_updatable
 from padim_jax.artifact.manifest import manifest_checksum, read_manifest
 from padim_jax.line.changes import Kind
-from padim_jax.line.proposal import Kept, Proposal, by_name, calibration_digest, decider_of, effect_on
+from padim_jax.line.proposal import Judging, Kept, Proposal, by_name, calibration_digest, effect_on
 from padim_jax.line.records import Verdict
 from padim_jax.line.verdict import Rates
 from padim_jax.runs.update import update_files
@@ -104,9 +104,9 @@ def propose(
     unreadable = by_name("learn", {one.path: one.decision.item for one in new.values()})
     watch = Watch(note=ignore_note, remark=remarks.append, unreadable=unreadable)
     files = [one.path for one in new.values()]
+    now = Judging.of("learn", stored, rates)  # before the update, which takes the memory of what it starts from
     changed = update_files(stored, files, keep_calibration=True, batch_size=batch_size, watch=watch).model
     others = [one for one in recent if one.decision.image_digest not in new]
-    decider = decider_of("learn", changed, rates)
     threshold = float(before.threshold)
     return Lesson(
         path,
@@ -116,7 +116,7 @@ def propose(
         calibration_digest(before),
         threshold,
         threshold,
-        effect_on("learn", changed.model(), others, decider, based_on, batch_size),
+        effect_on("learn", now, Judging.of("learn", changed, rates), others, batch_size),
         tuple(remarks),
         tuple(one.decision.id for one in new.values()),
         contradicted,

@@ -39,14 +39,34 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """A model and what gives its verdicts."""
+
+    model: Padim
+    decider: Decider
+
+    @classmethod
+    def of(cls, call: Kind, stored: Updatable, rates: Rates) -> "Judging":
+        """Of a model as it can be updated.
+
+        Raises:
+          NoVerdicts: as :meth:`padim_jax.line.verdict.Decider.of`: it would give no verdicts.
+        """
+        fitted_on = FittedOn(frozenset(stored.images), tuple(stored.image_sizes))
+        return cls(stored.model(), Decider.of(call, stored.calibration, rates, fitted_on))
+
+
+@dataclass(frozen=True)
 class Effect:
-    """What a changed model says of decisions that were taken already.
+    """What a changed model says of decisions that were taken already, compared with the model as it is.
+
+    Both judge them again. What a decision said when it was taken may be of an earlier state of the model, and how
+    that differs is not what this change does.
 
     Attributes:
       changes: how many go from one verdict to another.
       judged: how many were judged again.
-      ratio: median of their scores by the changed model over those that they were decided by, of decisions by the
-        model as it is now; None where there are none.
+      ratio: median of their scores by the changed model over those by the model as it is; None where there are none.
     """
 
     changes: Counter[tuple[Verdict, Verdict]] = field(default_factory=Counter)
@@ -124,17 +144,14 @@ def apply(proposal: Proposal) -> str:
         return manifest_checksum(read_manifest(proposal.path))
 
 
-def effect_on(
-    call: Kind, changed: Padim, kept: Sequence[Kept], decider: Decider, based_on: str, batch_size: int
-) -> Effect:
-    """What a changed model says of decisions; photos that are not kept any more are left out.
+def effect_on(call: Kind, before: Judging, after: Judging, kept: Sequence[Kept], batch_size: int) -> Effect:
+    """What a change of a model changes in decisions; photos that are not kept any more are left out.
 
     Args:
       call: for messages.
-      changed: the model.
+      before: the model that the change starts from.
+      after: the changed model.
       kept: the decisions and their photos.
-      decider: of the changed model's verdicts.
-      based_on: digest of the model that it starts from.
       batch_size: images computed at once.
 
     Raises:
@@ -149,19 +166,18 @@ def effect_on(
 
     paths = list(dict.fromkeys(one.path for one in kept))
     options: dict[str, Any] = {"batch_size": batch_size, "unreadable": unreadable, "note": ignore_note}
-    found: dict[Path, tuple[Verdict, float]] = {
-        item.path: (decider.verdict_on_file(item), item.score) for item in score_files(changed, paths, **options)
-    }
-    pairs: list[tuple[Verdict, Verdict]] = [
-        (one.decision.verdict, found[one.path][0]) for one in kept if one.path in found
-    ]
-    ratios = [
-        found[one.path][1] / one.decision.score
-        for one in kept
-        if one.path in found and one.decision.model_digest == based_on and one.decision.score
-    ]
-    ratio = float(np.median(ratios)) if ratios else None
-    return Effect(Counter(pair for pair in pairs if pair[0] != pair[1]), len(pairs), ratio)
+
+    def judged_by(one: Judging) -> dict[Path, tuple[Verdict, float]]:
+        found = score_files(one.model, paths, **options)
+        return {item.path: (one.decider.verdict_on_file(item), item.score) for item in found}
+
+    now, then = judged_by(before), judged_by(after)
+    again = [one.path for one in kept if one.path in now and one.path in then]
+    pairs: list[tuple[Verdict, Verdict]] = [(now[path][0], then[path][0]) for path in again]
+    ratios = [then[path][1] / now[path][1] for path in again if now[path][1]]
+    return Effect(
+        Counter(pair for pair in pairs if pair[0] != pair[1]), len(again), float(np.median(ratios)) if ratios else None
+    )
 
 
 def by_name(call: Kind, names: Mapping[Path, str]) -> Callable[[UnreadableImage], None]:
@@ -176,13 +192,3 @@ def by_name(call: Kind, names: Mapping[Path, str]) -> Callable[[UnreadableImage]
         raise ArtifactError(f"{call}: the photo of {names[error.path]} can't be read ({error.reason})") from error
 
     return refuse
-
-
-def decider_of(call: Kind, changed: Updatable, rates: Rates) -> Decider:
-    """The decider of a changed model.
-
-    Raises:
-      NoVerdicts: as :meth:`padim_jax.line.verdict.Decider.of`: it would give no verdicts.
-    """
-    fitted_on = FittedOn(frozenset(changed.images), tuple(changed.image_sizes))
-    return Decider.of(call, changed.calibration, rates, fitted_on)

@@ -99,6 +99,13 @@ function threshold(found) {
   return before === after ? `The threshold stays at ${before}.` : `The threshold goes from ${before} to ${after}.`;
 }
 
+// verdicts that the change itself changes: the model as it is judges again, too, as decisions may be of an older one
+function effect({ judged, changed, changes }) {
+  if (!judged) return "No other photo is kept that could be judged again.";
+  const ways = changes.map((one) => `${one.count} from ${one.from} to ${one.to}`).join(", ");
+  return `Of ${plural(judged, "decision")} judged again, as the model is and as it would be, ${changed} would change${ways ? `: ${ways}` : ""}.`;
+}
+
 // shows what a change would do, which "Do it" then makes
 export async function propose(model, text, compute) {
   proposal = null;
@@ -106,12 +113,7 @@ export async function propose(model, text, compute) {
   say("Computing …");
   const found = await compute();
   proposal = { model, id: found.proposal };
-  const changes = found.changes.map((one) => `${one.count} from ${one.from} to ${one.to}`).join(", ");
-  say(
-    `${text(found)} ${threshold(found)} Of ${plural(found.judged, "decision")} whose photos are kept, ` +
-    `${found.changed} would change${changes ? `: ${changes}` : ""}.`,
-    found,
-  );
+  say(`${text(found)} ${threshold(found)} ${effect(found)}`, found);
 }
 
 async function make(who) {
