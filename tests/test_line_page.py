@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from padim_jax.line.records import Decision
 from padim_jax.line.store import Store
 from tests.browser import Visit, eventually, launched, visiting_service
 from tests.line_parts import fit_model
@@ -181,8 +182,12 @@ def test_more_decisions_than_a_page_are_read_when_asked(service: Running, visit:
 
 def test_rates_show_what_they_would_have_done(service: Running, visit: Visit) -> None:
     found = send(service, *[good(600 + seed) for seed in range(12)], bad(11))
+    earlier = Decision("camera", "x", "0a", NAME, "0b", "good", "", score=1.0, p_value=0.01)
+    with Store.open(service.store) as store:  # of the model before it was changed
+        store.record(replace(earlier, item=f"{index}") for index in range(2))
     page = visit(service)
-    eventually(lambda: "no verdict would change" in page.inner_text("#rated-text"))
+    eventually(lambda: "no verdict of 13 would change" in page.inner_text("#rated-text"))
+    assert "Of the last 15 decisions, 2 by other states of the model are left out." in page.inner_text("#rated-text")
     page.locator("#look-rate").evaluate(
         "slide => { slide.value = Math.log10(0.1); slide.dispatchEvent(new Event('input')); }"
     )
@@ -201,7 +206,7 @@ def test_rates_show_what_they_would_have_done(service: Running, visit: Visit) ->
     assert re.search(r"--look-rate 0\.1\d*$", page.inner_text("#command"))
     assert page.locator("#histogram rect").count() > 0
     with Store.open(service.store) as store:  # nothing was changed by it
-        assert list(store.count().values()) == counts
+        assert list(store.count().values()) == [counts[0] + 2, *counts[1:]]
 
 
 def test_a_part_that_came_by_itself_is_not_corrected_by_a_key_meant_for_another(service: Running, visit: Visit) -> None:

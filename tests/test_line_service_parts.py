@@ -5,6 +5,7 @@ import errno
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -281,9 +282,11 @@ def test_a_preview_is_what_the_decider_says_of_the_same_images(model: Path) -> N
     decisions = [found.decision for found in judge.judge([photo(content, f"{n}") for n, content in enumerate(pixels)])]
     other = Judge(model, Rates(0.3, 0.6), batch_size=4)
     expected = [found.decision for found in other.judge([photo(content, f"{n}") for n, content in enumerate(pixels)])]
-    unreadable = Decision("camera", "x", "", NAME, "", "unreadable", "no image")
+    unreadable = Decision("camera", "x", "", NAME, judge.current.digest, "unreadable", "no image")
     decider = Decider.of("test", judge.current.model.calibration, Rates(0.3, 0.6), judge.current.fitted_on)
-    found = preview([*decisions, unreadable], decider)
+    earlier = [replace(one, model_digest="0" * 64) for one in decisions]  # by another state of the model
+    found = preview([*earlier, *decisions, unreadable], decider, judge.current.digest)
+    assert found.left_out == len(earlier)
     verdicts = [decision.verdict for decision in expected]
     assert {verdict: found.then[verdict] for verdict in ("good", "look", "bad")} == {
         verdict: verdicts.count(verdict) for verdict in ("good", "look", "bad")
@@ -297,5 +300,5 @@ def test_a_preview_keeps_the_doubt_about_an_image_of_another_aspect(model: Path)
     current = Judge(model, RATES).current
     decider = Decider.of("test", current.model.calibration, Rates(0.3, 0.6), current.fitted_on)
     reason = "10×20 pixels, another size than every image the model was fitted on and another aspect ratio"
-    decision = Decision("c", "x", "", NAME, "", "look", reason, score=1.0, p_value=0.99)
-    assert preview([decision], decider).then["look"] == 1
+    decision = Decision("c", "x", "", NAME, current.digest, "look", reason, score=1.0, p_value=0.99)
+    assert preview([decision], decider, current.digest).then["look"] == 1

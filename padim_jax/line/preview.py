@@ -22,6 +22,7 @@ class Preview:
       changes: how many go from one verdict to another.
       agreed_now, agreed_then: of decisions that people corrected, how many have the verdict these say.
       corrected: how many people corrected.
+      left_out: how many decisions another state of the model took, whose p-values say nothing of this one.
       bins: how many p-values lie in each of :data:`BINS` equal parts of [0, 1], by the verdict that would be.
     """
 
@@ -31,6 +32,7 @@ class Preview:
     agreed_now: int
     agreed_then: int
     corrected: int
+    left_out: int
     bins: dict[Verdict, list[int]]
 
     def record(self) -> dict[str, Any]:
@@ -42,19 +44,28 @@ class Preview:
             "changed": self.changes.total(),
             "changes": [{"from": a, "to": b, "count": count} for (a, b), count in sorted(self.changes.items())],
             "corrected": {"decisions": self.corrected, "agree_now": self.agreed_now, "agree_then": self.agreed_then},
+            "left_out": self.left_out,
             "histogram": self.bins,
         }
 
 
-def preview(decisions: Iterable[Decision], decider: Decider) -> Preview:
-    """What ``decider`` would have said of decisions of its model, by the p-values and scores they were taken by.
+def preview(decisions: Iterable[Decision], decider: Decider, digest: str) -> Preview:
+    """What other rates would have said of decisions of a model, by the p-values and scores they were taken by.
 
     Decisions without a score stay as they are: an image that has none is not judged otherwise by other rates.
+
+    Args:
+      decisions: of the model, in any of its states.
+      decider: by the other rates.
+      digest: of the state of the model that ``decider`` is of; decisions of other states are left out.
     """
     now, then = Counter[Verdict](), Counter[Verdict]()
     changes, bins = Counter[tuple[Verdict, Verdict]](), dict[Verdict, list[int]]()
-    agreed_now = agreed_then = corrected = 0
+    agreed_now = agreed_then = corrected = left_out = 0
     for decision in decisions:
+        if decision.model_digest != digest:
+            left_out += 1
+            continue
         verdict = _verdict(decision, decider)
         now[decision.verdict] += 1
         then[verdict] += 1
@@ -66,7 +77,7 @@ def preview(decisions: Iterable[Decision], decider: Decider) -> Preview:
             corrected += 1
             agreed_now += decision.verdict == decision.correction.verdict
             agreed_then += verdict == decision.correction.verdict
-    return Preview(now, then, changes, agreed_now, agreed_then, corrected, bins)
+    return Preview(now, then, changes, agreed_now, agreed_then, corrected, left_out, bins)
 
 
 def _verdict(decision: Decision, decider: Decider) -> Verdict:

@@ -52,7 +52,7 @@ function histogram(found) {
     shapes.push(draw("line", { class: "cut", x1: x, x2: x, y1: TOP - 4, y2: BOTTOM }));
   }
   $("histogram").replaceChildren(...shapes);
-  $("histogram-text").textContent = `p-values of the last ${plural(total, "decision")}: ${sums[0]} of them at most ${1 / bins}. Good parts alone would reach about the dashed line; the upright lines are the two rates.`;
+  $("histogram-text").textContent = `p-values of ${plural(total, "decision")}: ${sums[0]} of them at most ${1 / bins}. Good parts alone would reach about the dashed line; the upright lines are the two rates.`;
 }
 
 function table(found) {
@@ -90,9 +90,10 @@ async function preview() {
     const query = { false_alarm_rate: falseAlarms, look_rate: looks };
     const found = await get(`/models/${encodeURIComponent(model)}/preview`, query);
     if (mine !== asked) return; // the rates were moved meanwhile
-    const changed = found.changed ? `${plural(found.changed, "verdict")} of ${found.decisions} would change` : "no verdict would change";
+    const changed = found.changed ? `${plural(found.changed, "verdict")} of ${found.decisions} would change` : `no verdict of ${found.decisions} would change`;
+    const others = found.left_out ? ` Of the last ${found.decisions + found.left_out} decisions, ${found.left_out} by other states of the model are left out.` : "";
     const cuts = `Bad up to p = ${Number(found.bad_up_to.toPrecision(3))}, to look at up to ${Number(found.look_up_to.toPrecision(3))}`;
-    $("rated-text").textContent = `${cuts}: ${changed}. ${found.remark}`;
+    $("rated-text").textContent = `${cuts}: ${changed}.${others} ${found.remark}`;
     histogram(found);
     table(found);
   } catch (error) {

@@ -122,7 +122,7 @@ class Decisions:
             raise Refusal(400, "query", str(error)) from error
         found = self._store.decisions(model=name, limit=limit, newest_first=True)
         told = {"bad_up_to": decider.bad_up_to, "look_up_to": decider.look_up_to, "step": decider.step}
-        return JSONResponse(preview(found, decider).record() | told | {"remark": decider.remark})
+        return JSONResponse(preview(found, decider, loaded.digest).record() | told | {"remark": decider.remark})
 
     def _record(self, decision: Decision) -> dict[str, Any]:
         number = None if decision.correction is None else decision.correction.number

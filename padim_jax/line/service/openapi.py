@@ -100,7 +100,7 @@ def openapi(version: str) -> dict[str, Any]:
             },
             "/models/{name}/preview": {
                 "get": _get(
-                    "What other rates would have done to the last decisions of a model.",
+                    "What other rates would have done to the last decisions of a model as it is now.",
                     _parameters(("name",), rates),
                     ("400", "404"),
                 )
