@@ -115,12 +115,13 @@ def patient(seconds: float, not_taken: Callable[[], None] = lambda: None) -> typ
             # an answer is written in two parts, of which the second would wait 40 ms for the client to confirm the
             # first; asyncio sees to that itself only for listeners that name their protocol
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # so that writing is paused as soon as one byte waits for the client, and goes on when none does
-            transport.set_write_buffer_limits(high=1, low=0)
             self.patience = seconds
             self.deadline: asyncio.TimerHandle | None = None  # of a request's head
             self.taking: asyncio.TimerHandle | None = None  # the deadline of an answer
             self._expect_head()
+            # so that writing is paused as soon as one byte waits for the client, and goes on when none does; at once
+            # where TLS has something to send
+            transport.set_write_buffer_limits(high=1, low=0)
 
         def data_received(self, data: bytes) -> None:
             if self.deadline is None and (self.cycle is None or self.cycle.response_complete):
