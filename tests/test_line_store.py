@@ -298,6 +298,13 @@ def test_a_store_of_a_newer_version_is_refused_and_an_older_one_brought_up_to_da
         Store.open(store.path)
 
 
+def test_verdicts_of_a_model_are_counted_without_reading_its_decisions(store: Store) -> None:
+    query = "EXPLAIN QUERY PLAN SELECT d.verdict, count(*) FROM decisions d WHERE 1 AND d.model = ? GROUP BY d.verdict"
+    plan = " ".join(str(row) for row in store._database.read(query, "m"))
+    assert "COVERING INDEX decisions_count" in plan
+    assert "TEMP B-TREE" not in plan
+
+
 def test_a_migration_that_fails_leaves_the_store_as_it_was(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = store.record([decision()])
     store.close()

@@ -111,7 +111,10 @@ ALTER TABLE alarms ADD COLUMN source TEXT NOT NULL DEFAULT '';
 _SIXTH = """
 ALTER TABLE changes ADD COLUMN gone TEXT;
 """  # gone: of the images of an undo, those that went out; NULL of older versions, which did not note it
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)  # each leads from its index's schema to the next one
+_SEVENTH = """
+CREATE INDEX decisions_count ON decisions (model, verdict);
+"""  # verdicts of a model are counted, as its page does every other second, without reading its decisions
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH)  # each leads from its index's schema to the next
 
 
 class StoreError(OSError):
