@@ -19,6 +19,7 @@ from padim_jax.line.outputs.drift_events import DriftEvents
 from padim_jax.line.outputs.output import Output, hand_on
 from padim_jax.line.outputs.webhook import Webhook
 from padim_jax.line.records import Decision, Scored
+from padim_jax.line.schema import StoreError
 from padim_jax.line.sources.folder import Folder
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
@@ -384,3 +385,49 @@ def test_a_decision_that_has_no_alarm_sends_nothing(store: Store, server: Receiv
     store.record(drifted("m", "m0", 3), lambda _: [output.name])
     assert hand_on(store, output, {}, pytest.fail) == 0
     assert server.got == []
+
+
+def test_a_look_that_fails_is_made_good_by_the_next_one_and_said_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, failed, scores = list[str](), threading.Semaphore(0), Store.scores
+    decisions = drifted("m", "m0")
+    store.record(decisions[:150])
+    observer = Observer(store, lambda *given: None, said.append, every=0.02)
+    wait_for(lambda: observer.drifts and observer.drifts[0].images == 150)
+
+    def locked(*given: object, **options: object) -> Iterator[Scored]:
+        failed.release()
+        raise StoreError("store: another process has been writing it for 30 s")
+
+    before = observer.looked
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "scores", locked)
+        for _ in range(3):
+            assert failed.acquire(timeout=WAIT)
+        time.sleep(0.01)
+        store.record(decisions[150:])
+        looked = observer.looked
+    wait_for(lambda: observer.drifts[0].images == len(decisions))
+    observer.end()
+    assert observer.drifts == find_drifts(scores(store))
+    assert before <= looked < observer.looked
+    assert said == [
+        "drift could not be looked for, which is tried again every 0.02 s: store: another process has been writing it for "
+        "30 s",
+        "drift is looked for again, in all that was decided meanwhile",
+    ]
+
+
+def test_a_last_look_that_fails_says_what_was_not_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = list[str]()
+
+    def locked(*given: object, **options: object) -> Iterator[Scored]:
+        raise StoreError("store: locked")
+
+    monkeypatch.setattr(Store, "scores", locked)
+    Observer(store, lambda *given: None, said.append).end()
+    assert [text.split()[0] for text in said] == ["drift", "decisions"]
+    assert said[0].startswith("drift could not be looked for")
+    assert said[0].endswith(": store: locked")
+    assert "decisions after number 0 were not looked at for drift before the end" in said[1]

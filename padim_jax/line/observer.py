@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from padim_jax.line.drift import RATE, Drift, DriftTests
+from padim_jax.line.records import time_text
 from padim_jax.line.store import Store
 
 EVERY = 60.0  # seconds between two looks
@@ -19,8 +20,9 @@ _MOMENT = 1.0  # seconds that the thread may take to say what it has found by th
 class Observer:
     """Looks at what came to a store, every so often and at its end.
 
-    It begins with what the store has after the last decision that retention has deleted, and remembers what it has
-    seen, whatever is deleted later.
+    A look that fails, as where another process holds the store for long, is made good by the next one. It begins with
+    what the store has after the last decision that retention has deleted, and remembers what it has seen, whatever is
+    deleted later.
 
     Args:
       store: path of it; the thread has a connection of its own.
@@ -34,6 +36,7 @@ class Observer:
 
     Attributes:
       drifts: what was found at the last look.
+      looked: when that was, UTC in ISO 8601; empty before the first.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Observer:
     ) -> None:
         self._path, self._told, self._remark, self._every = store.path, told, remark, every
         self._which: dict[str, str | None] = {"model": model, "source": source}
-        self._tests, self._last, self.drifts = DriftTests(rate), 0, list[Drift]()
+        self._tests, self._last, self.drifts, self.looked = DriftTests(rate), 0, list[Drift](), ""
         self._wake, self._end, self._is_cut = threading.Event(), float("inf"), False
         self._thread = threading.Thread(target=self._run, name="observe drift", daemon=True)
         self._thread.start()
@@ -64,15 +67,26 @@ class Observer:
 
     def _run(self) -> None:
         try:
-            with Store.open(self._path, create=False) as store:
-                is_last = False
-                while not is_last:
-                    is_last = self._wake.is_set()
-                    if not self._look(store):
-                        self._say_cut()
-                        return
-                    self._wake.wait(self._every)
-        except Exception as error:  # of the store, most likely; images are judged all the same
+            is_last = has_failed = False
+            while not is_last:
+                is_last = self._wake.is_set()
+                try:
+                    with Store.open(self._path, create=False) as store:
+                        is_whole = self._look(store)
+                except OSError as error:  # of the store, most likely, which may be there again
+                    again = "" if is_last else f", which is tried again every {self._every:g} s"
+                    if not has_failed:
+                        self._remark(f"drift could not be looked for{again}: {error}")
+                    has_failed, is_whole = True, not is_last
+                else:
+                    if has_failed:
+                        self._remark("drift is looked for again, in all that was decided meanwhile")
+                    has_failed = False
+                if not is_whole:
+                    self._say_cut()
+                    return
+                self._wake.wait(self._every)
+        except Exception as error:  # nobody foresaw it; images are judged all the same
             self._remark(f"nobody looks for drift any more until the next start: {error}")
 
     def _look(self, store: Store) -> bool:
@@ -86,7 +100,7 @@ class Observer:
             self._tests.add(part)
             self._last = part[-1].sequence
             self._wake.wait(_LEISURE * (time.monotonic() - start))
-        self.drifts = self._tests.found()
+        self.drifts, self.looked = self._tests.found(), time_text(time.time())
         for drift in self.drifts:
             if drift.alarms:
                 self._told(store, drift)

@@ -75,7 +75,7 @@ function show() {
   $("drift-words").replaceChildren(...found.words.map((words) => cell(words, { name: "li" })));
   $("drift-kinds").querySelector("tbody").replaceChildren(...kinds(found.findings));
   $("drift-places").querySelector("tbody").replaceChildren(...places(found.findings));
-  $("drift-limit").textContent = `Evidence of ${number(1 / answer.rate)} is an alarm. As long as nothing changes, the probability of one, ever, is at most ${100 * answer.rate} %, for all of it together, if there is one image of each part, in the order of the parts. After an alarm, what it was for is followed anew. The service looks every ${answer.every} seconds.`;
+  $("drift-limit").textContent = `Evidence of ${number(1 / answer.rate)} is an alarm. As long as nothing changes, the probability of one, ever, is at most ${100 * answer.rate} %, for all of it together, if there is one image of each part, in the order of the parts. After an alarm, what it was for is followed anew. The service looks every ${answer.every} seconds${answer.looked ? `, last at ${new Date(answer.looked).toLocaleTimeString()}` : ""}.`;
   $("drift-calibrate").textContent = found.offer.calibrate ?? "";
   $("drift-update").textContent = found.offer.update ?? "";
 }

@@ -46,9 +46,10 @@ class Drifts:
         self._observer = observer
 
     def listed(self, request: Request) -> Response:
-        """Drift of each source of the last state of each model that has decisions."""
+        """Drift of each source of the last state of each model that has decisions, and when it was looked for."""
         found = [record(drift) for drift in self._current()]
-        return JSONResponse({"rate": RATE, "every": EVERY, "causes": CAUSES, "models": found})
+        told = {"rate": RATE, "every": EVERY, "looked": self._observer.looked or None, "causes": CAUSES}
+        return JSONResponse(told | {"models": found})
 
     def gauges(self) -> dict[str, Mapping[Labels, float]]:
         """Of each model, source and kind, the highest capital of its quantities, and how many alarms there were."""
