@@ -1,6 +1,7 @@
 """What a store forgets, and what of it still holds: no image is judged again for that, and no store empties itself."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,3 +158,23 @@ def test_a_clock_that_is_ahead_for_a_while_empties_no_store(store: Store, clock:
     given += numbered(store, "b", NEWEST)
     assert store.retain(max_seconds=30 * DAY).deleted == 300 + made
     assert items(store) == given[-NEWEST:]
+
+
+def test_who_reads_the_store_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.record(many(2000))
+    reader = sqlite3.connect(store.path)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM decisions").fetchone()  # a backup, or who looks at it
+    thread = threading.Thread(target=store.retain, kwargs={"max_bytes": 400_000})
+    thread.start()
+    thread.join(schema.PATIENCE / 3)
+    is_waiting = thread.is_alive()
+    reader.close()
+    thread.join()
+    assert not is_waiting
+    assert sum(store.count().values()) < 2000
+    assert store._database.read("PRAGMA busy_timeout") == [(1000 * schema.PATIENCE,)]  # who writes is, as before
+    log = store.path.with_name("line.db-wal")
+    store.retain(max_bytes=2**40)
+    store._database.free_disk()
+    assert log.stat().st_size == 0

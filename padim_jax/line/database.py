@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from padim_jax.line.appearance import Appearance
 from padim_jax.line.records import Correction, Decision, Scored, regions_text
-from padim_jax.line.schema import StoreError, connect, in_words
+from padim_jax.line.schema import PATIENCE, StoreError, connect, in_words
 from padim_jax.runs.tables import escape_bytes, unescape_bytes
 
 T = TypeVar("T")
@@ -91,7 +91,11 @@ class Database:
     def free_disk(self) -> None:
         """Give the disk back what deleted rows took."""
         with self._lock, in_words(self.path):  # as a script: a statement frees one page each time it is asked for rows
-            self._connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
+            self._connection.executescript("PRAGMA incremental_vacuum;")
+            try:  # who reads, as a backup does, is not waited for: the log is emptied another time
+                self._connection.executescript("PRAGMA busy_timeout = 0; PRAGMA wal_checkpoint(TRUNCATE);")
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {round(1000 * PATIENCE)}")
 
     @property
     def size(self) -> int:
