@@ -10,11 +10,13 @@ from typing import ClassVar
 
 import pytest
 
+from padim_jax.cli import main
 from padim_jax.images.folder import digest_of
 from padim_jax.line.courier import Courier
 from padim_jax.line.outputs.address import without_secrets
 from padim_jax.line.outputs.bad_folder import BadFolder
 from padim_jax.line.outputs.output import Picture, hand_on, names_for, refuse_twins
+from padim_jax.line.outputs.table import Table
 from padim_jax.line.outputs.turns import turn
 from padim_jax.line.outputs.webhook import Webhook
 from padim_jax.line.records import VERDICTS, Decision, Verdict
@@ -223,3 +225,28 @@ def test_a_name_that_a_file_system_takes_not_is_refused_and_holds_up_no_other(
     assert [waiting.count for waiting in store.outbox.waiting()] == [1]
     assert [path.read_text() for path in (tmp_path / "bad").glob("*.png")] == ["ok.png"]
     assert any("refuses aaaa" in text and "File name too long" in text for text in said)
+
+
+def test_outputs_whose_names_are_no_utf_8_take_decisions_and_are_given_up(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / os.fsdecode(b"f\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("the file system takes names in UTF-8 alone")
+    outputs = [Table(folder / "t.csv"), BadFolder(folder / "bad")]
+    (tmp_path / "a.png").write_bytes(b"a")
+    store.record([Decision(str(tmp_path), "a.png", digest_of(b"a"), "m", "m0", "bad")], names_for(outputs))
+    for output in outputs:
+        output.name.encode()
+        store.outbox.make_due(output.name)
+        assert hand_on(store, output, {}, lambda text: None) == 0
+    assert store.outbox.waiting() == []
+    assert len((folder / "t.csv").read_bytes().splitlines()) == 2
+    assert [path.read_bytes() for path in (folder / "bad").glob("*.png")] == [b"a"]
+    assert store.outbox.outputs() == sorted(output.name for output in outputs)
+    for output in outputs:
+        assert main(["results", str(store.path), "--abandon", output.name]) == 0
+        output.close()
+    assert store.outbox.outputs() == []

@@ -20,6 +20,7 @@ from padim_jax.line.outputs.output import Picture, Refused
 from padim_jax.line.records import Decision, Verdict
 from padim_jax.line.sources.camera import is_camera
 from padim_jax.runs.outputs import write_heatmap
+from padim_jax.runs.tables import escape_bytes
 from weights_conversion.atomic import write_atomically
 
 PICTURES = "pictures"
@@ -53,7 +54,8 @@ class BadFolder:
         judge: Judge | None = None,
         remark: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.path, self.name, self._judge, self._remark = path, f"bad-folder {os.path.abspath(path)}", judge, remark
+        self.path, self.name = path, f"bad-folder {escape_bytes(os.path.abspath(path))}"
+        self._judge, self._remark = judge, remark
         self._originals = Originals()
         with locked(path, "watch"):
             names = [entry.name for entry in path.iterdir() if entry.name != ".padim-lock"]

@@ -60,7 +60,7 @@ class Output(Protocol):
     """Takes decisions, each at least once.
 
     Attributes:
-      name: of what and where to, by which decisions wait for it in a store.
+      name: of what and where to, by which decisions wait for it in a store; text that is UTF-8 throughout.
       verdicts: those whose decisions it takes.
       is_far: whether the other end may be away or slow, so that a thread of its own waits for it.
     """

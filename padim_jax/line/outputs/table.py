@@ -8,7 +8,7 @@ from typing import ClassVar
 from padim_jax.line.outputs.output import Picture
 from padim_jax.line.records import VERDICTS, Decision
 from padim_jax.line.tables import check_table
-from padim_jax.runs.tables import complete_length
+from padim_jax.runs.tables import complete_length, escape_bytes
 
 _TAIL = 2**22  # bytes at the end of a table that show which decisions are in it already
 # how a row begins: its sequence, and its decision's id
@@ -34,7 +34,7 @@ class Table:
     is_far: ClassVar[bool] = False
 
     def __init__(self, path: Path) -> None:
-        self.path, self.name, self.verdicts = path, f"table {os.path.abspath(path)}", frozenset(VERDICTS)
+        self.path, self.name, self.verdicts = path, f"table {escape_bytes(os.path.abspath(path))}", frozenset(VERDICTS)
         self._header, self._line = check_table(path, "watch")
         self._start = _CSV_START if self._header else _JSON_START
         self._file, self._written = -1, set[str]()
