@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import padim_jax as padim
@@ -302,3 +303,14 @@ def test_a_preview_keeps_the_doubt_about_an_image_of_another_aspect(model: Path)
     reason = "10×20 pixels, another size than every image the model was fitted on and another aspect ratio"
     decision = Decision("c", "x", "", NAME, current.digest, "look", reason, score=1.0, p_value=0.99)
     assert preview([decision], decider, current.digest).then["look"] == 1
+
+
+def test_a_p_value_at_the_end_of_a_part_counts_in_it(model: Path) -> None:
+    current = Judge(model, RATES).current
+    decider = Decider.of("test", current.model.calibration, RATES, current.fitted_on)
+    for count in (20, 40, 100):
+        values = [index / count for index in range(count + 1)]  # such as the rates themselves
+        decisions = [Decision("s", f"{p}", "i", "m", current.digest, "good", score=1.0, p_value=p) for p in values]
+        bins = np.sum(list(preview(decisions, decider, current.digest).bins.values()), axis=0)
+        assert bins[0] == sum(p <= 0.05 for p in values)
+        assert list(bins[1:]) == [count // 20] * 19

@@ -1,5 +1,6 @@
 """What other rates would have done to decisions that were taken already."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,7 +11,8 @@ from padim_jax.line.records import VERDICTS, Decision, Verdict
 from padim_jax.line.verdict import Decider
 from padim_jax.runs.score import ScoredImage
 
-BINS = 20  # of p-values, each as wide as the others
+BINS = 20  # of p-values, each as wide as the others, with its upper end
+_ROUNDING = 1e-9  # of a p-value at the end of a part
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Preview:
       agreed_now, agreed_then: of decisions that people corrected, how many have the verdict these say.
       corrected: how many people corrected.
       left_out: how many decisions another state of the model took, whose p-values say nothing of this one.
-      bins: how many p-values lie in each of :data:`BINS` equal parts of [0, 1], by the verdict that would be.
+      bins: how many p-values lie in each of :data:`BINS` equal parts of [0, 1], each with its upper end, by the verdict
+        that would be.
     """
 
     now: Counter[Verdict]
@@ -72,12 +75,16 @@ def preview(decisions: Iterable[Decision], decider: Decider, digest: str) -> Pre
         if verdict != decision.verdict:
             changes[decision.verdict, verdict] += 1
         if decision.p_value is not None:
-            bins.setdefault(verdict, [0] * BINS)[min(BINS - 1, int(decision.p_value * BINS))] += 1
+            bins.setdefault(verdict, [0] * BINS)[_bin(decision.p_value)] += 1
         if decision.correction is not None:
             corrected += 1
             agreed_now += decision.verdict == decision.correction.verdict
             agreed_then += verdict == decision.correction.verdict
     return Preview(now, then, changes, agreed_now, agreed_then, corrected, left_out, bins)
+
+
+def _bin(p_value: float) -> int:
+    return max(0, math.ceil(p_value * BINS - _ROUNDING) - 1)
 
 
 def _verdict(decision: Decision, decider: Decider) -> Verdict:

@@ -114,7 +114,8 @@ ALTER TABLE changes ADD COLUMN gone TEXT;
 _SEVENTH = """
 CREATE INDEX decisions_count ON decisions (model, verdict);
 """  # verdicts of a model are counted, as its page does every other second, without reading its decisions
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH)  # each leads from its index's schema to the next
+# each leads from the schema of its index to the next one
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH)
 
 
 class StoreError(OSError):
