@@ -186,6 +186,10 @@ def test_half_life(folders: Path, capsys: Capture) -> None:
     code, _, err = run(capsys, "forget", folders / "m", folders / "first")
     assert code == 1
     assert "has faded by a half-life" in err
+    assert run(capsys, "undo", folders / "m")[0] == 0
+    _, _, err = run(capsys, "update", folders / "m", folders / "second", "--half-life", "1")
+    assert "the 23 images of this one count as 2.0, since older ones have faded" in err
+    assert padim.load_updatable(folders / "m").calibration is None  # scores of 14 images say nothing of two
 
 
 def test_false_alarms_can_be_added_without_setting_thresholds(folders: Path, capsys: Capture) -> None:

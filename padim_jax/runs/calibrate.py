@@ -37,7 +37,7 @@ from padim_jax.runs.plausible import COMPARED, check_plausible, choose_evenly, o
 from padim_jax.runs.steps import File, Step, read_steps
 from padim_jax.runs.watch import Advance, Interrupted, Watch, ignore_note, ignore_remark, no_progress
 
-_FEWEST = 3  # different images, of which one can be left out
+FEWEST_FITTED = 3  # different images, of which one can be left out
 
 
 class TooFewImages(ValueError):
@@ -155,7 +155,7 @@ def calibrate_model(
             watch.remark(text)
     if weights is not None or terms.trusted:
         return result
-    if own is None and fitted and images is not None and min(float(model.count), len(images)) >= _FEWEST:
+    if own is None and fitted and images is not None and min(float(model.count), len(images)) >= FEWEST_FITTED:
         quiet = Watch(watch.progress, remark=ignore_remark, stopped=watch.stopped)
         with suppress(TooFewImages):  # where most of them are copies
             chosen = choose_evenly(fitted)
@@ -202,11 +202,11 @@ def _score_files(
             sample = _Sample(model, len(paths))
             _score_all(engine, distances, paths, copies, images, batch_size, watch, advance, sample)
     except NoLeaveOneOut as error:  # nothing is left where all images are copies of one
-        if copies.grew and copies.different < _FEWEST:
+        if copies.grew and copies.different < FEWEST_FITTED:
             raise _too_few(copies.different) from error
         raise
     if copies.grew:  # images were left out with less than the weight of all their copies
-        if copies.different < _FEWEST:
+        if copies.different < FEWEST_FITTED:
             raise _too_few(copies.different)
         copies.start_again()
         with no_progress("calibrate", len(paths)) as advance:
@@ -239,7 +239,13 @@ def _choose(
                 "were not; calibrate on one kind or the other"
             )
         paths, weights = others, images if all(inside) else None
-    if weights is not None and (model.count < _FEWEST or len(weights) < _FEWEST):
+    if weights is not None and model.count < FEWEST_FITTED <= len(weights):
+        raise TooFewImages(
+            f"leaving one image out takes a model that {FEWEST_FITTED} or more count in, and the {len(weights)} images "
+            f"of this one count as {float(model.count):.1f}, since older ones have faded; calibrate on other good "
+            "images (padim calibrate), or choose a longer half-life"
+        )
+    if weights is not None and (model.count < FEWEST_FITTED or len(weights) < FEWEST_FITTED):
         raise _too_few(len(weights) or int(model.count))
     return paths, weights
 

@@ -11,7 +11,7 @@ from padim_jax.artifact import Updatable, note_change
 from padim_jax.images import UnreadableImage
 from padim_jax.images.folder import digest_file
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold, join_calibrations
-from padim_jax.runs.calibrate import suffices
+from padim_jax.runs.calibrate import FEWEST_FITTED, suffices
 from padim_jax.runs.engines import Engine, OneDevice
 from padim_jax.runs.fold import fold_files
 from padim_jax.runs.left_out import held_out_scores
@@ -132,8 +132,11 @@ def update_files(
         engine=engine,
     )
     number = 0 if updated.calibration is None else len(updated.calibration.scores)
+    # what the model scored before tells nothing of one that so few images are left of
+    has_faded = updated.calibration is None and half_life is not None and updated.moments.count < FEWEST_FITTED
     if (
         before is not None
+        and not has_faded
         and first_scores is not None
         and not suffices(number, len(before.scores), rates[0], standardised=model.standard is not None)
     ):
