@@ -10,7 +10,7 @@ import pytest
 import padim_jax as padim
 from padim_jax.images import read_image
 from padim_jax.images.folder import digest_file
-from padim_jax.method.calibration import at_threshold
+from padim_jax.method.calibration import at_rates, at_threshold
 from padim_jax.method.scoring import leave_one_out_scores
 from padim_jax.method.standard import MapMoments
 from padim_jax.runs import Watch, forget_files, merge_models, recalibrate, update_files
@@ -132,6 +132,11 @@ def test_merged_models_are_not_calibrated_until_they_have_seen_good_images(lite0
     ]
     assert merge_models(by_hand, remark=remarks.append).calibration is None
     assert "not calibrated and loses what was set by hand as a threshold (6.5, 7): padim calibrate" in remarks[-1]
+    assert parts[0].calibration is not None
+    rated = replace(parts[0], calibration=at_rates(parts[0].calibration, 0.05, 0.01))
+    merge_models([rated, parts[1]], remark=remarks.append)
+    assert remarks[-1].endswith("padim calibrate MODEL GOOD_DIR --false-alarm-rate 0.05 --pixel-rate 0.01")
+    del remarks[-1]
     bare = [replace(part, calibration=None, standard=None) for part in parts]
     assert merge_models(bare, remark=remarks.append).calibration is None
     assert len(remarks) == 2

@@ -82,9 +82,11 @@ def test_one_that_goes_is_told(models: Path, tmp_path: Path, capsys: Capture) ->
     shutil.copy(models / "new" / "000.png", tmp_path / "few")
     grown = shutil.copytree(models / "a.model", tmp_path / "grown")
     assert run(capsys, "update", grown, models / "new")[0] == 0
+    assert run(capsys, "calibrate", grown, "--pixel-rate", "0.02")[0] == 0
     for name, (words, end) in changes.items():
         model = shutil.copytree(models / "a.model" if words[0] == "update" else grown, tmp_path / name)
         code, _, err = run(capsys, *(model if word == "MODEL" else word for word in words))
         assert code == 0, err
         assert f"{told} {end}" in err
+        assert ("to have them again, calibrate with --pixel-rate 0.02" in err) == (name == "gone")
         assert ("4 scores took the place of 12" in err) == (name == "rate")

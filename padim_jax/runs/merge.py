@@ -6,7 +6,7 @@ from dataclasses import replace
 from padim_jax.artifact import Updatable, note_change
 from padim_jax.method.calibration import Calibration, at_rates, at_threshold, join_calibrations
 from padim_jax.method.fitting import merge
-from padim_jax.runs.recalibration import rates_of, tell_replaced
+from padim_jax.runs.recalibration import rate_options, rates_of, tell_replaced
 from padim_jax.runs.records import MOST_SIZES
 from padim_jax.runs.watch import warn
 
@@ -114,7 +114,7 @@ def _lost(parts: Sequence[Calibration]) -> str:
     thresholds = f" and loses what was set by hand as a threshold ({_listed(by_hand)})" if by_hand else ""
     return (
         "warning: the maps of the parts do not standardise those of the whole; the merged model is not calibrated"
-        f"{thresholds}: padim calibrate MODEL GOOD_DIR"
+        f"{thresholds}: padim calibrate MODEL GOOD_DIR{rate_options(parts[0])}"
     )
 
 

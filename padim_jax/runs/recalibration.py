@@ -112,11 +112,20 @@ def tell_replaced(before: Calibration | None, after: Calibration | None, remark:
     if before.threshold_source == "set" and (after is None or after.threshold_source != "set"):
         by = "goes with the calibration" if after is None else f"gives way to {float(after.threshold):.4g}"
         remark(f"warning: the threshold that was set by hand, {float(before.threshold):.4g}, {by}")
+    if after is None and (options := rate_options(before)):
+        remark(f"note: the rates go with the calibration; to have them again, calibrate with{options}")
     if after is not None and len(after.scores) < len(before.scores):
         remark(
             f"warning: {len(after.scores)} scores took the place of {len(before.scores)}, so the threshold is less "
             "certain than it was (padim undo brings it back)"
         )
+
+
+def rate_options(calibration: Calibration) -> str:
+    """The options, each after a space, by which padim calibrate asks for a calibration's rates; none for defaults."""
+    false_alarms, pixels = calibration.false_alarm_rate, calibration.pixel_rate
+    options = f" --false-alarm-rate {false_alarms:g}" if false_alarms != FALSE_ALARM_RATE else ""
+    return options + (f" --pixel-rate {pixels:g}" if pixels != PIXEL_RATE else "")
 
 
 def rates_of(
