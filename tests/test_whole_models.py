@@ -191,6 +191,9 @@ def test_images_that_score_too_low_are_known_ones_unless_trusted(lite0: padim.Ba
     assert stored.calibration is not None
     kept = replace(model, calibration=replace(stored.calibration, method="kept"))  # maybe of a model of fewer images
     recalibrate(kept, good, batch_size=BATCH, watch=ear.watch)
+    grown = replace(stored, images={"0" * 32: 30.0}, progress={"since": ["updated"]})  # as with --keep-calibration
+    recalibrate(grown, good, batch_size=BATCH, watch=ear.watch)
+    assert len(ear.remarks) == 2
     assert "score much lower than the model's own good images did when left out" in ear.remarks[0]
 
 

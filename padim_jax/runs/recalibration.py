@@ -71,7 +71,7 @@ def recalibrate(
     watch, before = watch or Watch(), model.calibration
     rates = rates_of(before, false_alarm_rate, pixel_rate)
     asked = model if image_score is None else _with_image_score(model, image_score)
-    smaller = own is not None or (before is not None and before.method == "kept")
+    smaller = own is not None or _has_grown(model) or (before is not None and before.method == "kept")
     if own is None and before is not None and asked is model:
         own = np.asarray(before.scores)
     earlier = None if own is None else Earlier(own, model.standard, keep, smaller)
@@ -92,6 +92,12 @@ def recalibrate(
             "sure that they are good"
         )
     return replace(asked, calibration=reference.calibration, standard=reference.standard)
+
+
+def _has_grown(model: Updatable | Padim) -> bool:
+    """Whether a model was updated or merged last, so that its scores may be those of one of fewer images."""
+    since = (model.progress or {}).get("since", ()) if isinstance(model, Updatable) else ()
+    return bool(since) and since[-1] in ("updated", "merged")
 
 
 def _with_image_score(model: Model, image_score: str) -> Model:
