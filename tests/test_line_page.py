@@ -180,6 +180,38 @@ def test_more_decisions_than_a_page_are_read_when_asked(service: Running, visit:
     assert not page.is_visible("#older")
 
 
+def test_what_another_person_says_shows_in_every_row_and_is_not_overruled_unseen(
+    service: Running, visit: Visit
+) -> None:
+    with Store.open(service.store) as store:
+        found = store.record(Decision("c", f"{n:03}", f"{n:02x}", NAME, "0b", "bad", "") for n in range(60))
+        page = visit(service)
+        eventually(lambda: len(items(page)) == 50)
+        page.click("#older")
+        eventually(lambda: len(items(page)) == 60)
+        oldest = page.locator("#list button").last
+        oldest.click()
+        store.correct(found[0].id, "good", who="Ada")
+        eventually(lambda: page.inner_text("#corrected") == "Corrected to good by Ada")
+        assert oldest.locator(".verdict").all_inner_texts() == ["bad", "good"]
+        held = [httpx.get(f"{service.address}decisions").json()]  # nothing newer comes to the page until it asks
+        page.route("**/decisions?*", lambda route: route.fulfill(json=held[0]) if held else route.continue_())
+        page.on("request", lambda request: request.method == "POST" and held.clear())
+        page.locator("#list button").first.click()
+        store.correct(found[-1].id, "good", who="Ada", note="a shadow")
+        named(page, "Bob")
+        page.fill("#note", "a dent")
+        page.locator("#list button").first.focus()
+        page.keyboard.press("b")
+        eventually(lambda: page.inner_text("#corrected") == "Corrected to good by Ada: a shadow")
+        eventually(lambda: page.inner_text("#state") == "059 was corrected to good by Ada since you looked; look again")
+        page.wait_for_timeout(2500)  # news does not take its place at once
+        assert "look again" in page.inner_text("#state")
+        assert [one.who for one in store.corrections(found[-1].id)] == ["Ada"]
+        page.keyboard.press("b")  # now that Bob has seen it
+        eventually(lambda: page.inner_text("#corrected") == "Corrected to bad by Bob: a dent")
+
+
 def test_rates_show_what_they_would_have_done(service: Running, visit: Visit) -> None:
     found = send(service, *[good(600 + seed) for seed in range(12)], bad(11))
     earlier = Decision("camera", "x", "0a", NAME, "0b", "good", "", score=1.0, p_value=0.01)

@@ -149,6 +149,23 @@ def test_people_correct_and_undo_and_the_decision_stays(service: Running, client
     assert [one["note"] for one in kept] == ["a shadow"]
 
 
+def test_a_word_that_came_meanwhile_is_not_overruled_unseen(service: Running, client: httpx.Client) -> None:
+    found = client.post(service.score, params={"item": "disputed"}, content=bad(62), headers=PNG).json()
+
+    def said(verdict: str, who: str, seen: object) -> httpx.Response:
+        body = {"verdict": verdict, "who": who, "seen": seen}
+        return client.post(f"/decisions/{found['id']}/corrections", json=body, headers=JSON)
+
+    number = said("good", "Ada", 0).json()["number"]
+    refused = said("bad", "Bob", 0)
+    assert refused.status_code == 409
+    assert refused.json()["error"] == "disputed was corrected to good by Ada since you looked; look again"
+    assert client.get(f"/decisions/{found['id']}").json()["corrected_to"] == "good"
+    for seen in (-1, True, "1", None, 2**63):
+        assert said("bad", "Bob", seen).status_code == 400
+    assert said("bad", "Bob", number).status_code == 200
+
+
 def test_decisions_are_listed_by_what_is_asked_a_page_at_a_time(service: Running, client: httpx.Client) -> None:
     for seed in range(4):
         client.post(f"{service.score}?source=paged", content=bad(70 + seed), headers=PNG)

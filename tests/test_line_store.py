@@ -16,7 +16,7 @@ from padim_jax.line.records import COLUMNS, Decision, time_text
 from padim_jax.line.retention import NEWEST
 from padim_jax.line.schema import NotAStore, StoreError
 from padim_jax.line.seen import Dropped
-from padim_jax.line.store import Store
+from padim_jax.line.store import Overtaken, Store
 from padim_jax.runs.tables import escape_bytes
 
 Capture = pytest.CaptureFixture[str]
@@ -129,6 +129,21 @@ def test_an_unknown_verdict_or_time_is_refused_and_nothing_is_recorded(store: St
 
 
 # corrections
+
+
+def test_nobody_overrules_a_word_that_they_have_not_seen(store: Store) -> None:
+    (found,) = store.record([decision()])
+    first = store.correct(found.id, "good", who="Ada", seen=0)
+    with pytest.raises(Overtaken, match=r"was corrected to good by Ada since you looked; look again") as raised:
+        store.correct(found.id, "bad", who="Bob", seen=0)
+    assert raised.value.decision.correction == first
+    assert store.corrections() == [first]
+    second = store.correct(found.id, "bad", who="Bob", seen=first.number)
+    store.undo(second.number, who="Bob")
+    store.undo(first.number, who="Ada")
+    with pytest.raises(Overtaken, match="is not corrected any more since you looked"):
+        store.correct(found.id, "look", who="Max", seen=second.number)
+    store.correct(found.id, "look", who="Max")  # who does not say what they saw overrules whatever stands
 
 
 def test_a_correction_stands_beside_the_decision_and_is_undone_not_erased(store: Store, clock: Clock) -> None:

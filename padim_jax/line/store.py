@@ -25,6 +25,19 @@ _PAGE = 500  # decisions read at a time
 _SCORES = 5000  # scores read at a time
 
 
+class Overtaken(RuntimeError):
+    """Somebody else said something of a decision, or took it back, after it was last looked at.
+
+    Attributes:
+      decision: as it is now.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision, standing = decision, decision.correction
+        said = f"corrected to {standing.verdict} by {standing.who}" if standing else "is not corrected any more"
+        super().__init__(f"{decision.item} {'was ' * bool(standing)}{said} since you looked; look again")
+
+
 class Store:
     """Decisions in a file; threads may share one, processes each open their own.
 
@@ -221,10 +234,18 @@ class Store:
         rows = self._database.read(query, *values)
         return dict.fromkeys(VERDICTS, 0) | {verdict: int(count) for verdict, count in rows}
 
-    def correct(self, id: str, verdict: Verdict, *, who: str, note: str = "") -> Correction:
+    def correct(self, id: str, verdict: Verdict, *, who: str, note: str = "", seen: int | None = None) -> Correction:
         """Note that a decision should have been ``verdict``; an earlier correction of it is kept, and no longer counts.
 
+        Args:
+          id: of the decision.
+          verdict: what it should have been.
+          who: the person.
+          note: what they add.
+          seen: number of the correction that stood when they looked, 0 for none; None for whatever stands.
+
         Raises:
+          Overtaken: another one stands by now than the one that was seen.
           KeyError: there is no such decision.
           ValueError: an unknown verdict, or nobody named.
         """
@@ -233,7 +254,9 @@ class Store:
         if not who.strip():
             raise ValueError("Store.correct: who is empty, wanted the name of the person")
         with self._database.transaction() as connection:
-            self.decision(id)
+            decision = self.decision(id)
+            if seen is not None and seen != (decision.correction.number if decision.correction else 0):
+                raise Overtaken(decision)
             now = time_text(self._clock())
             values = id, now, escape_bytes(who), verdict, escape_bytes(note)
             done = connection.execute(

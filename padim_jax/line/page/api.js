@@ -28,7 +28,7 @@ async function request(address, options = {}) {
     }
     if (!answer.ok) {
       const said = await answer.json().catch(() => ({ error: `status ${answer.status}` }));
-      throw new Error(said.error);
+      throw Object.assign(new Error(said.error), { status: answer.status });
     }
     return answer;
   }

@@ -11,6 +11,7 @@ import * as viewer from "/viewer.js";
 const $ = (id) => document.getElementById(id);
 const PAGE = 50;
 const PAUSE = 2000; // milliseconds between two looks for new decisions
+const READING = 10000; // milliseconds that it takes to read why nothing was done
 const SETTLED = 1000; // milliseconds that a part must have been shown for a key to be about it
 const found = new Map(); // decisions shown, by id
 const rows = new Map(); // what shows them, so that focus stays while others come
@@ -20,8 +21,14 @@ let changed = -Infinity; // when another part was shown that nobody chose
 let newest = 0;
 let asked = 0;
 let mayHaveMore = false;
+let quiet = 0; // until when news of the line does not take the place of what somebody has to read
+let isSaying = false; // what somebody said of a part is on its way
+let cursor = null; // rows from here up were asked for again
 
-const say = (text) => { if ($("state").textContent !== text) $("state").textContent = text; };
+const say = (text, { stays = 0 } = {}) => {
+  quiet = performance.now() + stays;
+  if ($("state").textContent !== text) $("state").textContent = text;
+};
 const ordered = () => [...found.values()].sort((a, b) => b.sequence - a.sequence);
 
 function query() {
@@ -84,18 +91,20 @@ function choose(id, { follow = $("follow").checked, focus = false } = {}) {
   if (focus) rows.get(id)?.firstChild.focus();
 }
 
-function take(answer, isFirst) {
+const add = (page) => { for (const one of page) found.set(one.id, one); };
+
+// what is shown from one sequence up to another, if it is not among what matches there now
+function drop(page, low, high = Infinity) {
+  const ids = new Set(page.map((one) => one.id));
+  for (const [id, one] of found) if (one.sequence >= low && one.sequence < high && !ids.has(id)) found.delete(id);
+}
+
+function takeNewest(answer) {
   const page = answer.decisions;
-  if (isFirst) {
-    const low = page.length < PAGE ? 0 : page.at(-1).sequence;
-    const ids = new Set(page.map((one) => one.id));
-    for (const [id, one] of found) if (one.sequence >= low && !ids.has(id)) found.delete(id); // it matches no longer
-    if (page.length < PAGE) mayHaveMore = false;
-    else if (!found.size) mayHaveMore = true;
-  } else {
-    mayHaveMore = page.length === PAGE;
-  }
-  for (const one of page) found.set(one.id, one);
+  drop(page, page.length < PAGE ? 0 : page.at(-1).sequence);
+  if (page.length < PAGE) mayHaveMore = false;
+  else if (!found.size) mayHaveMore = true;
+  add(page);
   const counts = Object.entries(answer.counts).map(([verdict, count]) => `${count} ${verdict}`);
   $("counts").textContent = `${$("model").value || "All models"}: ${counts.join(", ")}`;
 }
@@ -104,10 +113,25 @@ function announce(records) {
   const fresh = records.filter((one) => one.sequence > newest);
   const isFirst = newest === 0;
   newest = Math.max(newest, ...records.map((one) => one.sequence));
+  if (fresh.length && !isFirst) rates.soon();
+  if (performance.now() < quiet) return undefined;
   if (isFirst || !fresh.length) return say(records.length ? "Up to date" : "Waiting for decisions");
   const bad = fresh.filter((one) => one.verdict === "bad").length;
-  rates.soon();
   return say(`${fresh.length} new${bad ? `, ${bad} of them bad` : ""}`);
+}
+
+// asks again for rows beyond the newest, a page at a look, as other people say something of them, too
+async function lookFurther(isCurrent) {
+  const order = ordered();
+  if (order.length <= PAGE) return;
+  const lowest = order.at(-1).sequence;
+  if (cursor === null || cursor <= lowest) cursor = order[PAGE - 1].sequence;
+  const high = cursor;
+  const { decisions: page } = await get("/decisions", { ...query(), after: lowest - 1, before: high });
+  if (!isCurrent()) return;
+  cursor = page.length < PAGE ? lowest : page.at(-1).sequence;
+  drop(page, cursor, high);
+  add(page);
 }
 
 async function look({ isAsked = false } = {}) {
@@ -116,7 +140,9 @@ async function look({ isAsked = false } = {}) {
   try {
     const answer = await get("/decisions", query());
     if (mine !== asked) return; // the filter was changed meanwhile
-    take(answer, true);
+    takeNewest(answer);
+    await lookFurther(() => mine === asked);
+    if (mine !== asked) return;
     announce(answer.decisions);
     const first = ordered()[0];
     const wanted = found.has(chosen) && !$("follow").checked ? chosen : first?.id ?? chosen;
@@ -130,13 +156,18 @@ async function look({ isAsked = false } = {}) {
 
 async function older() {
   const last = ordered().at(-1);
-  take(await get("/decisions", { ...query(), before: last.sequence }), false);
+  const wanted = query();
+  const { decisions: page } = await get("/decisions", { ...wanted, before: last.sequence });
+  if (JSON.stringify(query()) !== JSON.stringify(wanted)) return; // the filter was changed meanwhile
+  mayHaveMore = page.length === PAGE;
+  add(page);
   render();
 }
 
 function filter() {
   found.clear();
   newest = 0;
+  cursor = null;
   mayHaveMore = false;
   $("verdict").disabled = $("queue").checked;
   look({ isAsked: true });
@@ -156,7 +187,28 @@ function mayCorrect() {
     say("Another part came just now: look at it first");
     return false;
   }
+  if (isSaying) {
+    say("What you said before is on its way: say it again");
+    return false;
+  }
   return true;
+}
+
+// says something of a part; where somebody else did meanwhile, shows what it was
+async function tell(id, address, body) {
+  isSaying = true;
+  try {
+    return await post(address, { who: $("who").value.trim(), ...body });
+  } catch (error) {
+    if (error.status === 409 && found.has(id)) {
+      const fresh = await get(`/decisions/${id}`);
+      if (found.has(id)) found.set(id, fresh);
+      await look();
+    }
+    throw error;
+  } finally {
+    isSaying = false;
+  }
 }
 
 async function correct(verdict) {
@@ -165,8 +217,11 @@ async function correct(verdict) {
   try {
     const order = ordered();
     const next = order[order.findIndex((one) => one.id === record.id) + 1];
-    const done = await post(`/decisions/${record.id}/corrections`, { verdict, who: $("who").value.trim(), note: $("note").value });
-    made.push({ number: done.number, item: record.item });
+    const body = { verdict, note: $("note").value, seen: record.correction ?? 0 };
+    const done = await tell(record.id, `/decisions/${record.id}/corrections`, body);
+    made.push({ number: done.number, id: record.id, item: record.item });
+    const said = { correction: done.number, corrected_to: verdict, corrected_by: done.who, correction_note: done.note };
+    if (found.has(record.id)) found.set(record.id, { ...found.get(record.id), ...said });
     $("note").value = "";
     if ($("queue").checked && next) {
       found.delete(record.id);
@@ -175,23 +230,23 @@ async function correct(verdict) {
     await look();
     say(`${record.item} corrected to ${verdict}`);
   } catch (error) {
-    say(error.message);
+    say(error.message, { stays: READING });
   }
 }
 
 async function undo() {
   const record = found.get(chosen);
-  const last = record?.correction ? { number: record.correction, item: record.item } : made.at(-1);
+  const last = record?.correction ? { number: record.correction, id: record.id, item: record.item } : made.at(-1);
   if (!last) return say("Nothing to undo");
   if (!mayCorrect()) return undefined;
   try {
-    await post(`/corrections/${last.number}/undo`, { who: $("who").value.trim() });
+    await tell(last.id, `/corrections/${last.number}/undo`, {});
     const at = made.findIndex((one) => one.number === last.number);
     if (at >= 0) made.splice(at, 1);
     await look();
     return say(`The correction of ${last.item} is undone`);
   } catch (error) {
-    return say(error.message);
+    return say(error.message, { stays: READING });
   }
 }
 

@@ -15,7 +15,7 @@ from padim_jax.line.service.photos import Photos
 from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.service.security import Gate
 from padim_jax.line.service.uploads import Refusal
-from padim_jax.line.store import Store
+from padim_jax.line.store import Overtaken, Store
 from padim_jax.line.verdict import NoVerdicts, Rates
 
 with extra("serve"):
@@ -84,14 +84,24 @@ class Decisions:
         return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
     async def correct(self, request: Request) -> Response:
-        """Note what a decision should have been."""
-        body = await change_of(self._gate, request, ("verdict", "who", "note"))
+        """Note what a decision should have been, if nobody said something else of it since it was seen."""
+        body = await change_of(self._gate, request, ("verdict", "who", "note", "seen"))
         decision = await run_in_threadpool(self._find, request)
         verdict, who = _verdict("verdict", body.get("verdict")), text_of(body, "who", 100, needed=True)
         if verdict == "unreadable":
             raise Refusal(400, "json", "verdict='unreadable', wanted good, look or bad")
         note = text_of(body, "note", _TEXT)
-        made = await run_in_threadpool(lambda: self._store.correct(decision.id, verdict, who=who, note=note))
+        seen = body.get("seen")
+        if "seen" in body and not (type(seen) is int and 0 <= seen <= 2**62):
+            raise Refusal(400, "json", "seen wants the number of the correction that was seen, 0 for none")
+
+        def correct() -> Correction:
+            return self._store.correct(decision.id, verdict, who=who, note=note, seen=seen)
+
+        try:
+            made = await run_in_threadpool(correct)
+        except Overtaken as error:
+            raise Refusal(409, "overtaken", str(error)) from error
         self._metrics.count("padim_corrections_total", verdict=verdict)
         return _correction(made)
 

@@ -72,6 +72,12 @@ def openapi(version: str) -> dict[str, Any]:
         "verdict": {"enum": ["good", "look", "bad"]},
         "who": {"type": "string", "maxLength": 100},
         "note": {"type": "string", "maxLength": 2000},
+        "seen": {
+            "type": "integer",
+            "minimum": 0,
+            "description": "number of the correction that stood when the person looked, 0 for none; where another one "
+            "stands by now, the answer is 409",
+        },
     }
     change = ("X-Padim",)
     return {
@@ -199,7 +205,7 @@ def _get(summary: str, parameters: Iterable[Schema] = (), refused: Iterable[str]
 
 
 def _change(summary: str, parameters: Iterable[Schema], properties: dict[str, Schema]) -> Schema:
-    required = [name for name in properties if name not in ("note", "based_on")]
+    required = [name for name in properties if name not in ("note", "based_on", "seen")]
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     body = {"content": {"application/json": {"schema": schema}}, "required": True}
     refused = {status: _REFUSED[status] for status in ("400", "401", "403", "404", "409", "415")}
