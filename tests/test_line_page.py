@@ -278,6 +278,27 @@ def test_a_part_that_came_by_itself_is_not_corrected_by_a_key_meant_for_another(
     eventually(lambda: page.inner_text("#state") == "The correction of after is undone")
 
 
+def test_numbers_are_not_rounded_to_what_they_are_not(service: Running, visit: Visit) -> None:
+    page = visit(service)
+
+    def said(module: str, expression: str) -> Any:
+        return page.evaluate(f"import('/{module}.js').then((module) => {expression})")
+
+    assert said("drift", "[99.6, 9.97, 0.0995, 100, 29, 2.3, 0, 2e4].map(module.number)") == [
+        *("99", "9.9", "0.099", "100", "29", "2.3", "0", "over 10000")
+    ]
+    thresholds = "[[7.12341, 7.12341], [7.12341, 7.12349], [7.1, 7.2], [null, 7.1]]"
+    told = said("changing", f"{thresholds}.map(([a, b]) => module.threshold({{ threshold: a, threshold_after: b }}))")
+    assert told == [
+        "The threshold stays at 7.123.",
+        "The threshold goes from 7.1234 to 7.1235.",
+        "The threshold goes from 7.1 to 7.2.",
+        "The threshold goes from none to 7.1.",
+    ]
+    nothing = said("changing", "module.effect({ judged: 0, changed: 0, changes: [] })")
+    assert nothing == "No other photo is kept that could be judged again."
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_drift_is_told_in_words_and_by_places(
     visit: Visit, model: Path, tmp_path: Path, width: int, scheme: str

@@ -10,7 +10,7 @@ let undoable = null; // what undo would do, as it is told
 let isActing = false;
 
 export const plural = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
-export const number = (value) => Number(value.toPrecision(4)).toString();
+const number = (value, digits = 4) => Number(value.toPrecision(digits)).toString();
 const address = (model, end) => `/models/${encodeURIComponent(model)}/learning/${end}`;
 
 function cells(name, texts) {
@@ -94,13 +94,15 @@ export async function act(work) {
   ready();
 }
 
-function threshold(found) {
-  const [before, after] = [found.threshold, found.threshold_after].map((one) => (one === null ? "none" : number(one)));
-  return before === after ? `The threshold stays at ${before}.` : `The threshold goes from ${before} to ${after}.`;
+// two thresholds, in as many digits as tell them apart
+export function threshold({ threshold: before, threshold_after: after }, digits = 4) {
+  const [from, to] = [before, after].map((one) => (one === null ? "none" : number(one, digits)));
+  if (before === after) return `The threshold stays at ${from}.`;
+  return from === to ? threshold({ threshold: before, threshold_after: after }, digits + 1) : `The threshold goes from ${from} to ${to}.`;
 }
 
 // verdicts that the change itself changes: the model as it is judges again, too, as decisions may be of an older one
-function effect({ judged, changed, changes }) {
+export function effect({ judged, changed, changes }) {
   if (!judged) return "No other photo is kept that could be judged again.";
   const ways = changes.map((one) => `${one.count} from ${one.from} to ${one.to}`).join(", ");
   return `Of ${plural(judged, "decision")} judged again, as the model is and as it would be, ${changed} would change${ways ? `: ${ways}` : ""}.`;

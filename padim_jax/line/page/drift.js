@@ -11,7 +11,15 @@ const NAMES = {
 let answer = null;
 let chosen = null; // by the person
 
-const number = (value) => (value < 0.001 ? "0" : value >= 10000 ? "over 10000" : Number(value.toPrecision(2)).toString());
+// two digits, rounded down: what is shown to reach an alarm has reached it
+export function number(value) {
+  if (value < 0.001) return "0";
+  if (value >= 10000) return "over 10000";
+  const nearest = Number(value.toPrecision(2));
+  const step = 10 ** (Math.floor(Math.log10(value)) - 1);
+  return Number((nearest > value ? nearest - step : nearest).toPrecision(2)).toString();
+}
+
 const times = (finding) => (finding.change > 1 ? ` (change ${finding.change})` : "");
 const change = (finding) => (finding.alarm ? `${finding.is_higher ? "▲ higher" : "▼ lower"}${times(finding)}` : "none");
 const key = (one) => JSON.stringify([one.model, one.source]);
