@@ -14,16 +14,17 @@ from onnx import TensorProto, helper
 
 import padim_jax as padim
 from padim_jax.artifact.compaction import Compacted, compact
-from padim_jax.export import export_model, verify_export
+from padim_jax.export import ExportError, export_model, exporting, verify_export
 from padim_jax.export.compare import hostile_images
 from padim_jax.export.graph import IR_VERSION, OPSET, Graph
 from padim_jax.export.onnx_model import onnx_model
 from padim_jax.export.registration import PoseNodes, write_poses
-from padim_jax.export.runtimes import open_runtimes
+from padim_jax.export.runtimes import Runtime, open_runtimes
 from padim_jax.export.warping import Move
 from padim_jax.gaussians.low_rank import low_rank
 from padim_jax.method.aligned import Alignment, cells_inside
 from padim_jax.method.warping import Poses, rotations, unwarp_map, warp
+from tests.conftest import write_images
 from tests.exports import PLACED, SHOWN, aligned, check_equal, in_eight_bits
 from tests.test_export_onnx import opened
 from tests.test_registration import ANGLES, SHIFTS, SIDE, bracket, placed
@@ -189,6 +190,35 @@ def test_in_eight_bits_it_is_what_the_model_that_was_fitted_anew_gives(align: An
     check_equal(again, dict(runtime.run(SHOWN)), SHOWN)
     # and lies as the model did, whose region of interest may be drawn
     np.testing.assert_array_equal(again.alignment.image, aligned(align).alignment.image)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("files", [True, False])
+def test_an_image_of_which_a_runtime_takes_another_pose_is_named(
+    files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange, others = PLACED[2], [False]
+
+    def open_turned(folder: Path, format: Any, precision: Any) -> list[Runtime]:
+        (own, *_) = open_runtimes(folder, format, precision)
+
+        def run(shown: np.ndarray) -> Any:
+            is_strange = others[0] | (shown == strange).all(axis=(1, 2, 3))
+            return own.run(np.where(is_strange[:, None, None, None], np.rot90(shown, 2, (1, 2)), shown))
+
+        return [replace(own, run=run)]
+
+    monkeypatch.setattr(exporting, "open_runtimes", open_turned)
+    model, given = aligned("rigid", calibrated=False), PLACED[:8]
+    shown = write_images(tmp_path / "parts", given) if files else given
+    name = "002.png" if files else "number 3"
+    message = f"It is off on 1 of the 8 images named: .*{name}. The model aligns images, .*leave that image out of the command"
+    with pytest.raises(ExportError, match=message):
+        export_model(model, tmp_path / "out", shown)
+    rest = [path for index, path in enumerate(shown) if index != 2] if files else np.delete(given, 2, axis=0)
+    export_model(model, tmp_path / "out", rest)
+    others[0] = True  # where all are, no image is to blame
+    with pytest.raises(ExportError, match=r"nothing was written\. Export another format, or report it"):
+        export_model(model, tmp_path / "out", rest)
 
 
 def test_no_operator_that_runtimes_round_otherwise_or_do_not_have() -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from padim_jax.artifact.arrays import first_line
 from padim_jax.export.certificate import GoodImage, Reference, RuntimeReport
 from padim_jax.export.compare import (
+    BOUND,
     Decision,
     Differences,
     Outputs,
@@ -17,6 +18,7 @@ from padim_jax.export.compare import (
     differences,
     hostile_images,
     map_scales,
+    relative_differences,
     run_in_batches,
 )
 from padim_jax.export.describe import ExportError
@@ -26,7 +28,7 @@ from padim_jax.method.records import Padim
 from padim_jax.method.scoring import score
 from padim_jax.runs.copies import pixels_digest
 
-_BATCH = len(hostile_images((1, 1)))  # images compared at a time: one shape is one compilation
+BATCH = len(hostile_images((1, 1)))  # images compared at a time: one shape is one compilation
 
 
 @dataclass
@@ -40,6 +42,9 @@ class Comparison:
       size: of its maps, height and width.
       are_photos: whether it takes photos, which are large: they are run one by one where any number is taken.
       differences: so far.
+      given: how many images were compared so far that a user named.
+      strayed: places among these of those whose map or score is off by more than the bound of 32 bits.
+      others_strayed: whether any other image is.
       seconds: that the runtime took so far.
     """
 
@@ -50,6 +55,9 @@ class Comparison:
     are_photos: bool = False
     differences: Differences = field(default_factory=Differences)
     seconds: float = 0.0
+    given: int = 0
+    strayed: list[int] = field(default_factory=list)
+    others_strayed: bool = False
 
     def run(self, images: Images, *, together: bool = False) -> dict[str, np.ndarray]:
         """Outputs of images, which are checked by themselves; photos all ``together`` only where that is asked for.
@@ -72,12 +80,28 @@ class Comparison:
             self.decision.check(self.runtime.name, found)
         return found
 
-    def add(self, images: Images, wanted: Outputs, scale: Float[np.ndarray, " n"], *, together: bool = False) -> None:
+    def add(
+        self,
+        images: Images,
+        wanted: Outputs,
+        scale: Float[np.ndarray, " n"],
+        *,
+        together: bool = False,
+        are_given: bool = False,
+    ) -> None:
         """Compare images, of which ``wanted`` is what the model says; raises as :meth:`run` does.
 
-        Verdicts and p-values that differ are refused too, except where rounding explains it.
+        Verdicts and p-values that differ are refused too, except where rounding explains it. Of those that
+        ``are_given`` by a user, which stray is kept in mind.
         """
-        self.hold(wanted, self.run(images, together=together), scale)
+        found = self.run(images, together=together)
+        far = np.flatnonzero(relative_differences(wanted, found, scale) > BOUND)
+        if are_given:
+            self.strayed += [self.given + int(place) for place in far]
+            self.given += len(images)
+        else:
+            self.others_strayed |= bool(len(far))
+        self.hold(wanted, found, scale)
 
     def hold(self, wanted: Outputs, found: Outputs, scale: Float[np.ndarray, " n"]) -> None:
         """Compare what the runtime gave with what the model says, as :meth:`add` does."""
@@ -140,11 +164,11 @@ def compare_good(
     """Compare on images that are not kept, and give what the model says about each."""
     good = list[GoodImage]()
     for batch in batches:
-        for start in range(0, len(batch), _BATCH):
-            images = batch[start : start + _BATCH]
+        for start in range(0, len(batch), BATCH):
+            images = batch[start : start + BATCH]
             wanted, scale = outputs_of(model, taken.seen(images), usual)
             for comparison in comparisons:
-                comparison.add(images, wanted, scale)
+                comparison.add(images, wanted, scale, are_given=True)
             good += [_good_image(images, wanted, scale, index) for index in range(len(images))]
     return good
 
@@ -158,7 +182,7 @@ def outputs_of(
     model: Padim, images: Images, usual: float = 0.0
 ) -> tuple[dict[str, np.ndarray], Float[np.ndarray, " n"]]:
     """What the model says about at most a batch of images, and the scales of their maps."""
-    filled = np.concatenate([images, np.zeros((_BATCH - len(images), *images.shape[1:]), np.uint8)])
+    filled = np.concatenate([images, np.zeros((BATCH - len(images), *images.shape[1:]), np.uint8)])
     scores = score(model, filled)
     fields = {name: getattr(scores, name) for name in ("image_score", "anomaly_map", "p_value", "anomalous", "match")}
     outputs = {name: np.asarray(value)[: len(images)] for name, value in fields.items() if value is not None}

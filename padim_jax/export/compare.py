@@ -179,6 +179,14 @@ def differences(wanted: Outputs, found: Outputs, scale: Float[np.ndarray, " n"])
     )
 
 
+def relative_differences(wanted: Outputs, found: Outputs, scale: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """What :func:`differences` bounds, of each image by itself."""
+    gaps = _gap(wanted["image_score"], found["image_score"])
+    if "anomaly_map" in wanted:
+        gaps = np.maximum(gaps, _gap(wanted["anomaly_map"], found["anomaly_map"]).max(axis=(1, 2)))
+    return _relative(gaps, scale)
+
+
 def hostile_images(size: tuple[int, int]) -> UInt8[np.ndarray, "6 height width 3"]:
     """Images that are far from any good one: black, white, noise, saturated, a ramp, a chessboard of single pixels."""
     rng = np.random.default_rng(0)

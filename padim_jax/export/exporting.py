@@ -18,6 +18,7 @@ from padim_jax.export.examples import MOST_GOOD, choose_examples, keep_first
 from padim_jax.export.fitness import part_fit, refuse_shipped
 from padim_jax.export.folder import refuse_nested, replaced
 from padim_jax.export.inputs import Images, Input, ProgramInput, check_input
+from padim_jax.export.other_poses import advice_by_runtime
 from padim_jax.export.program_model import open_model
 from padim_jax.export.resampling import plan_resampling
 from padim_jax.export.runtimes import DATA, MOST_IMAGES, Format, Precision, open_runtimes
@@ -112,7 +113,9 @@ def export_model(
         ]
         batches = keep_first(taken.read(_CALL, images), first, MOST_GOOD)
         reference, good = compare_with_model(comparisons, fitted, taken, batches, held.usual)
-        fit, unfit = part_fit(_CALL, [comparison.report for comparison in comparisons], format, precision, bound)
+        advice = {} if fitted.alignment is None else advice_by_runtime(_CALL, comparisons, images)
+        reports = [comparison.report for comparison in comparisons]
+        fit, unfit = part_fit(_CALL, reports, format, precision, bound, advice)
         refuse_shipped(_CALL, runtimes, unfit)
         reference.write(folder / REFERENCE)
         digest, examples = model_digest(fitted), choose_examples(first, good, reference)

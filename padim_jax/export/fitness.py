@@ -5,7 +5,7 @@ is held to the bound of 32 bits. Another that strays too far spoils no export, w
 named as unfit. In 32 bits all compute the same, and one that does not says that the program is wrong.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -15,9 +15,16 @@ from padim_jax.export.describe import ExportError
 from padim_jax.export.runtimes import OWN
 from padim_jax.export.shipped import runtimes_of
 
+_ADVICE = "Export another format, or report it"
+
 
 def part_fit(
-    call: str, reports: Sequence[RuntimeReport], exported: str, precision: str, bound: float
+    call: str,
+    reports: Sequence[RuntimeReport],
+    exported: str,
+    precision: str,
+    bound: float,
+    advice: Mapping[str, str] | None = None,
 ) -> tuple[tuple[RuntimeReport, ...], tuple[RuntimeReport, ...]]:
     """The runtimes that a new export may be run in, and those that it must not be.
 
@@ -27,6 +34,7 @@ def part_fit(
       exported: the format.
       precision: of the network.
       bound: of differences relative to the map's scale in runtimes other than the format's own.
+      advice: what to do about a runtime that is beyond its bound, by its name, where more is known of it.
 
     Raises:
       ExportError: the format's own runtime is beyond the bound of 32 bits; or any is in 32 bits; or gives no numbers.
@@ -42,7 +50,7 @@ def part_fit(
         else:
             raise ExportError(
                 f"{call}: {report.name} {report.version} is off by {off:.2g} of the maps' scale, beyond the bound of "
-                f"{allowed:g}; nothing was written. Export another format, or report it"
+                f"{allowed:g}; nothing was written. {(advice or {}).get(report.name, _ADVICE)}"
             )
     return tuple(fit), tuple(unfit)
 
