@@ -155,6 +155,7 @@ def test_factors_of_several_gaussians_stay_as_they_are(tmp_path: Path) -> None:
     certificate = export_model(fitted("shared"), tmp_path / "part", GOOD, precision="int8")
     assert certificate.factor_error is None
     assert certificate.notes == (
+        "whether the 24 images named are those of the fit is not known, since they are arrays",
         "factors are not in integers: several Gaussians at each position are told apart by more than their products",
     )
     found = verify_export(tmp_path / "part", [GOOD[:3]])

@@ -88,7 +88,7 @@ class Certificate:
       hostile: how many others there were.
       factor_error: by how much integers in the factors move a product of theirs, root mean square in its standard
         deviations (:class:`padim_jax.gaussians.integer_products.IntegerWhitening`); None where they are no integers.
-      notes: what became of the model's factors when it was fitted anew, and why, in words.
+      notes: what the model was fitted anew on, and what became of its weights and factors, and why, in words.
       worst_case: what compacting the model changes distances by; None of models that were not, or that do not say so.
       made: when, in UTC.
     """

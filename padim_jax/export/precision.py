@@ -8,6 +8,7 @@ from padim_jax.artifact.layouts import form_of
 from padim_jax.export.describe import ExportError
 from padim_jax.export.inputs import ProgramInput
 from padim_jax.export.integer_factors import FactorsKept, in_integers
+from padim_jax.export.named import Named
 from padim_jax.export.onnx_model import check_exportable
 from padim_jax.export.program_model import ProgramModel, open_model
 from padim_jax.export.refitting import refit, usual_score
@@ -33,8 +34,8 @@ def in_precision(
       images: good ones.
 
     Raises:
-      ExportError: a precision that the format does not have; a model that has no graph; and as of
-        :func:`padim_jax.export.refitting.refit`.
+      ExportError: a precision that the format does not have; a model that has no graph; images that
+        score much higher than the model's own good ones; and as of :func:`padim_jax.export.refitting.refit`.
     """
     if format not in (formats := FORMATS[precision]):
         wanted = " or ".join(map(repr, formats))
@@ -45,9 +46,11 @@ def in_precision(
         images = list(taken.read(_CALL, arrays if places is None else places))
     else:
         images = places  # photos are large, and are read a second time
+    named = Named(f"{_CALL}: precision={precision!r}", places, given.weights)
     good = [taken.seen(batch) for batch in taken.read(_CALL, images, lambda path, text: None)]
+    named.check_good(given.model, good)
     fitted = refit(given.model, good, precision, format)
-    notes, usual = list[str](), usual_score(fitted, good)
+    notes, usual = named.notes(given.model, fitted, sum(map(len, good))), usual_score(fitted, good)
     if form_of(given.model.gaussian)[0] == "low-rank":
         notes.append("the model was of low rank, and is not any more, since it was fitted anew")
     if precision == "int8":

@@ -1,10 +1,13 @@
 """What a program is made of: the model as it scores, and the numbers that the file stores of it."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from padim_jax.artifact import load, load_quantised, load_worst_case
 from padim_jax.artifact.compaction import Compacted
+from padim_jax.artifact.manifest import read_manifest
 from padim_jax.gaussians.integer_products import IntegerWhitening
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.gaussians.worst_case import WorstCase
@@ -26,6 +29,7 @@ class ProgramModel:
         was not compacted.
       notes: what the export changed or kept that nobody asked for, in words.
       usual: as of :func:`padim_jax.export.compare.map_scales`; 0 where nothing says it.
+      weights: of the files that it was fitted on, by the digests of their content; None where they are not known.
     """
 
     model: Padim
@@ -33,6 +37,7 @@ class ProgramModel:
     worst_case: tuple[float, WorstCase] | None = None
     notes: tuple[str, ...] = ()
     usual: float = 0.0
+    weights: Mapping[str, float] | None = None
 
     @property
     def factor_error(self) -> float | None:
@@ -53,5 +58,7 @@ def open_model(model: Padim | Compacted | Place) -> ProgramModel:
         worst = None if model.worst is None else (model.max_error, model.worst)
         return ProgramModel(model.model, model.quantised, worst)
     if isinstance(model, str | os.PathLike):
-        return ProgramModel(load(model), load_quantised(model), load_worst_case(model))
+        opened = ProgramModel(load(model), load_quantised(model), load_worst_case(model))
+        images = read_manifest(Path(model)).get("images")  # which deployed forms may lack
+        return replace(opened, weights=images) if isinstance(images, dict) and images else opened
     raise TypeError(f"{_CALL}: model is of type {type(model).__name__}, wanted a model or the folder of one")
