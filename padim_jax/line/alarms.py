@@ -3,6 +3,9 @@
 An alarm and who is to get it are recorded in one step, by the last decision that was looked at. It waits in the outbox
 as that decision would (:mod:`padim_jax.line.outbox`), under the name of an output of its own
 (:class:`padim_jax.line.outputs.drift_events.DriftEvents`), so it is handed on at least once, and kept until then.
+
+Who only says alarms, as a service does in its log, keeps marks of its own instead, so that of a service and a watch on
+one store each tells, whoever looks first.
 """
 
 import hashlib
@@ -11,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from padim_jax.line.database import Database
-from padim_jax.line.drift import Alarm, Drift
+from padim_jax.line.drift import Alarm, Drift, Quantity
 from padim_jax.line.drift_words import offer, sentences
 from padim_jax.line.records import time_text
 from padim_jax.runs.tables import escape_bytes
@@ -72,6 +75,45 @@ class Alarms:
         for (text,) in self._database.read("SELECT event FROM alarms WHERE sequence = ?", sequence):
             return json.loads(text)
         return None
+
+    def untold(self, teller: str, drift: Drift) -> list[Alarm]:
+        """Changes that a teller has not marked as told, in their order; which are new is as for :meth:`record`.
+
+        Args:
+          teller: who tells, such as ``serve``; each has marks of its own, and :meth:`record` neither reads nor sets
+            them.
+          drift: of a source of a state of a model.
+
+        Raises:
+          StoreError: the store can't be read.
+        """
+        query = "SELECT quantity, sequence FROM told WHERE teller = ? AND model = ? AND model_digest = ?"
+        told = dict(self._database.read(query, teller, escape_bytes(drift.model), drift.model_digest))
+        return [one for one in drift.alarms if one.since.sequence > told.get(_mark(drift, one.quantity), 0)]
+
+    def mark(self, teller: str, drift: Drift) -> None:
+        """Mark all changes of a drift as told by a teller, until retention has deleted the decisions they were seen at.
+
+        Args:
+          teller: as of :meth:`untold`.
+          drift: likewise.
+
+        Raises:
+          StoreError: it can't be written; nothing is marked.
+        """
+        whose = teller, escape_bytes(drift.model), drift.model_digest
+        rows = [(*whose, _mark(drift, one.quantity), one.at.sequence) for one in drift.alarms]
+        query = (
+            "INSERT INTO told (teller, model, model_digest, quantity, sequence) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET sequence = max(sequence, excluded.sequence)"
+        )
+        with self._database.transaction() as connection:
+            connection.executemany(query, rows)
+
+
+def _mark(drift: Drift, quantity: Quantity) -> str:
+    """A quantity of a source; JSON, because the sources that are followed together are null and have no name."""
+    return json.dumps([drift.source, quantity.kind, quantity.place])
 
 
 def _key(finding: dict[str, Any]) -> tuple[str, Any]:

@@ -133,6 +133,8 @@ def _delete(connection: sqlite3.Connection, which: str, value: str | int, correc
     these = "WHERE sequence IN (SELECT sequence FROM chosen)"
     last = "SELECT coalesce(max(sequence), 0) FROM chosen"
     connection.execute(f"UPDATE deleted SET last = max(last, ({last}))")
+    # whoever looks from now on begins after that decision, and can't find again what was told by then
+    connection.execute("DELETE FROM told WHERE sequence <= (SELECT last FROM deleted)")
     columns = "id, source, item, stamp, image_digest, model, sequence"
     connection.execute(
         f"INSERT OR IGNORE INTO retired ({columns}) SELECT {columns} FROM decisions {these} AND stamp != ''"

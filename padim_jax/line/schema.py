@@ -114,8 +114,18 @@ ALTER TABLE changes ADD COLUMN gone TEXT;
 _SEVENTH = """
 CREATE INDEX decisions_count ON decisions (model, verdict);
 """  # verdicts of a model are counted, as its page does every other second, without reading its decisions
-# each leads from the schema of its index to the next one
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH)
+_EIGHTH = """
+CREATE TABLE told (
+    teller TEXT NOT NULL,
+    model TEXT NOT NULL,
+    model_digest TEXT NOT NULL,
+    quantity TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    PRIMARY KEY (teller, model, model_digest, quantity)
+) STRICT, WITHOUT ROWID;
+"""  # told: where each teller's last alarm of a quantity of a source, as JSON, was seen; older services forgot it
+# each leads from its index's schema to the next one
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH)
 
 
 class StoreError(OSError):

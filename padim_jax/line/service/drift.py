@@ -14,9 +14,13 @@ with extra("serve"):
     from starlette.requests import Request
     from starlette.responses import Response
 
+_TELLER = "serve"
+
 
 class DriftNews:
-    """Says what is new of drift, once for each change.
+    """Says what is new of drift: each change once, also after a restart, whatever a watch on the same store has told.
+
+    It is marked in the store after it was said, so a process that dies in between says it once more.
 
     Args:
       remark: told in a sentence.
@@ -26,13 +30,22 @@ class DriftNews:
         self._remark, self._said = remark, set[tuple[object, ...]]()
 
     def tell(self, store: Store, drift: Drift) -> None:
-        """Say what was not said yet."""
+        """Say what was not said yet.
+
+        Raises:
+          StoreError: what was said before can't be read, or what was said now can't be marked.
+        """
         whose = drift.model, drift.model_digest, drift.source
-        new = [one for one in drift.alarms if (*whose, one.quantity, one.number) not in self._said]
-        self._said |= {(*whose, one.quantity, one.number) for one in new}
+        known = {(*whose, one.quantity, one.number) for one in drift.alarms}
+        if known <= self._said:  # also where retention has taken marks away together with decisions
+            return
+        untold = store.alarms.untold(_TELLER, drift)
+        new = [one for one in untold if (*whose, one.quantity, one.number) not in self._said]
+        self._said |= known
         if new:
             changes = "; ".join(sentences(new))
             self._remark(f"{drift.model} has drifted on images of {drift.source_name}: {changes}; {CAUSES}")
+            store.alarms.mark(_TELLER, drift)
 
 
 class Drifts:
