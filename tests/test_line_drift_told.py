@@ -88,8 +88,9 @@ def test_sources_that_are_followed_together_are_no_source_of_their_name(
 ) -> None:
     monkeypatch.setattr("padim_jax.line.drift.MOST_SOURCES", 1)
     with Store.open(tmp_path / "l.db") as store:
-        store.record(drifted("caf\udce9", "m0", source="(others)"))
-        store.record(drifted("caf\udce9", "m0", seed=9, source="caf\udce9"))
+        own = drifted("caf\udce9", "m0", source="(others)")
+        other = drifted("caf\udce9", "m0", seed=9, source="caf\udce9")
+        store.record(one for pair in zip(own, other, strict=True) for one in pair)
         assert len(said(store)) == 2
         assert said(store) == []
 
