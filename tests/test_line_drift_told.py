@@ -30,6 +30,7 @@ def said(store: Store, news: DriftNews | None = None, remarks: list[str] | None 
 DARKER = "m has drifted on images of /in: the images are darker"
 
 
+@pytest.mark.slow
 def test_a_restart_says_it_no_more(tmp_path: Path) -> None:
     model, path = fit_model(tmp_path / NAME), tmp_path / "line.db"
     with Store.open(path) as store:
@@ -107,6 +108,20 @@ def test_one_that_dies_before_the_mark_says_it_again(tmp_path: Path) -> None:
         with pytest.raises(Killed):
             said(store, DriftNews(die))
         assert said(store) == [DARKER]
+
+
+def test_a_mark_that_cannot_be_written_is_said_and_nothing_else_ends(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "l.db") as store:
+        store.record(drifted("m", "m0"))
+        store._database._connection.execute("PRAGMA query_only = ON")
+        remarks = list[str]()
+        news = DriftNews(remarks.append)
+        assert len(said(store, news, remarks)) == 2
+        assert remarks[1].startswith("the next start says this of m again, for it can't be noted: store: ")
+        assert said(store, news, remarks) == []
+        store._database._connection.execute("PRAGMA query_only = OFF")
+        assert said(store) == [DARKER]
+        assert said(store) == []
 
 
 def test_retention_takes_the_marks_away_with_what_can_be_found_again(tmp_path: Path) -> None:

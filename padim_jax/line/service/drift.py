@@ -6,6 +6,7 @@ from padim_jax.lazy import extra
 from padim_jax.line.drift import KINDS, RATE, Drift
 from padim_jax.line.drift_words import CAUSES, record, sentences
 from padim_jax.line.observer import EVERY, Observer
+from padim_jax.line.schema import StoreError
 from padim_jax.line.service.metrics import Labels
 from padim_jax.line.service.replies import JSONResponse
 from padim_jax.line.store import Store
@@ -32,8 +33,10 @@ class DriftNews:
     def tell(self, store: Store, drift: Drift) -> None:
         """Say what was not said yet.
 
+        Where it can't be marked, that is said too, and drift is looked for all the same.
+
         Raises:
-          StoreError: what was said before can't be read, or what was said now can't be marked.
+          StoreError: what was said before can't be read.
         """
         whose = drift.model, drift.model_digest, drift.source
         known = {(*whose, one.quantity, one.number) for one in drift.alarms}
@@ -45,7 +48,10 @@ class DriftNews:
         if new:
             changes = "; ".join(sentences(new))
             self._remark(f"{drift.model} has drifted on images of {drift.source_name}: {changes}; {CAUSES}")
-            store.alarms.mark(_TELLER, drift)
+            try:
+                store.alarms.mark(_TELLER, drift)
+            except StoreError as error:
+                self._remark(f"the next start says this of {drift.model} again, for it can't be noted: {error}")
 
 
 class Drifts:
