@@ -11,6 +11,7 @@ import pytest
 
 import padim_jax as padim
 from padim_jax.artifact.manifest import manifest_checksum, read_manifest
+from padim_jax.artifact.ownership import MARKER
 from padim_jax.cli import main
 from padim_jax.images.folder import digest_file
 from padim_jax.line.changes import Changes
@@ -159,6 +160,7 @@ def test_images_of_the_fit_are_taken_out_by_their_files(
     assert [one["name"] for one in found["removed"]] == [path.name for path in gone]
     assert found["threshold_after"] < found["threshold"]
     assert found["judged"] == 1
+    assert [path.name for path in (tmp_path / "line.db.received").iterdir()] == [MARKER]  # where they were meanwhile
     assert (models / NAME / "model.json").read_bytes() == before
     assert post(f"{LEARNING}/apply", proposal=found["proposal"]).status_code == 200
     again = f"{service.score}?item=again"

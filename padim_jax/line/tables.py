@@ -59,6 +59,9 @@ def export(decisions: Iterable[Decision], path: Path, call: str = "results") -> 
     Returns:
       How many decisions are in it. They are read as they are written, not held.
 
+    A process that is killed meanwhile leaves what it has written as ``.NAME.LETTERS.tmp`` beside ``path``. The folder
+    is not padim's and nothing in it is locked, so that file is never removed by itself.
+
     Raises:
       ValueError: another suffix than .csv, .jsonl or .parquet.
       NotOurs: something is there that is no such table.

@@ -35,6 +35,10 @@ class BadFolder:
     from before their decision is recorded until they are handed on, by whichever process. Those of a video that a
     process which died had not put there are read from the video again, all in one pass.
 
+    A process that is killed while it writes may leave a file ``.NAME.DIGITS.tmp`` or ``.NAME.tmp`` for ever. Watches
+    may share the folder, so it is not locked while they write, and nobody can know which of these are left over: they
+    are for people to remove while no watch runs.
+
     Args:
       path: of the folder; it is marked as padim's, so that nothing in it is taken for an image of a part.
       judge: judges an image again for its picture, where that was not drawn before the process died.

@@ -1,10 +1,9 @@
 """The routes by which images are to be taken out of a model: those of decisions, or files that somebody sends.
 
 They propose, and :mod:`padim_jax.line.service.proposals` does it. A file that was sent is kept only while the change is
-computed.
+computed, in ``STORE.received``.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from padim_jax.line.service.decisions import known
 from padim_jax.line.service.front import read_body
 from padim_jax.line.service.limits import ServiceLimits
 from padim_jax.line.service.proposals import Proposals
+from padim_jax.line.service.received import Received
 from padim_jax.line.service.uploads import Names, Refusal, check_readable, read_photos
 
 with extra("serve"):
@@ -29,10 +29,14 @@ class Forgetting:
     Args:
       proposals: where it is kept until somebody says that it is to be made.
       limits: of what is sent.
+
+    Raises:
+      OSError: files that an earlier service has received, and left, can't be removed.
     """
 
     def __init__(self, proposals: Proposals, limits: ServiceLimits) -> None:
         self._proposals, self._limits, self._is_receiving = proposals, limits, False
+        self._received = Received(proposals.store.path.with_name(f"{proposals.store.path.name}.received"))
 
     async def decisions(self, request: Request) -> Response:
         """Compute what the model would be without the photos of some decisions, and what that changes."""
@@ -63,12 +67,8 @@ class Forgetting:
             self._is_receiving = False
 
     def _forget(self, name: str, path: Path, photos: Sequence[Photo]) -> Removal:
-        with tempfile.TemporaryDirectory(prefix="padim-") as folder:
-            gone = list[Named]()
-            for index, photo in enumerate(photos):
-                file = Path(folder, f"{index}.photo")  # no part of a request is part of a path
-                file.write_bytes(photo.content or b"")
-                gone.append(Named(photo.item, photo.digest, file))
+        with self._received.files([photo.content or b"" for photo in photos]) as files:
+            gone = [Named(photo.item, photo.digest, file) for photo, file in zip(photos, files, strict=True)]
             return self._propose(name, path, gone)
 
     def _find(self, name: str, ids: Sequence[str]) -> list[Named]:

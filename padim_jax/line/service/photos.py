@@ -2,7 +2,8 @@
 
 A folder beside the store, marked as padim's: each photo once, by the digest of its bytes, and a transparent picture of
 each decision's map. A picture goes with its decision, a photo with the last decision on it. Names come from decisions
-in the store, whose ids and digests are hexadecimal digits: no part of a request is part of a path.
+in the store, whose ids and digests are hexadecimal digits: no part of a request is part of a path. A service that is
+killed may leave a file half written; the next one removes it.
 """
 
 import io
@@ -26,6 +27,7 @@ from weights_conversion.atomic import write_atomically
 
 _SHOWN_AS_THEY_ARE = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}  # others are converted
 _NAME = re.compile(r"([0-9a-f]{32})\.(photo|[0-9a-f]{32}\.png)")
+_DRAFT = re.compile(rf"\.{_NAME.pattern}\.[0-9]+\.tmp")  # as write_atomically calls what it has not finished
 _LONGEST_SIDE = 768  # pixels of a picture of a map
 _OPACITY = 160  # of the hottest colour, of 255
 
@@ -126,6 +128,9 @@ class Photos:
 
     def _find(self) -> None:
         """Take over what an earlier service kept."""
+        for path in list(self._folder.iterdir()):
+            if _DRAFT.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink()  # of a service that was killed: nobody else holds the lock
         names = [path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
         photos = {name.removesuffix(".photo") for name in names if name.endswith(".photo")}
         found = list[tuple[int, str, str]]()
