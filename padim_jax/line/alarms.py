@@ -35,8 +35,8 @@ class Alarms:
         """Record what of a drift is new, and who is to get it; gives the event, None where nothing is new.
 
         A change that began before the last one that was told of the same quantity, source and state was seen is not
-        new, as where retention has moved the beginning since. Nothing is recorded where the last decision is gone: it
-        will be by a later one.
+        new, as where retention has moved the beginning since. Nothing is recorded where the last decision is gone, or
+        has told of an alarm already: it will be by a later one.
 
         Args:
           drift: of a source of a state of a model.
@@ -51,15 +51,18 @@ class Alarms:
         state = escape_bytes(drift.model), drift.model_digest, source
         with self._database.transaction() as connection:
             told = connection.execute(
-                "SELECT sequence, event FROM alarms WHERE model = ? AND model_digest = ? AND source IN (?, '')", state
+                "SELECT event FROM alarms WHERE model = ? AND model_digest = ? AND source IN (?, '')", state
             ).fetchall()
             last = dict[tuple[str, Any], int]()
-            for _, event in told:
-                for finding in json.loads(event)["findings"]:
+            for (text,) in told:
+                event = json.loads(text)
+                # a source may be called as those that are followed together are; older events tell of all sources
+                for finding in event["findings"] if event.get("source", drift.source) == drift.source else ():
                     last[_key(finding)] = max(finding["alarm"]["sequence"], last.get(_key(finding), 0))
             new = [one for one in drift.alarms if one.since.sequence > last.get(_key(one.record()), 0)]
             is_there = connection.execute("SELECT 1 FROM decisions WHERE sequence = ?", (sequence,)).fetchone()
-            if not new or not is_there or sequence in {at for at, _ in told}:
+            is_taken = connection.execute("SELECT 1 FROM alarms WHERE sequence = ?", (sequence,)).fetchone()
+            if not new or not is_there or is_taken:
                 return None
             now = time_text(self._clock())
             found = _event(drift, new, now)
