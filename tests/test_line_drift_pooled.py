@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from padim_jax.line.drift import OTHERS, find_drifts
+from padim_jax.line.drift_words import record
 from padim_jax.line.store import Store
 from tests.test_line_drift_events import drifted
 
@@ -31,7 +32,8 @@ def test_a_source_that_is_called_as_they_are_and_they_are_told_by_themselves(
 ) -> None:
     fill(store, OTHERS, "b")
     drifts = find_drifts(store.scores())[:: -1 if is_pooled_first else 1]
-    assert {one.source_name for one in drifts} == {OTHERS}
+    assert {record(one)["source_name"] for one in drifts} == {OTHERS}
+    assert {record(one)["source"] for one in drifts} == {None, OTHERS}
     events = [store.alarms.record(drift) for drift in drifts]
     assert [event["source"] for event in events if event is not None] == [drift.source for drift in drifts]
     assert [store.alarms.record(drift) for drift in drifts] == [None, None]
@@ -50,3 +52,11 @@ def test_an_alarm_of_a_source_that_has_told_it_among_the_others_waits_for_a_late
     event = store.alarms.record(find_drifts(store.scores(source="b"))[0])
     assert event is not None
     assert event["source"] == "b"
+
+
+def test_after_a_restart_other_sources_may_be_the_first_ones(store: Store) -> None:
+    steady = drifted("m", "m0", 30)
+    store.record([replace(steady[0], source="a"), *(replace(one, source="b") for one in steady[1:])])
+    assert [one.source for one in find_drifts(store.scores())] == ["a", None]
+    rest = list(store.scores())[1:]  # retention has deleted all of a
+    assert [one.source for one in find_drifts(rest)] == ["b"]

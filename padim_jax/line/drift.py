@@ -278,7 +278,10 @@ class DriftTests:
     """Follows the images of every source of every state of every model.
 
     Of a state of a model, the first :data:`MOST_SOURCES` sources are followed each by itself, and all others together
-    as None, so that names which clients make up take no more memory and numbers than that.
+    as None, so that names which clients make up take no more memory and numbers than that. The first ones are those
+    whose first decisions come first among those that are added here, and they keep their places. Another one of these,
+    as after a restart, counts anew from what it is given: where retention has deleted the first decisions since, a
+    source may be followed with the others that was followed by itself before, or the reverse, and begins anew there.
 
     Args:
       rate: of false alarms, in (0, 1): the probability that there is ever one for a source of a state of a model that

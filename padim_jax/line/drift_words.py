@@ -60,8 +60,9 @@ def offer(drift: Drift) -> dict[str, str]:
 
 
 def record(drift: Drift) -> dict[str, Any]:
-    """Drift as JSON has it, with its words."""
-    return drift.record() | {"words": sentences(drift.alarms), "offer": offer(drift) if drift.alarms else {}}
+    """Drift as JSON has it, with its words, and its source as it is shown where ``source`` may be None."""
+    words = {"words": sentences(drift.alarms), "offer": offer(drift) if drift.alarms else {}}
+    return drift.record() | {"source_name": drift.source_name} | words
 
 
 def _at(alarm: Alarm) -> tuple[int, int] | None:

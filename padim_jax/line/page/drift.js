@@ -23,7 +23,7 @@ export function number(value) {
 const times = (finding) => (finding.change > 1 ? ` (change ${finding.change})` : "");
 const change = (finding) => (finding.alarm ? `${finding.is_higher ? "▲ higher" : "▼ lower"}${times(finding)}` : "none");
 const key = (one) => JSON.stringify([one.model, one.source]);
-const label = (one) => `${one.model}, ${one.source ?? "(others)"}${one.has_drifted ? ": drifted" : ""}`;
+const label = (one) => `${one.model}, ${one.source_name}${one.has_drifted ? ": drifted" : ""}`;
 
 function cell(text, { name = "td", className = "" } = {}) {
   const made = document.createElement(name);

@@ -171,7 +171,12 @@ def openapi(version: str) -> dict[str, Any]:
             "/corrections/{number}/undo": {
                 "post": _change("Undo a correction.", _parameters(("number",), {}, change), {"who": correction["who"]})
             },
-            "/drift": {"get": _get("Whether the images of each model have drifted: in what, where and since when.")},
+            "/drift": {
+                "get": _get(
+                    "Whether the images of each source of each model have drifted: in what, where and since when. "
+                    "source is null where some are followed together, and source_name is what to show in either case."
+                )
+            },
             "/healthz": {"get": _get("Whether the process serves at all; needs no token.")},
             "/readyz": {"get": _get("Whether models are loaded and compiled; needs no token.", (), ("503",))},
             "/metrics": {"get": _get("Numbers of the service, as Prometheus reads them.")},
