@@ -192,7 +192,7 @@ def test_in_eight_bits_it_is_what_the_model_that_was_fitted_anew_gives(align: An
     np.testing.assert_array_equal(again.alignment.image, aligned(align).alignment.image)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("files", [True, False])
+@pytest.mark.parametrize("files", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_an_image_of_which_a_runtime_takes_another_pose_is_named(
     files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
