@@ -5,7 +5,6 @@ import json
 import lzma
 import tracemalloc
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from padim_jax.line.appearance import FIGURES, GRID, Appearance
 from padim_jax.line.drift import MOST_SOURCES, OTHERS, QUANTITIES, Drift, DriftTests, find_drifts
 from padim_jax.line.drift_words import offer, place_name, sentences
 from padim_jax.line.martingale import Martingale
-from padim_jax.line.ranks import Ranks, ranks
 from padim_jax.line.records import Decision
 from padim_jax.line.store import Store
 from tests.test_cli import run
@@ -64,60 +62,6 @@ def test_all_quantities_together_give_no_more_false_alarms_than_stated() -> None
     rate, runs = 0.2, 60
     count = sum(bool(find_drifts(pictured(figures(300, 100 + run), f"{run}"), rate)[0].alarms) for run in range(runs))
     assert count <= stats.binom.ppf(0.999, runs, rate)
-
-
-def test_the_ranks_of_any_numbers_in_any_order_are_uniform() -> None:
-    rng = np.random.default_rng(1)
-    for numbers in (rng.gamma(0.5, size=4000), rng.integers(0, 4, 4000).astype(float)):  # ties too
-        found = ranks(zip(numbers, rng.random(4000), strict=True))
-        assert stats.kstest(found, "uniform").pvalue > 1e-4
-        assert abs(np.corrcoef(found[:-1], found[1:])[0, 1]) < 0.05
-
-
-@pytest.mark.parametrize("sizes", [[1] * 40, [600], [3, 0, 290, 7, 300]])
-def test_ranks_are_those_of_the_formula_in_blocks_of_any_size(sizes: list[int]) -> None:
-    rng, tracker = np.random.default_rng(2), Ranks()
-    numbers, u = rng.integers(0, 50, sum(sizes)).astype(float), rng.random(sum(sizes))
-    ends = np.cumsum([0, *sizes])
-    found = np.concatenate([tracker.add(numbers[a:b], u[a:b]) for a, b in pairwise(ends)])
-    brute = [
-        ((numbers[:t] > numbers[t]).sum() + u[t] * (1 + (numbers[:t] == numbers[t]).sum())) / (t + 1)
-        for t in range(len(numbers))
-    ]
-    np.testing.assert_allclose(found, brute)
-
-
-def test_ranks_among_a_sample_are_independent_uniform_and_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("padim_jax.line.ranks.MOST", 16)  # so that much is forgotten
-    rng, runs, n = np.random.default_rng(4), 400, 300
-    found = np.empty((runs, n))
-    for row in range(runs):
-        tracker = Ranks(np.random.default_rng((4, row)))
-        found[row] = tracker.add(rng.gamma(0.5, size=n), rng.random(n))
-        assert len(tracker._before) <= 16
-    assert stats.kstest(found[:, 200:].ravel(), "uniform").pvalue > 1e-4
-    for lag in (1, 2, 8, 16, 40):
-        assert abs(np.corrcoef(found[:, lag:].ravel(), found[:, :-lag].ravel())[0, 1]) < 4 / (runs * (n - lag)) ** 0.5
-    assert np.var(found[:, 16:].mean(1)) == pytest.approx(1 / 12 / (n - 16), rel=0.3)
-    for rate in (0.05, 0.2):
-        reached = (Martingale(runs).bet(found.T).value >= 1 / rate).any(0)
-        assert reached.sum() <= stats.binom.ppf(0.999, runs, rate)
-
-
-def test_what_is_forgotten_is_the_same_in_parts_and_a_change_is_found_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("padim_jax.line.ranks.MOST", 200)
-    numbers = figures(1500, 8)
-    numbers[1000:, 1] -= 2
-    decisions = pictured(numbers)
-    whole, tests = find_drifts(decisions), DriftTests()
-    for start in range(0, 1500, 17):
-        tests.add(decisions[start : start + 17])
-    assert tests.found() == whole
-    assert alarms(whole[0]) == {("brightness", None): False}
-    (test,) = tests._tests.values()
-    assert max(len(each._before) for each in test._ranks) <= 200
 
 
 def test_the_mean_capital_of_one_who_bets_on_nothing_stays_one() -> None:

@@ -2,9 +2,8 @@
 
 import json
 import lzma
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +11,12 @@ import pytest
 
 from padim_jax.cli import main
 from padim_jax.line.courier import Courier
-from padim_jax.line.drift import Drift, DriftTests, find_drifts
+from padim_jax.line.drift import Drift, find_drifts
 from padim_jax.line.judge import Judge
-from padim_jax.line.observer import Observer
 from padim_jax.line.outputs.drift_events import DriftEvents
 from padim_jax.line.outputs.output import Output, hand_on
 from padim_jax.line.outputs.webhook import Webhook
-from padim_jax.line.records import Decision, Scored
-from padim_jax.line.schema import StoreError
+from padim_jax.line.records import Decision
 from padim_jax.line.sources.folder import Folder
 from padim_jax.line.store import Store
 from padim_jax.line.verdict import Rates
@@ -30,7 +27,7 @@ from tests.receiver import Receiver
 from tests.test_line_crash import start
 from tests.test_line_drift import figures, pictured
 from tests.test_line_store import DAY, Clock
-from tests.test_line_watch import WAIT, wait_for
+from tests.test_line_watch import wait_for
 
 RATES = Rates(None, 0.2)
 OLD = Path(__file__).parent / "line-schema-3.db.xz"  # of the last version that followed all sources together
@@ -243,69 +240,6 @@ def test_what_waits_for_it_is_kept_by_retention_and_can_be_abandoned(
     assert "1 decisions that waited for drift webhook x are given up" in capsys.readouterr().out
 
 
-def test_an_observer_sees_what_comes_and_looks_once_more_at_its_end(store: Store) -> None:
-    decisions, told, said = drifted("m", "m0"), list[str](), list[str]()
-    store.record(decisions[:150])
-    observer = Observer(store, lambda _, drift: told.append(drift.model), said.append, every=0.02)
-    wait_for(lambda: observer.drifts and observer.drifts[0].images == 150)
-    store.record(decisions[150:160])
-    wait_for(lambda: observer.drifts[0].images == 160)
-    assert told == []
-    store.record(decisions[160:])
-    observer.end()
-    assert observer.drifts == find_drifts(store.scores())
-    assert set(told) == {"m"}
-    assert said == []
-
-
-@pytest.mark.parametrize("is_stuck", [False, True])
-def test_a_last_look_that_is_cut_off_is_said_and_what_was_seen_by_then_is_told(
-    store: Store, monkeypatch: pytest.MonkeyPatch, is_stuck: bool
-) -> None:
-    made, looking, said, told = threading.Event(), threading.Event(), list[str](), list[str]()
-    store.record(drifted("m", "m0", 300))
-
-    class Slow(DriftTests):
-        """The end comes while the first part is looked at."""
-
-        def add(self, decisions: Iterable[Decision | Scored]) -> None:
-            super().add(decisions)
-            looking.set()
-            made.wait(WAIT)
-            observer._wake.wait(WAIT)
-            if is_stuck:
-                wait_for(lambda: said)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("padim_jax.line.observer.DriftTests", Slow)
-        patch.setattr("padim_jax.line.observer._TOGETHER", 290)
-        patch.setattr("padim_jax.line.observer._FAREWELL", -1.0)
-        patch.setattr("padim_jax.line.observer._MOMENT", 1.1 if is_stuck else WAIT)
-        observer = Observer(store, lambda _, drift: told.append(drift.model), said.append)
-        made.set()
-        looking.wait(WAIT)
-        observer.end()
-        observer._thread.join(WAIT)
-    assert said == [
-        f"decisions after number {0 if is_stuck else 290} were not looked at for drift before the end; the next start "
-        f"looks at them, and so does padim drift {store.path}"
-    ]
-    assert told == ["m"]
-    again = Observer(store, lambda _, drift: told.append(drift.model), said.append)  # the next start
-    again.end()
-    assert again.drifts == find_drifts(store.scores())
-    assert len(said) == 1
-
-
-def test_an_observer_whose_store_fails_says_so_and_nothing_else_ends(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = list[str]()
-    monkeypatch.setattr(Store, "scores", lambda *given, **options: 1 / 0)
-    Observer(store, lambda *given: None, said.append).end()
-    assert said == ["nobody looks for drift any more until the next start: division by zero"]
-
-
 @pytest.mark.parametrize(("notified", "kinds"), [((), "both"), (("bad",), "decision"), (("drift",), "event")])
 def test_notify_chooses_decisions_or_drift(
     tmp_path: Path, judge: Judge, server: Receiver, notified: tuple[str, ...], kinds: str
@@ -385,49 +319,3 @@ def test_a_decision_that_has_no_alarm_sends_nothing(store: Store, server: Receiv
     store.record(drifted("m", "m0", 3), lambda _: [output.name])
     assert hand_on(store, output, {}, pytest.fail) == 0
     assert server.got == []
-
-
-def test_a_look_that_fails_is_made_good_by_the_next_one_and_said_once(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said, failed, scores = list[str](), threading.Semaphore(0), Store.scores
-    decisions = drifted("m", "m0")
-    store.record(decisions[:150])
-    observer = Observer(store, lambda *given: None, said.append, every=0.02)
-    wait_for(lambda: observer.drifts and observer.drifts[0].images == 150)
-
-    def locked(*given: object, **options: object) -> Iterator[Scored]:
-        failed.release()
-        raise StoreError("store: another process has been writing it for 30 s")
-
-    before = observer.looked
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "scores", locked)
-        for _ in range(3):
-            assert failed.acquire(timeout=WAIT)
-        time.sleep(0.01)
-        store.record(decisions[150:])
-        looked = observer.looked
-    wait_for(lambda: observer.drifts[0].images == len(decisions))
-    observer.end()
-    assert observer.drifts == find_drifts(scores(store))
-    assert before <= looked < observer.looked
-    assert said == [
-        "drift could not be looked for, which is tried again every 0.02 s: store: another process has been writing it for "
-        "30 s",
-        "drift is looked for again, in all that was decided meanwhile",
-    ]
-
-
-def test_a_last_look_that_fails_says_what_was_not_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = list[str]()
-
-    def locked(*given: object, **options: object) -> Iterator[Scored]:
-        raise StoreError("store: locked")
-
-    monkeypatch.setattr(Store, "scores", locked)
-    Observer(store, lambda *given: None, said.append).end()
-    assert [text.split()[0] for text in said] == ["drift", "decisions"]
-    assert said[0].startswith("drift could not be looked for")
-    assert said[0].endswith(": store: locked")
-    assert "decisions after number 0 were not looked at for drift before the end" in said[1]
