@@ -41,7 +41,8 @@ def calibrate_command() -> None:
 
     Images that MODEL was fitted on are each scored by the model of all the others; images it was not fitted on are
     scored as they are (split-conformal: exact p-values). A mix of the two is refused, and so are images that score much
-    higher than the model's own good ones do. MODEL as it was before is kept: padim undo brings it back.
+    higher than the model's own good ones do, or much lower, as copies of those that it was fitted on would. MODEL as it
+    was before is kept: padim undo brings it back.
 
     --threshold sets the threshold of a calibrated MODEL by hand, as one found on labelled images; p-values stay as they
     are, and --false-alarm-rate goes back to a threshold from good images.
