@@ -179,6 +179,7 @@ def test_left_out_scores_are_those_of_refits_to_the_same_reference(model: padim.
         np.testing.assert_allclose(left_out.anomaly_map[k], expected.anomaly_map[0], rtol=5e-3, atol=0.02)
 
 
+@pytest.mark.slow
 def test_an_image_without_the_part_is_anomalous_and_says_how_it_matches(calibrated: padim.Padim) -> None:
     rng = np.random.default_rng(1)
     empty = np.clip(rng.normal(90, 3, (1, SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
@@ -366,6 +367,7 @@ def test_parts_that_are_not_turned_are_only_shifted(lite0: padim.Backbone) -> No
     assert float(fitted.alignment.poses(jnp.asarray(shifted)).quality.min()) > 0.7
 
 
+@pytest.mark.slow
 def test_an_image_that_is_judged_nowhere_is_anomalous(model: padim.Padim) -> None:
     roi = np.zeros(ALIGNED.crop, bool)
     roi[26:38, 2:10] = True  # which lies outside of a photo whose part lies far to the left

@@ -45,6 +45,7 @@ def run(*words: object) -> None:
     assert main(list(map(str, words))) == 0
 
 
+@pytest.mark.slow
 def test_commands_fit_and_score_as_python_does(folder: Path, lite0: padim.Backbone) -> None:
     expected = padim.score(padim.calibrate(padim.fit(lite0, [GOOD], ALIGNED), [GOOD]), TURNED)
     run("score", folder / "model", folder / "test", "--out", folder / "scores", "--maps", "crop")
@@ -119,6 +120,7 @@ def test_the_detector_aligns(lite0: padim.Backbone) -> None:
         padim.PadimDetector(lite0, config=ALIGNED).partial_fit(GOOD)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_with_its_reference(folder: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     from padim_jax.images import find_images
     from padim_jax.runs.checkpoint import Checkpoint, identity

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import padim_jax as padim
+from padim_jax.artifact.loading import restore_backbone
 from padim_jax.backbones import BACKBONES, DownloadError, backbone_parameters, weights
 from padim_jax.backbones.layers import pad
 from padim_jax.backbones.spec import Download
@@ -146,6 +147,14 @@ def test_a_missing_package_of_weights_says_what_installs_it(name: str, install: 
 def test_wrong_input(lite0: padim.Backbone, tmp_path: Path, call, error, words: str) -> None:
     with pytest.raises(error, match=words):
         call(lite0, tmp_path)
+
+
+def test_weights_of_a_model_that_are_not_finite_are_refused(small_model: padim.Padim, tmp_path: Path) -> None:
+    stored = {f"backbone.{path}": array for path, array in backbone_parameters(small_model.backbone).items()}
+    broken = min(stored)
+    stored[broken] = np.full_like(stored[broken], np.nan)
+    with pytest.raises(padim.ArtifactError, match=rf"not finite: {broken.removeprefix('backbone.')}"):
+        restore_backbone(tmp_path, small_model.embedding, stored)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

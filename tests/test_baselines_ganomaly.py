@@ -35,6 +35,7 @@ def parts(trained: ganomaly.Ganomaly) -> dict[str, np.ndarray]:
     return {name: np.asarray(part, np.float64) for name, part in compute(trained.parameters).items()}
 
 
+@pytest.mark.slow
 def test_the_losses_are_the_paper_s(trained: ganomaly.Ganomaly, parts: dict[str, np.ndarray]) -> None:
     recipe, key = ganomaly._Recipe(SETTINGS), jax.random.key(0)
     found = jax.jit(recipe.deceive)(trained.parameters, {}, TEST, key)

@@ -79,6 +79,7 @@ def slow_vectors(model: patch_svdd.PatchSvdd, image: np.ndarray) -> list[np.ndar
     return found
 
 
+@pytest.mark.slow
 def test_the_banks_hold_the_vectors_of_all_good_patches(model: patch_svdd.PatchSvdd) -> None:
     large, small = slow_vectors(model, GOOD[3])
     assert model.large.shape == (24 * 4 * 7, 8)  # rows start at 0, 6, 12 and 16

@@ -62,6 +62,7 @@ def test_without_a_checkpoint_a_stop_says_that_nothing_is_kept() -> None:
         ae.fit(None, [GOOD], SETTINGS, host=TrainingHost(stopped=lambda: True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["images", "settings"])
 def test_a_checkpoint_of_something_else_is_not_gone_on_from(changed: str, tmp_path: Path) -> None:
     checkpoint, notes = TrainingCheckpoint(tmp_path / "part.unfinished"), list[str]()
@@ -96,6 +97,7 @@ def test_a_damaged_checkpoint_is_begun_anew_and_says_so(fault: str, tmp_path: Pa
     assert notes[0].endswith("; training begins anew")
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_something_else_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.txt").touch()

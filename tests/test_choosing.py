@@ -46,12 +46,14 @@ def test_standardised_maps_are_chosen_where_good_parts_have_an_edge_that_varies(
     assert choice.describe().startswith("anomaly_map=standardised is chosen: defects drawn on 40 good images stand out")
 
 
+@pytest.mark.slow
 def test_distances_are_chosen_where_what_is_still_is_rarely_dusty(lite0: padim.Backbone) -> None:
     choice = padim.choose(lite0, dusty(40), CANDIDATES)
     assert choice.config == DISTANCE
     assert choice.describe().startswith("anomaly_map=distance is chosen: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_criterion_is_what_refits_and_numpy_give(lite0: padim.Backbone, masked: bool) -> None:
     good, seed, roi = images(13, SMALL), 3, None

@@ -325,6 +325,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert content(out) == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing(models: Path, tmp_path: Path, capsys: Capture) -> None:
     deadly = (
         "import os, signal, sys\nfrom padim_jax import cli\nfrom padim_jax.runs.unfinished import Unfinished\n"

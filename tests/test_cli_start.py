@@ -95,6 +95,7 @@ def test_every_help_text_shows_in_any_code_page(encoding: str) -> None:
     assert "ε added to the covariance's diagonal".encode(*WRITTEN[encoding]) in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", WRITTEN)
 def test_names_and_numbers_show_in_any_code_page(encoding: str, tmp_path: Path) -> None:
     folder = tmp_path / "σχήμα"

@@ -224,6 +224,7 @@ def test_maps_and_calibration_are_those_of_refits(lite0: padim.Backbone, fitted:
         padim.calibrate(fitted, [images(20, POOLED, seed=8)])
 
 
+@pytest.mark.slow
 def test_a_model_is_saved_with_its_components(fitted: padim.Padim, tmp_path: Path) -> None:
     test = images(3, POOLED, seed=9)
     padim.save(fitted, tmp_path / "saved")

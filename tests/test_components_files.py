@@ -66,6 +66,7 @@ def test_an_update_and_what_it_added_forgotten(folder: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(found.anomaly_map, expected.anomaly_map, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_only_models_of_one_fit_merge(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, updated, other = folder / "model", tmp_path / "updated", tmp_path / "other"
     assert main(["update", str(model), str(folder / "more"), "--out", str(updated)]) == 0

@@ -54,6 +54,7 @@ def test_it_says_what_the_functions_say(fitted: padim.PadimDetector, model: padi
     assert fitted.score_samples(test[:0]).shape == (0,)
 
 
+@pytest.mark.slow
 def test_parts_give_what_the_whole_gives(
     fitted: padim.PadimDetector, model: padim.Padim, lite0: padim.Backbone
 ) -> None:
@@ -122,6 +123,7 @@ def test_images_fitted_on_are_judged_by_the_others(lite0: padim.Backbone, tmp_pa
     np.testing.assert_array_equal(detector.fit_predict(paths[::-1]), found[::-1])
 
 
+@pytest.mark.slow
 def test_principal_components_take_a_fit(lite0: padim.Backbone) -> None:
     config = padim.PadimConfig(**{**SEEN.__dict__, "projection": "principal-components"})
     detector = padim.PadimDetector(lite0, config=config, batch_size=20)

@@ -230,6 +230,7 @@ def test_rotated_takes_five_draws(bottle: Path, tmp_path: Path, monkeypatch: pyt
     assert planned == [(seed, Protocol("rotated", seed)) for seed in range(5)]
 
 
+@pytest.mark.slow
 def test_a_plain_pair_is_split_and_has_no_pixel_metrics(tmp_path: Path, padim_command: Command) -> None:
     parts = write_mvtec(tmp_path / "made", "bottle", (10, 1, 3), size=64)
     (parts / "train" / "good").rename(tmp_path / "made" / "good")
@@ -267,6 +268,7 @@ def test_wrong_use(bottle: Path, tmp_path: Path, padim_command: Command, argumen
     assert said in told.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_stops_and_leaves_no_run(tmp_path: Path, padim_command: Command) -> None:
     folder = write_mvtec(tmp_path, "bottle", (4, 2, 2), size=64)
     broken = folder / "test" / "good" / "001.png"

@@ -109,6 +109,7 @@ def test_methods_stand_beside_presets_in_one_table(
     assert told.count("there already") == 1  # other folds are another run, of the method alone
 
 
+@pytest.mark.slow
 def test_methods_alone_leave_presets_out(bottle: Path, tmp_path: Path, padim_command: Command) -> None:
     out = tmp_path / "out"
     code, _, told = padim_command("evaluate", bottle, "--out", out, *SIZES, "--method", "mahalanobis-ad", "--no-report")

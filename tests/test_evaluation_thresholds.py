@@ -53,6 +53,7 @@ def prepared(category: Category) -> Any:
     return builder
 
 
+@pytest.mark.slow
 def test_thresholds_and_what_is_found_at_them(bottle: Path, out: Path, lite0: padim.Backbone) -> None:
     run = only_run(out)
     config = padim.PadimConfig(image_size=64, crop_size=56)

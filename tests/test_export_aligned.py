@@ -155,6 +155,7 @@ def test_an_image_that_does_not_match_is_anomalous_whatever_its_score() -> None:
     assert found["anomalous"][5:].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["triangle-16bit", "low-rank"])
 def test_of_compact_models_too(form: str) -> None:
     model = aligned("rigid")
@@ -227,6 +228,7 @@ def test_no_operator_that_runtimes_round_otherwise_or_do_not_have() -> None:
     assert not operators & {"DFT", "Loop", "Scan", "If", "Cos", "Sin", "ArgMax", "GridSample"}
 
 
+@pytest.mark.slow
 def test_pixels_are_the_last_axis_wherever_a_photo_is_moved() -> None:
     """ONNX Runtime takes up to thirty times as long for axes of 1 or 3 behind those of the pixels."""
     made = onnx.shape_inference.infer_shapes(onnx_model(aligned("rigid"), batch=2))

@@ -282,6 +282,7 @@ def test_a_commit_of_somebody_else_meanwhile_is_not_overwritten(
     assert "theirs" in repository.files
 
 
+@pytest.mark.slow
 def test_the_commands(hub: Hub, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, told, _ = run(capsys, "push", model_dir, REPO)
     assert (code, told.strip()) == (0, f"{REPO}: {model_dir}, commit {hub.repositories[REPO].newest}")

@@ -151,6 +151,7 @@ def test_a_residual_network_is_quantised_too(tmp_path: Path) -> None:
     check_equal(in_eight_bits(model, [GOOD[:6]]), run(tmp_path / "part", TEST), TEST)
 
 
+@pytest.mark.slow
 def test_factors_of_several_gaussians_stay_as_they_are(tmp_path: Path) -> None:
     certificate = export_model(fitted("shared"), tmp_path / "part", GOOD, precision="int8")
     assert certificate.factor_error is None

@@ -104,6 +104,7 @@ def test_few_images_take_14_bits_and_the_certificate_says_why(name: str, format:
     assert certificate.factor_error < LARGEST_ERROR / 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["low-rank", "triangle-16bit"])
 def test_few_images_of_a_compact_model_too(form: Any, tmp_path: Path) -> None:
     found = compacted(form)
@@ -148,6 +149,7 @@ def test_digits_are_as_fine_as_float32() -> None:
     assert 0 < np.abs(rounded / exact - 1).max() < 0.1
 
 
+@pytest.mark.slow
 def test_what_keeps_factors_from_being_integers_is_said_with_its_measure() -> None:
     again = refit(fitted("plain"), [GOOD], "int8", "onnx")
     with pytest.raises(

@@ -37,6 +37,7 @@ def node(*words: Any, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([NODE or "", *map(str, words)], capture_output=True, text=True, check=False, **options)
 
 
+@pytest.mark.slow
 def test_photos_are_resized_and_cropped_to_the_last_bit(tmp_path: Path) -> None:
     tasks, wanted = [], []
     for index, (size, config) in enumerate(product(SIZES, readings())):

@@ -67,6 +67,7 @@ def test_thirty_models_take_one_compilation(lite0: padim.Backbone, tmp_path: Pat
     assert len(load_updatable(out / jobs[29].name).images) == counts[29]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was(lite0: padim.Backbone, tmp_path: Path) -> None:
     jobs, out = jobs_in(tmp_path, [5, 5, 5, 5]), tmp_path / "models"
     shutil.rmtree(jobs[3].good)
@@ -121,6 +122,7 @@ def test_what_is_kept_is_what_the_model_itself_was_made_from(lite0: padim.Backbo
     assert Journal(out).last()[job.name].status == "kept"
 
 
+@pytest.mark.slow
 def test_interrupted_it_keeps_what_is_done(lite0: padim.Backbone, tmp_path: Path) -> None:
     jobs, out = jobs_in(tmp_path, [20, 20, 20]), tmp_path / "models"
     out.mkdir()

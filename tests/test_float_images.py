@@ -30,6 +30,7 @@ def assert_gradient(function: Any, x: jax.Array, step: float) -> jax.Array:
     return gradient
 
 
+@pytest.mark.slow
 def test_they_score_as_bytes_do(small_model: padim.Padim, test_images: np.ndarray) -> None:
     wanted, found = padim.score(small_model, test_images), padim.score(small_model, as_floats(test_images))
     np.testing.assert_allclose(found.anomaly_map, wanted.anomaly_map, rtol=1e-3)
@@ -38,6 +39,7 @@ def test_they_score_as_bytes_do(small_model: padim.Padim, test_images: np.ndarra
     assert padim.score(small_model, as_floats(test_images)[:0]).image_score.shape == (0,)
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_differences_by_either_solver(small_model: padim.Padim, test_images: np.ndarray) -> None:
     x = 0.1 + 0.8 * jnp.asarray(as_floats(test_images))
 
@@ -49,6 +51,7 @@ def test_gradients_agree_with_differences_by_either_solver(small_model: padim.Pa
     np.testing.assert_allclose(solved, wanted, atol=1e-3 * float(jnp.abs(wanted).max()))
 
 
+@pytest.mark.slow
 def test_gradients_pass_jit_and_vmap(small_model: padim.Padim, test_images: np.ndarray) -> None:
     x = jnp.asarray(as_floats(test_images))
 

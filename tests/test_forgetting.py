@@ -131,6 +131,7 @@ def test_forget_refuses_what_it_cannot_do(lite0: padim.Backbone) -> None:
         padim.forget(whole, moments_of(lite0, images(3, other), other))
 
 
+@pytest.mark.slow
 def test_forget_refuses_where_rounding_would_outweigh_what_is_left(lite0: padim.Backbone) -> None:
     """5 of 200 left: distances would be off by 8 %."""
     pixels = images(200, SMALL)

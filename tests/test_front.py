@@ -50,6 +50,7 @@ def assert_same(found: padim.Padim, wanted: padim.Padim) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_folder_of_files_is_fitted_as_its_images(good: Path, model: padim.Padim, lite0: padim.Backbone) -> None:
     assert int(model.count) == 8
     wanted = fit_arrays(lite0, [every(good)], SEEN)

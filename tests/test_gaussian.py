@@ -110,6 +110,7 @@ def test_merge_is_one_fit(cut: int, seed: int, offset: float) -> None:
     np.testing.assert_allclose(merged.scatter.square(), together.scatter.square(), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, test = sample(12, 9, 5), jnp.asarray(sample(12, 2, 5, seed=1))
 
@@ -180,6 +181,7 @@ def test_works_under_vmap() -> None:
         )
 
 
+@pytest.mark.slow
 def test_failure_is_flagged_per_position() -> None:
     moments = moments_of(sample(3, 8, 4), [8])
     broken = Moments(

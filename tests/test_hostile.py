@@ -52,6 +52,7 @@ def test_pipes_named_outright_do_not_block(tmp_path: Path) -> None:
     assert {error.reason for error in refused} == {"it is a pipe, socket or device, not a file"}
 
 
+@pytest.mark.slow
 def test_many_equal_notes_are_few_lines(good_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "fit", good_dir, "--out", tmp_path / "model", *SIZES)[0] == 0
     folder = tmp_path / "glass"

@@ -130,6 +130,7 @@ def test_scores_and_calibration_are_means_by_hand(model: padim.Padim, roi: np.nd
     np.testing.assert_allclose(scores_of(calibrated), np.sort(mean_of_highest(standardised, 5, roi)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_scores_have_gradients(calibrated: padim.Padim) -> None:
     for one in (calibrated, padim.with_roi(calibrated, ROI)):
         floats = jnp.asarray((images(2, SMALL, seed=5) / 255).astype(np.float32))
@@ -266,6 +267,7 @@ def test_a_run_that_was_stopped_scores_kept_maps_as_before(model: padim.Padim, t
     assert len(content[0]) == 4
 
 
+@pytest.mark.slow
 def test_maps_of_members_are_summed_before_they_are_scored(lite0: padim.Backbone) -> None:
     pixels, configs = images(9, SMALL), [replace(member, image_score="top-5%") for member in MEMBERS]
     models = [padim.fit(lite0, [pixels], config) for config in configs]

@@ -188,6 +188,7 @@ def test_nothing_to_compare() -> None:
     assert find_oddities([]) == find_duplicates([]) == find_equal_pixels([]) == []
 
 
+@pytest.mark.slow
 def test_left_out_scores_are_those_of_a_refit(lite0: padim.Backbone) -> None:
     good = images(20, SMALL)
     model = padim.fit(lite0, [good], SMALL)

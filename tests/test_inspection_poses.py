@@ -37,12 +37,14 @@ def test_shares_and_angles_are_those_of_the_parts() -> None:
     assert turned.is_clear
 
 
+@pytest.mark.slow
 def test_a_part_that_turns_about_its_own_centre_is_not_shifted() -> None:
     aside = spread(TURNED, np.tile([0.0, 10.0], (12, 1)))
     assert aside.angle > 60
     assert aside.shift < 0.1  # the pose's own shift varies by 0.2; the drawing does not turn quite about its centre
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_images_that_do_not_match() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (12, SIDE, SIDE, 3)).astype(np.uint8)
     poses = spread_of(noise)

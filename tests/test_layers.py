@@ -81,6 +81,7 @@ def test_chosen_channels_are_those_of_the_whole(name: str) -> None:
         np.testing.assert_allclose(found[tap], wanted, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_backbone_without_prepared_kernels_is_the_same() -> None:
     backbone = padim.load_backbone("resnet18", weights="random")
     assert backbone.prepared  # here; another platform wants none

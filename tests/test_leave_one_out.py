@@ -122,6 +122,7 @@ def test_whole_scores_equal_those_of_refitted_models(lite0: padim.Backbone, n: i
     np.testing.assert_array_less(np.abs(found / wanted - 1), np.maximum(1e-3, 2.0**-23 * wanted**2))
 
 
+@pytest.mark.slow
 def test_ledoit_wolf_with_the_coefficient_held_is_near_a_refit(lite0: padim.Backbone) -> None:
     """ρ is that of all images, not of all but one: what this costs, stated in README.md."""
     config, pixels = replace(SMALL, covariance="ledoit-wolf"), images(30, SMALL)

@@ -83,6 +83,7 @@ def test_it_comes_back_from_its_bytes(pixels: np.ndarray, places: tuple[float, .
     assert Appearance.unpack(found.pack()) == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_every_kind_of_model_keeps_it_with_its_decisions(tmp_path: Path, kind: str) -> None:
     model = fitted(kind)

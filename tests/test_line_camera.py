@@ -117,6 +117,7 @@ def assert_none_lost_none_twice(line: Watching, store: Store) -> None:
     assert numbers == list(range(line.source._number))  # each frame is chosen
 
 
+@pytest.mark.slow
 def test_a_camera_that_goes_and_comes_back_loses_nothing_and_decides_nothing_twice(
     camera: MjpegCamera, judge: Judge, store: Store
 ) -> None:

@@ -85,6 +85,7 @@ def test_more_idle_connections_than_open_files_and_clients_that_do_not_read(tmp_
         assert said.count("connections are closed as they come") == 1
 
 
+@pytest.mark.slow
 def test_a_service_ends_without_those_who_do_not_take_their_answers(tmp_path: Path) -> None:
     service_ = serving(fit_model(tmp_path / NAME), tmp_path / "line.db", "--receive-seconds", "600")
     with service_ as service, reads_nothing(service.port), reads_nothing(service.port):

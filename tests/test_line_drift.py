@@ -216,6 +216,7 @@ def test_a_second_change_of_the_same_quantity_is_found_and_the_way_back_too(size
     assert record["highest"] >= 100
 
 
+@pytest.mark.slow
 def test_a_line_that_stays_changed_gives_no_more_second_alarms_than_stated() -> None:
     rate, runs, seconds = 0.2, 60, 0
     for seed in range(runs):
@@ -227,6 +228,7 @@ def test_a_line_that_stays_changed_gives_no_more_second_alarms_than_stated() -> 
     assert seconds <= stats.binom.ppf(0.999, runs, rate)
 
 
+@pytest.mark.slow
 def test_many_alarms_at_once_are_those_that_come_one_by_one_and_take_little_memory() -> None:
     rate, numbers = 0.99, figures(600, 28)
     numbers[:, [0, 1, 9]] = np.arange(600)[:, None]  # always higher, so there is an alarm every few images

@@ -70,6 +70,7 @@ def bad_ones(folder: Path) -> list[Named]:
     return named(*sorted((folder / "images" / "bad").iterdir()))
 
 
+@pytest.mark.slow
 def test_the_changed_model_is_that_of_a_fit_without_them_and_nothing_is_written_before(
     fitted: Path, model: Path, tmp_path: Path
 ) -> None:

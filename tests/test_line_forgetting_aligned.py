@@ -52,6 +52,7 @@ def bad_one(images: Path) -> list[Named]:
     return named(*(images / "bad").iterdir())
 
 
+@pytest.mark.slow
 def test_how_well_parts_have_to_match_stays_and_that_is_said(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +85,7 @@ def stored(images: Path, tmp_path_factory: pytest.TempPathFactory) -> padim.Upda
     return load_updatable(path)
 
 
+@pytest.mark.slow
 def test_a_score_far_above_all_others_is_found_in_the_calibration(images: Path, stored: padim.Updatable) -> None:
     left = calibration_without(stored, [one.path for one in bad_one(images)])  # computed alone, it rounds otherwise
     np.testing.assert_array_equal(left.scores, np.asarray(stored.calibration.scores)[:-1])
@@ -103,6 +105,7 @@ def test_among_many_scores_one_that_is_near_is_not_taken_for_an_images_own(
     np.testing.assert_array_equal(left.scores, np.float32(others))
 
 
+@pytest.mark.slow
 def test_the_commands_do_what_the_page_refuses(images: Path, tmp_path: Path) -> None:
     model = tmp_path / NAME
     run("fit", images, "--out", model, *RIGID, "--ridge", "10", "--anomaly-map", "standardised")

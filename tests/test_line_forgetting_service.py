@@ -177,6 +177,7 @@ def test_images_of_the_fit_are_taken_out_by_their_files(
     assert kinds == [("forget", "Ada"), ("undo", "Ada")]
 
 
+@pytest.mark.slow
 def test_what_commands_have_changed_is_not_told_as_anybodys(
     fitted: Path, models: Path, service: Running, client: httpx.Client, post: Post
 ) -> None:
@@ -219,6 +220,7 @@ def test_what_commands_have_changed_is_not_told_as_anybodys(
     assert told() == ["forget out", "elsewhere in", "undo out"]
 
 
+@pytest.mark.slow
 def test_a_model_that_was_replaced_meanwhile_keeps_its_place(
     fitted: Path, models: Path, client: httpx.Client, post: Post
 ) -> None:
@@ -234,6 +236,7 @@ def test_a_model_that_was_replaced_meanwhile_keeps_its_place(
         assert store.changes.of_image(NAME, found["removed"][0]["digest"]) == []  # it was not made
 
 
+@pytest.mark.slow
 def test_what_is_no_image_or_too_large_or_from_another_site_is_refused(
     fitted: Path, models: Path, tmp_path: Path
 ) -> None:
@@ -269,6 +272,7 @@ def test_what_is_no_image_or_too_large_or_from_another_site_is_refused(
         assert (found["judged"], len(found["removed"])) == (0, 1)
 
 
+@pytest.mark.slow
 def test_without_the_option_no_image_is_taken_out(fitted: Path, models: Path, tmp_path: Path) -> None:
     with serving(models, tmp_path / "other.db", "--keep-photos", "5") as service, service.client() as client:
         refused(files(client, *(fitted / "images" / "bad").iterdir()), 403, "padim serve --learn does")

@@ -306,6 +306,7 @@ def test_what_is_no_http_is_refused(service: Running, request_: bytes) -> None:
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 405 ", b"HTTP/1.1 413 ", b"HTTP/1.1 421 ", b"HTTP/1.1 431 "))
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_away_leaves_nothing(service: Running) -> None:
     head = f"POST {SCORE} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: image/png\r\n"
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:

@@ -216,6 +216,7 @@ def test_over_http_a_change_is_proposed_made_and_undone(model: Path, service: Ru
         assert {record.get("who") for record in service.logged() if record["path"].startswith(learning)} == {"Ada"}
 
 
+@pytest.mark.slow
 def test_without_the_option_no_model_is_changed(model: Path, tmp_path: Path) -> None:
     before = (model / "model.json").read_bytes()
     with serving(model, tmp_path / "line.db", "--keep-photos", "5") as service, service.client() as client:

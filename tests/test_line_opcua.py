@@ -123,6 +123,7 @@ def test_a_decision_stands_in_the_plants_variables(shared: Plant, store: Store) 
     output.close()
 
 
+@pytest.mark.slow
 def test_decisions_wait_while_the_plant_is_away_and_each_is_counted_once(plant: Plant, store: Store) -> None:
     output, said = Opcua(plant.url(), timeout=2.0), list[str]()
     store.record(many(5), names_for([output]))

@@ -41,6 +41,7 @@ def digest_of_frame(frame: Any) -> str:
     return Photo("", "", Path(), pixels=frame.to_ndarray(format="rgb24")).digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_written", [True, False])
 def test_what_is_not_whole_yet_of_a_file_that_a_recorder_writes_is_left_until_it_is(
     tmp_path: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch, is_written: bool

@@ -320,6 +320,7 @@ def test_with_a_token_only_the_page_and_the_health_are_public(model: Path, tmp_p
         assert client.post(service.score, content=good(), headers=PNG | right).status_code == 200
 
 
+@pytest.mark.slow
 def test_no_folder_of_models_is_an_error_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(tmp_path), "--store", str(tmp_path / "line.db")]) == 1
     assert "is neither a model nor a folder of models" in capsys.readouterr().err

@@ -42,6 +42,7 @@ def test_the_image_that_alone_sets_the_threshold_is_named(
     assert "is the score of one image" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["inside", "held out"])
 def test_no_image_is_named_where_none_is_far_above(tmp_path: Path, capsys: Capture, place: str) -> None:
     good, odd = write(tmp_path / "good", odd=False), write(tmp_path / "odd", odd=True, seed=1)

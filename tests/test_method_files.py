@@ -73,6 +73,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_a_model_is_calibrated_by_folds_and_scores_files(
     folder: Path, patchcore: Path, run: Command, lite0: padim.Backbone, tmp_path: Path
 ) -> None:
@@ -150,6 +151,7 @@ def test_methods_of_whole_images_give_scores_and_verdicts_without_maps(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_copies_of_an_image_share_a_fold(folder: Path, run: Command, tmp_path: Path) -> None:
     shutil.copytree(folder / "good", tmp_path / "good")
     for path in sorted((tmp_path / "good").iterdir()):

@@ -150,6 +150,7 @@ class locked_elsewhere:
         self._thread.join()
 
 
+@pytest.mark.slow
 def test_few_new_images_do_not_ruin_the_threshold_and_undo_brings_it_back(folder: Path, capsys: Capture) -> None:
     before = threshold(folder / "model")
     code, out, err = run(capsys, "update", folder / "model", folder / "more")
@@ -286,6 +287,7 @@ def test_copies_of_one_file_are_told_as_such(folder: Path, capsys: Capture) -> N
         assert "not calibrated: leaving one image out takes 3 or more different ones, and there is 1" in err
 
 
+@pytest.mark.slow
 def test_scratched_parts_are_not_believed_to_be_good(folder: Path, capsys: Capture) -> None:
     before = content(folder / "model")
     code, _, err = run(capsys, "calibrate", folder / "model", folder / "scratched")

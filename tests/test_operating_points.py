@@ -28,6 +28,7 @@ def engine(lite0: padim.Backbone) -> OneDevice:
     return OneDevice(lite0)
 
 
+@pytest.mark.slow
 def test_maps_of_members_are_summed_as_of_refits(
     engine: OneDevice, lite0: padim.Backbone, members: list[padim.Padim]
 ) -> None:

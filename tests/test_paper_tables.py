@@ -245,6 +245,7 @@ def test_one_row_that_fails_does_not_lose_the_others(
     assert (out / "localisation.md").read_text(encoding="utf-8") == markdown
 
 
+@pytest.mark.slow
 def test_a_fit_that_fails_is_said_and_the_next_category_goes_on(
     parts: Path, tmp_path: Path, padim: Padim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +308,7 @@ def test_a_figure_has_the_digits_that_were_published(padim: Padim) -> None:
     assert "less than 97.85" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 3, 16])  # a last batch that is not full, and one batch alone
 def test_seconds_of_a_score_are_of_every_image_from_its_file_on_without_compiling(
     parts: Path, tmp_path: Path, padim: Padim, monkeypatch: pytest.MonkeyPatch, batch_size: int

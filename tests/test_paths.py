@@ -140,6 +140,7 @@ def test_names_that_are_no_utf8_are_read_and_named(tmp_path: Path) -> None:
     assert read_roi_of(good, CONFIG, [good, bad]).all()
 
 
+@pytest.mark.slow
 def test_commands_bear_names_that_are_no_utf8(
     good_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

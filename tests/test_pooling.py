@@ -154,6 +154,7 @@ def test_the_pooled_covariance_is_never_compacted_to_low_rank(lite0: padim.Backb
     assert {form for form, _, _ in small.tried} == {"triangle-16bit"}
 
 
+@pytest.mark.slow
 def test_what_is_chosen_is_the_most_likely_of_all_numbers(lite0: padim.Backbone) -> None:
     good = images(12, SMALL)
     moments = padim.update(lite0, padim.init(lite0, CHOOSING), good)
@@ -210,6 +211,7 @@ def test_the_detector_chooses_too(lite0: padim.Backbone) -> None:
     assert np.isfinite(detector.score_samples(images(2, SMALL, seed=7))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3])
 def test_two_images_take_numbers_that_suit_few_and_three_choose(lite0: padim.Backbone, n: int) -> None:
     good = images(n, SMALL)
@@ -248,6 +250,7 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict, message:
         replace(SMALL, **changes)
 
 
+@pytest.mark.slow
 def test_a_sample_is_evenly_spread_whatever_the_batches() -> None:
     numbers = np.broadcast_to(np.arange(1000, dtype=np.int64)[:, None, None, None], (1000, 1, 1, 3))
     numbers = numbers.repeat(2, axis=0)  # each has a copy

@@ -31,6 +31,7 @@ def test_semi_orthogonal_is_uniform() -> None:
     assert abs((entries**2).mean() - 1 / 8) < 0.05
 
 
+@pytest.mark.slow
 def test_principal_components_are_scikit_learns(lite0: padim.Backbone) -> None:
     x = images(7, SMALL)
     model = padim.fit(lite0, [x[:3], x[3:]], PRINCIPAL)

@@ -258,6 +258,7 @@ def test_every_region_is_there_once_after_a_stop_between_the_tables(
     assert content(tmp_path / "r") == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "share"), [("score", 0.1), ("score", 0.99), ("score-many", 0.7)])
 def test_a_process_killed_within_the_rows_of_an_image_loses_nothing(
     factory: Path, tmp_path: Path, capsys: Capture, command: str, share: float

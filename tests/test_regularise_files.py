@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_chooses_what_python_chooses(folder: Path, lite0: padim.Backbone) -> None:
     config = padim.fit(lite0, [images(12, CONFIG)], CONFIG).config
     model = padim.load(folder / "model")
@@ -45,6 +46,7 @@ def test_the_command_chooses_what_python_chooses(folder: Path, lite0: padim.Back
     assert len(model.calibration.scores) == 12
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_file_counts_as_what_it_weighs(folder: Path, tmp_path: Path, lite0: padim.Backbone) -> None:
     good = images(12, CONFIG)
     write_images(tmp_path / "good", np.concatenate([good, good[:1]]))

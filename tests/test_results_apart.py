@@ -17,6 +17,7 @@ def model_dir(good_dir: Path, tmp_path: Path, capsys: Capture) -> Path:
     return tmp_path / "good.padim"
 
 
+@pytest.mark.slow
 def test_padims_own_pictures_are_no_images_to_learn_from(
     model_dir: Path, good_dir: Path, tmp_path: Path, capsys: Capture
 ) -> None:

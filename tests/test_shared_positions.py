@@ -141,6 +141,7 @@ def test_where_a_part_lies_does_not_matter(shared: padim.Padim) -> None:
     np.testing.assert_allclose(turned[::-1], SharedGaussians().distances(shared.gaussian, x), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_merged_and_forgotten_moments_are_those_of_a_fit(lite0: padim.Backbone) -> None:
     good = images(9, SHARED)
     parts = [padim.update(lite0, padim.init(lite0, SHARED), good[part]) for part in (slice(0, 5), slice(5, 9))]

@@ -97,6 +97,7 @@ def test_an_update_holds_no_second_state(monkeypatch: pytest.MonkeyPatch) -> Non
     assert memory.temp_size_in_bytes < state / 2
 
 
+@pytest.mark.slow
 def test_through_the_model(lite0: padim.Backbone) -> None:
     config = replace(SMALL, covariance="ledoit-wolf")
     x = images(9, config)

@@ -127,6 +127,7 @@ def test_calibration_is_that_of_maps_standardised_by_hand(model: padim.Padim, ro
     assert low < float(known.threshold) < high
 
 
+@pytest.mark.slow
 def test_scores_are_distances_by_the_standard(calibrated: padim.Padim) -> None:
     new = images(4, SMALL, seed=5)
     standard, distances = standard_of(calibrated), padim.score(with_standard(calibrated, None), new)

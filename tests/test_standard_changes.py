@@ -115,6 +115,7 @@ def test_too_few_images_leave_a_model_uncalibrated_with_a_remark(
     assert recalibrate(model, new, batch_size=8, watch=watch) is model
 
 
+@pytest.mark.slow
 def test_merged_models_are_not_calibrated_until_they_have_seen_good_images(lite0: padim.Backbone, folder: Path) -> None:
     remarks: list[str] = []
     parts = [fit(lite0, files(folder / name)) for name in ("first", "second", "third")]
@@ -150,6 +151,7 @@ def test_merged_models_are_not_calibrated_until_they_have_seen_good_images(lite0
     assert left.standard is left.calibration is None
 
 
+@pytest.mark.slow
 def test_others_are_compared_by_what_the_own_images_give(lite0: padim.Backbone, folder: Path) -> None:
     rng = np.random.default_rng(3)
     alike = np.clip(images(1, SMALL) + rng.integers(-5, 6, (8, *SMALL.crop, 3)), 0, 255).astype(np.uint8)

@@ -56,6 +56,7 @@ def fitted(folder: Path) -> Path:
     return folder / "model"
 
 
+@pytest.mark.slow
 def test_commands_fit_and_score_as_python_does(
     folder: Path, fitted: Path, model: padim.Padim, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +129,7 @@ def test_an_evaluation_names_the_run_that_has_too_few_images(
     assert "bottle with the preset lite0 and seed 0 can't be scored by standardised maps: 2 images are too few" in err
 
 
+@pytest.mark.slow
 def test_maps_of_members_are_standardised_before_they_are_summed(lite0: padim.Backbone) -> None:
     pixels, configs = images(9, SMALL), [replace(member, anomaly_map="combined") for member in MEMBERS]
     models = [padim.fit(lite0, [pixels], config) for config in configs]

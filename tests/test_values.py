@@ -84,6 +84,7 @@ def test_what_cannot_be_read_or_seen_does_not_count(tmp_path: Path) -> None:
     assert find_value_range(paths[:1]) is None
 
 
+@pytest.mark.slow
 def test_command_fixes_the_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     good = tmp_path / "good"
