@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -123,6 +124,13 @@ def remove(folder: Path) -> None:
     """Remove ``folder`` with all that is in it, if it carries our mark; leave it alone if it does not."""
     if not folder.is_symlink() and is_ours(folder):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_files(folder: Path, name: re.Pattern[str]) -> None:
+    """Remove the files in ``folder`` whose whole names match, no links and no folders; the caller holds its lock."""
+    for path in list(folder.iterdir()):
+        if name.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink()
 
 
 def _acquire(folder: Path, call: str, name: str) -> tuple[filelock.BaseFileLock, bool]:

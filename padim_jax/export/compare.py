@@ -162,10 +162,7 @@ def map_scales(model: Padim, maps: Float[np.ndarray, "n height width"], usual: f
 
 def differences(wanted: Outputs, found: Outputs, scale: Float[np.ndarray, " n"]) -> Differences:
     """Of n images; infinite where a number is none, or a map is other than 0 where the model's are 0 altogether."""
-    maps = np.zeros(len(scale))
-    if "anomaly_map" in wanted:
-        maps = _gap(wanted["anomaly_map"], found["anomaly_map"]).max(axis=(1, 2))
-    scores = _gap(wanted["image_score"], found["image_score"])
+    maps, scores = _gaps(wanted, found)
     p = _gap(wanted["p_value"], found["p_value"]) if "p_value" in wanted else np.zeros(len(scale))
     flipped = (wanted["anomalous"] != found["anomalous"]).sum() if "anomalous" in wanted else 0
     return Differences(
@@ -181,10 +178,7 @@ def differences(wanted: Outputs, found: Outputs, scale: Float[np.ndarray, " n"])
 
 def relative_differences(wanted: Outputs, found: Outputs, scale: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """What :func:`differences` bounds, of each image by itself."""
-    gaps = _gap(wanted["image_score"], found["image_score"])
-    if "anomaly_map" in wanted:
-        gaps = np.maximum(gaps, _gap(wanted["anomaly_map"], found["anomaly_map"]).max(axis=(1, 2)))
-    return _relative(gaps, scale)
+    return _relative(np.maximum(*_gaps(wanted, found)), scale)
 
 
 def hostile_images(size: tuple[int, int]) -> UInt8[np.ndarray, "6 height width 3"]:
@@ -227,6 +221,14 @@ def run_in_batches(run: Run, images: UInt8[np.ndarray, "n height width 3"], batc
         filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
         parts.append({name: value[: len(part)] for name, value in run(filled).items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _gaps(wanted: Outputs, found: Outputs) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """How far each image's map is off where it is farthest, 0 where there is none, and its score."""
+    scores = _gap(wanted["image_score"], found["image_score"])
+    if "anomaly_map" not in wanted:
+        return np.zeros(len(scores)), scores
+    return _gap(wanted["anomaly_map"], found["anomaly_map"]).max(axis=(1, 2)), scores
 
 
 def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -2,12 +2,10 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from padim_jax.artifact import load, load_quantised, load_worst_case
+from padim_jax.artifact import load, load_images, load_quantised, load_worst_case
 from padim_jax.artifact.compaction import Compacted
-from padim_jax.artifact.manifest import read_manifest
 from padim_jax.gaussians.integer_products import IntegerWhitening
 from padim_jax.gaussians.quantised import Quantised
 from padim_jax.gaussians.worst_case import WorstCase
@@ -58,7 +56,5 @@ def open_model(model: Padim | Compacted | Place) -> ProgramModel:
         worst = None if model.worst is None else (model.max_error, model.worst)
         return ProgramModel(model.model, model.quantised, worst)
     if isinstance(model, str | os.PathLike):
-        opened = ProgramModel(load(model), load_quantised(model), load_worst_case(model))
-        images = read_manifest(Path(model)).get("images")  # which deployed forms may lack
-        return replace(opened, weights=images) if isinstance(images, dict) and images else opened
+        return ProgramModel(load(model), load_quantised(model), load_worst_case(model), weights=load_images(model))
     raise TypeError(f"{_CALL}: model is of type {type(model).__name__}, wanted a model or the folder of one")

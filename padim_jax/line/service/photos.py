@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from padim_jax.artifact.ownership import LOCK, claim, locked
+from padim_jax.artifact.ownership import LOCK, claim, locked, remove_files
 from padim_jax.images.decode import DeepImage, open_image
 from padim_jax.images.geometry import seen_part
 from padim_jax.line.judge import Judged, Loaded
@@ -128,9 +128,7 @@ class Photos:
 
     def _find(self) -> None:
         """Take over what an earlier service kept."""
-        for path in list(self._folder.iterdir()):
-            if _DRAFT.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                path.unlink()  # of a service that was killed: nobody else holds the lock
+        remove_files(self._folder, _DRAFT)  # of a service that was killed: nobody else holds the lock
         names = [path.name for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
         photos = {name.removesuffix(".photo") for name in names if name.endswith(".photo")}
         found = list[tuple[int, str, str]]()

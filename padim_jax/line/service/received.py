@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from padim_jax.artifact.ownership import LOCK, FolderInUse, claim, is_ours, locked
+from padim_jax.artifact.ownership import LOCK, FolderInUse, claim, is_ours, locked, remove_files
 
 _NAME = re.compile(r"[0-9]+\.photo")  # no part of a request is part of a path
 
@@ -28,7 +28,7 @@ class Received:
         self._folder = folder
         if is_ours(folder):
             with suppress(FolderInUse), locked(folder, "serve"):  # in use: another service's, which removes them
-                self._empty()
+                remove_files(self._folder, _NAME)
 
     @contextmanager
     def files(self, contents: Sequence[bytes]) -> Iterator[list[Path]]:
@@ -42,15 +42,10 @@ class Received:
         with locked(self._folder, "serve"):
             claim(self._folder, [path.name for path in self._folder.iterdir() if path.name != LOCK], "serve")
             try:
-                self._empty()
+                remove_files(self._folder, _NAME)
                 paths = [self._folder / f"{index}.photo" for index in range(len(contents))]
                 for path, content in zip(paths, contents, strict=True):
                     path.write_bytes(content)
                 yield paths
             finally:
-                self._empty()
-
-    def _empty(self) -> None:
-        for path in list(self._folder.iterdir()):
-            if _NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                path.unlink()
+                remove_files(self._folder, _NAME)

@@ -259,12 +259,11 @@ class Folder:
             return
         stamp = stamp_of(Path(path))
         known, told = self._young.get(path), self._told.get(path)
-        if (
-            told and told.stamp == stamp and told.changed != _status_changed(path)
-        ):  # touched, or another with its number
+        is_told = told is not None and told.stamp == stamp
+        if told is not None and is_told and told.changed != _times(path)[1]:  # touched, or another with its number
             self._free(stamp)
-            told = None
-        if not stamp or (told and told.stamp == stamp):
+            is_told = False
+        if not stamp or is_told:
             self._young.pop(path, None)
         elif known is None or known.stamp != stamp:
             self._young[path] = _Young(stamp, _changed_at(path, is_new=known is None))
@@ -273,11 +272,11 @@ class Folder:
         """Tell of the files that have not changed for long enough, the oldest first."""
         now = time.monotonic()
         settled = [(path, young) for path, young in self._young.items() if now - young.since >= self._settle]
-        for path, young in sorted(settled, key=lambda entry: (_mtime(entry[0]), entry[0])):
+        for path, young in sorted(settled, key=lambda entry: (_times(entry[0])[0], entry[0])):
             if stop.is_set():
                 return
             del self._young[path]
-            self._told[path] = _Told(young.stamp, _status_changed(path))
+            self._told[path] = _Told(young.stamp, _times(path)[1])
             item = Path(os.path.relpath(path, self.root)).as_posix()
             if any(_is_passed_over(self.root / folder) for folder in Path(item).parents):
                 continue
@@ -365,21 +364,16 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _mtime(path: str) -> int:
+def _times(path: str) -> tuple[int, int]:
+    """When the content of a file changed, and when anything of it did, in nanoseconds; 0 where it is gone."""
     try:
-        return Path(path).stat().st_mtime_ns
+        found = Path(path).stat()
     except OSError:
-        return 0
-
-
-def _status_changed(path: str) -> int:
-    try:
-        return Path(path).stat().st_ctime_ns
-    except OSError:
-        return 0
+        return 0, 0
+    return found.st_mtime_ns, found.st_ctime_ns
 
 
 def _changed_at(path: str, *, is_new: bool) -> float:
     """When a file changed, by the clock that never goes back: just now, unless it is old by its own account."""
-    age = time.time() - _mtime(path) / 1e9
+    age = time.time() - _times(path)[0] / 1e9
     return float("-inf") if is_new and age > LONG_AGO else time.monotonic()
